@@ -1,0 +1,1 @@
+"""Training recipes: scripts that make the models we ship; run from the repository root, never installed."""

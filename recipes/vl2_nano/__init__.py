@@ -1,0 +1,1 @@
+"""How the small DeepSeek-VL2 in the package is made: drawn pictures, asked questions, training and measurement."""

@@ -1,0 +1,59 @@
+"""Sets a short text as a mask, in some typeface, size, spacing and slant; not where it goes nor its colour."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from recipes.vl2_nano.fonts import capital_height, face, families, is_slanted
+from recipes.vl2_nano.palette import pick
+
+
+def fitted_text(
+    rng: np.random.Generator, text: str, room: tuple[int, int], shorter: int, exclude: Iterable[str] = ()
+) -> tuple[Image.Image, str]:
+    """The text in white on black, cropped to its ink and no larger than ``room``, and the text itself.
+
+    Capitals are 9 to 60 % of ``shorter`` in height or as large as fits; a text that fits at no such size loses its end.
+    """
+    file = _font_file(rng, exclude)
+    spacing = rng.uniform(0.04, 0.25) if rng.random() < 0.15 else 0.0
+    turn = rng.uniform(-5, 5) if rng.random() < 0.25 else 0.0
+    hard = rng.random() < 0.06
+    capital = math.exp(rng.uniform(math.log(0.09), math.log(0.6))) * shorter
+    while True:
+        image = _written(text, file, capital / capital_height(file), spacing, turn, hard)
+        scale = min(room[0] / image.width, room[1] / image.height)
+        if scale >= 1:
+            return image, text
+        capital *= scale * 0.98
+        if capital < 0.09 * shorter and len(text) > 1:
+            text = text[:-1]
+            capital = 0.09 * shorter
+
+
+def _font_file(rng: np.random.Generator, exclude: Iterable[str]) -> str | None:
+    by_family = families(exclude)
+    if not by_family or rng.random() < 0.1:
+        return None
+    files = by_family[pick(rng, tuple(by_family))]
+    upright = [file for file in files if not is_slanted(file)]
+    return pick(rng, upright if upright and rng.random() < 0.88 else files)
+
+
+def _written(text: str, file: str | None, size: float, spacing: float, turn: float, hard: bool) -> Image.Image:
+    """Text of ``size`` pixels to the em, ``spacing`` ems between characters, turned by ``turn`` degrees, cropped."""
+    font = face(file, max(size, 6))
+    steps = [font.getlength(character) + spacing * size for character in text]
+    mask = Image.new("L", (math.ceil(sum(steps) + 2 * size), math.ceil(2 * size) + 2))
+    pen = ImageDraw.Draw(mask)
+    pen.fontmode = "1" if hard else "L"
+    if spacing:
+        for index, character in enumerate(text):
+            pen.text((size / 2 + sum(steps[:index]), size / 3), character, fill=255, font=font)
+    else:
+        pen.text((size / 2, size / 3), text, fill=255, font=font)
+    if turn:
+        mask = mask.rotate(turn, Image.Resampling.BILINEAR)
+    return mask.crop(mask.getbbox())
