@@ -1,0 +1,22 @@
+"""The types of the public names, for type checkers; ``__init__.py`` imports the same names lazily."""
+
+from modelwright import zoo as zoo
+from modelwright.checkpoints import load as load
+from modelwright.configs import DeepseekV2Config as DeepseekV2Config
+from modelwright.configs import DeepseekVLV2Config as DeepseekVLV2Config
+from modelwright.configs import MlpProjectorConfig as MlpProjectorConfig
+from modelwright.configs import VisionEncoderConfig as VisionEncoderConfig
+from modelwright.errors import CheckpointError as CheckpointError
+from modelwright.errors import ConfigError as ConfigError
+from modelwright.errors import RequestError as RequestError
+from modelwright.models import DeepseekV2ForCausalLM as DeepseekV2ForCausalLM
+from modelwright.models import DeepseekV2ForSequenceClassification as DeepseekV2ForSequenceClassification
+from modelwright.models import DeepseekV2Model as DeepseekV2Model
+from modelwright.models import DeepseekVLV2ForCausalLM as DeepseekVLV2ForCausalLM
+from modelwright.models.registry import register as register
+from modelwright.processing import DeepseekVLV2Processor as DeepseekVLV2Processor
+from modelwright.processing import Grounding as Grounding
+from modelwright.processing import draw_groundings as draw_groundings
+from modelwright.processing import parse_grounding as parse_grounding
+
+__version__: str

@@ -1,0 +1,203 @@
+"""The import table of the house: who may import whom, wherever an import stands; not whether it is a wise one."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "modelwright"
+
+BELOW_MODELS = {"errors", "configs", "processing", "ops", "attention", "layers", "vision"}
+BELOW_ENGINE = BELOW_MODELS | {"planner", "parallel", "models", "checkpoints", "data"}
+ANYTHING = BELOW_ENGINE | {"engine", "training", "export", "server", "cli", "zoo"}
+
+# What a room may import of ours, besides itself.
+MAY_IMPORT = {
+    "errors": set(),
+    "configs": {"errors"},
+    "planner": {"errors", "configs"},
+    "processing": {"errors", "configs"},
+    "ops": set(),
+    "attention": {"ops"},
+    "layers": {"ops", "attention"},
+    "vision": {"errors", "configs", "ops", "attention", "layers"},
+    "parallel": {"errors", "configs", "ops", "attention", "layers"},
+    "models": BELOW_MODELS,
+    "checkpoints": {"errors", "configs", "models"},
+    "data": {"errors", "configs", "processing"},
+    "engine": BELOW_ENGINE,
+    "training": BELOW_ENGINE,
+    "export": BELOW_ENGINE,
+    "server": {"errors", "configs", "processing", "engine"},
+    "cli": ANYTHING,
+    "zoo": ANYTHING,
+}
+# Outside packages a room does without: no tensor code in configs and planner, no model library in the tensor rooms.
+MUST_NOT_IMPORT = {
+    "configs": {"torch"},
+    "planner": {"torch"},
+    "ops": {"transformers"},
+    "attention": {"transformers"},
+    "layers": {"transformers"},
+}
+# Rooms that see only a part of another room: layers know the attention protocol and no backend.
+ONLY_PART = {("layers", "attention"): ("modelwright.attention.protocol", "modelwright.attention.AttentionBackend")}
+
+
+def module_name(path: Path, package: Path) -> str:
+    """The dotted name of a file, a package's own for its ``__init__``."""
+    parts = path.relative_to(package.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
+    """Each import as (line, dotted name), late ones and importlib's literals too; ``from a import b`` is ``a.b``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args:
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in ("import_module", "__import__"):
+                yield node.lineno, _leading_text(node.args[0])
+
+
+def _leading_text(node: ast.expr) -> str:
+    """The literal a name starts with: all of a string, the first piece of an f-string or of a sum, else nothing."""
+    if isinstance(node, ast.JoinedStr) and node.values:
+        return _leading_text(node.values[0])
+    if isinstance(node, ast.BinOp):
+        return _leading_text(node.left)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def _broken_rule(room: str, target: str) -> str | None:
+    """The rule that ``room`` breaks by importing ``target``, or None."""
+    top, *rest = target.split(".")
+    if top != "modelwright":
+        return f"{room} does without {top}" if top in MUST_NOT_IMPORT.get(room, ()) else None
+    if not rest or rest[0] not in MAY_IMPORT:
+        return None if MAY_IMPORT[room] is ANYTHING else f"{room} imports {target}, which names no room"
+    if rest[0] != room and rest[0] not in MAY_IMPORT[room]:
+        return f"{room} may import {', '.join(sorted(MAY_IMPORT[room])) or 'nothing of ours'}, not {rest[0]}"
+    parts = ONLY_PART.get((room, rest[0]), (f"modelwright.{rest[0]}",))
+    if not any(f"{target}.".startswith(f"{part}.") for part in parts):
+        return f"{room} may import {' or '.join(parts)} only, not {target}"
+    return None
+
+
+def violations(package: Path) -> list[str]:
+    """Every break of the table under ``package``, as ``file:line: what``; empty when the house is in order."""
+    found = []
+    for path in sorted([*package.rglob("*.py"), *package.rglob("*.pyi")]):
+        where, name = path.relative_to(package.parent), module_name(path, package)
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        if path.stem == "utils":
+            found.append(f"{where}:1: no module is named utils")
+        if "TYPE_CHECKING" in {getattr(n, "id", getattr(n, "attr", getattr(n, "name", ""))) for n in ast.walk(tree)}:
+            found.append(f"{where}:1: no import hides under TYPE_CHECKING")
+        if name in (package.name, f"{package.name}.__main__"):
+            continue  # the front door names any room
+        room = name.split(".")[1]
+        if room not in MAY_IMPORT:
+            found.append(f"{where}:1: {room} is no room of the house")
+            continue
+        parent = name if path.stem == "__init__" else name.rpartition(".")[0]
+        broken = ((line, _broken_rule(room, target)) for line, target in imports_of(tree, parent))
+        found.extend(f"{where}:{line}: {rule}" for line, rule in broken if rule)
+    return found
+
+
+def test_the_house_keeps_its_table():
+    assert violations(PACKAGE) == []
+
+
+def test_the_table_has_no_cycle():
+    """Each floor needs only floors below it; cli and zoo, which may import each other, stand on top."""
+    left, settled = {room: set(below) for room, below in MAY_IMPORT.items() if room not in ("cli", "zoo")}, set()
+    while left:
+        floor = {room for room, below in left.items() if below <= settled}
+        assert floor, f"rooms importing each other: {sorted(left)}"
+        settled |= floor
+        left = {room: below for room, below in left.items() if room not in floor}
+
+
+def write(tmp_path: Path, file: str, source: str) -> Path:
+    path = tmp_path / "modelwright" / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(source)
+    return tmp_path / "modelwright"
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("models/deepseek_v2.py", "from modelwright.layers.norm import RMSNorm\nimport modelwright.ops.rotary"),
+        ("layers/norm.py", "import torch\nfrom modelwright.attention.protocol import AttentionBackend"),
+        ("layers/attention.py", "from modelwright.attention import AttentionBackend"),
+        ("layers/moe.py", "from modelwright.attention import protocol\nfrom .norm import RMSNorm\nfrom . import mlp"),
+        ("vision/tower.py", "from modelwright.errors import ConfigError"),
+        ("configs/base.py", "from transformers import PreTrainedConfig"),
+        ("cli/main.py", "def main():\n    from modelwright.cli.chat import chat\n    from modelwright import zoo"),
+        ("cli/chat.py", "import modelwright\nfrom modelwright import __version__, load"),
+        ("__init__.py", "from importlib import import_module\nimport_module('modelwright.models')"),
+        ("__main__.py", "from modelwright.cli.main import main"),
+    ],
+)
+def test_a_permitted_import_is_not_reported(tmp_path, file, source):
+    assert violations(write(tmp_path, file, source)) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "report"),
+    [
+        ("ops/a.py", "import modelwright.layers", "ops/a.py:1: ops may import nothing of ours, not layers"),
+        ("ops/a.py", "\nfrom modelwright import errors", "ops/a.py:2: ops may import nothing of ours, not errors"),
+        ("layers/a.py", "from ..vision import tower", "layers/a.py:1: layers may import attention, ops, not vision"),
+        ("layers/__init__.py", "from ..configs import x", "not configs"),
+        ("layers/sub/a.py", "from ...models import x", "not models"),
+        (
+            "layers/a.py",
+            "from modelwright.attention.dense import D",
+            "AttentionBackend only, not modelwright.attention.dense.D",
+        ),
+        (
+            "layers/a.py",
+            "from modelwright.attention import DenseAttention",
+            "AttentionBackend only, not modelwright.attention.DenseAttention",
+        ),
+        (
+            "layers/a.py",
+            "import modelwright.attention.protocols",
+            "AttentionBackend only, not modelwright.attention.protocols",
+        ),
+        ("layers/a.py", "import modelwright.attention", "AttentionBackend only, not modelwright.attention"),
+        ("layers/a.py", "def f():\n    from modelwright.models import x", "layers/a.py:2: layers may import"),
+        ("models/a.py", "importlib.import_module('modelwright.cli')", "models/a.py:1: models may import"),
+        ("models/a.py", "import_module(f'modelwright.engine.{name}')", "not engine"),
+        ("models/a.py", "import_module('modelwright.parallel.' + name)", "not parallel"),
+        ("models/a.py", "__import__('modelwright.planner')", "not planner"),
+        ("vision/a.py", "from modelwright.parallel import mesh", "not parallel"),
+        ("parallel/a.py", "from modelwright.vision import tower", "not vision"),
+        ("engine/a.py", "from modelwright.training import x", "not training"),
+        ("server/a.py", "from modelwright.models import x", "not models"),
+        ("configs/a.py", "import torch.nn", "configs does without torch"),
+        ("planner/a.py", "def f():\n    from torch import nn", "planner/a.py:2: planner does without torch"),
+        ("attention/a.py", "from transformers.cache_utils import Cache", "attention does without transformers"),
+        ("models/a.py", "import modelwright", "models imports modelwright, which names no room"),
+        ("models/a.py", "from modelwright import load", "models imports modelwright.load, which names no room"),
+        ("models/a.py", "from typing import TYPE_CHECKING", "models/a.py:1: no import hides under TYPE_CHECKING"),
+        ("models/a.py", "import typing\nif typing.TYPE_CHECKING:\n    pass", "no import hides under TYPE_CHECKING"),
+        ("__init__.py", "from typing import TYPE_CHECKING", "no import hides under TYPE_CHECKING"),
+        ("models/utils.py", "", "models/utils.py:1: no module is named utils"),
+        ("helpers/a.py", "", "helpers/a.py:1: helpers is no room of the house"),
+        ("loose.py", "", "loose.py:1: loose is no room of the house"),
+    ],
+)
+def test_a_forbidden_import_is_found(tmp_path, file, source, report):
+    [found] = violations(write(tmp_path, file, source))
+    assert report in found

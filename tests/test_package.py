@@ -1,0 +1,71 @@
+"""The front door: what ``import modelwright`` offers and leaves unimported; the rooms have tests of their own."""
+
+import ast
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+import pytest
+
+import modelwright
+
+HEAVY = ("torch", "transformers", "numpy", "PIL", "typer")
+
+
+def loaded_after(code: str) -> list[str]:
+    """The heavy packages imported in a fresh interpreter that ran ``code``."""
+    report = f"import sys; {code}; print(*[name for name in {HEAVY} if name in sys.modules])"
+    paths = f"import sys; sys.path[:0] = {sys.path!r}; "
+    return subprocess.run(
+        [sys.executable, "-c", paths + report], check=True, capture_output=True, text=True
+    ).stdout.split()
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import modelwright", "import modelwright; dir(modelwright)", "from modelwright import ConfigError, __version__"],
+)
+def test_importing_the_package_imports_nothing_heavy(code):
+    assert loaded_after(code) == []
+
+
+def test_the_version_is_the_installed_one():
+    assert modelwright.__version__.count(".") == 2
+    try:
+        assert version("modelwright") == modelwright.__version__
+    except PackageNotFoundError:
+        pytest.skip("modelwright runs from its source tree and is not installed")
+
+
+def test_an_unknown_name_is_an_attribute_error_that_lists_the_names():
+    with pytest.raises(AttributeError, match="'modelwright' has no attribute 'Deepseek'; it has CheckpointError, Con"):
+        _ = modelwright.Deepseek  # pyright: ignore[reportAttributeAccessIssue]
+    assert not hasattr(modelwright, "Deepseek")
+
+
+def test_every_public_name_is_listed_resolves_and_stays():
+    for name in modelwright.__all__:
+        assert name in dir(modelwright)
+        assert getattr(modelwright, name) is getattr(modelwright, name)
+        assert name in vars(modelwright)
+
+
+def test_the_errors_are_value_errors():
+    for name in ("ConfigError", "CheckpointError", "RequestError"):
+        assert issubclass(getattr(modelwright, name), ValueError)
+
+
+def test_type_checkers_are_told_the_same_names():
+    stub = modelwright.__file__ + "i"
+    with open(stub, encoding="utf-8") as file:
+        statements = ast.parse(file.read()).body
+    imported = {alias.asname for node in statements if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert imported | {"__version__"} == set(modelwright.__all__)
+
+
+def test_using_a_model_class_registers_the_family_with_transformers():
+    from transformers import AutoConfig
+
+    assert modelwright.DeepseekVLV2ForCausalLM.__module__.startswith("modelwright.models.")
+    config = AutoConfig.for_model("deepseek_vl_v2")
+    assert type(config) is modelwright.DeepseekVLV2Config
