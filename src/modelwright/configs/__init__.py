@@ -1,0 +1,16 @@
+"""What a model is, as checked configurations; no tensor code lives in this room."""
+
+from modelwright.configs.base import CheckedConfig
+from modelwright.configs.deepseek_v2 import DeepseekV2Config
+from modelwright.configs.deepseek_vl2 import DeepseekVLV2Config, MlpProjectorConfig, VisionEncoderConfig
+from modelwright.configs.rope import RopeScaling, RopeSettings
+
+__all__ = [
+    "CheckedConfig",
+    "DeepseekV2Config",
+    "DeepseekVLV2Config",
+    "MlpProjectorConfig",
+    "RopeScaling",
+    "RopeSettings",
+    "VisionEncoderConfig",
+]

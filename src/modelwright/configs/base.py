@@ -1,0 +1,245 @@
+"""`CheckedConfig`, the one validating way into every configuration; it holds no family's rules and no tensor code."""
+
+import copy
+import difflib
+import functools
+import inspect
+import math
+import numbers
+import types
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers.configuration_utils import PreTrainedConfig
+
+from modelwright.errors import ConfigError
+
+MISSPELT = 0.8  # difflib ratio from which an unknown key counts as one of ours, misspelt
+
+# Keys of other models' configs that look like a misspelling of one of ours and are not.
+_NEIGHBOURS = frozenset({"sep_token_id", "eod_token_id", "unk_token_id", "cls_token_id", "mask_token_id"})
+# Constructor keys of transformers that are no attribute of its config class.
+_TRANSFORMERS_KEYS = frozenset({"num_labels", "attn_implementation", "experts_implementation", "output_attentions"})
+# What transformers raises on bad values; its strict errors are no `ValueError`.
+_BAD_VALUES = (StrictDataclassError, AttributeError, KeyError, TypeError, ValueError)
+
+
+class CheckedConfig(PreTrainedConfig):
+    """A transformers config that is checked however it is built, and refuses misspelt keys.
+
+    The constructor, `from_dict`, `from_pretrained` and `from_json_file` first merge overrides into the values, then
+    `normalise` them (aliases, equivalent views), build, and end in `check`. A rule that does not hold raises
+    `ConfigError` with the rule and both values. Unknown keys of a hub file are kept and saved again, except the
+    generation settings that transformers itself moves to `GenerationConfig`.
+
+    Attributes may be set afterwards, as transformers does; `check` runs again when a model is built and on saving.
+    A family overrides `normalise`, `merge` and `check_rules`.
+    """
+
+    architectures: list[str] | None = None  # redeclared so that its type is checked
+
+    sub_configs: ClassVar[dict[str, type["CheckedConfig"]]] = {}
+    aliases: ClassVar[frozenset[str]] = frozenset()
+    """Accepted constructor keys that are not fields: `normalise` or a property setter consumes them."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)  # transformers makes each subclass a dataclass here, with its own __init__
+        cls.__init__ = _checked(cls.__init__)
+        cls.__eq__ = CheckedConfig.__eq__
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build from `config_dict` with `kwargs` as overrides, which are checked together with it.
+
+        With `return_unused_kwargs=True` returns `(config, unused)`: `unused` are the keys that are neither ours nor
+        in `config_dict`. Without it such keys are kept in the config, as the constructor keeps them.
+        """
+        return_unused = kwargs.pop("return_unused_kwargs", False)
+        unused = {key: value for key, value in kwargs.items() if not cls._takes(key, config_dict, return_unused)}
+        overrides = {key: value for key, value in kwargs.items() if key not in unused}
+        cls._refuse_misspelt(unused)
+        config = cls(**cls.merge(copy.deepcopy(config_dict), overrides))
+        return (config, unused) if return_unused else config
+
+    @classmethod
+    def merge(cls, values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+        """`values` under `overrides`: nested configs merge key by key, equivalent keys replace each other."""
+        overrides = dict(overrides)
+        for key in ("torch_dtype", "dtype"):
+            dtype = overrides.pop(key, None)
+            if dtype is not None and dtype != "auto":
+                values["dtype"] = dtype
+        if "num_labels" in overrides and len(values.get("id2label") or ()) != overrides["num_labels"]:
+            values = {key: value for key, value in values.items() if key not in ("id2label", "label2id")}
+        for name, config_class in cls.sub_configs.items():
+            if isinstance(values.get(name), dict) and isinstance(overrides.get(name), dict):
+                values[name] = config_class.merge(values[name], overrides.pop(name))
+        return values | overrides
+
+    @classmethod
+    def normalise(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """The constructor's values with unknown keys judged, aliases resolved and numpy numbers made plain."""
+        model_type = values.get("model_type", cls.model_type)
+        require(model_type == cls.model_type, f'model_type must be "{cls.model_type}" here, got "{model_type}"')
+        cls._refuse_misspelt(values)
+        return {key: _plain(value) for key, value in values.items() if key != "model_type"}
+
+    def check(self) -> None:
+        """Check every field's type, then the family's rules; raises `ConfigError`."""
+        for name, expected in _own_fields(type(self)).items():
+            value = getattr(self, name)
+            if not _fits(value, expected):
+                raise ConfigError(f"{name} must be {_describe(expected)}, got {value!r} ({type(value).__name__})")
+        self.check_rules()
+
+    def check_rules(self) -> None:
+        """The rules of one family; the fields' types already hold here."""
+
+    def validate(self) -> None:
+        """transformers' own validation, which `save_pretrained` runs, after ours."""
+        self.check()
+        with _as_config_error(type(self)):
+            super().validate()  # type: ignore[misc]  # `@strict` adds it at run time
+
+    def require_at_least(self, least: int | float, *names: str) -> None:
+        """Raise `ConfigError` for the first of the fields `names` that is below `least`; `None` passes."""
+        for name in names:
+            value = getattr(self, name)
+            require(value is None or value >= least, f"{name} must be at least {least}, got {value}")
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        with _as_config_error(type(self), (StrictDataclassError,)):
+            super().__setattr__(key, value)
+
+    def __eq__(self, other: object) -> bool:
+        """Same class and same values; where each was read from does not count."""
+        if not isinstance(other, CheckedConfig) or type(self) is not type(other):
+            return False
+        return self._identity() == other._identity()
+
+    __hash__ = None  # type: ignore[assignment]  # mutable, as every transformers config
+
+    def _identity(self) -> dict[str, Any]:
+        values = self.to_dict()
+        values.pop("_name_or_path", None)
+        return values
+
+    @classmethod
+    def _takes(cls, key: str, config_dict: dict[str, Any], return_unused: bool) -> bool:
+        """Whether an override belongs to the config; leading underscores are transformers' own notes to itself."""
+        if key in cls._known_keys() or key in config_dict:
+            return True
+        return not return_unused and not key.startswith("_")
+
+    @classmethod
+    def _known_keys(cls) -> set[str]:
+        names = {field.name for field in fields(cls)}
+        return names | cls.aliases | _TRANSFORMERS_KEYS | {"torch_dtype", "name_or_path"}
+
+    @classmethod
+    def _refuse_misspelt(cls, keys: Iterable[str]) -> None:
+        known = cls._known_keys() | _NEIGHBOURS
+        ours = [*_own_fields(cls), *cls.aliases]
+        for key in keys:
+            if key in known or key.startswith("_") or hasattr(PreTrainedConfig, key):
+                continue
+            if match := difflib.get_close_matches(key, ours, n=1, cutoff=MISSPELT):
+                raise ConfigError(f'unknown key "{key}"; did you mean "{match[0]}"?')
+
+
+def require(holds: bool, message: str) -> None:
+    """Raise `ConfigError(message)` unless the rule holds."""
+    if not holds:
+        raise ConfigError(message)
+
+
+def require_one_of(name: str, value: object, allowed: Iterable[str]) -> None:
+    """Raise `ConfigError` unless `value` is one of `allowed`, listing them."""
+    allowed = list(allowed)
+    require(value in allowed, f'{name} must be one of {", ".join(map(_quoted, allowed))}; got "{value}"')
+
+
+def require_divides(divisor_name: str, divisor: int, name: str, value: int) -> None:
+    """Raise `ConfigError` unless `divisor` divides `value`, naming both."""
+    require(value % divisor == 0, f"{name} ({value}) must be divisible by {divisor_name} ({divisor})")
+
+
+def _quoted(value: str) -> str:
+    return f'"{value}"'
+
+
+def _checked(build: Callable[..., None]) -> Callable[..., None]:
+    """`build`, a config's `__init__`, between `normalise` and `check`."""
+
+    @functools.wraps(build)
+    def __init__(self: CheckedConfig, **values: Any) -> None:
+        values = self.normalise(values)
+        with _as_config_error(type(self)):
+            build(self, **values)
+        self.check()
+
+    return __init__
+
+
+@contextmanager
+def _as_config_error(cls: type, kinds: tuple[type[Exception], ...] = _BAD_VALUES) -> Iterator[None]:
+    """Turn what transformers raises on bad values into `ConfigError`."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except kinds as error:
+        raise ConfigError(f"{cls.__name__}: {' '.join(str(error).split())}") from error
+
+
+@functools.cache
+def _own_fields(cls: type[CheckedConfig]) -> dict[str, Any]:
+    """Field name to type, for the fields that our classes declare (transformers checks its own)."""
+    names = {field.name for field in fields(cls)}
+    owners = [owner for owner in reversed(cls.__mro__) if issubclass(owner, CheckedConfig)]
+    annotations = [inspect.get_annotations(owner, eval_str=True) for owner in owners]
+    return {name: kind for each in annotations for name, kind in each.items() if name in names}
+
+
+def _plain(value: Any) -> Any:
+    """numpy's integers and floats as Python's, which JSON can hold."""
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
+
+
+def _fits(value: Any, expected: Any) -> bool:
+    """Whether `value` has the annotated type; a bool is no int, an int is a float, a float is finite."""
+    origin, arguments = get_origin(expected), get_args(expected)
+    if expected is Any:
+        return True
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, option) for option in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple and arguments[-1:] != (...,):
+        return isinstance(value, tuple) and len(value) == len(arguments) and all(map(_fits, value, arguments))
+    if origin in (list, tuple):
+        return isinstance(value, origin) and all(_fits(item, arguments[0]) for item in value)
+    if expected is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if expected is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, types.NoneType if expected is None else origin or expected)
+
+
+def _describe(expected: Any) -> str:
+    if get_origin(expected) in (Union, types.UnionType):
+        return " or ".join(_describe(option) for option in get_args(expected))
+    if get_origin(expected) is Literal:
+        return " or ".join(map(repr, get_args(expected)))
+    if expected is types.NoneType:
+        return "None"
+    if expected is float:
+        return "a finite number"
+    return str(expected) if get_origin(expected) else expected.__name__

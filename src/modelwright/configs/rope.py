@@ -1,0 +1,154 @@
+"""RoPE settings: the two dialects of a config file read into one checked value; it computes no angles."""
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from modelwright.configs.base import MISSPELT, require
+from modelwright.errors import ConfigError
+
+RopeKind = Literal["linear", "dynamic", "yarn"]
+
+_KEYS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
+}
+_NAME_KEYS = ("type", "rope_type", "rope_theta")
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How RoPE is stretched beyond the trained context.
+
+    `factor` is the stretch (>= 1); `original_max_position_embeddings` the context in tokens before it (for `dynamic`
+    the config's `max_position_embeddings`, unused by `linear`). The rest is YaRN's (arXiv 2309.00071): the ramp runs
+    between the dimensions that turn `beta_fast` and `beta_slow` times in the original context; `mscale` and
+    `mscale_all_dim` weigh the logarithmic growth of cos/sin and of the softmax scale.
+    """
+
+    kind: RopeKind
+    factor: float
+    original_max_position_embeddings: int | None = None
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float = 1.0
+    mscale_all_dim: float = 0.0
+
+
+@dataclass(frozen=True)
+class RopeSettings:
+    """All that a rotary embedding is built from: base `theta`, rotated width `dim` (even), context and scaling."""
+
+    theta: float
+    dim: int
+    max_position_embeddings: int
+    scaling: RopeScaling | None = None
+
+
+def parse_rope_scaling(
+    values: Mapping[str, Any] | None, max_position_embeddings: int, source: str = "rope_scaling"
+) -> RopeScaling | None:
+    """Read a config's `rope_scaling`, or the scaling inside v5's `rope_parameters`; `source` names it in errors.
+
+    The method stands under `type` or `rope_type`; `None` and `"default"` mean plain RoPE. Integers are welcome.
+    Raises `ConfigError` for an unknown method or key, a missing key, or a value out of range.
+    """
+    if values is None:
+        return None
+    require(isinstance(values, Mapping), f"{source} must be a dict or None, got {values!r}")
+    kind = _kind(values, source)
+    given = _given(values)
+    _refuse_unknown(given, kind, source)
+    if kind == "default":
+        return None
+    for key in ("factor", "original_max_position_embeddings") if kind == "yarn" else ("factor",):
+        require(key in given, f'{source} of type "{kind}" needs "{key}", got only {sorted(given)}')
+    for key, value in given.items():
+        _check_number(key, value, source)
+    original = max_position_embeddings if kind == "dynamic" else given.pop("original_max_position_embeddings", None)
+    scaling = RopeScaling(kind, original_max_position_embeddings=original, **{k: float(v) for k, v in given.items()})  # type: ignore[arg-type]
+    require(
+        scaling.beta_fast > scaling.beta_slow,
+        f"{source} beta_fast ({scaling.beta_fast:g}) must be greater than beta_slow ({scaling.beta_slow:g})",
+    )
+    return scaling
+
+
+def agreeing_rope_views(
+    values: Mapping[str, Any], max_position_embeddings: int, default_theta: float
+) -> dict[str, Any]:
+    """The same RoPE in both dialects: `rope_theta` and `rope_scaling` (official code), `rope_parameters` (v5).
+
+    `values` may hold either or both; `None` says nothing. Where both speak they must agree, else `ConfigError`.
+    """
+    scaling, parameters = values.get("rope_scaling"), values.get("rope_parameters")
+    check_rope_agreement(values, max_position_embeddings)
+    thetas = [values.get("rope_theta"), *(view.get("rope_theta") for view in (parameters, scaling) if view)]
+    theta = next((theta for theta in thetas if theta is not None), default_theta)
+    check_rope_theta(theta)
+    chosen, source = (scaling, "rope_scaling") if scaling else (parameters or {}, "rope_parameters")
+    kind, given = _kind(chosen, source), _given(chosen)
+    return {
+        "rope_theta": theta,
+        "rope_scaling": None if kind == "default" else {"type": kind, **given},
+        "rope_parameters": {"rope_theta": theta, "rope_type": kind, **given},
+    }
+
+
+def check_rope_agreement(values: Mapping[str, Any], max_position_embeddings: int) -> None:
+    """Raise `ConfigError` unless the views of RoPE in `values` that are not `None` are valid and say the same."""
+    scaling, parameters = values.get("rope_scaling"), values.get("rope_parameters")
+    scaled = parse_rope_scaling(scaling, max_position_embeddings)
+    in_parameters = parse_rope_scaling(parameters, max_position_embeddings, "rope_parameters")
+    if scaling and parameters:
+        require(scaled == in_parameters, f"rope_scaling ({scaling}) contradicts rope_parameters ({parameters})")
+    for name, view in (("rope_parameters", parameters), ("rope_scaling", scaling)):
+        inner, outer = (view or {}).get("rope_theta"), values.get("rope_theta")
+        if inner is not None and outer is not None:
+            require(inner == outer, f"rope_theta ({outer}) contradicts rope_theta inside {name} ({inner})")
+
+
+def check_rope_theta(theta: Any) -> None:
+    """Raise `ConfigError` unless `theta` is a finite number above zero."""
+    require(_is_number(theta) and theta > 0, f"rope_theta must be a number above 0, got {theta!r}")
+
+
+def _kind(values: Mapping[str, Any], source: str) -> Any:
+    names = {values[key] for key in ("type", "rope_type") if values.get(key) is not None}
+    require(len(names) < 2, f'{source} type "{values.get("type")}" contradicts rope_type "{values.get("rope_type")}"')
+    if not names and _given(values):
+        raise ConfigError(f'{source} needs "type" (or "rope_type"), got only {sorted(values)}')
+    kind = names.pop() if names else "default"
+    if kind not in _KEYS:
+        raise ConfigError(f"{source} type must be one of {', '.join(map(repr, _KEYS))}; got {kind!r}".replace("'", '"'))
+    return kind
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in _NAME_KEYS and value is not None}
+
+
+def _refuse_unknown(given: Mapping[str, Any], kind: str, source: str) -> None:
+    for key in given:
+        if key in _KEYS[kind]:
+            continue
+        if match := difflib.get_close_matches(key, _KEYS[kind], n=1, cutoff=MISSPELT):
+            raise ConfigError(f'unknown key "{key}" in {source}; did you mean "{match[0]}"?')
+        raise ConfigError(f'{source} of type "{kind}" takes {list(_KEYS[kind])}, got "{key}"')
+
+
+def _check_number(key: str, value: Any, source: str) -> None:
+    if key == "original_max_position_embeddings":
+        holds, rule = isinstance(value, int) and not isinstance(value, bool) and value >= 1, "an int of at least 1"
+    else:
+        least = 1 if key == "factor" else 0
+        holds, rule = _is_number(value) and value >= least, f"a number of at least {least}"
+    require(holds, f"{source} {key} must be {rule}, got {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
