@@ -1,4 +1,4 @@
-"""The three errors a user of modelwright can cause; each is a ``ValueError`` whose message states the rule and both values."""
+"""The three errors a user can cause; each is a ``ValueError`` whose message states the rule and both values."""
 
 
 class ConfigError(ValueError):
@@ -6,7 +6,7 @@ class ConfigError(ValueError):
 
 
 class CheckpointError(ValueError):
-    """A checkpoint folder cannot be read as the model it claims to be: missing, unexpected, misshapen or unsafe content."""
+    """A checkpoint folder cannot be read as the model it claims to be: missing, misshapen or unsafe content."""
 
 
 class RequestError(ValueError):
