@@ -1,0 +1,220 @@
+"""Turns to the segments a model reads (roles, separators, answers), and the same as a Jinja template; no tokenizer."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from modelwright.errors import ConfigError
+from modelwright.processing.messages import (
+    ASSISTANT_ROLES,
+    USER_ROLES,
+    Conversation,
+    PictureSlot,
+    count_mismatch,
+    read_turns,
+    split_placeholders,
+)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of the prompt that is tokenised on its own.
+
+    Attributes:
+        text: what it prints; for a picture the image token.
+        is_picture: stands for a picture, and becomes that picture's tokens.
+        picture: the picture, None while it is still to be given.
+        is_answer: the assistant's words and their end, which training learns.
+    """
+
+    text: str
+    is_picture: bool = False
+    picture: Any = None
+    is_answer: bool = False
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """How turns are printed; with ``pictures_only`` a user turn is its pictures, one to a line, without its words."""
+
+    question: str
+    empty_question: str
+    header: str
+    pictures_only: bool = False
+
+
+CHAT_FORMATS = {
+    "deepseek": ChatFormat("<|User|>: {}\n\n", "<|User|>:", "<|Assistant|>:"),
+    "plain": ChatFormat("{}", "", ""),
+    "alignment": ChatFormat("{}", "", "", pictures_only=True),
+}
+
+
+def chat_format(name: str) -> ChatFormat:
+    """The format called ``name``; a ConfigError lists the ones there are."""
+    if name not in CHAT_FORMATS:
+        raise ConfigError(f"sft_format {name!r} is unknown: it must be one of {', '.join(CHAT_FORMATS)}")
+    return CHAT_FORMATS[name]
+
+
+def conversation_segments(
+    messages: Conversation,
+    *,
+    sft_format: str = "deepseek",
+    image_token: str = "<image>",
+    eos_token: str = "<｜end▁of▁sentence｜>",
+    images: Sequence[Any] | None = None,
+    system_prompt: str = "",
+) -> tuple[Segment, ...]:
+    """One conversation without its begin-of-sentence token; pictures given beside it are still to be filled in.
+
+    The system text comes first. A conversation that ends with a question is continued by the assistant's header, and
+    so is one that ends with an empty answer, which then has its end of sentence too. ``images`` is only asked whether
+    pictures are given beside the conversation (see `messages`); `fill_pictures` puts them in.
+    """
+    chat = chat_format(sft_format)
+    turns = read_turns(messages, image_token, images, system_prompt)
+    writer = _Writer(image_token)
+    for turn in turns:
+        if turn.role == "user":
+            _write_question(writer, chat, turn.pieces)
+            continue
+        words = "".join(piece for piece in turn.pieces if isinstance(piece, str))
+        if turn.role == "assistant":
+            writer.text(chat.header)
+            writer.text(words, answer=True)
+            writer.text(eos_token, answer=True)
+        else:
+            writer.text(words)
+    if turns[-1].role == "user":
+        writer.text(chat.header)
+    return tuple(writer.segments)
+
+
+def prompt_segments(
+    prompt: str, *, image_token: str = "<image>", images: Sequence[Any] | None = None
+) -> tuple[Segment, ...]:
+    """Text that is formatted already; ``<image>`` in it is a placeholder when ``images`` is given, if only empty."""
+    writer = _Writer(image_token)
+    writer.pieces([prompt] if images is None else split_placeholders(prompt, image_token))
+    return tuple(writer.segments)
+
+
+def count_open(segments: Iterable[Segment]) -> int:
+    """How many pictures are still to be given."""
+    return sum(segment.is_picture and segment.picture is None for segment in segments)
+
+
+def fill_pictures(segments: Sequence[Segment], images: Sequence[Any], where: str) -> tuple[Segment, ...]:
+    """Put ``images`` into the open places, in order.
+
+    Raises:
+        RequestError: there are not as many pictures as places; both counts are named.
+    """
+    if count_open(segments) != len(images):
+        image_token = next((segment.text for segment in segments if segment.is_picture), "<image>")
+        raise count_mismatch(where, count_open(segments), len(images), image_token)
+    supply = iter(images)
+    return tuple(
+        replace(segment, picture=next(supply)) if segment.is_picture and segment.picture is None else segment
+        for segment in segments
+    )
+
+
+def jinja_chat_template(sft_format: str = "deepseek", image_token: str = "<image>") -> str:
+    """A template for ``tokenizer.apply_chat_template`` that prints a conversation as its segments print it.
+
+    It begins with the begin-of-sentence token. The header after a last question is printed with
+    ``add_generation_prompt=True``.
+    """
+    chat = chat_format(sft_format)
+    before, after = chat.question.split("{}")
+    question = f"{before!r} + text + {after!r} if text else {chat.empty_question!r}"
+    if chat.pictures_only:
+        line = image_token + "\n"
+        question = f"{line!r} * ([text.count({image_token!r}), 1] | max)"
+    names = {
+        "QUESTION": question,
+        "HEADER": repr(chat.header),
+        "IMAGE": repr(image_token),
+        "USER": repr(list(USER_ROLES)),
+        "ASSISTANT": repr(list(ASSISTANT_ROLES)),
+    }
+    template = _TEMPLATE
+    for name, value in names.items():
+        template = template.replace(name, value)
+    return template
+
+
+_TEMPLATE = """\
+{%- macro render(content) -%}
+  {%- set joined = namespace(text='') -%}
+  {%- if content is string -%}{%- set joined.text = content -%}
+  {%- elif content -%}
+    {%- for part in content -%}
+      {%- set piece = part if part is string else part.text if part.type == 'text' else IMAGE -%}
+      {%- if joined.text and piece and not joined.text[-1].isspace() and not piece[0].isspace() -%}
+        {%- set joined.text = joined.text + '\\n' -%}
+      {%- endif -%}
+      {%- set joined.text = joined.text + piece -%}
+    {%- endfor -%}
+  {%- endif -%}
+  {{- joined.text | trim -}}
+{%- endmacro -%}
+{{- bos_token -}}
+{%- for message in messages -%}
+  {%- set text = render(message.content) -%}
+  {%- if message.role in USER -%}{{- QUESTION -}}
+  {%- elif message.role in ASSISTANT -%}
+    {{- HEADER + text -}}{%- if text or not loop.last -%}{{- eos_token -}}{%- endif -%}
+  {%- else -%}{{- text -}}
+  {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt and messages[-1].role in USER -%}{{- HEADER -}}{%- endif -%}
+"""
+
+
+def _write_question(writer: "_Writer", chat: ChatFormat, pieces: Sequence[str | PictureSlot]) -> None:
+    if chat.pictures_only:
+        slots = [piece for piece in pieces if isinstance(piece, PictureSlot)] or [PictureSlot()]
+        pieces = [piece for slot in slots for piece in (slot, "\n")]
+    if not pieces:
+        writer.text(chat.empty_question)
+        return
+    before, after = chat.question.split("{}")
+    writer.pieces([before, *pieces, after])
+
+
+class _Writer:
+    """Collects segments; words that follow each other are joined, because they are tokenised together."""
+
+    def __init__(self, image_token: str):
+        self.image_token = image_token
+        self.segments: list[Segment] = []
+        self._joins = False  # whether the next words continue the last segment
+
+    def pieces(self, pieces: Iterable[str | PictureSlot]) -> None:
+        for piece in pieces:
+            if isinstance(piece, str):
+                self.text(piece)
+            else:
+                self.segments.append(Segment(self.image_token, is_picture=True, picture=piece.picture))
+                self._joins = False
+
+    def text(self, text: str, *, answer: bool = False) -> None:
+        """Words; an image token among them is cut after its first character, so that no tokenizer sees the token."""
+        head, *others = text.split(self.image_token)
+        self._append(head, answer)
+        for words in others:
+            self._append(self.image_token[:1], answer)
+            self._joins = False
+            self._append(self.image_token[1:] + words, answer)
+
+    def _append(self, text: str, answer: bool) -> None:
+        if not text:
+            return
+        if self._joins and self.segments[-1].is_answer == answer:
+            self.segments[-1] = replace(self.segments[-1], text=self.segments[-1].text + text)
+        else:
+            self.segments.append(Segment(text, is_answer=answer))
+        self._joins = True

@@ -1,0 +1,148 @@
+"""Any picture a caller may hand over, made an upright RGB ``PIL.Image``; nothing here knows about tiles or models."""
+
+import base64
+import binascii
+import io
+import os
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps
+
+from modelwright.errors import RequestError
+
+MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
+"""Largest accepted width x height, 89 megapixels: the size at which Pillow itself begins to warn of a bomb."""
+
+Picture = str | os.PathLike[str] | bytes | Image.Image | IO[bytes]
+"""A path, a ``data:`` URL, the bytes of an encoded picture, a picture, or an open binary file."""
+
+_WHITE = (255, 255, 255, 255)
+
+
+def load_image(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read one picture as upright RGB, first frame only.
+
+    EXIF orientation is applied, transparency is flattened on white, every mode becomes RGB (16-bit greyscale scaled to
+    8 bits). The size is read from the header and checked before a pixel is decoded.
+
+    Raises:
+        RequestError: the source is missing, remote, not a picture, cut short, empty or larger than ``max_pixels``.
+    """
+    if isinstance(source, Image.Image):
+        return _decode(source, "picture", max_pixels)
+    name, stream = _open_source(source)
+    ours = stream is not source  # a stream that belongs to the caller stays open
+    with stream if ours else nullcontext(), _open_header(name, stream, max_pixels) as image:
+        return _decode(image, name, max_pixels)
+
+
+def _open_source(source: Any) -> tuple[str, IO[bytes]]:
+    if isinstance(source, bytes | bytearray | memoryview):
+        return "picture bytes", io.BytesIO(source)
+    if isinstance(source, str) and source.startswith("data:"):
+        return "data URL", io.BytesIO(_data_url_bytes(source))
+    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+        raise RequestError(f"pictures are not fetched from the network ({source}): pass a file or a data: URL")
+    if isinstance(source, str | os.PathLike):
+        return _open_file(Path(source))
+    if hasattr(source, "read"):
+        return "file object", source
+    raise RequestError(
+        f"a picture must be a path, bytes, a data: URL, an open binary file or a PIL image, not {type(source).__name__}"
+    )
+
+
+def _open_file(path: Path) -> tuple[str, IO[bytes]]:
+    try:
+        return str(path), path.open("rb")
+    except FileNotFoundError:
+        raise RequestError(f"no such picture: {path}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RequestError(f"cannot open the picture {path}: {reason}") from error
+
+
+def _data_url_bytes(url: str) -> bytes:
+    header, comma, payload = url.partition(",")
+    if not comma or not header.endswith(";base64"):
+        raise RequestError(f"a data: URL must read data:<type>;base64,<data>, got {url[:40]!r}")
+    try:
+        return base64.b64decode("".join(payload.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RequestError(f"the data: URL is not valid base64: {error}") from error
+
+
+def _open_header(name: str, stream: IO[bytes], max_pixels: int) -> Image.Image:
+    """Open without decoding; Pillow's own bomb checks become our one sentence."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(stream)
+    except Image.DecompressionBombError as error:
+        raise RequestError(f"{name} is too large: at most {max_pixels} pixels are accepted ({error})") from error
+    except Exception as error:
+        raise RequestError(f"{name} is not a picture that can be read") from error
+
+
+def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise RequestError(f"{name} is too large: {width} x {height} = {width * height} pixels, at most {max_pixels}")
+    if width == 0 or height == 0:
+        raise RequestError(f"{name} has no pixels: it is {width} x {height}")
+    try:
+        image.load()
+        return _to_rgb(_upright(image))
+    except Exception as error:  # a decoder fed with damaged data raises almost anything
+        raise RequestError(f"{name} is damaged or cut short: {error}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # unreadable metadata does not make the pixels unreadable
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    convert = _DEEP_MODES.get(image.mode)
+    if convert is not None:
+        return convert(image).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, _WHITE), rgba).convert("RGB")
+    rgb = image.convert("RGB")
+    return rgb.copy() if rgb is image else rgb
+
+
+def _from_integers(image: Image.Image) -> Image.Image:
+    """16-bit (or wider) greyscale to 8 bits: 65535 becomes 255. Mode ``I`` holding only 0..255 is taken as it is."""
+    values = np.asarray(image).astype(np.float64)
+    scale = 1.0 if image.mode == "I" and values.max() <= 255 else 1 / 257
+    return Image.fromarray(np.clip(values * scale + 0.5, 0, 255).astype(np.uint8))
+
+
+def _from_floats(image: Image.Image) -> Image.Image:
+    """Floating greyscale to 8 bits: values within 0..1 are scaled by 255, others are clipped to 0..255."""
+    values = np.nan_to_num(np.asarray(image).astype(np.float64))
+    scale = 255.0 if values.max() <= 1 else 1.0
+    return Image.fromarray(np.clip(values * scale + 0.5, 0, 255).astype(np.uint8))
+
+
+def _from_lab(image: Image.Image) -> Image.Image:
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    converted = ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
+    assert converted is not None  # only an in-place transform returns None
+    return converted
+
+
+_DEEP_MODES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    **dict.fromkeys(("I", "I;16", "I;16L", "I;16B", "I;16N"), _from_integers),
+    "F": _from_floats,
+    "LAB": _from_lab,
+}
