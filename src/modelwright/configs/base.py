@@ -10,7 +10,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers.configuration_utils import PreTrainedConfig
@@ -24,7 +24,7 @@ _NEIGHBOURS = frozenset({"sep_token_id", "eod_token_id", "unk_token_id", "cls_to
 # Constructor keys of transformers that are no attribute of its config class.
 _TRANSFORMERS_KEYS = frozenset({"num_labels", "attn_implementation", "experts_implementation", "output_attentions"})
 # What transformers raises on bad values; its strict errors are no `ValueError`.
-_BAD_VALUES = (StrictDataclassError, AttributeError, KeyError, TypeError, ValueError)
+_BAD_VALUES = (StrictDataclassError, ArithmeticError, AttributeError, KeyError, TypeError, ValueError)
 
 
 class CheckedConfig(PreTrainedConfig):
@@ -51,23 +51,24 @@ class CheckedConfig(PreTrainedConfig):
         cls.__eq__ = CheckedConfig.__eq__
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
         """Build from `config_dict` with `kwargs` as overrides, which are checked together with it.
 
         With `return_unused_kwargs=True` returns `(config, unused)`: `unused` are the keys that are neither ours nor
         in `config_dict`. Without it such keys are kept in the config, as the constructor keeps them.
         """
         return_unused = kwargs.pop("return_unused_kwargs", False)
+        kwargs = {key: value for key, value in kwargs.items() if key not in ("_from_auto", "_from_pipeline")}
         unused = {key: value for key, value in kwargs.items() if not cls._takes(key, config_dict, return_unused)}
         overrides = {key: value for key, value in kwargs.items() if key not in unused}
         cls._refuse_misspelt(unused)
         config = cls(**cls.merge(copy.deepcopy(config_dict), overrides))
-        return (config, unused) if return_unused else config
+        return (config, unused) if return_unused else config  # type: ignore[return-value]  # transformers' contract
 
     @classmethod
     def merge(cls, values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
         """`values` under `overrides`: nested configs merge key by key, equivalent keys replace each other."""
-        overrides = dict(overrides)
+        values, overrides = dict(values), dict(overrides)
         for key in ("torch_dtype", "dtype"):
             dtype = overrides.pop(key, None)
             if dtype is not None and dtype != "auto":
@@ -81,11 +82,12 @@ class CheckedConfig(PreTrainedConfig):
 
     @classmethod
     def normalise(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """The constructor's values with unknown keys judged, aliases resolved and numpy numbers made plain."""
+        """The constructor's values with misspelt keys refused, aliases resolved, and numbers and tuples made plain."""
         model_type = values.get("model_type", cls.model_type)
         require(model_type == cls.model_type, f'model_type must be "{cls.model_type}" here, got "{model_type}"')
         cls._refuse_misspelt(values)
-        return {key: _plain(value) for key, value in values.items() if key != "model_type"}
+        own = _own_fields(cls)
+        return {key: _plain(value, own.get(key)) for key, value in values.items() if key != "model_type"}
 
     def check(self) -> None:
         """Check every field's type, then the family's rules; raises `ConfigError`."""
@@ -119,8 +121,6 @@ class CheckedConfig(PreTrainedConfig):
         if not isinstance(other, CheckedConfig) or type(self) is not type(other):
             return False
         return self._identity() == other._identity()
-
-    __hash__ = None  # type: ignore[assignment]  # mutable, as every transformers config
 
     def _identity(self) -> dict[str, Any]:
         values = self.to_dict()
@@ -176,9 +176,8 @@ def _checked(build: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(build)
     def __init__(self: CheckedConfig, **values: Any) -> None:
-        values = self.normalise(values)
         with _as_config_error(type(self)):
-            build(self, **values)
+            build(self, **self.normalise(values))
         self.check()
 
     return __init__
@@ -204,8 +203,10 @@ def _own_fields(cls: type[CheckedConfig]) -> dict[str, Any]:
     return {name: kind for each in annotations for name, kind in each.items() if name in names}
 
 
-def _plain(value: Any) -> Any:
-    """numpy's integers and floats as Python's, which JSON can hold."""
+def _plain(value: Any, expected: Any) -> Any:
+    """numpy's numbers as Python's, which JSON can hold, and JSON's lists as the tuples a field declares."""
+    if get_origin(expected) is tuple and isinstance(value, list | tuple):
+        return tuple(_plain(item, get_args(expected)[0]) for item in value)
     if isinstance(value, bool | int | float):
         return value
     if isinstance(value, numbers.Integral):

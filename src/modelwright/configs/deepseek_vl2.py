@@ -1,14 +1,18 @@
 """The DeepSeek-VL2 configuration: vision tower, projector, language model and how they must fit; no tensors."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from transformers.configuration_utils import PreTrainedConfig
 
 from modelwright.configs.base import CheckedConfig, require, require_divides, require_one_of
 from modelwright.configs.deepseek_v2 import DeepseekV2Config
 from modelwright.errors import ConfigError
+
+C = TypeVar("C", bound=CheckedConfig)
+R = TypeVar("R")
 
 GLOBAL_POOLS = ("map", "avg", "token", "")
 WEIGHT_INITS = ("skip", "jax", "jax_nlhb", "moco", "")
@@ -91,13 +95,8 @@ class MlpProjectorConfig(CheckedConfig):
     def check_rules(self) -> None:
         require_one_of("projector_type", self.projector_type, PROJECTOR_TYPES)
         self.require_at_least(1, "input_dim", "n_embed", "depth", "mlp_ratio", "downsample_ratio")
-        kind, wide, narrow = self.projector_type, self.input_dim, self.n_embed
         require(
-            kind != "identity" or wide == narrow,
-            f'projector_type "identity" needs input_dim ({wide}) equal to n_embed ({narrow})',
-        )
-        require(
-            kind != "downsample_mlp_gelu" or self.depth >= 2,
+            self.projector_type != "downsample_mlp_gelu" or self.depth >= 2,
             f'projector_type "downsample_mlp_gelu" needs depth of at least 2, got {self.depth}',
         )
 
@@ -138,13 +137,8 @@ class DeepseekVLV2Config(CheckedConfig):
         if isinstance(stated, dict):
             given["projector_config"] = {**fitting, **stated}
         projector = _build("projector_config", MlpProjectorConfig, given, fitting)
-        candidates = values.get("candidate_resolutions", [[vision.image_size] * 2])
-        return values | {
-            "vision_config": vision,
-            "projector_config": projector,
-            "language_config": language,
-            "candidate_resolutions": _tuples(candidates),
-        }
+        parts = {"vision_config": vision, "projector_config": projector, "language_config": language}
+        return {"candidate_resolutions": ((vision.image_size,) * 2,)} | values | parts
 
     @property
     def tile_size(self) -> int:
@@ -172,6 +166,11 @@ class DeepseekVLV2Config(CheckedConfig):
             projector.n_embed == language.hidden_size,
             f"projector_config.n_embed ({projector.n_embed}) must equal "
             f"language_config.hidden_size ({language.hidden_size})",
+        )
+        wide, narrow = projector.input_dim, projector.n_embed
+        require(
+            projector.projector_type != "identity" or wide == narrow,
+            f'projector_type "identity" needs input_dim ({wide}) equal to n_embed ({narrow})',
         )
 
     def _check_resolutions(self) -> None:
@@ -201,7 +200,7 @@ def _stated(config: Any, name: str) -> Any:
     return config.get(name) if isinstance(config, dict) else getattr(config, name, None)
 
 
-def _build(name: str, config_class: Any, given: dict[str, Any], fitting: dict[str, Any]) -> Any:
+def _build(name: str, config_class: type[C], given: dict[str, Any], fitting: dict[str, Any]) -> C:
     """The sub-config `name` as a `config_class` of its own: from what was given, else the default that fits."""
     value = given[name]
     if value is None:
@@ -213,16 +212,9 @@ def _build(name: str, config_class: Any, given: dict[str, Any], fitting: dict[st
     return _named(name, lambda: config_class(**value))
 
 
-def _named(name: str, act: Any) -> Any:
+def _named(name: str, act: Callable[[], R]) -> R:
     """Run `act`; a `ConfigError` from it says which sub-config it is about."""
     try:
         return act()
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
-
-
-def _tuples(resolutions: Any) -> Any:
-    """JSON's lists as tuples; anything else stays for the type check to refuse."""
-    if not isinstance(resolutions, list | tuple):
-        return resolutions
-    return tuple(tuple(pair) if isinstance(pair, list | tuple) else pair for pair in resolutions)
