@@ -1,0 +1,47 @@
+"""Scaled dot-product attention with grouped heads: the explicit product and torch's fused kernel, equal in result.
+
+Shapes everywhere: q ``[batch, heads, tokens, k_dim]``, k ``[batch, kv_heads, past + tokens, k_dim]``,
+v ``[batch, kv_heads, past + tokens, v_dim]``, result ``[batch, heads, tokens, v_dim]``. Boolean masks are True where a
+query may look; floating masks are added to the scores.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def reference_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, dropout: float = 0.0
+) -> Tensor:
+    """Softmax in fp32 over the written-out scores. The documentation of :func:`fused_attention`."""
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    scores = masked_scores(q @ k.transpose(-1, -2) * scale, mask)
+    weights = F.dropout(scores.softmax(dim=-1).to(q.dtype), dropout)
+    return weights @ v
+
+
+def fused_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, dropout: float = 0.0, causal: bool = False
+) -> Tensor:
+    """torch's scaled dot-product attention. ``causal`` stands for a square lower-triangular mask and needs no tensor."""
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped
+    )
+
+
+def masked_scores(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Scores in fp32 with the mask applied. A query that may look at nothing gets even weights, never NaN."""
+    scores = scores.float()
+    if mask is None:
+        return scores
+    if mask.dtype == torch.bool:
+        return scores.masked_fill(~mask, torch.finfo(torch.float32).min)
+    return scores + mask
+
+
+def causal_mask(tokens: int, keys: int, past: int, device: torch.device) -> Tensor:
+    """``[tokens, keys]``: query t stands at position ``past + t`` and sees the keys up to and including its own."""
+    own = torch.arange(past, past + tokens, device=device)
+    return torch.arange(keys, device=device)[None, :] <= own[:, None]

@@ -1,0 +1,89 @@
+"""Attention over DeepSeek-V2's latent cache (arXiv:2405.04434, section 2.1): expanding it, or absorbing the projection.
+
+What is cached per token is one latent vector (``rank`` numbers) and one rotated key shared by all heads (``rope``
+numbers). ``kv_b`` ``[heads * (nope + v_dim), rank]`` turns a latent into each head's key and value; its rows are
+``[nope | v]`` head by head. *Expanding* applies it to every cached token. *Absorbing* moves it to the other side of the
+products: the query is projected into the latent space, attends there, and the attended latent is projected out.
+Both give the same numbers; only the amount of work differs.
+"""
+
+import torch
+from torch import Tensor
+
+from modelwright.ops.attention import fused_attention, masked_scores
+
+
+def prefers_absorbing(tokens: int, keys: int, nope: int, v_dim: int, rank: int) -> bool:
+    """The rule that picks a path: with a past to attend to, whichever multiplies less for ``tokens`` queries over ``keys`` tokens.
+
+    Without a past (training, a whole prefill) every key is new and expanding lets the fused kernel run. Per head, expanding costs ``keys * rank * (nope + v_dim)`` to rebuild keys and values and ``tokens * keys * (nope + v_dim)``
+    to attend; absorbing costs ``tokens * rank * (nope + v_dim)`` and ``tokens * keys * 2 * rank``.
+    """
+    expanding = keys * rank * (nope + v_dim) + tokens * keys * (nope + v_dim)
+    absorbing = tokens * rank * (nope + v_dim) + tokens * keys * 2 * rank
+    return tokens < keys and absorbing < expanding
+
+
+def expand_latent(kv: Tensor, k_rope: Tensor, heads: int, nope: int) -> tuple[Tensor, Tensor]:
+    """Keys and values of every head from projected latents.
+
+    Args:
+        kv: ``[batch, keys, heads * (nope + v_dim)]``, the latents after ``kv_b``.
+        k_rope: ``[batch, keys, rope]``, the rotated keys.
+
+    Returns:
+        k ``[batch, heads, keys, nope + rope]`` and v ``[batch, heads, keys, v_dim]``.
+    """
+    per_head = kv.unflatten(-1, (heads, -1)).transpose(1, 2)  # [batch, heads, keys, nope + v_dim]
+    shared = k_rope.unsqueeze(1).expand(-1, heads, -1, -1)  # [batch, heads, keys, rope]
+    return torch.cat((per_head[..., :nope], shared), dim=-1), per_head[..., nope:]
+
+
+def expanded_attention(
+    q_nope: Tensor,
+    q_rope: Tensor,
+    kv: Tensor,
+    k_rope: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    dropout: float = 0.0,
+    causal: bool = False,
+) -> Tensor:
+    """Ordinary attention on expanded keys and values; see :func:`absorbed_attention` for the shapes of the queries."""
+    k, v = expand_latent(kv, k_rope, heads=q_nope.shape[1], nope=q_nope.shape[-1])
+    return fused_attention(torch.cat((q_nope, q_rope), dim=-1), k, v, mask, scale, dropout, causal)
+
+
+def absorbed_attention(
+    q_nope: Tensor,
+    q_rope: Tensor,
+    latent: Tensor,
+    k_rope: Tensor,
+    kv_b: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Attend in the latent space; the past is read once and never expanded.
+
+    Args:
+        q_nope: ``[batch, heads, tokens, nope]``; q_rope: ``[batch, heads, tokens, rope]``, rotated.
+        latent: ``[batch, keys, rank]``; k_rope: ``[batch, keys, rope]``, rotated.
+        kv_b: ``[heads * (nope + v_dim), rank]``.
+        mask: broadcasts to ``[batch, heads, tokens, keys]``.
+
+    Returns:
+        ``[batch, heads, tokens, v_dim]``.
+    """
+    batch, heads, tokens, nope = q_nope.shape
+    per_head = kv_b.unflatten(0, (heads, -1))  # [heads, nope + v_dim, rank]
+    w_key, w_value = per_head[:, :nope], per_head[:, nope:]
+    q_latent = torch.einsum("bhtn,hnr->bhtr", q_nope, w_key)
+    # All heads share one key, so heads and tokens are one axis of one matrix product over the cache.
+    query = torch.cat((q_latent, q_rope), dim=-1).flatten(1, 2)  # [batch, heads * tokens, rank + rope]
+    rank = latent.shape[-1]
+    scores = query[..., :rank] @ latent.transpose(1, 2) + query[..., rank:] @ k_rope.transpose(1, 2)
+    scores = masked_scores(scores.unflatten(1, (heads, tokens)) * scale, mask)
+    weights = torch.dropout(scores.softmax(dim=-1).to(latent.dtype), dropout, dropout > 0)
+    attended = (weights.flatten(1, 2) @ latent).unflatten(1, (heads, tokens))  # [batch, heads, tokens, rank]
+    return torch.einsum("bhtr,hvr->bhtv", attended, w_value)

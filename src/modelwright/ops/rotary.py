@@ -1,0 +1,76 @@
+"""Rotary position embedding (RoFormer, arXiv:2104.09864): frequencies, their extensions, and the two rotations.
+
+Frequencies are always fp32. Which extension a model uses is decided by whoever calls; nothing here reads a config.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def inverse_frequencies(dim: int, theta: float, device: torch.device | None = None) -> Tensor:
+    """``theta^(-2i/dim)`` for each pair i: ``[dim/2]``, fp32."""
+    exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim
+    return 1.0 / (theta**exponents)
+
+
+def dynamic_ntk_theta(theta: float, dim: int, factor: float, length: int, trained_length: int) -> float:
+    """The base that stretches the table to ``length`` positions; unchanged up to ``trained_length``."""
+    if length <= trained_length:
+        return theta
+    return theta * (factor * length / trained_length - (factor - 1)) ** (dim / (dim - 2))
+
+
+def yarn_mscale(factor: float, mscale: float) -> float:
+    """YaRN's attention temperature ``0.1 * mscale * ln(factor) + 1`` (arXiv:2309.00071, eq. 22)."""
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+def yarn_frequencies(
+    dim: int,
+    theta: float,
+    factor: float,
+    trained_length: int,
+    beta_fast: float,
+    beta_slow: float,
+    device: torch.device | None = None,
+) -> Tensor:
+    """YaRN's blend (arXiv:2309.00071, section 3.2): fast pairs keep their frequency, slow pairs are divided by ``factor``."""
+
+    def pair_with_rotations(rotations: float) -> float:
+        return dim * math.log(trained_length / (rotations * 2 * math.pi)) / (2 * math.log(theta))
+
+    low = max(math.floor(pair_with_rotations(beta_fast)), 0)
+    high = min(math.ceil(pair_with_rotations(beta_slow)), dim - 1)
+    width = max(high - low, 0.001)
+    slowness = ((torch.arange(dim // 2, dtype=torch.float32, device=device) - low) / width).clamp(0, 1)
+    plain = inverse_frequencies(dim, theta, device)
+    return plain * (1 - slowness) + plain / factor * slowness
+
+
+def rope_table(positions: Tensor, frequencies: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Cosines and sines for ``positions`` ``[batch, tokens]``: two fp32 tensors ``[batch, tokens, dim/2]``."""
+    angles = positions[..., None].float() * frequencies
+    return angles.cos() * scale, angles.sin() * scale
+
+
+def rotate_half_split(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the pairs ``(i, i + dim/2)`` of ``x`` ``[batch, heads, tokens, dim]`` (the Llama convention)."""
+    first, second = x.float().chunk(2, dim=-1)
+    return _rotated(first, second, cos, sin).to(x.dtype)
+
+
+def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the pairs ``(2i, 2i + 1)`` of ``x`` ``[batch, heads, tokens, dim]`` (the DeepSeek-V2 convention).
+
+    The result holds all first members, then all second members: the order in which the official code caches keys.
+    Queries and keys are reordered alike, so their products do not notice.
+    """
+    pairs = x.float().unflatten(-1, (-1, 2))
+    return _rotated(pairs[..., 0], pairs[..., 1], cos, sin).to(x.dtype)
+
+
+def _rotated(first: Tensor, second: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # one table for all heads: [batch, 1, tokens, dim/2]
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
