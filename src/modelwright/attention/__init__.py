@@ -1,0 +1,6 @@
+"""The attention backends: where keys and values live and how queries meet them."""
+
+from modelwright.attention.dense import DenseAttention
+from modelwright.attention.protocol import AttentionBackend
+
+__all__ = ["AttentionBackend", "DenseAttention"]

@@ -1,0 +1,30 @@
+"""nn.Modules that take sizes and other modules, never a family's config."""
+
+from modelwright.layers.attention import FusedSelfAttention, GroupedQueryAttention
+from modelwright.layers.latent_attention import LatentAttention
+from modelwright.layers.linear import column_linear, row_linear
+from modelwright.layers.mlp import GatedMLP, PlainMLP
+from modelwright.layers.moe import Dispatcher, Experts, LocalDispatcher, MoE, Router, Routing
+from modelwright.layers.norm import RMSNorm
+from modelwright.layers.rope import RotaryEmbedding, Rotation
+from modelwright.layers.slots import Slot
+
+__all__ = [
+    "Dispatcher",
+    "Experts",
+    "FusedSelfAttention",
+    "GatedMLP",
+    "GroupedQueryAttention",
+    "LatentAttention",
+    "LocalDispatcher",
+    "MoE",
+    "PlainMLP",
+    "RMSNorm",
+    "RotaryEmbedding",
+    "Rotation",
+    "Router",
+    "Routing",
+    "Slot",
+    "column_linear",
+    "row_linear",
+]
