@@ -1,0 +1,15 @@
+"""One file per family, the base they share, and the registry."""
+
+from modelwright.models.deepseek_v2 import (
+    DeepseekV2ForCausalLM,
+    DeepseekV2ForSequenceClassification,
+    DeepseekV2Model,
+)
+from modelwright.models.deepseek_vl2 import DeepseekVLV2ForCausalLM
+
+__all__ = [
+    "DeepseekV2ForCausalLM",
+    "DeepseekV2ForSequenceClassification",
+    "DeepseekV2Model",
+    "DeepseekVLV2ForCausalLM",
+]

@@ -1,0 +1,240 @@
+"""DeepSeek-VL2 (arXiv:2412.10302): a SigLIP tower and a projector in front of the DeepSeek-V2 decoder.
+
+Pictures come as tiles (``processing`` makes them); this file turns them into rows of the decoder's input and runs it.
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, GenerationMixin
+from transformers import initialization as init
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast
+
+from modelwright.configs import DeepseekVLV2Config
+from modelwright.errors import RequestError
+from modelwright.models.deepseek_v2 import DeepseekV2ForCausalLM, DeepseekV2PreTrainedModel
+from modelwright.models.offload import OffloadedCache
+from modelwright.models.positions import positions_from_mask
+from modelwright.vision import MlpProjector, TileRows, VisionTower, picture_rows
+
+PICTURE_ARGUMENTS = ("images", "images_seq_mask", "images_spatial_crop")
+
+
+class DeepseekVLV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
+    """Pictures and text in, text out. Names of arguments and parameters are the official ones, misspellings included."""
+
+    config_class = DeepseekVLV2Config
+    base_model_prefix = "language"
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"language.lm_head.weight": "language.model.embed_tokens.weight"}
+
+    def __init__(self, config: DeepseekVLV2Config):
+        super().__init__(config)
+        width = config.projector_config.n_embed
+        self.vision = VisionTower(config.vision_config)
+        self.projector = MlpProjector(config.projector_config)
+        self.language = DeepseekV2ForCausalLM(config.language_config)
+        if config.tile_tag == "2D":
+            self.image_newline = nn.Parameter(torch.empty(width))
+            self.view_seperator = nn.Parameter(torch.empty(width))
+        else:
+            size = config.tile_size
+            most = max((w // size) * (h // size) for w, h in config.candidate_resolutions)
+            self.tile_indicators = nn.Parameter(torch.empty(1 + most, width))
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The decoder's token embedding."""
+        return self.language.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the decoder's token embedding."""
+        self.language.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The decoder's head."""
+        return self.language.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the decoder's head."""
+        self.language.lm_head = new_embeddings
+
+    def unused_tensors(self) -> tuple[str, ...]:
+        """The pooling head of the official tower is left aside unless the config asks for it."""
+        head = (r"^vision\.(attn_pool|head|fc_norm)\.",) if self.config.vision_config.ignore_head else ()
+        return (*self.ignored_on_load, *head)
+
+    def prepare_inputs_embeds(
+        self,
+        input_ids: Tensor,
+        images: Tensor | None = None,
+        images_seq_mask: Tensor | None = None,
+        images_spatial_crop: Tensor | None = None,
+        **ignored,
+    ) -> Tensor:
+        """Embeddings of a batch with every picture's rows in place.
+
+        Args:
+            input_ids: ``[batch, tokens]``.
+            images: tiles ``[batch, tiles, 3, size, size]``, each row's pictures one after the other, global view first.
+            images_seq_mask: ``[batch, tokens]``, True where a picture's row goes.
+            images_spatial_crop: ``[batch, pictures, 2]``, ``(width_tiles, height_tiles)``; zeros are padding.
+
+        Returns:
+            ``[batch, tokens, hidden]``; gradients reach the embedding, the projector and the tower.
+
+        Raises:
+            RequestError: the places for picture rows and the rows themselves differ in number, or tiles are missing.
+        """
+        embeds = self.get_input_embeddings()(input_ids)
+        crops = _crops(images_spatial_crop)
+        if images is None or not any(crops):
+            return embeds
+        features = self._tile_features(images, crops)
+        rows = [self._rows_of(features, row_crops) for features, row_crops in zip(features, crops, strict=True)]
+        if images_seq_mask is None:
+            raise RequestError("images come with images_seq_mask, which says where their rows go")
+        mask = images_seq_mask.to(embeds.device).bool()
+        for i, row in enumerate(rows):
+            if len(row) != int(mask[i].sum()):
+                raise RequestError(
+                    f"row {i} has {int(mask[i].sum())} image places in images_seq_mask and {len(row)} image rows from its tiles"
+                )
+        return embeds.masked_scatter(mask[..., None], torch.cat(rows).to(embeds.dtype))
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        images: Tensor | None = None,
+        images_seq_mask: Tensor | None = None,
+        images_spatial_crop: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs,
+    ) -> MoeCausalLMOutputWithPast | tuple:
+        """One pass: as :meth:`DeepseekV2ForCausalLM.forward`, with pictures as in :meth:`prepare_inputs_embeds`."""
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("give input_ids or inputs_embeds, and not both")
+            inputs_embeds = self.prepare_inputs_embeds(input_ids, images, images_seq_mask, images_spatial_crop)
+        return self.language(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            labels=labels,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
+
+    @torch.no_grad()
+    def incremental_prefilling(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        images: Tensor | None = None,
+        images_seq_mask: Tensor | None = None,
+        images_spatial_crop: Tensor | None = None,
+        chunk_size: int = 1024,
+        offload: bool = False,
+    ) -> tuple[Tensor, Cache]:
+        """Prefill all but the last token, ``chunk_size`` tokens at a time; ``generate`` continues from the result.
+
+        Args:
+            offload: keep the cache in host memory between uses; each chunk moves its new entries only.
+
+        Returns:
+            The prompt's embeddings ``[batch, tokens, hidden]`` and the cache of ``tokens - 1`` tokens.
+        """
+        if chunk_size < 1:
+            raise RequestError(f"chunk_size ({chunk_size}) must be at least 1")
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("give input_ids or inputs_embeds, and not both")
+            inputs_embeds = self.prepare_inputs_embeds(input_ids, images, images_seq_mask, images_spatial_crop)
+        batch, tokens = inputs_embeds.shape[:2]
+        positions = positions_from_mask(attention_mask, batch, tokens, 0, inputs_embeds.device)
+        cache = OffloadedCache(inputs_embeds.device) if offload else DynamicCache()
+        for start in range(0, tokens - 1, chunk_size):
+            stop = min(start + chunk_size, tokens - 1)
+            self.language.model(
+                inputs_embeds=inputs_embeds[:, start:stop],
+                attention_mask=None if attention_mask is None else attention_mask[:, :stop],
+                position_ids=positions[:, start:stop],
+                past_key_values=cache,
+                use_cache=True,
+            )
+        return inputs_embeds, cache
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        *,
+        inputs_embeds: Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs,
+    ) -> dict:
+        """Pictures enter once, with the prompt."""
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
+        if not is_first_iteration or inputs.get("inputs_embeds") is not None:
+            for name in PICTURE_ARGUMENTS:
+                inputs.pop(name, None)
+        return inputs
+
+    def _tile_features(self, images: Tensor, crops: list[list[tuple[int, int]]]) -> list[Tensor]:
+        """Projected features of each row's tiles, ``[tiles, tokens, hidden]``: all tiles of the batch in bounded chunks."""
+        counts = [sum(1 + width * height for width, height in row) for row in crops]
+        for i, count in enumerate(counts):
+            if count > images.shape[1]:
+                raise RequestError(
+                    f"row {i} needs {count} tiles by images_spatial_crop and images holds {images.shape[1]}"
+                )
+        weight = self.vision.patch_embed.proj.weight
+        tiles = torch.cat([row[:count] for row, count in zip(images, counts, strict=True)])
+        chunks = tiles.to(weight.device, weight.dtype).split(self.config.vision_batch_size)
+        features = torch.cat([self.projector(self.vision(chunk)) for chunk in chunks])
+        return list(features.split(counts))
+
+    def _rows_of(self, features: Tensor, crops: list[tuple[int, int]]) -> Tensor:
+        """All picture rows of one row of the batch, ``[rows, hidden]``."""
+        layout = self._layout()
+        parts, start = [], 0
+        for width, height in crops:
+            stop = start + 1 + width * height
+            parts.append(picture_rows(features[start:stop], (width, height), layout))
+            start = stop
+        return torch.cat(parts) if parts else features.new_empty(0, features.shape[-1])
+
+    def _layout(self) -> TileRows:
+        global_first = self.config.global_view_pos == "head"
+        if self.config.tile_tag == "1D":
+            return TileRows("1D", global_first, indicators=self.tile_indicators)
+        return TileRows("2D", global_first, newline=self.image_newline, separator=self.view_seperator)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:
+            marks = ("tile_indicators",) if self.config.tile_tag == "1D" else ("image_newline", "view_seperator")
+            for name in marks:
+                mark = getattr(self, name)
+                init.normal_(mark, std=1 / math.sqrt(mark.shape[-1]))
+        elif isinstance(module, VisionTower):
+            init.normal_(module.pos_embed, std=module.config.width**-0.5)
+
+
+def _crops(images_spatial_crop: Tensor | None) -> list[list[tuple[int, int]]]:
+    """``[batch, pictures, 2]`` to each row's ``(width, height)`` pairs, padding left out."""
+    if images_spatial_crop is None:
+        return []
+    return [[(w, h) for w, h in row if w and h] for row in images_spatial_crop.tolist()]

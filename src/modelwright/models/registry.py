@@ -1,0 +1,51 @@
+"""Which class serves which checkpoint, and the one call that tells transformers' Auto classes about ours."""
+
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
+
+from modelwright.configs import DeepseekVLV2Config
+from modelwright.errors import ConfigError
+from modelwright.models.deepseek_v2 import (
+    DeepseekV2ForCausalLM,
+    DeepseekV2ForSequenceClassification,
+    DeepseekV2Model,
+)
+from modelwright.models.deepseek_vl2 import DeepseekVLV2ForCausalLM
+from modelwright.models.pretrained import ModelwrightPreTrainedModel
+from modelwright.processing import DeepseekVLV2Processor
+
+ARCHITECTURES: dict[str, type[ModelwrightPreTrainedModel]] = {
+    "DeepseekV2Model": DeepseekV2Model,
+    "DeepseekV2ForCausalLM": DeepseekV2ForCausalLM,
+    "DeepseekV2ForSequenceClassification": DeepseekV2ForSequenceClassification,
+    "DeepseekVLV2ForCausalLM": DeepseekVLV2ForCausalLM,
+}
+MODEL_TYPES: dict[str, type[ModelwrightPreTrainedModel]] = {
+    "deepseek_v2": DeepseekV2ForCausalLM,
+    "deepseek_vl_v2": DeepseekVLV2ForCausalLM,
+}
+
+
+def model_class(config: dict[str, Any]) -> type[ModelwrightPreTrainedModel]:
+    """The class for the contents of a ``config.json``: by ``architectures``, then by ``model_type``.
+
+    Raises:
+        ConfigError: neither is one of ours; the message lists what is.
+    """
+    named = config.get("architectures") or []
+    for name in named:
+        if name in ARCHITECTURES:
+            return ARCHITECTURES[name]
+    kind = config.get("model_type")
+    if not named and kind in MODEL_TYPES:
+        return MODEL_TYPES[kind]
+    said = f"architectures {named} (model_type {kind!r})" if named else f"model_type {kind!r}"
+    raise ConfigError(f"{said} is not served; we have {', '.join(ARCHITECTURES)}")
+
+
+def register() -> None:
+    """Register ``deepseek_vl_v2``, which transformers lacks, with its Auto classes; calling it again changes nothing."""
+    AutoConfig.register("deepseek_vl_v2", DeepseekVLV2Config, exist_ok=True)
+    AutoModelForCausalLM.register(DeepseekVLV2Config, DeepseekVLV2ForCausalLM, exist_ok=True)
+    AutoProcessor.register(DeepseekVLV2Config, DeepseekVLV2Processor, exist_ok=True)

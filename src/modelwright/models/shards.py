@@ -1,0 +1,162 @@
+"""Safetensors shards in a folder, read and written one at a time; pickles and paths that leave the folder are refused.
+
+Leaves out what the tensors mean: names here are the names on disk.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from modelwright.errors import CheckpointError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """What a shard's header says of one tensor; ``dtype`` in safetensors' words (``F32``, ``BF16``, ...)."""
+
+    shard: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def read_headers(folder: Path) -> dict[str, TensorHeader]:
+    """Every tensor of the checkpoint in ``folder`` by name, from the shards' headers alone.
+
+    Raises:
+        CheckpointError: no weights, only pickles, an index that is not one or points outside the folder, a missing or
+            damaged shard, a tensor that the index places wrongly or that two shards hold.
+    """
+    indexed = _read_index(folder)
+    headers: dict[str, TensorHeader] = {}
+    for shard in _shards(folder, indexed):
+        with open_shard(shard) as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (not a dict)
+                if name in headers:
+                    raise CheckpointError(
+                        f"tensor {name} is in two shards: {headers[name].shard.name} and {shard.name}"
+                    )
+                view = tensors.get_slice(name)
+                headers[name] = TensorHeader(shard, tuple(view.get_shape()), view.get_dtype())
+    for name, shard in indexed.items():
+        if name not in headers or headers[name].shard.name != shard:
+            raise CheckpointError(f"{INDEX_FILE} places {name} in {shard}, which does not hold it")
+    return headers
+
+
+def read_tensors(headers: dict[str, TensorHeader]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of ``headers``, shard after shard; a shard is closed before the next one is opened."""
+    by_shard: dict[Path, list[str]] = {}
+    for name, header in headers.items():
+        by_shard.setdefault(header.shard, []).append(name)
+    for shard, names in by_shard.items():
+        with open_shard(shard) as tensors:
+            for name in names:
+                yield name, tensors.get_tensor(name)
+
+
+@contextmanager
+def open_shard(path: Path):
+    """A safetensors file opened for reading; damage is a :class:`CheckpointError` that names the file."""
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            yield tensors
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int) -> None:
+    """Write named tensors as one file or as shards with an index; no more than one shard is copied at a time.
+
+    Shards of an earlier checkpoint in ``folder`` that are not written again are removed, last.
+    """
+    entries = list(tensors)
+    groups = _fill(entries, max_shard_bytes)
+    names = [SINGLE_FILE]
+    if len(groups) > 1:
+        names = [f"model-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1)]
+    stale = {path for path in folder.glob("model*.safetensors") if path.name not in names}
+    weight_map: dict[str, str] = {}
+    for name, group in zip(names, groups, strict=True):
+        shard = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in group}
+        save_file(shard, folder / name, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(shard, name)
+    index = folder / INDEX_FILE
+    if len(groups) > 1:
+        total = sum(tensor.nbytes for _, tensor in entries)
+        content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        index.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    else:
+        index.unlink(missing_ok=True)
+    for path in stale:
+        path.unlink()
+
+
+def dtype_of(header: TensorHeader) -> torch.dtype | None:
+    """torch's type for a header's floating type; None for anything else."""
+    return {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}.get(header.dtype)
+
+
+def _fill(entries: list[tuple[str, Tensor]], limit: int) -> list[list[tuple[str, Tensor]]]:
+    groups: list[list[tuple[str, Tensor]]] = [[]]
+    size = 0
+    for name, tensor in entries:
+        if groups[-1] and size + tensor.nbytes > limit:
+            groups.append([])
+            size = 0
+        groups[-1].append((name, tensor))
+        size += tensor.nbytes
+    return groups
+
+
+def _read_index(folder: Path) -> dict[str, str]:
+    """``weight_map`` of the index, checked; empty when the checkpoint is a single file."""
+    path = folder / INDEX_FILE
+    if not path.is_file():
+        return {}
+    try:
+        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is not a safetensors index: {error!r}") from error
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path} is not a safetensors index: weight_map must be a non-empty object")
+    for name, shard in weight_map.items():
+        if (
+            not isinstance(shard, str)
+            or Path(shard).name != shard
+            or "\\" in shard
+            or not shard.endswith(".safetensors")
+        ):
+            raise CheckpointError(
+                f"{path} places {name} in {shard!r}; a shard must be a .safetensors file of the same folder"
+            )
+    return weight_map
+
+
+def _shards(folder: Path, indexed: dict[str, str]) -> list[Path]:
+    if indexed:
+        shards = [folder / name for name in sorted(set(indexed.values()))]
+        missing = [shard.name for shard in shards if not shard.is_file()]
+        if missing:
+            raise CheckpointError(
+                f"{folder} lacks {len(missing)} of its {len(shards)} shards: {', '.join(missing[:5])}"
+            )
+        return shards
+    if (folder / SINGLE_FILE).is_file():
+        return [folder / SINGLE_FILE]
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise CheckpointError(
+            f"{folder} holds only pickled weights ({pickles[0]}), which can run code when read; convert them to safetensors"
+        )
+    raise CheckpointError(f"{folder} holds no weights: neither {SINGLE_FILE} nor {INDEX_FILE}")
