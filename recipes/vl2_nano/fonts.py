@@ -15,14 +15,14 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from PIL import ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 ALPHABET = string.digits + string.ascii_uppercase
 FAMILIES = (
     "DejaVuSans", "DejaVuSansMono", "DejaVuSerif", "LiberationSans", "LiberationSerif", "LiberationMono", "FreeSans",
     "FreeSerif", "FreeMono", "Roboto", "OpenSans", "Hack", "Lato", "Inconsolata", "Arimo", "Tinos", "Cousine",
-    "Carlito", "Caladea", "NotoMono", "NotoSansMono", "FiraCode", "Cantarell", "JetBrainsMono", "ComicNeue", "NimbusSans",
-    "NimbusRoman", "NimbusMonoPS", "C059", "P052", "URWBookman", "URWGothic",
+    "Carlito", "Caladea", "NotoMono", "NotoSansMono", "FiraCode", "Cantarell", "JetBrainsMono", "ComicNeue",
+    "NimbusSans", "NimbusRoman", "NimbusMonoPS", "C059", "P052", "URWBookman", "URWGothic",
 )  # fmt: skip
 _FAINT = re.compile(r"Thin|Hairline|ExtraLight|Math", re.IGNORECASE)
 _SLANTED = re.compile(r"Italic|Oblique|BdIta", re.IGNORECASE)
@@ -90,7 +90,13 @@ def _draws_alphabet(file: str) -> bool:
     """Whether digits and capitals each have a glyph of their own (a missing one is drawn as the same empty box)."""
     try:
         font = face(file, 40)
-        glyphs = {bytes(font.getmask(character)) for character in ALPHABET}
-        return len(glyphs) == len(ALPHABET) and bytes(font.getmask("\uf8fe")) not in glyphs
+        glyphs = {_glyph(font, character) for character in ALPHABET}
+        return len(glyphs) == len(ALPHABET) and _glyph(font, "\uf8fe") not in glyphs
     except OSError:
         return False
+
+
+def _glyph(font: ImageFont.FreeTypeFont, character: str) -> bytes:
+    tile = Image.new("L", (80, 80))
+    ImageDraw.Draw(tile).text((20, 10), character, fill=255, font=font)
+    return tile.tobytes()

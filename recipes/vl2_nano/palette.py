@@ -51,7 +51,7 @@ def name_of(rgb: RGB) -> str | None:
     hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255 for channel in rgb))
     if value <= 0.2:
         return "black"
-    if saturation < 0.4 or value < 0.35:
+    if saturation < 0.4 or value < 0.38:
         return None
     degrees = hue * 360
     for name, (low, high) in _HUES.items():
