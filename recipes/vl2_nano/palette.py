@@ -66,7 +66,8 @@ def shade(rng: np.random.Generator, name: str) -> RGB:
     anchor = shades[0] if rng.random() < 0.35 else pick(rng, shades)
     if rng.random() < 0.4:
         return anchor
-    moved = _clipped(np.array(anchor) + rng.integers(-14, 15, 3))
+    reach = 4 if name == "black" else 14  # a tinted black would be a dark green or blue
+    moved = _clipped(np.array(anchor) + rng.integers(-reach, reach + 1, 3))
     return moved if name_of(moved) == name else anchor
 
 
