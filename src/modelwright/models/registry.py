@@ -1,8 +1,10 @@
 """Which class serves which checkpoint, and the one call that tells transformers' Auto classes about ours."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, PreTrainedTokenizerFast
 
 from modelwright.configs import DeepseekVLV2Config
 from modelwright.errors import ConfigError
@@ -25,6 +27,25 @@ MODEL_TYPES: dict[str, type[ModelwrightPreTrainedModel]] = {
     "deepseek_v2": DeepseekV2ForCausalLM,
     "deepseek_vl_v2": DeepseekVLV2ForCausalLM,
 }
+
+
+def _tokenizer(folder: Path, config: Any) -> Any:
+    """``tokenizer.json`` as it is: the Llama class that official files name would bring a pre-tokenizer of its own."""
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def _vl2_processor(folder: Path, config: DeepseekVLV2Config) -> Any:
+    """The processor, told what official files say in ``config.json`` only: how tiles become rows."""
+    return DeepseekVLV2Processor.from_pretrained(
+        folder, tile_tag=config.tile_tag, global_view_pos=config.global_view_pos
+    )
+
+
+PROCESSORS: dict[str, Callable[[Path, Any], Any]] = {
+    "deepseek_v2": _tokenizer,
+    "deepseek_vl_v2": _vl2_processor,
+}
+"""What reads a family's processor (for text alone: its tokenizer) from a checkpoint folder, by ``model_type``."""
 
 
 def model_class(config: dict[str, Any]) -> type[ModelwrightPreTrainedModel]:
