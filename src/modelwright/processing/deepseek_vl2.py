@@ -1,19 +1,18 @@
 """The DeepSeek-VL2 processor: conversations and pictures to the arrays the model takes; needs no model."""
 
-import difflib
+import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from transformers import BatchFeature, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
 
-from modelwright.errors import CheckpointError, ConfigError, RequestError
+from modelwright.errors import CheckpointError, RequestError
 from modelwright.processing.batching import ProcessedPrompt, pad_batch
 from modelwright.processing.chat import (
     Segment,
-    chat_format,
     conversation_segments,
     fill_pictures,
     jinja_chat_template,
@@ -23,11 +22,11 @@ from modelwright.processing.image_processor import TileImageProcessor
 from modelwright.processing.images import load_image
 from modelwright.processing.messages import Conversation
 from modelwright.processing.rows import Pictures, deal_pictures, pictures_per_row, split_rows
+from modelwright.processing.settings import check_settings, refuse_unknown
 from modelwright.processing.special_tokens import add_special_tokens
 from modelwright.processing.tiling import image_token_count, tile_side
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "proxies")
-_IGNORED_SETTINGS = ("processor_class", "auto_map", "chat_template", "transformers_version", "image_size")
 
 
 class DeepseekVLV2Processor(ProcessorMixin):
@@ -72,7 +71,17 @@ class DeepseekVLV2Processor(ProcessorMixin):
         max_cropped_images: int = 2,
         **kwargs: Any,
     ):
-        _refuse_unknown(kwargs, known=list(self.__init__.__code__.co_varnames))
+        refuse_unknown(kwargs, known=list(inspect.signature(DeepseekVLV2Processor).parameters))
+        check_settings(
+            candidate_resolutions=candidate_resolutions,
+            patch_size=patch_size,
+            downsample_ratio=downsample_ratio,
+            image_mean=image_mean,
+            image_std=image_std,
+            sft_format=sft_format,
+            tile_tag=tile_tag,
+            global_view_pos=global_view_pos,
+        )
         self.candidate_resolutions = [list(resolution) for resolution in candidate_resolutions]
         self.patch_size = patch_size
         self.downsample_ratio = downsample_ratio
@@ -88,7 +97,6 @@ class DeepseekVLV2Processor(ProcessorMixin):
         self.tile_tag = tile_tag
         self.global_view_pos = global_view_pos
         self.max_cropped_images = max_cropped_images
-        self._check()
 
         add_special_tokens(tokenizer, image_token=image_token, pad_token=pad_token)
         tokenizer.padding_side = "left"
@@ -194,15 +202,15 @@ class DeepseekVLV2Processor(ProcessorMixin):
         ``tokenizer`` beside ``processor_config.json``.
         """
         hub = {name: kwargs[name] for name in _HUB_OPTIONS if kwargs.get(name) is not None}
-        settings, overrides = cls.get_processor_dict(pretrained_model_name_or_path, **kwargs)
         folder = Path(pretrained_model_name_or_path)
         if (folder / "tokenizer" / "tokenizer.json").is_file() and not (folder / "tokenizer.json").exists():
             folder = folder / "tokenizer"
         source = folder if folder.is_dir() else pretrained_model_name_or_path
         try:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(source, **hub)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{source} holds no tokenizer that can be read: {error}") from error
+            settings, overrides = cls.get_processor_dict(pretrained_model_name_or_path, **kwargs)
+        except Exception as error:  # the tokenizers library raises a bare Exception for a damaged file
+            raise CheckpointError(f"{source} holds no processor that can be read: {error}") from error
         return cast(DeepseekVLV2Processor, cls.from_args_and_dict([tokenizer], settings, **overrides))
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
@@ -215,28 +223,6 @@ class DeepseekVLV2Processor(ProcessorMixin):
         tokens = json.dumps(self.tokenizer.special_tokens_map, ensure_ascii=False, indent=2, default=str)
         (Path(save_directory) / "special_tokens_map.json").write_text(tokens + "\n", "utf-8")
         return written
-
-    def _check(self) -> None:
-        chat_format(self.sft_format)
-        side = self.candidate_resolutions[0][0] if self.candidate_resolutions else 0
-        if self.patch_size < 1 or self.downsample_ratio < 1 or side < self.patch_size:
-            raise ConfigError(
-                f"the tile of {side} pixels (candidate_resolutions[0]) must hold one patch of patch_size "
-                f"({self.patch_size}) at least, and downsample_ratio ({self.downsample_ratio}) must be positive"
-            )
-        for resolution in self.candidate_resolutions:
-            if len(resolution) != 2 or any(length < side or length % side for length in resolution):
-                raise ConfigError(
-                    f"candidate_resolutions holds {resolution}: both must be multiples of the tile, {side}"
-                )
-        for name in ("image_mean", "image_std"):
-            if len(getattr(self, name)) != 3:
-                raise ConfigError(
-                    f"{name} ({getattr(self, name)}) must have 3 values, one for each of red, green, blue"
-                )
-        for name, allowed in (("tile_tag", ("2D", "1D")), ("global_view_pos", ("head", "tail"))):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name} ({getattr(self, name)!r}) must be one of {', '.join(allowed)}")
 
     def _segments(
         self, conversations: Any, prompts: Any, images: Pictures, system_prompt: str
@@ -304,14 +290,6 @@ class DeepseekVLV2Processor(ProcessorMixin):
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)
-
-
-def _refuse_unknown(settings: Mapping[str, Any], known: list[str]) -> None:
-    for name in settings:
-        if name not in _IGNORED_SETTINGS:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f": did you mean {close[0]}?" if close else ""
-            raise ConfigError(f"DeepseekVLV2Processor has no setting {name!r}{hint}")
 
 
 def _token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:

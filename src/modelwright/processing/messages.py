@@ -134,19 +134,22 @@ def _read_part(where: str, part: Any) -> str | PictureSlot:
 
 
 def _join(parts: list[str | PictureSlot]) -> list[str | PictureSlot]:
-    """The parts, white space at both ends removed, with a newline between neighbours that do not bring white space."""
-    parts = [part for part in parts if part != ""]
-    if parts and isinstance(parts[0], str):
-        parts[0] = parts[0].lstrip()
-    if parts and isinstance(parts[-1], str):
-        parts[-1] = parts[-1].rstrip()
+    """The parts with a newline between neighbours that do not bring white space; white space at both ends removed."""
     joined: list[str | PictureSlot] = []
     for part in parts:
-        if joined and not _ends_in_space(joined[-1]) and not (isinstance(part, str) and part[:1].isspace()):
+        if part == "":
+            continue
+        if joined and not _is_space(joined[-1], -1) and not _is_space(part, 0):
             joined.append("\n")
         joined.append(part)
-    return [part for part in joined if part != ""]
+    words = [index for index, part in enumerate(joined) if not isinstance(part, str) or part.strip()]
+    kept = joined[words[0] : words[-1] + 1] if words else []
+    if kept and isinstance(kept[0], str):
+        kept[0] = kept[0].lstrip()
+    if kept and isinstance(kept[-1], str):
+        kept[-1] = kept[-1].rstrip()
+    return kept
 
 
-def _ends_in_space(part: str | PictureSlot) -> bool:
-    return isinstance(part, str) and (not part or part[-1].isspace())
+def _is_space(part: str | PictureSlot, index: int) -> bool:
+    return isinstance(part, str) and part[index].isspace()
