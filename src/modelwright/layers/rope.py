@@ -25,8 +25,8 @@ class Rotation:
     rotate: Callable[[Tensor, Tensor, Tensor], Tensor]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Rotate ``[batch, heads, tokens, dim]``."""
-        return self.rotate(x, self.cos, self.sin)
+        """Rotate ``[batch, heads, tokens, dim]``, on whichever device it lies."""
+        return self.rotate(x, self.cos.to(x.device), self.sin.to(x.device))
 
 
 class RotaryEmbedding(nn.Module):
@@ -36,8 +36,8 @@ class RotaryEmbedding(nn.Module):
         dim: rotated width of a head, even.
         theta: base of the frequencies.
         interleaved: pairs ``(2i, 2i+1)`` instead of ``(i, i + dim/2)``.
-        kind: ``default``, ``linear`` (positions / factor), ``dynamic`` (NTK: the base grows with the longest position in
-            the pass beyond ``trained_length``) or ``yarn``.
+        kind: ``default``, ``linear`` (positions / factor), ``dynamic`` (NTK: each row's base grows with its largest
+            position beyond ``trained_length``, so a row does not notice its neighbours) or ``yarn``.
         factor, trained_length, beta_fast, beta_slow, mscale, mscale_all_dim: of the extension; see ``ops/rotary.py``.
     """
 
@@ -68,14 +68,14 @@ class RotaryEmbedding(nn.Module):
         return Rotation(cos, sin, self.rotate)
 
     def frequencies(self, positions: Tensor) -> Tensor:
-        """``[dim/2]`` in fp32; only the dynamic kind looks at the positions."""
+        """``[dim/2]`` in fp32; the dynamic kind alone looks at the positions and gives ``[batch, 1, dim/2]``."""
         device = positions.device
         if self.kind == "yarn":
             return yarn_frequencies(
                 self.dim, self.theta, self.factor, self.trained_length, self.beta_fast, self.beta_slow, device
             )
         if self.kind == "dynamic":
-            length = int(positions.max()) + 1
+            length = positions.amax(dim=-1)[:, None, None] + 1
             theta = dynamic_ntk_theta(self.theta, self.dim, self.factor, length, self.trained_length)
             return inverse_frequencies(self.dim, theta, device)
         plain = inverse_frequencies(self.dim, self.theta, device)

@@ -11,9 +11,11 @@ from torch import Tensor
 
 
 def reference_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, dropout: float = 0.0
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, dropout: float = 0.0, causal: bool = False
 ) -> Tensor:
     """Softmax in fp32 over the written-out scores. The documentation of :func:`fused_attention`."""
+    if causal:
+        mask = causal_mask(q.shape[2], k.shape[2], past=0, device=q.device)
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     scores = masked_scores(q @ k.transpose(-1, -2) * scale, mask)
@@ -24,7 +26,10 @@ def reference_attention(
 def fused_attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, dropout: float = 0.0, causal: bool = False
 ) -> Tensor:
-    """torch's scaled dot-product attention. ``causal`` stands for a square lower-triangular mask and needs no tensor."""
+    """torch's scaled dot-product attention; ``causal`` replaces a square lower-triangular ``mask`` and needs no tensor.
+
+    A query that may look at nothing is left to torch's kernel, which gives zeros or NaN: masks should not have any.
+    """
     grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped
@@ -34,11 +39,12 @@ def fused_attention(
 def masked_scores(scores: Tensor, mask: Tensor | None) -> Tensor:
     """Scores in fp32 with the mask applied. A query that may look at nothing gets even weights, never NaN."""
     scores = scores.float()
+    lowest = torch.finfo(torch.float32).min
     if mask is None:
         return scores
     if mask.dtype == torch.bool:
-        return scores.masked_fill(~mask, torch.finfo(torch.float32).min)
-    return scores + mask
+        return scores.masked_fill(~mask, lowest)
+    return (scores + mask).clamp(min=lowest)
 
 
 def causal_mask(tokens: int, keys: int, past: int, device: torch.device) -> Tensor:

@@ -2,7 +2,7 @@
 
 ``x`` is ``[tokens, dim]``, ``chosen`` and ``weights`` are ``[tokens, top_k]``; expert weights are stacked: ``w_in``
 ``[experts, 2 * width, dim]`` (gate rows, then up rows) or ``[experts, width, dim]`` without a gate, ``w_out``
-``[experts, dim, width]``.
+``[experts, dim, width]``. The weighted sum over a token's experts is taken in the routing weights' precision (fp32).
 """
 
 from collections.abc import Callable
@@ -26,13 +26,13 @@ def looped_experts(
     x: Tensor, chosen: Tensor, weights: Tensor, w_in: Tensor, w_out: Tensor, act: Activation, gated: bool = True
 ) -> Tensor:
     """Every expert in turn on the tokens that chose it. The documentation of :func:`grouped_experts`."""
-    result = torch.zeros_like(x)
+    result = torch.zeros(x.shape, dtype=torch.promote_types(x.dtype, weights.dtype), device=x.device)
     for expert in range(w_in.shape[0]):
         token, place = torch.where(chosen == expert)
         hidden = expert_hidden(F.linear(x[token], w_in[expert]), act, gated)
-        output = F.linear(hidden, w_out[expert]) * weights[token, place, None].to(x.dtype)
-        result = result.index_add(0, token, output.to(x.dtype))
-    return result
+        output = F.linear(hidden, w_out[expert]) * weights[token, place, None]
+        result = result.index_add(0, token, output.to(result.dtype))
+    return result.to(x.dtype)
 
 
 def grouped_experts(
@@ -47,39 +47,47 @@ def grouped_experts(
 ) -> Tensor:
     """Tokens sorted by expert, one grouped product each way, summed back per token.
 
-    Serves one token as well as many: the grouped product touches only the experts that were chosen.
+    Serves one token as well as many: the grouped product touches only the experts that were chosen. ``dropout`` falls
+    on the hidden units and on each expert's output.
     """
     top_k = chosen.shape[1]
-    order = chosen.flatten().argsort(stable=True)  # [tokens * top_k], by expert
-    counts = torch.bincount(chosen.flatten(), minlength=w_in.shape[0])
+    choices = chosen.flatten()  # [tokens * top_k], by token
+    order = choices.argsort(stable=True)  # the same choices, by expert
+    counts = choices.new_zeros(w_in.shape[0]).scatter_add(0, choices, torch.ones_like(choices))
     hidden = expert_hidden(grouped_linear(x[order // top_k], w_in, counts), act, gated)
-    output = grouped_linear(F.dropout(hidden, dropout), w_out, counts)
-    output = F.dropout(output, dropout) * weights.flatten()[order, None].to(output.dtype)
-    in_place = torch.empty_like(output).index_copy(0, order, output)  # back to [tokens * top_k], by token
-    return in_place.unflatten(0, (-1, top_k)).sum(dim=1).to(x.dtype)
+    output = F.dropout(grouped_linear(F.dropout(hidden, dropout), w_out, counts), dropout)
+    by_token = torch.empty_like(output).index_copy(0, order, output).unflatten(0, chosen.shape)
+    return (by_token * weights[..., None]).sum(dim=1).to(x.dtype)
 
 
 def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-    """``x[rows of e] @ weight[e].T`` for consecutive runs of rows: x ``[rows, in]``, weight ``[experts, out, in]``, counts ``[experts]``."""
+    """``x[rows of e] @ weight[e].T`` for consecutive runs of rows.
+
+    x ``[rows, in]``, weight ``[experts, out, in]``, counts ``[experts]`` (how long each run is) -> ``[rows, out]``.
+    Under autocast it runs in autocast's type, as a linear layer would.
+    """
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
-    if _grouped_mm_serves(x, weight):
-        return F.grouped_mm(x, weight.transpose(1, 2), offs=counts.cumsum(0).to(torch.int32))
-    return segmented_linear(x, weight, counts)
+    if not _grouped_mm_serves(x, weight):
+        return segmented_linear(x, weight, counts)
+    ends = counts.cumsum(0).to(torch.int32)
+    product = F.grouped_mm(x.contiguous(), weight.transpose(1, 2), offs=ends)
+    if product.requires_grad:
+        product.register_hook(Tensor.contiguous)  # the kernel's backward refuses expanded gradients, such as sum()'s
+    return product
 
 
 def segmented_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-    """The same product as one matrix product per expert that has rows; for shapes that torch's grouped kernel refuses."""
+    """:func:`grouped_linear` as one product per expert that has rows, for what torch's grouped kernel refuses."""
     sizes = counts.tolist()
-    runs = x.split(sizes)
-    return (
-        torch.cat([F.linear(run, weight[e]) for e, run in enumerate(runs) if sizes[e]]) if len(x) else x @ weight[0].T
-    )
+    experts = weight.unbind(0)  # once: indexing the stack per expert would give each its own full-size gradient
+    runs = [F.linear(run, experts[e]) for e, run in enumerate(x.split(sizes)) if sizes[e]]
+    return torch.cat(runs) if runs else F.linear(x, experts[0])
 
 
 def _grouped_mm_serves(x: Tensor, weight: Tensor) -> bool:
-    """torch's grouped kernel wants rows of whole 16-byte units, and on CUDA bf16."""
-    aligned = all(size * x.element_size() % 16 == 0 for size in weight.shape[1:])
-    kind = x.dtype == torch.bfloat16 or x.device.type == "cpu"
-    return aligned and kind and x.dtype == weight.dtype and len(x) > 0
+    """torch's grouped kernel wants rows of whole 16-byte units, on CUDA bf16 and on CPU at most fp32."""
+    kinds = {"cuda": {torch.bfloat16}, "cpu": {torch.bfloat16, torch.float16, torch.float32}}
+    kind = x.dtype == weight.dtype and x.dtype in kinds.get(x.device.type, ())
+    return kind and len(x) > 0 and all(size * x.element_size() % 16 == 0 for size in weight.shape[1:])

@@ -7,17 +7,25 @@ products: the query is projected into the latent space, attends there, and the a
 Both give the same numbers; only the amount of work differs.
 """
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from modelwright.ops.attention import fused_attention, masked_scores
 
+Product = Callable[..., Tensor]
+"""``fused_attention`` or ``reference_attention``: one signature, one result."""
+
 
 def prefers_absorbing(tokens: int, keys: int, nope: int, v_dim: int, rank: int) -> bool:
-    """The rule that picks a path: with a past to attend to, whichever multiplies less for ``tokens`` queries over ``keys`` tokens.
+    """The rule that picks a path for ``tokens`` queries over ``keys`` cached tokens: whichever multiplies less.
 
-    Without a past (training, a whole prefill) every key is new and expanding lets the fused kernel run. Per head, expanding costs ``keys * rank * (nope + v_dim)`` to rebuild keys and values and ``tokens * keys * (nope + v_dim)``
-    to attend; absorbing costs ``tokens * rank * (nope + v_dim)`` and ``tokens * keys * 2 * rank``.
+    Per head, expanding costs ``keys * rank * (nope + v_dim)`` to rebuild keys and values and
+    ``tokens * keys * (nope + v_dim)`` to attend; absorbing costs ``tokens * rank * (nope + v_dim)`` to move the query
+    in and the output out, and ``tokens * keys * 2 * rank`` to attend. The rotated part costs both the same. Without a
+    past (training, a whole prefill) every key is new, and expanding lets the fused kernel run.
     """
     expanding = keys * rank * (nope + v_dim) + tokens * keys * (nope + v_dim)
     absorbing = tokens * rank * (nope + v_dim) + tokens * keys * 2 * rank
@@ -48,10 +56,14 @@ def expanded_attention(
     scale: float,
     dropout: float = 0.0,
     causal: bool = False,
+    product: Product = fused_attention,
 ) -> Tensor:
-    """Ordinary attention on expanded keys and values; see :func:`absorbed_attention` for the shapes of the queries."""
+    """Ordinary attention on expanded keys and values; the documentation of :func:`absorbed_attention`.
+
+    ``kv`` is ``[batch, keys, heads * (nope + v_dim)]``, the latents after ``kv_b``; the rest is as over there.
+    """
     k, v = expand_latent(kv, k_rope, heads=q_nope.shape[1], nope=q_nope.shape[-1])
-    return fused_attention(torch.cat((q_nope, q_rope), dim=-1), k, v, mask, scale, dropout, causal)
+    return product(torch.cat((q_nope, q_rope), dim=-1), k, v, mask, scale, dropout, causal)
 
 
 def absorbed_attention(
@@ -75,7 +87,7 @@ def absorbed_attention(
     Returns:
         ``[batch, heads, tokens, v_dim]``.
     """
-    batch, heads, tokens, nope = q_nope.shape
+    heads, tokens, nope = q_nope.shape[1:]
     per_head = kv_b.unflatten(0, (heads, -1))  # [heads, nope + v_dim, rank]
     w_key, w_value = per_head[:, :nope], per_head[:, nope:]
     q_latent = torch.einsum("bhtn,hnr->bhtr", q_nope, w_key)
@@ -84,6 +96,6 @@ def absorbed_attention(
     rank = latent.shape[-1]
     scores = query[..., :rank] @ latent.transpose(1, 2) + query[..., rank:] @ k_rope.transpose(1, 2)
     scores = masked_scores(scores.unflatten(1, (heads, tokens)) * scale, mask)
-    weights = torch.dropout(scores.softmax(dim=-1).to(latent.dtype), dropout, dropout > 0)
+    weights = F.dropout(scores.softmax(dim=-1).to(latent.dtype), dropout)
     attended = (weights.flatten(1, 2) @ latent).unflatten(1, (heads, tokens))  # [batch, heads, tokens, rank]
     return torch.einsum("bhtr,hvr->bhtv", attended, w_value)

@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 
 
-def inverse_frequencies(dim: int, theta: float, device: torch.device | None = None) -> Tensor:
-    """``theta^(-2i/dim)`` for each pair i: ``[dim/2]``, fp32."""
+def inverse_frequencies(dim: int, theta: float | Tensor, device: torch.device | None = None) -> Tensor:
+    """``theta^(-2i/dim)`` for each pair i, fp32: ``[dim/2]``, or ``[..., dim/2]`` for bases ``[..., 1]``."""
     exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim
     return 1.0 / (theta**exponents)
 
 
-def dynamic_ntk_theta(theta: float, dim: int, factor: float, length: int, trained_length: int) -> float:
-    """The base that stretches the table to ``length`` positions; unchanged up to ``trained_length``."""
-    if length <= trained_length:
-        return theta
-    return theta * (factor * length / trained_length - (factor - 1)) ** (dim / (dim - 2))
+def dynamic_ntk_theta(theta: float, dim: int, factor: float, length: Tensor, trained_length: int) -> Tensor:
+    """The base that serves each ``length`` (a tensor of any shape, counted in tokens); ``theta`` up to the trained one.
+
+    "NTK-aware" scaling as in transformers' ``dynamic`` kind: it has no paper.
+    """
+    stretch = (factor * length / trained_length - (factor - 1)).clamp(min=1.0)
+    return theta * stretch ** (dim / (dim - 2))
 
 
 def yarn_mscale(factor: float, mscale: float) -> float:
@@ -36,7 +38,11 @@ def yarn_frequencies(
     beta_slow: float,
     device: torch.device | None = None,
 ) -> Tensor:
-    """YaRN's blend (arXiv:2309.00071, section 3.2): fast pairs keep their frequency, slow pairs are divided by ``factor``."""
+    """YaRN's blend (arXiv:2309.00071, section 3.2): fast pairs keep their frequency, slow ones divide it by ``factor``.
+
+    Fast is a pair that turns more than ``beta_fast`` times within ``trained_length`` tokens, slow one that turns less
+    than ``beta_slow`` times; between the two the pairs are blended linearly by their index. ``[dim/2]``, fp32.
+    """
 
     def pair_with_rotations(rotations: float) -> float:
         return dim * math.log(trained_length / (rotations * 2 * math.pi)) / (2 * math.log(theta))

@@ -1,4 +1,4 @@
-"""Choosing experts and balancing them (DeepSeekMoE arXiv:2401.06066, DeepSeek-V2 arXiv:2405.04434, V3 arXiv:2412.19437).
+"""Choosing experts and balancing them (arXiv:2401.06066, 2405.04434 and 2412.19437); who computes is not known here.
 
 Scores are fp32 ``[tokens, experts]``; every choice returns ``(weights, indices)``, both ``[tokens, top_k]``, with the
 weights taken from the unbiased scores and not yet normalised or scaled.
@@ -41,7 +41,7 @@ def _within_best_groups(scores: Tensor, rank: Tensor, top_groups: int) -> Tensor
 def sequence_balance_loss(scores: Tensor, chosen: Tensor, batch: int) -> Tensor:
     """Expert-level balance within each sequence, mean over the batch (DeepSeek-V2, eq. 23), unscaled: a scalar.
 
-    1.0 where every expert gets its even share; ``tokens`` is ``batch`` sequences of equal length.
+    ``tokens`` is ``batch`` sequences of equal length. With softmax scores it is 1.0 where every expert gets its share.
     """
     experts, top_k = scores.shape[-1], chosen.shape[-1]
     share = _choice_counts(chosen.view(batch, -1), experts) * (experts / (top_k * (scores.shape[0] / batch)))
