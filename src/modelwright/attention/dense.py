@@ -7,6 +7,7 @@ latent attention it holds the rotated key as "key" and the latent as "value", on
 from typing import Any, TypeGuard
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelwright.ops.attention import causal_mask, fused_attention, reference_attention
@@ -14,15 +15,20 @@ from modelwright.ops.latent import absorbed_attention, expanded_attention, prefe
 
 
 class DenseAttention:
-    """The backend of one forward pass.
+    """The backend of one forward pass; every layer of it must hand over the same number of tokens.
 
     Args:
-        mask: None (every key is real), ``[batch, keys]`` with 0 where a key is padding, or ``[batch, 1 or heads, tokens,
-            keys]``, which then is the whole rule: boolean (True where a query may look) or added to the scores.
+        mask: None (every key is real); ``[batch, past + tokens]`` with 0 where a key is padding; or a 4-D mask that
+            broadcasts to ``[batch, heads, tokens, keys]`` and is then the whole rule: boolean (True where a query may
+            look) or added to the scores. A 2-D mask may be longer; a 4-D mask may stop before the unused slots of a
+            static cache.
         cache: keys and values of earlier tokens, extended in place; None when there is no past.
         past: number of tokens already in ``cache``.
         causal: whether a token sees only itself and what came before it.
         fused: torch's kernel, or the written-out product when False.
+
+    Raises:
+        ValueError: at the first layer, if the mask has neither two nor four dimensions or is too short.
     """
 
     def __init__(
@@ -32,7 +38,7 @@ class DenseAttention:
         self.cache = cache
         self.past = past
         self.causal = causal
-        self.fused = fused
+        self._product = fused_attention if fused else reference_attention
         self._rule: tuple[Tensor | None, bool] | None = None  # the same for every layer of the pass
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, dropout: float = 0.0) -> Tensor:
@@ -40,11 +46,7 @@ class DenseAttention:
         if self.cache is not None:
             k, v = self.cache.update(k, v, layer)
         mask, causal = self._mask_for(q.shape[2], k.shape[2], q.device)
-        if self.fused:
-            return fused_attention(q, k, v, mask, scale, dropout, causal)
-        if causal:
-            mask = causal_mask(q.shape[2], k.shape[2], 0, q.device)
-        return reference_attention(q, k, v, mask, scale, dropout)
+        return self._product(q, k, v, mask, scale, dropout, causal)
 
     def attend_latent(
         self,
@@ -63,14 +65,13 @@ class DenseAttention:
             k_rope, latent = self.cache.update(k_rope.unsqueeze(1), latent.unsqueeze(1), layer)
             k_rope, latent = k_rope.squeeze(1), latent.squeeze(1)
         mask, causal = self._mask_for(q_nope.shape[2], latent.shape[1], latent.device)
-        if self._absorbs(kv_b, q_nope, latent):
+        if _is_plain(kv_b, latent) and self._absorbs(kv_b, q_nope, latent):
             return absorbed_attention(q_nope, q_rope, latent, k_rope, kv_b.weight, mask, scale, dropout)
-        return expanded_attention(q_nope, q_rope, kv_b(latent), k_rope, mask, scale, dropout, causal)
+        return expanded_attention(
+            q_nope, q_rope, kv_b(latent), k_rope, mask, scale, dropout, causal, product=self._product
+        )
 
-    def _absorbs(self, kv_b: nn.Module, q_nope: Tensor, latent: Tensor) -> TypeGuard[nn.Linear]:
-        """Whether the plain weight of ``kv_b`` goes into the query; an adapted or quantised layer is called instead."""
-        if type(kv_b) is not nn.Linear:
-            return False
+    def _absorbs(self, kv_b: nn.Linear, q_nope: Tensor, latent: Tensor) -> bool:
         heads, tokens, nope = q_nope.shape[1:]
         v_dim = kv_b.out_features // heads - nope
         return prefers_absorbing(tokens, latent.shape[1], nope, v_dim, rank=latent.shape[2])
@@ -78,28 +79,53 @@ class DenseAttention:
     def _mask_for(self, tokens: int, keys: int, device: torch.device) -> tuple[Tensor | None, bool]:
         """The mask tensor, if one is needed, and whether a square causal rule stands in for it."""
         if self._rule is None:
-            self._rule = self._build_mask(tokens, keys, device)
-        return self._rule
+            self._rule = self._build_rule(tokens, keys, device)
+        mask, causal = self._rule
+        return (None if mask is None else mask.to(device)), causal  # layers may lie on several devices
 
-    def _build_mask(self, tokens: int, keys: int, device: torch.device) -> tuple[Tensor | None, bool]:
+    def _build_rule(self, tokens: int, keys: int, device: torch.device) -> tuple[Tensor | None, bool]:
         if self.mask is not None and self.mask.dim() == 4:
-            return self.mask[..., :keys], False
-        padded = self.mask is not None and not bool(self.mask.all())
-        past_only = keys == self.past + tokens
-        if not padded and past_only and (tokens == 1 or not self.causal):
-            return None, False
-        if not padded and past_only and self.past == 0:
-            return None, True
-        rule = torch.ones(tokens, keys, dtype=torch.bool, device=device)
+            return _whole_rule(self.mask, keys), False
+        real = None if self.mask is None else _real_keys(self.mask.to(device), self.past + tokens, keys)
+        if real is None and keys == self.past + tokens:  # neither padding nor unused slots
+            if tokens == 1 or not self.causal:
+                return None, False
+            if self.past == 0:
+                return None, True
         if self.causal:
-            rule = causal_mask(tokens, keys, self.past, device)
-        rule = rule[None, None]  # [1, 1, tokens, keys]
-        if padded and self.mask is not None:
-            rule = rule & _key_padding(self.mask, keys)[:, None, None]
-        return rule | ~rule.any(dim=-1, keepdim=True), False  # a padding query sees everything rather than nothing
+            sees = causal_mask(tokens, keys, self.past, device)  # [tokens, keys]
+        else:
+            sees = (torch.arange(keys, device=device) < self.past + tokens)[None]  # [1, keys]
+        return _never_blind(sees[None, None] if real is None else sees & real[:, None, None]), False
 
 
-def _key_padding(mask: Tensor, keys: int) -> Tensor:
-    """``[batch, keys]``, True at real keys; slots of a static cache beyond the mask count as real, the causal rule hides them."""
-    mask = mask.bool()
-    return torch.nn.functional.pad(mask, (0, keys - mask.shape[1]), value=True) if keys > mask.shape[1] else mask
+def _is_plain(kv_b: nn.Module, latent: Tensor) -> TypeGuard[nn.Linear]:
+    """Whether the weight of ``kv_b`` alone says what it does; any adapted, quantised or offloaded layer is called."""
+    if type(kv_b) is not nn.Linear or type(kv_b.weight) is not nn.Parameter:
+        return False
+    return kv_b.bias is None and kv_b.weight.device == latent.device
+
+
+def _whole_rule(mask: Tensor, keys: int) -> Tensor:
+    """A 4-D mask over exactly ``keys`` keys (or 1, to broadcast): cut, or extended by slots that nobody sees."""
+    beyond = 0 if mask.shape[-1] == 1 else max(keys - mask.shape[-1], 0)
+    if mask.dtype == torch.bool:
+        return _never_blind(F.pad(mask[..., :keys], (0, beyond), value=False))
+    return F.pad(mask[..., :keys], (0, beyond), value=torch.finfo(mask.dtype).min)
+
+
+def _real_keys(mask: Tensor, known: int, keys: int) -> Tensor | None:
+    """``[batch, keys]``, True at what is not padding (slots beyond the ``known`` tokens too); None if nothing is."""
+    if mask.dim() != 2 or mask.shape[1] < known:
+        raise ValueError(
+            f"attention_mask must be [batch, keys] with a column for each of the {known} past and new tokens, "
+            f"or have 4 dimensions; got {list(mask.shape)}"
+        )
+    if bool(mask.all()):
+        return None
+    return F.pad(mask.bool()[:, :keys], (0, max(keys - mask.shape[1], 0)), value=True)
+
+
+def _never_blind(sees: Tensor) -> Tensor:
+    """A query that may look at nothing (padding's own) looks at everything, so that no kernel divides by zero."""
+    return sees | ~sees.any(dim=-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""What a layer may ask of attention. A layer hands over queries, keys and values and never learns where the past lives."""
+"""What a layer may ask of attention: it hands over queries, keys and values and never learns where the past lives."""
 
 from typing import Protocol
 
@@ -24,9 +24,12 @@ class AttentionBackend(Protocol):
         scale: float,
         dropout: float = 0.0,
     ) -> Tensor:
-        """q_nope ``[B, H, T, nope]``, q_rope ``[B, H, T, rope]``, latent ``[B, T, rank]``, k_rope ``[B, T, rope]`` -> ``[B, H, T, v]``.
+        """Latent attention of the new tokens -> ``[B, H, T, v]``.
 
-        ``kv_b`` is the linear layer ``rank -> heads * (nope + v)``; it comes as a module so that an adapter or a quantised
-        replacement keeps its effect on either path.
+        Args:
+            q_nope: ``[B, H, T, nope]``; q_rope: ``[B, H, T, rope]``, rotated.
+            latent: ``[B, T, rank]``, normed; k_rope: ``[B, T, rope]``, rotated.
+            kv_b: the linear layer ``rank -> heads * (nope + v)``; it comes as a module so that an adapter or a
+                quantised replacement keeps its effect on either path.
         """
         ...
