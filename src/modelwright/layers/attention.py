@@ -1,4 +1,4 @@
-"""Multi-head attention with grouped keys (arXiv:2305.13245), its projections apart or fused, with or without rotation."""
+"""Multi-head attention with grouped keys (arXiv:2305.13245), projections apart or fused, with or without rotation."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,9 +10,10 @@ from modelwright.layers.slots import Slot
 
 
 class GroupedQueryAttention(nn.Module):
-    """``[batch, tokens, dim] -> [batch, tokens, dim]`` with ``heads`` query heads over ``kv_heads`` key and value heads.
+    """``[batch, tokens, dim]`` to the same: ``heads`` query heads share ``kv_heads`` key and value heads.
 
     ``fused`` stores the three projections as one matrix ``[q; k; v]``; on disk they stay apart (:meth:`slots`).
+    ``slices`` as in :mod:`modelwright.layers.linear`.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class GroupedQueryAttention(nn.Module):
         self.widths = [heads * head_dim, kv_heads * head_dim, kv_heads * head_dim]
         self.fused = fused
         if fused:
-            self.qkv_proj = column_linear(dim, sum(self.widths), bias)
+            self.qkv_proj = column_linear(dim, sum(self.widths), bias, slices)
         else:
             self.q_proj, self.k_proj, self.v_proj = (column_linear(dim, w, bias, slices) for w in self.widths)
         self.o_proj = row_linear(heads * head_dim, dim, bias, slices)
@@ -64,9 +65,10 @@ class GroupedQueryAttention(nn.Module):
 
 
 class FusedSelfAttention(nn.Module):
-    """Self-attention with one merged projection and no positions of its own: ``[batch, tokens, dim] -> [batch, tokens, dim]``.
+    """Self-attention with one merged projection and no positions of its own: ``[batch, tokens, dim]`` to the same.
 
-    Dropout falls on the attention weights and on the output. Whether it is causal is the backend's business.
+    ``bias`` is that of the merged projection; the output's always has one. Dropout falls on the attention weights and
+    on the output. Whether it is causal is the backend's business.
     """
 
     def __init__(self, layer: int, dim: int, heads: int, bias: bool = True, dropout: float = 0.0):

@@ -1,4 +1,4 @@
-"""Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1): keys and values live in one small vector."""
+"""Multi-head latent attention (arXiv:2405.04434, section 2.1): a token's keys and values live in one small vector."""
 
 from torch import Tensor, nn
 
@@ -9,12 +9,15 @@ from modelwright.layers.rope import Rotation
 
 
 class LatentAttention(nn.Module):
-    """``[batch, tokens, dim] -> [batch, tokens, dim]``.
+    """``[batch, tokens, dim]`` to the same; parameter names are the official ones.
 
     Args:
-        heads, nope, rope, v_dim: number of heads and, per head, the widths of the unrotated part, the rotated part and the value.
+        heads: number of heads; per head, ``nope`` and ``rope`` are the widths of the unrotated and the rotated part of
+            queries and keys, ``v_dim`` that of the value.
         kv_rank: width of the latent; q_rank: width of the query's own latent, None for a direct projection.
+        bias: of the projections into the latents and of the output.
         softmax_gain: multiplies ``(nope + rope)^-1/2`` (YaRN's temperature).
+        slices: as in :mod:`modelwright.layers.linear`; the projections into and out of the key-value latent stay whole.
     """
 
     def __init__(
@@ -37,11 +40,11 @@ class LatentAttention(nn.Module):
         self.scale = (nope + rope) ** -0.5 * softmax_gain
         self.dropout = dropout
         if q_rank is None:
-            self.q_proj = column_linear(dim, heads * (nope + rope))
+            self.q_proj = column_linear(dim, heads * (nope + rope), slices=slices)
         else:
             self.q_a_proj = nn.Linear(dim, q_rank, bias)
             self.q_a_layernorm = RMSNorm(q_rank)
-            self.q_b_proj = nn.Linear(q_rank, heads * (nope + rope), bias=False)
+            self.q_b_proj = column_linear(q_rank, heads * (nope + rope), slices=slices)
         self.q_rank = q_rank
         self.kv_a_proj_with_mqa = nn.Linear(dim, kv_rank + rope, bias)
         self.kv_a_layernorm = RMSNorm(kv_rank)

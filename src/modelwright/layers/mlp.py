@@ -1,17 +1,14 @@
 """Feed-forward layers: gated (SwiGLU, arXiv:2002.05202) and plain, with dropout after the activation and the output."""
 
-from collections.abc import Callable
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelwright.layers.linear import column_linear, row_linear
-
-Activation = Callable[[Tensor], Tensor]
+from modelwright.ops.experts import Activation
 
 
 class GatedMLP(nn.Module):
-    """``down(act(gate(x)) * up(x))``: ``[..., dim] -> [..., dim]``. ``slices`` as in :mod:`modelwright.layers.linear`."""
+    """``down(act(gate(x)) * up(x))``: ``[..., dim]`` to the same; ``slices`` as in :mod:`modelwright.layers.linear`."""
 
     def __init__(self, dim: int, hidden: int, act: Activation, dropout: float = 0.0, slices: int = 1):
         super().__init__()
@@ -27,7 +24,7 @@ class GatedMLP(nn.Module):
 
 
 class PlainMLP(nn.Module):
-    """``fc2(act(fc1(x)))``: ``[..., dim] -> [..., dim]``."""
+    """``fc2(act(fc1(x)))``: ``[..., dim]`` to the same; ``bias`` is that of both layers."""
 
     def __init__(
         self, dim: int, hidden: int, act: Activation, dropout: float = 0.0, bias: bool = False, slices: int = 1

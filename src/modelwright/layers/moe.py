@@ -1,4 +1,4 @@
-"""Mixture of experts (DeepSeekMoE, arXiv:2401.06066): a router picks, stacked experts compute, a dispatcher moves tokens.
+"""Mixture of experts (arXiv:2401.06066): a router picks, stacked experts compute, a dispatcher moves the tokens.
 
 Balance losses and loads are returned, not kept: the model sums them. Parallel experts swap the dispatcher only.
 """
@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modelwright.layers.mlp import Activation
 from modelwright.layers.slots import Slot
-from modelwright.ops.experts import grouped_experts
+from modelwright.ops.experts import Activation, grouped_experts
 from modelwright.ops.routing import (
     batch_balance_loss,
     biased_topk,
@@ -25,14 +24,18 @@ from modelwright.ops.routing import (
 
 @dataclass(frozen=True)
 class Routing:
-    """What one layer's router decided: weights and experts ``[tokens, top_k]``, the unbiased scores ``[tokens, experts]``."""
+    """What one layer's router decided.
+
+    ``weights`` (fp32, as applied) and ``chosen`` experts are ``[tokens, top_k]``; ``scores`` ``[tokens, experts]`` are
+    those of all experts before any bias.
+    """
 
     weights: Tensor
     chosen: Tensor
     scores: Tensor
 
     def balance_loss(self, batch: int, per_sequence: bool) -> Tensor:
-        """The unscaled balance loss over ``batch`` sequences: one number, 1.0 when perfectly even."""
+        """The unscaled balance loss over ``batch`` sequences of equal length: one number, see ``ops/routing.py``."""
         if per_sequence:
             return sequence_balance_loss(self.scores, self.chosen, batch)
         return batch_balance_loss(self.scores, self.chosen)
@@ -48,6 +51,7 @@ class Router(nn.Module):
     Args:
         method: ``greedy``, ``group_limited_greedy`` or ``noaux_tc``; see ``ops/routing.py``.
         scoring: ``softmax`` or ``sigmoid``.
+        groups, top_groups: of the grouped methods, how many groups there are and how many a token may choose from.
         normalise: divide the weights by their sum (when ``top_k > 1``).
         scaling: multiplies the weights, after normalising too.
     """
@@ -95,9 +99,11 @@ class Router(nn.Module):
 
 
 class Experts(nn.Module):
-    """The feed-forward weights of all experts, stacked: ``gate_up_proj`` ``[experts, 2 * width, dim]`` (``width`` rows without a gate), ``down_proj`` ``[experts, dim, width]``.
+    """The feed-forward weights of all experts, stacked.
 
-    On disk each expert keeps its official tensors ``N.gate_proj``, ``N.up_proj`` and ``N.down_proj`` (:meth:`slots`).
+    ``gate_up_proj`` is ``[experts, 2 * width, dim]`` (``width`` rows where there is no gate), ``down_proj``
+    ``[experts, dim, width]``. On disk each expert keeps its official tensors ``N.gate_proj``, ``N.up_proj`` and
+    ``N.down_proj`` (:meth:`slots`).
     """
 
     def __init__(self, experts: int, dim: int, width: int, act: Activation, gated: bool = True, dropout: float = 0.0):

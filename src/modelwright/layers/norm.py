@@ -5,7 +5,10 @@ from torch import Tensor, nn
 
 
 class RMSNorm(nn.Module):
-    """``weight * x / rms(x)`` over the last dimension, the product taken in the input's dtype as in the official code."""
+    """``weight * x / rms(x)`` over the last dimension; as in the official code only the root mean square is in fp32.
+
+    The result has the input's dtype, under autocast too.
+    """
 
     def __init__(self, dim: int, eps: float = 1e-6):
         super().__init__()
@@ -15,7 +18,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float()
         normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
-        return self.weight * normed.to(x.dtype)
+        return (self.weight * normed.to(x.dtype)).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, eps={self.eps}"

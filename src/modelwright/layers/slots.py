@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Slot:
-    """The place of one official tensor in memory: rows ``start:stop`` of ``parameter``, of its matrix ``item`` when stacked."""
+    """Where one official tensor lies: rows ``start:stop`` of ``parameter``, or of its matrix ``item`` when stacked."""
 
     parameter: str
     start: int
