@@ -1,6 +1,7 @@
-"""From vision features to language width: the four projectors of DeepSeek-VL2, with optional 2x2 token pooling before."""
+"""From vision features to language width: the four projectors of DeepSeek-VL2 and the 2x2 pooling before them."""
 
 import math
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,8 +30,8 @@ class MlpProjector(nn.Module):
 def join_neighbours(x: Tensor, ratio: int) -> Tensor:
     """Concatenate each ``ratio x ratio`` square of patches channel by channel (the order of ``F.unfold``).
 
-    ``[tiles, side * side, dim]`` to ``[tiles, ceil(side / ratio)^2, dim * ratio^2]``; a side that does not divide is padded
-    with zeros at the right and the bottom.
+    ``[tiles, side * side, dim]`` to ``[tiles, ceil(side / ratio)^2, dim * ratio^2]``; a side that ``ratio`` does not
+    divide is padded with zeros at the right and the bottom.
     """
     side = math.isqrt(x.shape[1])
     grid = x.transpose(1, 2).unflatten(-1, (side, side))  # [tiles, dim, side, side]
@@ -52,8 +53,8 @@ def _build(config: MlpProjectorConfig) -> nn.Module:
 
 
 def _gelu_stack(widths: list[int], bias: bool) -> nn.Sequential:
-    """Linear layers through ``widths`` with exact GELU between them; named 0, 2, 4, ... as in the official checkpoints."""
+    """Linear layers through ``widths``, exact GELU between them; they are 0, 2, 4, ... as in official checkpoints."""
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [nn.Linear(before, after, bias=bias), nn.GELU()]
     return nn.Sequential(*layers[:-1])

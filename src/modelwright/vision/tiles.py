@@ -1,5 +1,10 @@
-"""The order in which a picture's tiles become rows of the language model (DeepSeek-VL2, arXiv:2412.10302, section 2)."""
+"""The order in which a picture's tiles become rows of the language model (arXiv:2412.10302, section 2).
 
+Features are ``[1 + tw * th, tokens, dim]``: the global view, then the local tiles row by row; ``tokens`` is a square.
+Which tokens of the prompt the rows replace is not known here.
+"""
+
+import math
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +26,7 @@ class TileRows:
 
 
 def picture_rows(features: Tensor, crop: tuple[int, int], rows: TileRows) -> Tensor:
-    """All rows of one picture: features ``[1 + tw * th, tokens, dim]``, global view first; crop is ``(tw, th)``; -> ``[rows, dim]``."""
+    """All rows of one picture, ``[rows, dim]``, in the configured layout; ``crop`` is ``(tw, th)``."""
     if rows.tile_tag == "1D":
         assert rows.indicators is not None
         return arrange_1d(features, rows.indicators, rows.global_first)
@@ -34,7 +39,7 @@ def arrange_2d(
 ) -> Tensor:
     """The global view, a separator, and the local tiles as one mosaic; a newline ends every row of both."""
     tw, th = crop
-    side = int(features.shape[1] ** 0.5)
+    side = math.isqrt(features.shape[1])
     overview = features[0].unflatten(0, (side, side))  # [side, side, dim]
     tiles = features[1:].unflatten(0, (th, tw)).unflatten(2, (side, side))  # [th, tw, side, side, dim]
     mosaic = tiles.transpose(1, 2).reshape(th * side, tw * side, -1)
