@@ -1,4 +1,4 @@
-"""Keeping experts busy alike in training: the balance loss of a pass, and the bias rule of ``noaux_tc`` (arXiv:2412.19437, 2.1.2)."""
+"""Keeping experts busy alike in training: a pass's balance loss, the bias rule of ``noaux_tc`` (arXiv:2412.19437)."""
 
 from collections.abc import Iterable
 
@@ -29,7 +29,7 @@ def accumulate_load(layers: Iterable[nn.Module], routings: list[Routing]) -> Non
 
 @torch.no_grad()
 def move_bias(gate: Router, rate: float) -> None:
-    """Move the bias towards idle experts by ``rate * sign(mean load - load)``, loads summed over ranks; then clear them."""
+    """Move the bias towards idle experts by ``rate * sign(mean load - load)``, loads summed over ranks; clear them."""
     load = gate.load.clone()
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(load)

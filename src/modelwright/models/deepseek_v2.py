@@ -1,16 +1,16 @@
 """DeepSeek-V2 (arXiv:2405.04434): the decoder, and its heads for language modelling and sequence classification.
 
-Leaves out how tensors are named and read from disk (``pretrained.py``) and where keys and values live (``attention``).
+Leaves out the layers (``deepseek_v2_parts.py``), how tensors are named and read from disk (``pretrained.py``) and where
+keys and values live (``attention``).
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationMixin
-from transformers.activations import ACT2FN
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     MoeCausalLMOutputWithPast,
     MoeModelOutputWithPast,
@@ -19,22 +19,11 @@ from transformers.modeling_outputs import (
 
 from modelwright.attention import AttentionBackend, DenseAttention
 from modelwright.configs import DeepseekV2Config
-from modelwright.layers import (
-    Experts,
-    GatedMLP,
-    GroupedQueryAttention,
-    LatentAttention,
-    MoE,
-    PlainMLP,
-    RMSNorm,
-    RotaryEmbedding,
-    Rotation,
-    Router,
-    Routing,
-    column_linear,
-)
+from modelwright.errors import RequestError
+from modelwright.layers import RMSNorm, Router, Routing, column_linear
+from modelwright.models.arguments import check_mask, positions_from_mask, refuse_attentions, refuse_unknown
 from modelwright.models.balance import accumulate_load, balance_loss, move_bias
-from modelwright.models.positions import positions_from_mask
+from modelwright.models.deepseek_v2_parts import DecoderLayer, build_rope
 from modelwright.models.pretrained import ModelwrightPreTrainedModel
 
 
@@ -52,30 +41,12 @@ class DeepseekV2ClassifierOutput(SequenceClassifierOutputWithPast):
     aux_loss: Tensor | None = None
 
 
-class DecoderLayer(GradientCheckpointingLayer):
-    """``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``: ``[batch, tokens, dim]`` to the same and the routing."""
-
-    def __init__(self, config: DeepseekV2Config, layer: int, softmax_gain: float):
-        super().__init__()
-        self.self_attn = build_attention(config, layer, softmax_gain)
-        self.mlp = build_moe(config) if config.is_moe_layer(layer) else build_mlp(config, config.intermediate_size)
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-
-    def forward(self, x: Tensor, rope: Rotation, attention: AttentionBackend) -> tuple[Tensor, Routing | None]:
-        x = x + self.self_attn(self.input_layernorm(x), rope, attention)
-        update, routing = self._feed_forward(self.post_attention_layernorm(x))
-        return x + update, routing
-
-    def _feed_forward(self, x: Tensor) -> tuple[Tensor, Routing | None]:
-        return self.mlp(x) if isinstance(self.mlp, MoE) else (self.mlp(x), None)
-
-
 class DeepseekV2PreTrainedModel(ModelwrightPreTrainedModel):
-    """What the DeepSeek-V2 classes share: their config, their initialisation, the router's bias rule."""
+    """What the DeepSeek-V2 classes share: their config and the router's bias rule."""
 
     config_class = DeepseekV2Config
     base_model_prefix = "model"
+    _no_split_modules: ClassVar[list[str]] = ["DecoderLayer"]
 
     def update_router_bias(self) -> None:
         """Move every ``noaux_tc`` bias by ``topk_bias_update_rate * sign(mean load - load)`` and forget the loads.
@@ -95,6 +66,9 @@ class DeepseekV2PreTrainedModel(ModelwrightPreTrainedModel):
 class DeepseekV2Model(DeepseekV2PreTrainedModel):
     """The decoder without a head: token ids or embeddings to normed hidden states ``[batch, tokens, hidden]``."""
 
+    config: DeepseekV2Config
+    unused_tensors = (*DeepseekV2PreTrainedModel.unused_tensors, r"^(lm_head|score)\.weight$")
+
     def __init__(self, config: DeepseekV2Config):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
@@ -113,10 +87,12 @@ class DeepseekV2Model(DeepseekV2PreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
         attention: AttentionBackend | None = None,
-        **kwargs,
-    ) -> DeepseekV2ModelOutput:
+        **extras,
+    ) -> DeepseekV2ModelOutput | tuple:
         """One pass.
 
         Args:
@@ -125,14 +101,17 @@ class DeepseekV2Model(DeepseekV2PreTrainedModel):
             position_ids: ``[batch, tokens]``; by default padding is not counted.
             past_key_values: a transformers cache; for latent attention it holds rotated keys and latents.
             attention: a backend to use instead of the dense one built from the mask and the cache.
+
+        Raises:
+            RequestError: the arguments contradict each other, or attention weights are asked for.
+            TypeError: an argument that is not known here.
         """
+        refuse_unknown(extras, type(self))
+        refuse_attentions(self.config, output_attentions)
         x = self._embed(input_ids, inputs_embeds)
-        use_cache = self.config.use_cache if use_cache is None else use_cache
-        if self.training and any(layer.gradient_checkpointing for layer in self.layers):
-            use_cache, past_key_values = False, None  # recomputed layers would append to the cache again
-        if use_cache and past_key_values is None and attention is None:
-            past_key_values = DynamicCache()
+        past_key_values = self._cache(past_key_values, use_cache, attention)
         past = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
+        check_mask(attention_mask, x.shape[0], past, x.shape[1])
         if position_ids is None:
             position_ids = positions_from_mask(attention_mask, x.shape[0], x.shape[1], past, x.device)
         if attention is None:
@@ -140,35 +119,45 @@ class DeepseekV2Model(DeepseekV2PreTrainedModel):
             attention = DenseAttention(attention_mask, past_key_values, past, fused=fused)
         rope = self.rotary(position_ids)
 
-        hidden: list[Tensor] = []
+        keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        hidden: tuple[Tensor, ...] = ()
         routings: list[Routing] = []
         for layer in self.layers:
-            hidden.append(x)
-            x, routing = layer(x, rope, attention)
-            routings += [] if routing is None else [routing]
+            hidden += (x,) if keep else ()
+            x, *routed = layer(x, rope, attention)
+            routings += [Routing(*routed)] if routed else []
         x = self.norm(x)
         if self.training:
             accumulate_load(self.layers, routings)
-        return DeepseekV2ModelOutput(
+        result = DeepseekV2ModelOutput(
             last_hidden_state=x,
-            past_key_values=past_key_values if use_cache else None,
-            hidden_states=(*hidden, x) if self._wants_hidden(output_hidden_states) else None,
+            past_key_values=past_key_values,
+            hidden_states=(*hidden, x) if keep else None,
             aux_loss=balance_loss(self.config, routings, len(x)) if self.training else None,
         )
+        return result if self._wants_dict(return_dict) else result.to_tuple()
 
-    def _wants_hidden(self, output_hidden_states: bool | None) -> bool:
-        return self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+    def _cache(self, given: Cache | None, wanted: bool | None, attention: AttentionBackend | None) -> Cache | None:
+        """The cache of this pass: the one given, a new one if it is to be returned, or None."""
+        wanted = self.config.use_cache if wanted is None else wanted
+        if self.training and self.is_gradient_checkpointing:  # recomputed layers would append to the cache again
+            if given is not None and given.get_seq_length():
+                raise RequestError("gradient checkpointing recomputes layers and cannot continue past_key_values")
+            return None
+        return DynamicCache() if given is None and wanted and attention is None else given
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give input_ids or inputs_embeds, and not both")
-        return self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if input_ids is not None and inputs_embeds is None:
+            return self.embed_tokens(input_ids)
+        if inputs_embeds is not None and input_ids is None:
+            return inputs_embeds
+        raise RequestError("give input_ids or inputs_embeds, and not both")
 
 
 class DeepseekV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
     """The decoder with a language-model head."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: DeepseekV2Config):
         super().__init__(config)
@@ -201,8 +190,18 @@ class DeepseekV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
             ``loss`` is what to backpropagate; ``aux_loss`` is its balance part, so ``loss - aux_loss`` is the
             language-model loss.
         """
+        every_token = isinstance(logits_to_keep, int) and logits_to_keep == 0
+        if labels is not None and not every_token:
+            raise RequestError(f"labels need the logits of every token: logits_to_keep must be 0, not {logits_to_keep}")
         outputs = self.model(
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, **kwargs
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            return_dict=True,
+            **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
@@ -223,11 +222,14 @@ class DeepseekV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
 class DeepseekV2ForSequenceClassification(DeepseekV2PreTrainedModel):
     """The decoder with ``num_labels`` scores read at each row's last token that is not padding."""
 
+    unused_tensors = (*DeepseekV2PreTrainedModel.unused_tensors, r"^lm_head\.weight$")
+    new_heads = ("score.weight",)
+
     def __init__(self, config: DeepseekV2Config):
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = config.num_labels or 2
         self.model = DeepseekV2Model(config)
-        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.score = nn.Linear(config.hidden_size, self.num_labels, bias=False)
         self.post_init()
 
     def forward(
@@ -244,7 +246,14 @@ class DeepseekV2ForSequenceClassification(DeepseekV2PreTrainedModel):
     ) -> DeepseekV2ClassifierOutput | tuple:
         """Scores ``[batch, num_labels]``; the loss follows ``config.problem_type`` as elsewhere in transformers."""
         outputs = self.model(
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, **kwargs
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            return_dict=True,
+            **kwargs,
         )
         last = self._last_tokens(input_ids, attention_mask, outputs.last_hidden_state)
         rows = torch.arange(len(last), device=last.device)
@@ -273,88 +282,10 @@ class DeepseekV2ForSequenceClassification(DeepseekV2PreTrainedModel):
         return (torch.arange(tokens, device=hidden.device) * real).argmax(dim=-1)
 
 
-def build_attention(config: DeepseekV2Config, layer: int, softmax_gain: float) -> nn.Module:
-    """The config's attention: latent, or Llama-style with ``use_mla=False``."""
-    shared = {"bias": config.attention_bias, "dropout": config.attention_dropout, "slices": config.pretraining_tp}
-    if not config.use_mla:
-        return GroupedQueryAttention(
-            layer,
-            config.hidden_size,
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            config.hidden_size // config.num_attention_heads,
-            fused=config.qkv_concat,
-            **shared,
-        )
-    return LatentAttention(
-        layer,
-        config.hidden_size,
-        config.num_attention_heads,
-        nope=config.qk_nope_head_dim,
-        rope=config.qk_rope_head_dim,
-        v_dim=config.v_head_dim,
-        kv_rank=config.kv_lora_rank,
-        q_rank=config.q_lora_rank,
-        softmax_gain=softmax_gain,
-        **shared,
-    )
-
-
-def build_mlp(config: DeepseekV2Config, hidden: int) -> GatedMLP | PlainMLP:
-    """A dense feed-forward of the config's kind."""
-    kind = GatedMLP if config.gated_mlp else PlainMLP
-    act = ACT2FN[config.hidden_act]
-    return kind(config.hidden_size, hidden, act, dropout=config.ffn_dropout, slices=config.pretraining_tp)
-
-
-def build_moe(config: DeepseekV2Config) -> MoE:
-    """Router, routed experts, and the shared experts as one feed-forward of their summed width."""
-    gate = Router(
-        config.hidden_size,
-        config.n_routed_experts,
-        config.num_experts_per_tok,
-        config.topk_method,
-        config.scoring_func,
-        config.n_group or 1,
-        config.topk_group or 1,
-        config.norm_topk_prob,
-        config.routed_scaling_factor,
-    )
-    experts = Experts(
-        config.n_routed_experts,
-        config.hidden_size,
-        config.moe_intermediate_size,
-        ACT2FN[config.hidden_act],
-        config.gated_mlp,
-        config.ffn_dropout,
-    )
-    width = config.moe_intermediate_size * (config.n_shared_experts or 0)
-    return MoE(gate, experts, build_mlp(config, width) if width else None)
-
-
-def build_rope(config: DeepseekV2Config) -> RotaryEmbedding:
-    """The config's rotary embedding: interleaved pairs for latent attention, split halves otherwise."""
-    scaling = config.rope.scaling
-    extension = (
-        {}
-        if scaling is None
-        else {
-            "kind": scaling.kind,
-            "factor": scaling.factor,
-            "trained_length": scaling.original_max_position_embeddings or config.max_position_embeddings,
-            "beta_fast": scaling.beta_fast,
-            "beta_slow": scaling.beta_slow,
-            "mscale": scaling.mscale,
-            "mscale_all_dim": scaling.mscale_all_dim,
-        }
-    )
-    return RotaryEmbedding(config.rope.dim, config.rope.theta, interleaved=config.use_mla, **extension)
-
-
 def _with_balance(
     loss: Tensor, aux_loss: Tensor | None, labels: Tensor, num_items: Tensor | int | None
 ) -> tuple[Tensor, Tensor | None]:
-    """The loss with its balance part; in a pass that is one of several, the part gets this pass's share of the labels."""
+    """The loss and its balance part; in one pass of several, the part gets this pass's share of the labels."""
     if aux_loss is None:
         return loss, None
     if num_items is not None:

@@ -4,7 +4,7 @@ Pictures come as tiles (``processing`` makes them); this file turns them into ro
 """
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +14,20 @@ from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 
 from modelwright.configs import DeepseekVLV2Config
 from modelwright.errors import RequestError
+from modelwright.models.arguments import positions_from_mask
 from modelwright.models.deepseek_v2 import DeepseekV2ForCausalLM, DeepseekV2PreTrainedModel
 from modelwright.models.offload import OffloadedCache
-from modelwright.models.positions import positions_from_mask
 from modelwright.vision import MlpProjector, TileRows, VisionTower, picture_rows
 
 PICTURE_ARGUMENTS = ("images", "images_seq_mask", "images_spatial_crop")
 
 
 class DeepseekVLV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
-    """Pictures and text in, text out. Names of arguments and parameters are the official ones, misspellings included."""
+    """Pictures and text in, text out. Arguments and parameters have their official names, misspellings included."""
 
     config_class = DeepseekVLV2Config
     base_model_prefix = "language"
+    _no_split_modules: ClassVar[list[str]] = ["DecoderLayer", "Block"]
     _tied_weights_keys: ClassVar[dict[str, str]] = {"language.lm_head.weight": "language.model.embed_tokens.weight"}
 
     def __init__(self, config: DeepseekVLV2Config):
@@ -56,14 +57,14 @@ class DeepseekVLV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
         """The decoder's head."""
         return self.language.lm_head
 
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         """Replace the decoder's head."""
         self.language.lm_head = new_embeddings
 
-    def unused_tensors(self) -> tuple[str, ...]:
+    def may_leave_out(self) -> tuple[str, ...]:
         """The pooling head of the official tower is left aside unless the config asks for it."""
         head = (r"^vision\.(attn_pool|head|fc_norm)\.",) if self.config.vision_config.ignore_head else ()
-        return (*self.ignored_on_load, *head)
+        return (*self.unused_tensors, *head)
 
     def prepare_inputs_embeds(
         self,
@@ -78,30 +79,30 @@ class DeepseekVLV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
         Args:
             input_ids: ``[batch, tokens]``.
             images: tiles ``[batch, tiles, 3, size, size]``, each row's pictures one after the other, global view first.
-            images_seq_mask: ``[batch, tokens]``, True where a picture's row goes.
+            images_seq_mask: ``[batch, tokens]``, true (or 1) where a picture's row goes.
             images_spatial_crop: ``[batch, pictures, 2]``, ``(width_tiles, height_tiles)``; zeros are padding.
+            ignored: the rest of a processor's output, so that the whole of it can be passed on.
 
         Returns:
             ``[batch, tokens, hidden]``; gradients reach the embedding, the projector and the tower.
 
         Raises:
-            RequestError: the places for picture rows and the rows themselves differ in number, or tiles are missing.
+            RequestError: the three do not fit each other: one is missing, or places, tiles and rows differ in number.
         """
         embeds = self.get_input_embeddings()(input_ids)
-        crops = _crops(images_spatial_crop)
+        crops = self._crops(input_ids, images, images_seq_mask, images_spatial_crop)
+        counts = [0] * len(input_ids)
+        if images_seq_mask is not None:
+            counts = images_seq_mask.bool().sum(dim=1).tolist()
         if images is None or not any(crops):
+            self._check_rows(counts, [0] * len(counts))
             return embeds
         features = self._tile_features(images, crops)
         rows = [self._rows_of(features, row_crops) for features, row_crops in zip(features, crops, strict=True)]
-        if images_seq_mask is None:
-            raise RequestError("images come with images_seq_mask, which says where their rows go")
+        self._check_rows(counts, [len(row) for row in rows])
+        assert images_seq_mask is not None  # or the counts would differ
         mask = images_seq_mask.to(embeds.device).bool()
-        for i, row in enumerate(rows):
-            if len(row) != int(mask[i].sum()):
-                raise RequestError(
-                    f"row {i} has {int(mask[i].sum())} image places in images_seq_mask and {len(row)} image rows from its tiles"
-                )
-        return embeds.masked_scatter(mask[..., None], torch.cat(rows).to(embeds.dtype))
+        return embeds.masked_scatter(mask[..., None], torch.cat(rows).to(embeds))
 
     def forward(
         self,
@@ -119,10 +120,7 @@ class DeepseekVLV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
         **kwargs,
     ) -> MoeCausalLMOutputWithPast | tuple:
         """One pass: as :meth:`DeepseekV2ForCausalLM.forward`, with pictures as in :meth:`prepare_inputs_embeds`."""
-        if inputs_embeds is None:
-            if input_ids is None:
-                raise ValueError("give input_ids or inputs_embeds, and not both")
-            inputs_embeds = self.prepare_inputs_embeds(input_ids, images, images_seq_mask, images_spatial_crop)
+        inputs_embeds = self._embeds(input_ids, inputs_embeds, images, images_seq_mask, images_spatial_crop)
         return self.language(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -148,7 +146,10 @@ class DeepseekVLV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
     ) -> tuple[Tensor, Cache]:
         """Prefill all but the last token, ``chunk_size`` tokens at a time; ``generate`` continues from the result.
 
+        Arguments are those of :meth:`forward`, and besides:
+
         Args:
+            chunk_size: tokens of one pass; the activations' memory grows with it and not with the prompt.
             offload: keep the cache in host memory between uses; each chunk moves its new entries only.
 
         Returns:
@@ -156,11 +157,10 @@ class DeepseekVLV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
         """
         if chunk_size < 1:
             raise RequestError(f"chunk_size ({chunk_size}) must be at least 1")
-        if inputs_embeds is None:
-            if input_ids is None:
-                raise ValueError("give input_ids or inputs_embeds, and not both")
-            inputs_embeds = self.prepare_inputs_embeds(input_ids, images, images_seq_mask, images_spatial_crop)
+        inputs_embeds = self._embeds(input_ids, inputs_embeds, images, images_seq_mask, images_spatial_crop)
         batch, tokens = inputs_embeds.shape[:2]
+        if attention_mask is not None and attention_mask.shape != (batch, tokens):
+            raise RequestError(f"attention_mask has shape {list(attention_mask.shape)} and must have {[batch, tokens]}")
         positions = positions_from_mask(attention_mask, batch, tokens, 0, inputs_embeds.device)
         cache = OffloadedCache(inputs_embeds.device) if offload else DynamicCache()
         for start in range(0, tokens - 1, chunk_size):
@@ -181,18 +181,64 @@ class DeepseekVLV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         is_first_iteration: bool | None = False,
         **kwargs,
-    ) -> dict:
-        """Pictures enter once, with the prompt."""
-        inputs = super().prepare_inputs_for_generation(
+    ) -> dict[str, Any]:
+        """Pictures enter once, with the prompt; of a conversation that a cache holds in part, only what is new."""
+        inputs = super().prepare_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
+        pictures = {name: inputs.pop(name) for name in PICTURE_ARGUMENTS if name in inputs}
         if not is_first_iteration or inputs.get("inputs_embeds") is not None:
-            for name in PICTURE_ARGUMENTS:
-                inputs.pop(name, None)
+            return inputs
+        new = inputs["input_ids"].shape[1]
+        mask = pictures.get("images_seq_mask")
+        if mask is None or new == input_ids.shape[1]:
+            return inputs | pictures
+        if mask[:, -new:].any():
+            inputs["inputs_embeds"] = self.prepare_inputs_embeds(input_ids, **pictures)[:, -new:]
+            inputs["input_ids"] = None
         return inputs
 
+    def _embeds(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, *pictures: Tensor | None) -> Tensor:
+        """The embeddings given, or those of ``input_ids`` with their pictures."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise RequestError("give input_ids or inputs_embeds, and not both")
+        if input_ids is not None:
+            return self.prepare_inputs_embeds(input_ids, *pictures)
+        if any(part is not None for part in pictures):
+            raise RequestError("pictures come with input_ids; inputs_embeds hold theirs already")
+        assert inputs_embeds is not None
+        return inputs_embeds
+
+    def _crops(
+        self, input_ids: Tensor, images: Tensor | None, mask: Tensor | None, crops: Tensor | None
+    ) -> list[list[tuple[int, int]]]:
+        """Each row's ``(width, height)`` pairs, padding left out; raises where the shapes do not fit each other."""
+        batch, tokens = input_ids.shape
+        size = self.config.vision_config.image_size
+        for name, part, shape in (
+            ("images", images, (batch, None, 3, size, size)),
+            ("images_seq_mask", mask, (batch, tokens)),
+            ("images_spatial_crop", crops, (batch, None, 2)),
+        ):
+            if part is not None and not _has_shape(part, shape):
+                wanted = ", ".join("any" if length is None else str(length) for length in shape)
+                raise RequestError(f"{name} has shape {list(part.shape)} and must have [{wanted}]")
+        if images is None:
+            return []
+        if crops is None or mask is None:
+            missing = "images_spatial_crop" if crops is None else "images_seq_mask"
+            raise RequestError(f"images come with images_seq_mask and images_spatial_crop; {missing} is missing")
+        return [[(w, h) for w, h in row if w and h] for row in crops.tolist()]
+
+    def _check_rows(self, places: list[int], rows: list[int]) -> None:
+        for i, (wanted, found) in enumerate(zip(places, rows, strict=True)):
+            if wanted != found:
+                raise RequestError(
+                    f"row {i} has {wanted} image places in images_seq_mask and {found} image rows from its tiles"
+                )
+
     def _tile_features(self, images: Tensor, crops: list[list[tuple[int, int]]]) -> list[Tensor]:
-        """Projected features of each row's tiles, ``[tiles, tokens, hidden]``: all tiles of the batch in bounded chunks."""
+        """Projected features of each row's tiles, ``[tiles, tokens, hidden]``: all tiles of the batch, in chunks."""
         counts = [sum(1 + width * height for width, height in row) for row in crops]
         for i, count in enumerate(counts):
             if count > images.shape[1]:
@@ -233,8 +279,6 @@ class DeepseekVLV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
             init.normal_(module.pos_embed, std=module.config.width**-0.5)
 
 
-def _crops(images_spatial_crop: Tensor | None) -> list[list[tuple[int, int]]]:
-    """``[batch, pictures, 2]`` to each row's ``(width, height)`` pairs, padding left out."""
-    if images_spatial_crop is None:
-        return []
-    return [[(w, h) for w, h in row if w and h] for row in images_spatial_crop.tolist()]
+def _has_shape(tensor: Tensor, shape: tuple[int | None, ...]) -> bool:
+    """Whether the lengths are those of ``shape``, None standing for any."""
+    return tensor.dim() == len(shape) and all(b is None or a == b for a, b in zip(tensor.shape, shape, strict=True))

@@ -1,40 +1,32 @@
-"""The base of every model: transformers' ``PreTrainedModel`` reading and writing the official layout, tensor by tensor.
+"""The base of every model: transformers' ``PreTrainedModel`` reading and writing the official layout, shard by shard.
 
-Layers may store several official tensors as one (stacked experts, fused projections); their ``slots()`` say which part is
-which, and here that table is used in both directions. Files are the business of ``shards.py``.
+Layers may store several official tensors as one; ``layout.py`` knows which part is which. Files are the business of
+``shards.py``, folders and configs that of ``source.py``.
 """
 
 import copy
 import logging
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
-from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 from transformers import initialization as init
+from transformers.utils import logging as transformers_logging
 
 from modelwright.errors import CheckpointError, ConfigError
-from modelwright.layers import Experts, Router, Slot
-from modelwright.models.shards import TensorHeader, dtype_of, read_headers, read_tensors, write_shards
+from modelwright.layers import Experts, Router
+from modelwright.models.layout import Place, check_shape, join, places_of, split
+from modelwright.models.shards import TensorHeader, dtype_of, parse_size, read_headers, read_tensors, write_shards
+from modelwright.models.source import choose_dtype, find_folder, read_config, read_json
 
 logger = logging.getLogger(__name__)
 
-HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
-UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where an official tensor lies in memory: a part (``index``) of a parameter or buffer, and the shape of that part."""
-
-    parameter: str
-    index: tuple[int | slice, ...]
-    shape: tuple[int, ...]
+Progress = Callable[[str, int, int], None]
 
 
 class ModelwrightPreTrainedModel(PreTrainedModel):
@@ -45,25 +37,37 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
     _is_stateful = True  # assisted decoding off: it would crop a cache between calls
     _keep_in_fp32_modules_strict: ClassVar[set[str]] = {"e_score_correction_bias"}
 
-    ignored_on_load: ClassVar[tuple[str, ...]] = (r"(^|\.)rotary_emb\.inv_freq$",)
-    """Patterns of official tensors that this class never uses."""
+    unused_tensors: ClassVar[tuple[str, ...]] = (r"(^|\.)rotary_emb\.inv_freq$",)
+    """Patterns of official tensors that a checkpoint may hold and this class never reads."""
 
-    new_heads: ClassVar[tuple[str, ...]] = ("score.weight",)
+    new_heads: ClassVar[tuple[str, ...]] = ()
     """Parameters that may be missing from a checkpoint and then start from scratch: heads to be fine-tuned."""
 
     def __init__(self, config, *args, **kwargs):
         config.check()
-        _check_expert_ranks(config)
+        _check_expert_ranks(config.get_text_config().ep_size)
         super().__init__(config, *args, **kwargs)
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path | None, *args, config: Any = None, **kwargs
-    ) -> Self:
+        cls,
+        pretrained_model_name_or_path: str | Path | None,
+        *args,
+        config: Any = None,
+        progress: Progress | None = None,
+        **kwargs,
+    ) -> Any:
         """Load the official layout from a folder (or a hub id), shard by shard, and check that nothing is left over.
 
         Keyword arguments are those of transformers: ``dtype``, ``device_map``, ``attn_implementation``,
-        ``quantization_config``, and fields of the config to override.
+        ``quantization_config``, ``output_loading_info``, and fields of the config to override. With
+        ``ignore_mismatched_sizes`` a new head (of another number of labels) may differ in shape and starts afresh.
+
+        Args:
+            progress: called after each tensor with its name, the bytes read so far and the bytes to read.
+
+        Returns:
+            The model, in eval mode; with ``output_loading_info`` also the lists of missing and unused tensors.
 
         Raises:
             CheckpointError: a tensor is missing, unexpected, misshapen or of a wrong type, or the files are unsafe.
@@ -71,24 +75,29 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
         """
         if pretrained_model_name_or_path is None:
             return super().from_pretrained(None, *args, config=config, **kwargs)
+        if kwargs.get("state_dict") is not None:
+            raise CheckpointError("give a folder or a state_dict, and not both")
         kwargs.pop("trust_remote_code", None)  # nothing is ever imported because of a checkpoint
         kwargs = {key: value for key, value in kwargs.items() if key not in ("_from_auto", "_commit_hash")}
-        folder = _resolve(pretrained_model_name_or_path, kwargs)
-        config, kwargs = _build_config(cls.config_class, folder, config, kwargs)
+        folder = find_folder(pretrained_model_name_or_path, kwargs)
+        config, kwargs = read_config(cls.config_class, folder, config, kwargs)
         with torch.device("meta"):
             skeleton = cls(copy.deepcopy(config))
-        headers = cls._match(skeleton, read_headers(folder))
-        dtype = _wanted_dtype(kwargs, config, headers)
-        state = _assemble(skeleton, headers, dtype)
-        if (
-            "generation_config" not in kwargs
-            and (folder / "generation_config.json").is_file()
-            and skeleton.can_generate()
-        ):
-            kwargs["generation_config"] = GenerationConfig.from_pretrained(folder)
-        return super().from_pretrained(None, *args, config=config, state_dict=state, dtype=dtype, **kwargs)
+        found = read_headers(folder)
+        used = skeleton._match(found, bool(kwargs.pop("ignore_mismatched_sizes", False)))
+        dtype = choose_dtype(kwargs, config, used.values())
+        state = skeleton._read(used, dtype, progress)
+        if "generation_config" not in kwargs and cls.can_generate():
+            kwargs |= _generation_config(folder)
+        with _no_progress_bar():
+            loaded = super().from_pretrained(None, *args, config=config, state_dict=state, dtype=dtype, **kwargs)
+        model, *info = loaded if isinstance(loaded, tuple) else (loaded,)
+        model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
+        if not info:
+            return model
+        return model, info[0] | {"unexpected_keys": {name for name in found if name not in used}}
 
-    def save_pretrained(
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         save_directory: str | Path,
         is_main_process: bool = True,
@@ -97,107 +106,103 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
         max_shard_size: int | str = "5GB",
         **kwargs,
     ) -> None:
-        """Write config, generation config and weights in the official layout: experts and projections apart, tied heads once."""
+        """Write config, generation config and weights in the official layout: stacks apart, tied heads once.
+
+        Args:
+            state_dict: what to write instead of the model's own weights, under official names or those in memory.
+            max_shard_size: bytes of one file at most, or text such as ``200MB`` or ``5GiB``.
+        """
         if not is_main_process:
             return
+        if self._hf_peft_config_loaded:  # transformers' adapters are saved alone, as transformers does
+            weights = None if state_dict is None else dict(state_dict)
+            return super().save_pretrained(save_directory, state_dict=weights, push_to_hub=push_to_hub, **kwargs)
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         config = copy.deepcopy(self.config)
         config.architectures = [type(self).__name__]
         config.dtype = str(self.dtype).removeprefix("torch.")
         config.save_pretrained(folder)
-        if self.can_generate():
+        if self.can_generate() and self.generation_config is not None:
             self.generation_config.save_pretrained(folder)
         state = self.state_dict() if state_dict is None else state_dict
-        write_shards(folder, self._official(state), _bytes(max_shard_size))
+        places = {name: place for name, place in self.places().items() if name not in self._tied_names()}
+        write_shards(folder, split(places, state), parse_size(max_shard_size))
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
 
-    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False):
-        """As torch's, accepting official names as well as those in memory."""
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
+        """As torch's, accepting official names as well as those in memory.
+
+        Parts of a stack that are not given keep their values, or are missing if ``strict``.
+        """
         places = self.places()
-        stored = {name: tensor for name, tensor in state_dict.items() if name not in places}
-        for name, tensor in state_dict.items():
-            if name not in places:
-                continue
-            place = places[name]
-            if not place.index:
-                stored[name] = tensor
-                continue
-            whole = stored.setdefault(place.parameter, self.get_parameter(place.parameter).detach().clone())
-            whole[place.index] = tensor.to(whole)
-        return super().load_state_dict(stored, strict, assign)
+        parts = {name: tensor for name, tensor in state_dict.items() if name in places and places[name].index}
+        if not parts:
+            return super().load_state_dict(state_dict, strict, assign)
+        for name, tensor in parts.items():
+            check_shape(name, tuple(tensor.shape), places[name].shape, "the state dict")
+        touched = {places[name].parameter for name in parts}
+        rest = [name for name, place in places.items() if place.parameter in touched and name not in parts]
+        if rest and strict:
+            raise CheckpointError(_misfit(type(self).__name__, sorted(rest), [], "state dict"))
+        own = self.state_dict()
+        parts |= {name: own[places[name].parameter][places[name].index] for name in rest}
+        joined = join(places, own, parts.items(), lambda _, tensor: tensor.dtype)
+        others = {name: tensor for name, tensor in state_dict.items() if name not in parts}
+        return super().load_state_dict(others | joined, strict, assign)
 
     def places(self) -> dict[str, Place]:
         """Every official tensor of this model by its name on disk."""
-        table: dict[str, Place] = {}
-        held: set[str] = set()
-        for prefix, module in self.named_modules():
-            slots: dict[str, Slot] = module.slots() if hasattr(module, "slots") else {}
-            for name, slot in slots.items():
-                parameter = f"{prefix}.{slot.parameter}"
-                part = module.get_parameter(slot.parameter)[slot.index]
-                table[f"{prefix}.{name}"] = Place(parameter, slot.index, tuple(part.shape))
-                held.add(parameter)
-        for name, tensor in self.state_dict().items():
-            if name not in held:
-                table[name] = Place(name, (), tuple(tensor.shape))
-        return table
+        return places_of(self)
 
-    @classmethod
-    def _match(cls, skeleton: Self, found: dict[str, TensorHeader]) -> dict[str, TensorHeader]:
-        """The headers that this model will read, under its own names; raises on the first misfit, tensors named."""
-        places = skeleton.places()
-        found = _fit_prefix(found, places, cls.base_model_prefix)
-        dropped = sorted(n for n in found if n not in places and cls._may_ignore(n, skeleton))
-        if dropped:
-            logger.info("%d tensors of the checkpoint are not used: %s", len(dropped), ", ".join(dropped[:5]))
-        unexpected = sorted(n for n in found if n not in places and n not in dropped)
-        tied = (
-            set(skeleton._tied_weights_keys or {}) if skeleton.config.get_text_config().tie_word_embeddings else set()
-        )
-        tied |= {name for name in places if any(name.endswith(f".{end}") for end in tied)}
-        fresh = sorted(n for n in places if n not in found and n in cls.new_heads)
-        missing = sorted(n for n in places if n not in found and n not in tied and n not in fresh)
+    def may_leave_out(self) -> tuple[str, ...]:
+        """Patterns of official tensors that this model, as configured, does not read: ``unused_tensors`` and more."""
+        return self.unused_tensors
+
+    def _tied_names(self) -> set[str]:
+        """Official names that a file need not hold because they are another tensor's."""
+        return set(self._tied_weights_keys or {}) if self.config.get_text_config().tie_word_embeddings else set()
+
+    def _match(self, found: dict[str, TensorHeader], ignore_mismatched_heads: bool) -> dict[str, TensorHeader]:
+        """The headers that this model will read, by its own names; raises on a misfit, the tensors named."""
+        places = self.places()
+        found = _fit_prefix(found, places, self.base_model_prefix)
+        patterns = self.may_leave_out()
+        unused = sorted(n for n in found if n not in places and any(re.search(p, n) for p in patterns))
+        unexpected = sorted(n for n in found if n not in places and n not in unused)
+        missing = sorted(n for n in places if n not in found and n not in {*self._tied_names(), *self.new_heads})
         if missing or unexpected:
-            raise CheckpointError(_misfit(cls.__name__, missing, unexpected))
-        if fresh:
-            logger.warning("newly initialised, to be trained: %s", ", ".join(fresh))
-        wanted = {name: header for name, header in found.items() if name in places}
-        for name, header in wanted.items():
-            _check_tensor(name, header, places[name].shape)
-        return wanted
+            raise CheckpointError(_misfit(type(self).__name__, missing, unexpected, "checkpoint"))
+        if unused:
+            logger.warning("the checkpoint's tensors %s are not used by %s", _listed(unused), type(self).__name__)
+        used = {}
+        for name, header in found.items():
+            other_shape = name in places and header.shape != places[name].shape
+            if name not in places or (ignore_mismatched_heads and other_shape and name in self.new_heads):
+                continue
+            _check_header(name, header, places[name].shape)
+            used[name] = header
+        return used
 
-    @classmethod
-    def _may_ignore(cls, name: str, skeleton: Self) -> bool:
-        return any(re.search(pattern, name) for pattern in skeleton.unused_tensors())
+    def _read(self, headers: dict[str, TensorHeader], dtype: torch.dtype, progress: Progress | None):
+        """In-memory tensors by name; no more than one shard is open meanwhile."""
 
-    def unused_tensors(self) -> tuple[str, ...]:
-        """Patterns of official tensors that this model, as configured, leaves aside when it loads."""
-        heads = () if self.can_generate() else (r"^lm_head\.weight$",)
-        return (*self.ignored_on_load, *heads)
+        def dtype_for(name: str, _: Tensor) -> torch.dtype:
+            wide = any(name.endswith(end) for end in self._keep_in_fp32_modules_strict)
+            return torch.float32 if wide else dtype
 
-    def _official(self, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """In-memory tensors under their official names, tied heads left out; parts are views."""
-        tied = self._tied_weights_keys or {}
-        leave_out = set(tied) if self.config.get_text_config().tie_word_embeddings else set()
-        for name, place in self.places().items():
-            if name not in leave_out and place.parameter in state:
-                tensor = state[place.parameter]
-                yield name, tensor[place.index] if place.index else tensor
+        return join(self.places(), self.state_dict(), read_tensors(headers, progress), dtype_for)
 
     def _wants_dict(self, return_dict: bool | None) -> bool:
-        return self.config.return_dict if return_dict is None else return_dict
+        return bool(self.config.return_dict) if return_dict is None else return_dict
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Normal weights of ``initializer_range``; norms one; biases and counters zero."""
+        super()._init_weights(module)
         std = self.config.get_text_config().initializer_range
-        if isinstance(module, (nn.Linear, nn.Embedding, nn.Conv2d)):
-            init.normal_(module.weight, std=std)
-            if getattr(module, "bias", None) is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, Experts):
+        if isinstance(module, Experts):
             init.normal_(module.gate_up_proj, std=std)
             init.normal_(module.down_proj, std=std)
         elif isinstance(module, Router):
@@ -205,112 +210,56 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
             if module.method == "noaux_tc":
                 init.zeros_(module.e_score_correction_bias)
                 init.zeros_(module.load)
-        elif isinstance(module, nn.LayerNorm) or type(module).__name__ == "RMSNorm":
-            init.ones_(module.weight)
-            if getattr(module, "bias", None) is not None:
-                init.zeros_(module.bias)
 
 
-def _resolve(name: str | Path, kwargs: dict[str, Any]) -> Path:
-    """A local folder as it is; anything else is taken for a hub id and fetched (weights as safetensors only)."""
-    hub = {key: kwargs.pop(key) for key in ("revision", "cache_dir", "token", "local_files_only") if key in kwargs}
-    subfolder = kwargs.pop("subfolder", "")
-    folder = Path(name)
-    if not folder.is_dir():
-        if folder.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
-            raise CheckpointError(f"{name} is not a folder and not a hub id")
-        try:
-            folder = Path(snapshot_download(str(name), allow_patterns=list(HUB_FILES), **hub))
-        except Exception as error:
-            raise CheckpointError(
-                f"{name} is not a folder here, and the hub did not answer with it: {error}"
-            ) from error
-    return folder / subfolder
+def _generation_config(folder: Path) -> dict[str, GenerationConfig]:
+    """``{"generation_config": ...}`` where the folder holds one."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return {}
+    read_json(path)  # a plain sentence when it is damaged
+    return {"generation_config": GenerationConfig.from_pretrained(folder)}
 
 
-def _build_config(config_class: Any, folder: Path, config: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The config with overrides applied, and what is left of the keyword arguments."""
-    if isinstance(config, config_class):
-        return copy.deepcopy(config), kwargs
-    path = folder / "config.json"
-    if config is None and not path.is_file():
-        raise CheckpointError(f"{folder} has no config.json")
-    dtypes = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
-    config, rest = config_class.from_pretrained(config or folder, return_unused_kwargs=True, **kwargs)
-    return config, rest | dtypes
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """transformers' bar off while it takes over tensors that are read already."""
+    earlier = transformers_logging.set_tqdm_hook(lambda make, args, kwargs: make(*args, **kwargs | {"disable": True}))
+    try:
+        yield
+    finally:
+        transformers_logging.set_tqdm_hook(earlier)
 
 
 def _fit_prefix(found: dict[str, TensorHeader], places: dict[str, Place], prefix: str) -> dict[str, TensorHeader]:
     """Names of a bare decoder and of one under ``prefix.`` are brought together, whichever way they differ."""
     dotted = f"{prefix}."
-    if not prefix or not places:
-        return found
-    ours = any(name.startswith(dotted) for name in places)
-    theirs = any(name.startswith(dotted) for name in found)
-    if theirs and not ours:
+    if any(dotted + name in places for name in found):
+        return {dotted + name if dotted + name in places else name: header for name, header in found.items()}
+    if any(name.startswith(dotted) and name.removeprefix(dotted) in places for name in found):
         return {name.removeprefix(dotted): header for name, header in found.items()}
-    if ours and not theirs:
-        return {name if name in places else dotted + name: header for name, header in found.items()}
     return found
 
 
-def _check_tensor(name: str, header: TensorHeader, shape: tuple[int, ...]) -> None:
-    if header.shape != shape:
-        raise CheckpointError(
-            f"{name} has shape {list(header.shape)} in {header.shard.name}, and the config asks for {list(shape)}"
-        )
+def _check_header(name: str, header: TensorHeader, shape: tuple[int, ...]) -> None:
+    check_shape(name, header.shape, shape, header.shard.name)
     if dtype_of(header) is None:
         raise CheckpointError(
             f"{name} is stored as {header.dtype} in {header.shard.name}; weights must be F64, F32, F16 or BF16"
         )
 
 
-def _misfit(model: str, missing: list[str], unexpected: list[str]) -> str:
-    def listed(names: list[str]) -> str:
-        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-        return ", ".join(names[:8]) + more
-
-    parts = [f"missing {listed(missing)}"] * bool(missing) + [f"unexpected {listed(unexpected)}"] * bool(unexpected)
-    return f"the checkpoint does not fit {model}: " + "; ".join(parts)
+def _misfit(model: str, missing: list[str], unexpected: list[str], what: str) -> str:
+    parts = [f"{word} {_listed(names)}" for word, names in (("missing", missing), ("unexpected", unexpected)) if names]
+    return f"the {what} does not fit {model}: " + "; ".join(parts)
 
 
-def _wanted_dtype(kwargs: dict[str, Any], config: Any, headers: dict[str, TensorHeader]) -> torch.dtype:
-    """The type to load in: as asked; with ``auto`` (the default) the config's, else that of the stored weights."""
-    old, new = kwargs.pop("torch_dtype", None), kwargs.pop("dtype", None)
-    asked = new if new is not None else old
-    if asked in (None, "auto"):
-        asked = getattr(config, "dtype", None)
-    if asked is None:
-        asked = next((dtype_of(header) for header in headers.values()), None) or torch.float32
-    if isinstance(asked, str):
-        name = asked.removeprefix("torch.")
-        asked = getattr(torch, name, None)
-        if not isinstance(asked, torch.dtype) or not asked.is_floating_point:
-            raise ConfigError(f"dtype must be a floating torch type, not {name!r}")
-    return asked
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more
 
 
-def _assemble(
-    skeleton: ModelwrightPreTrainedModel, headers: dict[str, TensorHeader], dtype: torch.dtype
-) -> dict[str, Tensor]:
-    """In-memory tensors by name, filled shard by shard; stacked ones are allocated once and filled part by part."""
-    places, sizes = skeleton.places(), dict(skeleton.state_dict())
-    wide = skeleton._keep_in_fp32_modules_strict
-    state: dict[str, Tensor] = {}
-    for name, tensor in read_tensors(headers):
-        place = places[name]
-        kind = torch.float32 if any(name.endswith(end) for end in wide) else dtype
-        if not place.index:
-            state[place.parameter] = tensor.to(kind, copy=True)
-            continue
-        if place.parameter not in state:
-            state[place.parameter] = torch.empty(sizes[place.parameter].shape, dtype=kind)
-        state[place.parameter][place.index].copy_(tensor)
-    return state
-
-
-def _check_expert_ranks(config: Any) -> None:
-    ranks = getattr(config.get_text_config(), "ep_size", 1)
+def _check_expert_ranks(ranks: int) -> None:
     if ranks == 1:
         return
     ready = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -320,13 +269,3 @@ def _check_expert_ranks(config: Any) -> None:
         raise ConfigError(
             f"ep_size ({ranks}) needs an initialised process group whose size is a multiple of it; {state}"
         )
-
-
-def _bytes(size: int | str) -> int:
-    """``5GB``, ``200MiB`` or a number of bytes."""
-    if isinstance(size, int):
-        return size
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?B)\s*", size.upper())
-    if match is None:
-        raise ConfigError(f"max_shard_size must be bytes or a number with KB, MB or GB, not {size!r}")
-    return int(float(match[1]) * UNITS[match[2]])

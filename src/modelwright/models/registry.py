@@ -4,7 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, PreTrainedTokenizerFast
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedTokenizerFast,
+)
 
 from modelwright.configs import DeepseekVLV2Config
 from modelwright.errors import ConfigError
@@ -54,19 +61,25 @@ def model_class(config: dict[str, Any]) -> type[ModelwrightPreTrainedModel]:
     Raises:
         ConfigError: neither is one of ours; the message lists what is.
     """
-    named = config.get("architectures") or []
+    named, kind = config.get("architectures") or [], config.get("model_type")
+    if isinstance(named, str) or not all(isinstance(name, str) for name in named):
+        raise ConfigError(f"architectures must be a list of names, not {named!r}")
     for name in named:
         if name in ARCHITECTURES:
             return ARCHITECTURES[name]
-    kind = config.get("model_type")
     if not named and kind in MODEL_TYPES:
         return MODEL_TYPES[kind]
     said = f"architectures {named} (model_type {kind!r})" if named else f"model_type {kind!r}"
-    raise ConfigError(f"{said} is not served; we have {', '.join(ARCHITECTURES)}")
+    ours = ARCHITECTURES if named else MODEL_TYPES
+    raise ConfigError(f"{said} is not served; we have {', '.join(ours)}")
 
 
 def register() -> None:
-    """Register ``deepseek_vl_v2``, which transformers lacks, with its Auto classes; calling it again changes nothing."""
-    AutoConfig.register("deepseek_vl_v2", DeepseekVLV2Config, exist_ok=True)
-    AutoModelForCausalLM.register(DeepseekVLV2Config, DeepseekVLV2ForCausalLM, exist_ok=True)
+    """Tell transformers' Auto classes about ``deepseek_vl_v2``, which it lacks; a version that has it is left alone."""
+    name = DeepseekVLV2Config.model_type
+    if name in CONFIG_MAPPING and CONFIG_MAPPING[name] is not DeepseekVLV2Config:
+        return
+    AutoConfig.register(name, DeepseekVLV2Config, exist_ok=True)
+    for auto in (AutoModelForCausalLM, AutoModelForImageTextToText):
+        auto.register(DeepseekVLV2Config, DeepseekVLV2ForCausalLM, exist_ok=True)
     AutoProcessor.register(DeepseekVLV2Config, DeepseekVLV2Processor, exist_ok=True)

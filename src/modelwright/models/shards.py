@@ -4,7 +4,10 @@ Leaves out what the tensors mean: names here are the names on disk.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +17,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from modelwright.errors import CheckpointError
+from modelwright.errors import CheckpointError, ConfigError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,12 @@ class TensorHeader:
     shape: tuple[int, ...]
     dtype: str
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file; 0 for a type that weights cannot have."""
+        dtype = dtype_of(self)
+        return 0 if dtype is None else math.prod(self.shape) * dtype.itemsize
+
 
 def read_headers(folder: Path) -> dict[str, TensorHeader]:
     """Every tensor of the checkpoint in ``folder`` by name, from the shards' headers alone.
@@ -37,7 +47,7 @@ def read_headers(folder: Path) -> dict[str, TensorHeader]:
         CheckpointError: no weights, only pickles, an index that is not one or points outside the folder, a missing or
             damaged shard, a tensor that the index places wrongly or that two shards hold.
     """
-    indexed = _read_index(folder)
+    indexed = {} if (folder / SINGLE_FILE).is_file() else _read_index(folder)
     headers: dict[str, TensorHeader] = {}
     for shard in _shards(folder, indexed):
         with open_shard(shard) as tensors:
@@ -54,15 +64,25 @@ def read_headers(folder: Path) -> dict[str, TensorHeader]:
     return headers
 
 
-def read_tensors(headers: dict[str, TensorHeader]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of ``headers``, shard after shard; a shard is closed before the next one is opened."""
+def read_tensors(
+    headers: dict[str, TensorHeader], progress: Callable[[str, int, int], None] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of ``headers``, shard after shard; a shard is closed before the next one is opened.
+
+    Tensors are views of the file: whoever takes one copies what is to stay. ``progress`` is called after each with its
+    name, the bytes read so far and the bytes of all.
+    """
     by_shard: dict[Path, list[str]] = {}
     for name, header in headers.items():
         by_shard.setdefault(header.shard, []).append(name)
+    total, done = sum(header.nbytes for header in headers.values()), 0
     for shard, names in by_shard.items():
         with open_shard(shard) as tensors:
             for name in names:
                 yield name, tensors.get_tensor(name)
+                done += headers[name].nbytes
+                if progress is not None:
+                    progress(name, done, total)
 
 
 @contextmanager
@@ -78,7 +98,8 @@ def open_shard(path: Path):
 def write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int) -> None:
     """Write named tensors as one file or as shards with an index; no more than one shard is copied at a time.
 
-    Shards of an earlier checkpoint in ``folder`` that are not written again are removed, last.
+    Each file is written beside its place and then moved there, so that one that is being read stays whole. Files of an
+    earlier checkpoint in ``folder`` that are not written again are removed, last.
     """
     entries = list(tensors)
     groups = _fill(entries, max_shard_bytes)
@@ -89,7 +110,8 @@ def write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]], max_shard_
     weight_map: dict[str, str] = {}
     for name, group in zip(names, groups, strict=True):
         shard = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in group}
-        save_file(shard, folder / name, metadata={"format": "pt"})
+        save_file(shard, folder / f"{name}.part", metadata={"format": "pt"})
+        os.replace(folder / f"{name}.part", folder / name)
         weight_map |= dict.fromkeys(shard, name)
     index = folder / INDEX_FILE
     if len(groups) > 1:
@@ -105,6 +127,16 @@ def write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]], max_shard_
 def dtype_of(header: TensorHeader) -> torch.dtype | None:
     """torch's type for a header's floating type; None for anything else."""
     return {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}.get(header.dtype)
+
+
+def parse_size(size: int | str) -> int:
+    """``5GB``, ``200MiB`` or a number of bytes, as bytes."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?B)\s*", str(size).upper())
+    if isinstance(size, int) and size > 0:
+        return size
+    if match is None:
+        raise ConfigError(f"max_shard_size must be bytes or a number with KB, MB or GB, not {size!r}")
+    return int(float(match[1]) * UNITS[match[2]])
 
 
 def _fill(entries: list[tuple[str, Tensor]], limit: int) -> list[list[tuple[str, Tensor]]]:
@@ -126,17 +158,12 @@ def _read_index(folder: Path) -> dict[str, str]:
         return {}
     try:
         weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a safetensors index: {error!r}") from error
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path} is not a safetensors index: weight_map must be a non-empty object")
     for name, shard in weight_map.items():
-        if (
-            not isinstance(shard, str)
-            or Path(shard).name != shard
-            or "\\" in shard
-            or not shard.endswith(".safetensors")
-        ):
+        if not isinstance(shard, str) or not re.fullmatch(r"[^/\\\0]+\.safetensors", shard):
             raise CheckpointError(
                 f"{path} places {name} in {shard!r}; a shard must be a .safetensors file of the same folder"
             )
@@ -157,6 +184,7 @@ def _shards(folder: Path, indexed: dict[str, str]) -> list[Path]:
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         raise CheckpointError(
-            f"{folder} holds only pickled weights ({pickles[0]}), which can run code when read; convert them to safetensors"
+            f"{folder} holds only pickled weights ({pickles[0]}), which can run code when read; "
+            "convert them to safetensors"
         )
     raise CheckpointError(f"{folder} holds no weights: neither {SINGLE_FILE} nor {INDEX_FILE}")

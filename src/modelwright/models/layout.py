@@ -1,0 +1,97 @@
+"""Official tensor names against tensors in memory: which part of which parameter is which, in both directions.
+
+Leaves out files (``shards.py``) and what a class demands of a checkpoint (``pretrained.py``).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from modelwright.errors import CheckpointError
+from modelwright.layers import Slot
+
+
+@runtime_checkable
+class Stacked(Protocol):
+    """A layer that stores several official tensors as one: stacked experts, a fused projection."""
+
+    def slots(self) -> dict[str, Slot]:
+        """Official names, relative to the layer, to their places in its parameters."""
+        ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an official tensor lies: part ``index`` of a parameter or buffer (``()``: all of it), and its shape."""
+
+    parameter: str
+    index: tuple[int | slice, ...]
+    shape: tuple[int, ...]
+
+
+def places_of(model: nn.Module) -> dict[str, Place]:
+    """Every official tensor of ``model`` by its name on disk; works on the meta device too."""
+    tensors = model.state_dict()
+    table: dict[str, Place] = {}
+    stacks: set[str] = set()
+    for prefix, module in model.named_modules():
+        if not isinstance(module, Stacked):
+            continue
+        for name, slot in module.slots().items():
+            parameter = f"{prefix}.{slot.parameter}"
+            part = tensors[parameter][slot.index]
+            table[f"{prefix}.{name}"] = Place(parameter, slot.index, tuple(part.shape))
+            stacks.add(parameter)
+    for name, tensor in tensors.items():
+        if name not in stacks:
+            table[name] = Place(name, (), tuple(tensor.shape))
+    return table
+
+
+def join(
+    places: Mapping[str, Place],
+    sizes: Mapping[str, Tensor],
+    tensors: Iterable[tuple[str, Tensor]],
+    dtype_for: Callable[[str, Tensor], torch.dtype],
+) -> dict[str, Tensor]:
+    """Official tensors as parameters by name; each parameter is allocated once and filled part by part.
+
+    Args:
+        sizes: the parameters, of which only the shapes are read.
+        tensors: official names and tensors, taken one at a time and copied, never kept.
+        dtype_for: the type to store a tensor in, by its official name and the tensor.
+    """
+    state: dict[str, Tensor] = {}
+    for name, tensor in tensors:
+        place, dtype = places[name], dtype_for(name, tensor)
+        if not place.index:
+            state[place.parameter] = tensor.to(dtype, copy=True)
+            continue
+        if place.parameter not in state:
+            state[place.parameter] = torch.empty(sizes[place.parameter].shape, dtype=dtype, device=tensor.device)
+        state[place.parameter][place.index].copy_(tensor)
+    return state
+
+
+def split(places: Mapping[str, Place], state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Parameters under their official names, parts as views; a name that is official already passes as it is.
+
+    Raises:
+        CheckpointError: ``state`` lacks a tensor.
+    """
+    for name, place in places.items():
+        if place.parameter in state:
+            yield name, state[place.parameter][place.index] if place.index else state[place.parameter]
+        elif name in state:
+            yield name, state[name]
+        else:
+            raise CheckpointError(f"the weights to save lack {name}")
+
+
+def check_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...], where: str) -> None:
+    """Raise a :class:`CheckpointError` with both shapes unless they are the same."""
+    if found != wanted:
+        raise CheckpointError(f"{name} has shape {list(found)} in {where}, and the config asks for {list(wanted)}")
