@@ -1,0 +1,108 @@
+"""A folder to a model and its processor, ready to run; names on disk and tensors are the business of ``models``."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modelwright.checkpoints.folder import Checkpoint, find_checkpoint
+from modelwright.errors import CheckpointError, ConfigError
+from modelwright.models.pretrained import Progress
+from modelwright.models.registry import PROCESSORS, register
+
+ATTENTION = ("sdpa", "eager")
+"""Ways to compute attention: torch's kernels, or the product written out."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and what turns text (and pictures) into its arrays; ``model, processor = load(...)`` works too.
+
+    Attributes:
+        model: in evaluation mode, on its device.
+        processor: the family's processor; the tokenizer for a family that reads text alone.
+    """
+
+    model: Any
+    processor: Any
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.model, self.processor))
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer, or the processor where it is one."""
+        return getattr(self.processor, "tokenizer", self.processor)
+
+
+def load(
+    path: str | Path,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    attn_implementation: str | None = None,
+    progress: Progress | None = None,
+    **overrides: Any,
+) -> Loaded:
+    """Load the model in a folder, of the family its ``config.json`` names, together with its processor.
+
+    Args:
+        path: a folder in the official layout, or a hub id ``organisation/name``.
+        dtype: a floating type or its name; ``auto`` is the config's, else that of the stored weights.
+        device: ``auto`` is the machine's accelerator where torch finds one, else the CPU.
+        attn_implementation: ``sdpa`` (the default) or ``eager``.
+        progress: called after each tensor with its name, the bytes read so far and the bytes to read.
+        overrides: fields of the config.
+
+    Raises:
+        CheckpointError: a missing folder, config, weights or tokenizer; a tensor missing, unexpected or misshapen.
+        ConfigError: an unknown model type (what we have is listed), a broken rule, an unusable dtype or device.
+    """
+    place = pick_device(device)
+    if attn_implementation not in (None, *ATTENTION):
+        raise ConfigError(f"attn_implementation must be one of {', '.join(ATTENTION)}, not {attn_implementation!r}")
+    checkpoint = find_checkpoint(path)
+    folder, kind = checkpoint.folder, checkpoint.model_class
+    config, rest = kind.config_class.from_pretrained(folder, return_unused_kwargs=True, **overrides)
+    if rest:
+        raise ConfigError(f"{kind.config_class.__name__} has no field {next(iter(rest))!r} to override")
+    processor = _load_processor(checkpoint, config)
+    how = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    model = kind.from_pretrained(folder, config=config, dtype=dtype, progress=progress, **how)
+    register()
+    return Loaded(model.to(place), processor)
+
+
+def pick_device(name: str | torch.device) -> torch.device:
+    """The device called ``name``; a ConfigError when torch has no such device here."""
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # an assertion is what a build without CUDA raises
+        raise ConfigError(f"device {str(name)!r} cannot be used here; {_devices()}") from error
+    if device.type == "meta":
+        raise ConfigError(f"device 'meta' holds no values; {_devices()}")
+    return device
+
+
+def _devices() -> str:
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return f"torch finds cpu{f' and {accelerator.type}' if accelerator else ' only'}"
+
+
+def _load_processor(checkpoint: Checkpoint, config: Any) -> Any:
+    folder = checkpoint.folder
+    if not any((folder / part / "tokenizer.json").is_file() for part in ("", "tokenizer")):
+        raise CheckpointError(f"{folder} has no tokenizer.json, without which no text can be read or written")
+    if checkpoint.reads_pictures and not (folder / "processor_config.json").is_file():
+        raise CheckpointError(f"{folder} has no processor_config.json, which says how pictures are cut into tiles")
+    try:
+        return PROCESSORS[checkpoint.family](folder, config)
+    except (CheckpointError, ConfigError):
+        raise
+    except Exception as error:  # the tokenizers library raises bare exceptions on damaged files
+        raise CheckpointError(f"the processor in {folder} cannot be read: {error}") from error
