@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -10,10 +11,19 @@ from recipes.vl2_nano.fonts import capital_height, face, families, is_slanted
 from recipes.vl2_nano.palette import pick
 
 
+@dataclass(frozen=True)
+class Lettering:
+    """A text in white on black, cropped to its ink; ``cuts`` are the pixel columns where characters begin, and the end."""
+
+    mask: Image.Image
+    text: str
+    cuts: tuple[float, ...]
+
+
 def fitted_text(
     rng: np.random.Generator, text: str, room: tuple[int, int], shorter: int, exclude: Iterable[str] = ()
-) -> tuple[Image.Image, str]:
-    """The text in white on black, cropped to its ink and no larger than ``room``, and the text itself.
+) -> Lettering:
+    """The text as a mask no larger than ``room``.
 
     Capitals are 9 to 60 % of ``shorter`` in height or as large as fits; a text that fits at no such size loses its end.
     """
@@ -23,10 +33,10 @@ def fitted_text(
     hard = rng.random() < 0.06
     capital = math.exp(rng.uniform(math.log(0.09), math.log(0.6))) * shorter
     while True:
-        image = _written(text, file, capital / capital_height(file), spacing, turn, hard)
-        scale = min(room[0] / image.width, room[1] / image.height)
+        written = _written(text, file, capital / capital_height(file), spacing, turn, hard)
+        scale = min(room[0] / written.mask.width, room[1] / written.mask.height)
         if scale >= 1:
-            return image, text
+            return written
         capital *= scale * 0.98
         if capital < 0.09 * shorter and len(text) > 1:
             text = text[:-1]
@@ -42,7 +52,7 @@ def _font_file(rng: np.random.Generator, exclude: Iterable[str]) -> str | None:
     return pick(rng, upright if upright and rng.random() < 0.88 else files)
 
 
-def _written(text: str, file: str | None, size: float, spacing: float, turn: float, hard: bool) -> Image.Image:
+def _written(text: str, file: str | None, size: float, spacing: float, turn: float, hard: bool) -> Lettering:
     """Text of ``size`` pixels to the em, ``spacing`` ems between characters, turned by ``turn`` degrees, cropped."""
     font = face(file, max(size, 6))
     steps = [font.getlength(character) + spacing * size for character in text]
@@ -56,4 +66,7 @@ def _written(text: str, file: str | None, size: float, spacing: float, turn: flo
         pen.text((size / 2, size / 3), text, fill=255, font=font)
     if turn:
         mask = mask.rotate(turn, Image.Resampling.BILINEAR)
-    return mask.crop(mask.getbbox())
+    ink = mask.getbbox() or (0, 0, *mask.size)
+    starts = [size / 2 + sum(steps[:index]) - ink[0] for index in range(len(text) + 1)]
+    width = ink[2] - ink[0]
+    return Lettering(mask.crop(ink), text, tuple(min(max(start, 0), width) for start in starts))

@@ -42,12 +42,16 @@ class Scene:
 
 @dataclass(frozen=True)
 class Card:
-    """A picture of a short text; ``colour`` is its name where it has an unmistakable one."""
+    """A picture of a short text; ``colour`` is its name where it has an unmistakable one.
+
+    ``cuts`` are the columns where characters begin, and where the last one ends.
+    """
 
     picture: Image.Image
     text: str
     box: Box
     colour: str | None
+    cuts: tuple[float, ...]
 
 
 def picture_size(rng: np.random.Generator) -> tuple[int, int]:
@@ -85,10 +89,12 @@ def draw_card(rng: np.random.Generator, exclude: Iterable[str] = ()) -> Card:
     region = _frame(rng, picture, ground, ink)
     wanted = "".join(pick(rng, ALPHABET) for _ in range(int(rng.integers(1, 7))))
     x1, y1, x2, y2 = region
-    mask, text = fitted_text(rng, wanted, (x2 - x1, y2 - y1), min(size), exclude)
+    written = fitted_text(rng, wanted, (x2 - x1, y2 - y1), min(size), exclude)
+    mask = written.mask
     left, top = int(rng.integers(x1, x2 - mask.width + 1)), int(rng.integers(y1, y2 - mask.height + 1))
     picture.paste(ink, (left, top), mask)
-    return Card(picture, text, (left, top, left + mask.width, top + mask.height), name_of(ink))
+    box = (left, top, left + mask.width, top + mask.height)
+    return Card(picture, written.text, box, name_of(ink), tuple(left + cut for cut in written.cuts))
 
 
 def _cast(rng: np.random.Generator) -> list[tuple[str, str]]:

@@ -1,0 +1,171 @@
+"""Trains vl2-nano from nothing: first the tower alone on what its patches show, then the whole model on conversations.
+
+    python -m recipes.vl2_nano.train --out runs/vl2-nano
+
+One process, no downloads. Everything is drawn as it is needed, so no picture is seen twice.
+"""
+
+import argparse
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from modelwright import DeepseekVLV2ForCausalLM, DeepseekVLV2Processor
+from modelwright.processing.image_processor import TileImageProcessor
+from recipes.vl2_nano.model import build_model, build_processor, save
+from recipes.vl2_nano.packing import Stream
+from recipes.vl2_nano.sight import PatchHeads, Sights
+
+WARMUP, DECAY = 0.02, 0.45  # shares of a stage in which the rate rises and falls
+
+
+@dataclass
+class Stage:
+    """How long a stage lasts, in minutes of wall clock, and its progress from 0 to 1."""
+
+    minutes: float
+    started: float
+
+    @property
+    def progress(self) -> float:
+        return (time.monotonic() - self.started) / (60 * self.minutes)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate's factor: up, level, and down to nearly nothing."""
+        return max(min(self.progress / WARMUP, (1 - self.progress) / DECAY, 1.0), 0.004)
+
+
+class Optimizer:
+    """Muon for the hidden matrices (arXiv:2502.16982), AdamW for embeddings, heads, experts, norms and biases."""
+
+    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], rate: float):
+        hidden, rest = [], []
+        for name, parameter in named:
+            is_hidden = parameter.ndim == 2 and not any(part in name for part in ("embed", "head", "gate.weight"))
+            (hidden if is_hidden else rest).append(parameter)
+        self.parameters = hidden + rest
+        self.parts = [
+            torch.optim.Muon(hidden, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, lr=0.75 * rate, betas=(0.9, 0.98), weight_decay=0.01),
+        ]
+        self.rates = [group["lr"] for part in self.parts for group in part.param_groups]
+
+    def step(self, loss: Tensor, factor: float) -> None:
+        """Backpropagate, clip, and step at ``factor`` times the rate."""
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for part, rate in zip(self.parts, self.rates, strict=True):
+            part.param_groups[0]["lr"] = rate * factor
+            part.step()
+            part.zero_grad()
+
+
+class Meter:
+    """Running means of a stage's numbers, printed now and then."""
+
+    def __init__(self, name: str, stage: Stage, every: float = 30.0):
+        self.name, self.stage, self.every = name, stage, every
+        self.means: dict[str, float] = {}
+        self.steps, self.printed = 0, time.monotonic()
+
+    def add(self, **numbers: Tensor) -> None:
+        """Take in one step's numbers."""
+        self.steps += 1
+        for key, value in numbers.items():
+            number = value.item()
+            self.means[key] = number if self.steps == 1 else 0.98 * self.means[key] + 0.02 * number
+        if time.monotonic() - self.printed > self.every:
+            self.printed = time.monotonic()
+            told = "  ".join(f"{key} {value:.4f}" for key, value in self.means.items())
+            print(f"{self.name} {self.stage.progress:6.1%}  step {self.steps}  {told}", flush=True)
+
+
+def train_tower(
+    model: DeepseekVLV2ForCausalLM, processor: DeepseekVLV2Processor, args: argparse.Namespace, device: torch.device
+) -> None:
+    """Stage one: the tower names and bounds what every patch shows."""
+    if args.sight_minutes <= 0:
+        return
+    config = model.config.vision_config
+    heads = PatchHeads(config.width).to(device)
+    resolutions = tuple((width, height) for width, height in processor.candidate_resolutions)
+    cut = TileImageProcessor(resolutions, processor.image_size)
+    batches = load(Sights(cut, config.patch_size, args.batch, args.seed), args.workers, device)
+    named = [*model.vision.named_parameters(), *((f"head.{name}", each) for name, each in heads.named_parameters())]
+    optimizer = Optimizer(named, args.rate)
+    stage = Stage(args.sight_minutes, time.monotonic())
+    meter = Meter("tower", stage)
+    while stage.progress < 1:
+        batch = next(batches)
+        with torch.autocast(device.type, torch.bfloat16):
+            losses = heads(model.vision(batch["tiles"]), batch)
+        optimizer.step(losses["what"] + losses["hue"] + losses["box"], stage.rate)
+        meter.add(**losses)
+
+
+def train_model(
+    model: DeepseekVLV2ForCausalLM, processor: DeepseekVLV2Processor, args: argparse.Namespace, device: torch.device
+) -> None:
+    """Stage two: the whole model on its own loss."""
+    batches = load(Stream(processor, args.batch, args.seed + 1, args.questions), args.workers, device)
+    optimizer = Optimizer(model.named_parameters(), args.rate)
+    stage = Stage(args.minutes, time.monotonic())
+    meter = Meter("model", stage)
+    saved = time.monotonic()
+    while stage.progress < 1:
+        batch = next(batches)
+        with torch.autocast(device.type, torch.bfloat16):
+            outputs = model(**batch, use_cache=False)
+        right = outputs.logits[:, :-1].argmax(-1) == batch["labels"][:, 1:]
+        counted = batch["labels"][:, 1:] != processor.ignore_id
+        optimizer.step(outputs.loss, stage.rate)
+        meter.add(loss=outputs.loss - outputs.aux_loss, balance=outputs.aux_loss, right=right[counted].float().mean())
+        if time.monotonic() - saved > 60 * args.save_every:
+            saved = time.monotonic()
+            save(model, processor, args.out)
+
+
+def load(stream: Sights | Stream, workers: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
+    """Batches on the device, drawn by worker processes ahead of time."""
+    for batch in DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None):
+        yield {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def main() -> None:
+    """Train with the given budget and write the official folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/vl2-nano"), help="the folder to write")
+    parser.add_argument("--resume", type=Path, help="start from the weights of this folder")
+    parser.add_argument("--sight-minutes", type=float, default=12, help="length of the tower's own stage")
+    parser.add_argument("--minutes", type=float, default=75, help="length of the main stage")
+    parser.add_argument("--batch", type=int, default=16, help="pictures a step")
+    parser.add_argument("--questions", type=int, default=8, help="conversations a picture, at most")
+    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw pictures")
+    parser.add_argument("--save-every", type=float, default=5, help="minutes between checkpoints")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+
+    torch.manual_seed(args.seed)
+    device = torch.device(args.device)
+    if args.resume:
+        processor = DeepseekVLV2Processor.from_pretrained(args.resume)
+        model = DeepseekVLV2ForCausalLM.from_pretrained(args.resume, dtype=torch.float32)
+    else:
+        processor = build_processor(args.out)
+        model = build_model(processor)
+    model = model.to(device).train()
+    train_tower(model, processor, args, device)
+    train_model(model, processor, args, device)
+    save(model.eval(), processor, args.out)
+
+
+if __name__ == "__main__":
+    main()
