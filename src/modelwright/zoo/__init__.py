@@ -1,4 +1,4 @@
-"""The small trained models inside the package: their names, where they lie, what they are; loading is `modelwright.load`.
+"""The small trained models inside the package: names, folders and what they are; loading them is `modelwright.load`.
 
 Each is a folder beside this file in the official layout, with ``accuracy.json`` beside the weights: an object whose
 numbers are the fraction of held-out questions answered right, by skill.

@@ -1,0 +1,1 @@
+"""The command line: one lazy file per command; the only room that prints."""

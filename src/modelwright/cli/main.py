@@ -1,0 +1,131 @@
+"""The ``modelwright`` command, its options and errors; a command's work is in a file imported when it is chosen."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+import modelwright
+from modelwright.errors import CheckpointError, ConfigError, RequestError
+
+USER_ERROR = 2
+"""The exit status of a request that cannot be served as it was made; also that of a wrong option."""
+
+app = typer.Typer(
+    help="From a config to a running model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # what we did not foresee keeps its traceback
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line; a user's error is one sentence on stderr and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # an answer may hold what the terminal cannot show
+    try:
+        app()
+    except (ConfigError, CheckpointError, RequestError) as error:
+        print(f"modelwright: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"modelwright {modelwright.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """From a config to a running model."""
+
+
+@app.command()
+def chat(
+    model: Annotated[
+        str | None,
+        Argument(
+            help="A name from `modelwright models`, a checkpoint folder, or a hub id like org/name. "
+            "May be left out: vl2-nano then answers, and a lone argument that is none of these is the prompt.",
+            metavar="MODEL",
+            show_default=False,
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        Argument(
+            help="The question; without it an interactive session starts (/help lists its commands).",
+            metavar="PROMPT",
+            show_default=False,
+        ),
+    ] = None,
+    image: Annotated[
+        list[Path] | None, Option(help="A picture to show; repeat for more.", metavar="PATH", show_default=False)
+    ] = None,
+    draw: Annotated[
+        Path | None, Option(help="Write the last picture with the boxes of the answer.", metavar="OUT.png")
+    ] = None,
+    max_new_tokens: Annotated[int, Option(help="Longest answer, in tokens.")] = 512,
+    temperature: Annotated[
+        float | None,
+        Option(help="0 takes the likeliest token, more is wilder. Left out: 1 with --top-p or --top-k, otherwise 0."),
+    ] = None,
+    top_p: Annotated[float | None, Option(help="Sample from the likeliest tokens of this total probability.")] = None,
+    top_k: Annotated[int | None, Option(help="Sample from this many of the likeliest tokens; 0 is all.")] = None,
+    repetition_penalty: Annotated[float, Option(help="Above 1 makes tokens seen already less likely.")] = 1.0,
+    seed: Annotated[int | None, Option(help="Makes sampling repeatable.")] = None,
+    chunk_size: Annotated[
+        int | None, Option(help="Read the prompt this many tokens at a time, to bound memory.", metavar="N")
+    ] = None,
+    dtype: Annotated[str, Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, Option(help="auto, cpu, cuda, ...")] = "auto",
+    system: Annotated[str, Option(help="Instructions put before the conversation.", metavar="TEXT")] = "",
+    as_json: Annotated[bool, Option("--json", help="Print one JSON object instead of text.")] = False,
+    stats: Annotated[bool, Option("--stats", help="Say on stderr how many tokens, how fast, how much memory.")] = False,
+) -> None:
+    """Ask a model about text and pictures, once or in a session."""
+    from modelwright.cli.options import ChatOptions, Sampling, choose_model
+
+    name, question = choose_model(model, prompt)
+    sampling = Sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed)
+    options = ChatOptions(
+        model=name,
+        prompt=question,
+        images=tuple(image or ()),
+        draw=draw,
+        sampling=sampling,
+        chunk_size=chunk_size,
+        dtype=dtype,
+        device=device,
+        system=system,
+        as_json=as_json,
+        stats=stats,
+    )
+    options.check()
+
+    from modelwright.cli.chat import run_chat
+
+    raise typer.Exit(run_chat(options))
+
+
+@app.command()
+def models(
+    as_json: Annotated[bool, Option("--json", help="Print a JSON list instead of a table.")] = False,
+) -> None:
+    """List the models that ship inside the package."""
+    from modelwright.cli.models import list_models
+
+    list_models(as_json)
+
+
+if __name__ == "__main__":
+    main()
