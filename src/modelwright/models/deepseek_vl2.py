@@ -17,7 +17,7 @@ from modelwright.errors import RequestError
 from modelwright.models.arguments import positions_from_mask
 from modelwright.models.deepseek_v2 import DeepseekV2ForCausalLM, DeepseekV2PreTrainedModel
 from modelwright.models.offload import OffloadedCache
-from modelwright.vision import MlpProjector, TileRows, VisionTower, picture_rows
+from modelwright.vision import MlpProjector, TileRows, VisionTower, initialise_tower, picture_rows
 
 PICTURE_ARGUMENTS = ("images", "images_seq_mask", "images_spatial_crop")
 
@@ -276,7 +276,7 @@ class DeepseekVLV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
                 mark = getattr(self, name)
                 init.normal_(mark, std=1 / math.sqrt(mark.shape[-1]))
         elif isinstance(module, VisionTower):
-            init.normal_(module.pos_embed, std=module.config.width**-0.5)
+            initialise_tower(module)
 
 
 def _has_shape(tensor: Tensor, shape: tuple[int | None, ...]) -> bool:
