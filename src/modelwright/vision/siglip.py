@@ -72,7 +72,7 @@ class AttentionPool(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """``[tiles, 3, image_size, image_size]`` to ``[tiles, patches, width]`` after the final norm, without a class token.
+    """``[tiles, 3, image_size, image_size]`` to ``[tiles, patches, width]``: the normed patches, no class token.
 
     With ``ignore_head=False`` the rows are pooled as ``global_pool`` says: ``map`` (by a learned query), ``token`` (the
     class token), ``avg`` (the mean patch, normed after and not before: ``fc_norm``) or not at all (``""``); then, for

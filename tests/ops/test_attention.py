@@ -1,0 +1,65 @@
+"""The written-out attention against numbers by hand, the fused one against it, and masks that leave nothing to see."""
+
+import math
+
+import pytest
+import torch
+
+from modelwright.ops.attention import causal_mask, fused_attention, masked_scores, reference_attention
+
+
+def test_the_reference_is_softmax_of_the_scaled_products():
+    q = torch.tensor([[[[2.0, 0.0]]]])
+    k = torch.tensor([[[[1.0, 5.0], [0.0, 5.0]]]])
+    v = torch.tensor([[[[1.0], [3.0]]]])
+    weight = 1 / (1 + math.exp(-2 * 0.5))  # scores 1 and 0
+    out = reference_attention(q, k, v, None, scale=0.5)
+    assert out.item() == pytest.approx(weight * 1 + (1 - weight) * 3, abs=1e-6)
+
+
+def test_query_heads_share_key_heads_in_consecutive_groups():
+    q = torch.zeros(1, 4, 1, 2)
+    k = torch.zeros(1, 2, 1, 2)
+    v = torch.tensor([7.0, 9.0]).reshape(1, 2, 1, 1)
+    for attend in (reference_attention, fused_attention):
+        assert attend(q, k, v, None, 1.0).flatten().tolist() == [7, 7, 9, 9]
+
+
+def test_a_query_sees_its_own_position_and_before():
+    assert causal_mask(2, 5, past=2, device=torch.device("cpu")).tolist() == [
+        [True, True, True, False, False],
+        [True, True, True, True, False],
+    ]
+
+
+@pytest.mark.parametrize("attend", [reference_attention, fused_attention])
+def test_causal_stands_for_the_square_mask(attend):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 3, 5, 4).unbind(0)
+    square = causal_mask(5, 5, past=0, device=q.device)
+    torch.testing.assert_close(attend(q, k, v, None, 0.5, causal=True), attend(q, k, v, square, 0.5))
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [torch.zeros(1, 1, 1, 4, dtype=torch.bool), torch.full((1, 1, 1, 4), -math.inf), torch.full((1, 1, 1, 4), -3.4e38)],
+    ids=["boolean", "minus infinity", "lowest float"],
+)
+def test_a_query_that_sees_nothing_gets_even_weights(mask):
+    scores = torch.tensor([3.0, -100.0, 0.0, 1.0]).reshape(1, 1, 1, 4)
+    assert masked_scores(scores, mask).softmax(dim=-1).flatten().tolist() == [0.25] * 4
+
+
+def test_scores_are_masked_in_fp32():
+    assert masked_scores(torch.zeros(1, 1, 1, 2, dtype=torch.bfloat16), None).dtype == torch.float32
+    half = torch.tensor([0.0, torch.finfo(torch.float16).min], dtype=torch.float16)
+    assert masked_scores(torch.ones(2, dtype=torch.float16), half).tolist() == [1.0, 1.0 - 65504]
+
+
+@pytest.mark.parametrize("attend", [reference_attention, fused_attention])
+def test_dropout_scales_what_it_keeps(attend):
+    torch.manual_seed(0)
+    q, k, v = torch.zeros(1, 1, 4000, 1), torch.zeros(1, 1, 2, 1), torch.ones(1, 1, 2, 1)
+    out = attend(q, k, v, None, 1.0, dropout=0.5)
+    assert set(out.flatten().tolist()) == {0.0, 1.0, 2.0}
+    assert out.mean().item() == pytest.approx(1.0, abs=0.05)
