@@ -95,7 +95,9 @@ def vl2_inputs(
 ) -> dict[str, torch.Tensor]:
     """A left-padded batch: each row of pictures (their grids), with ``words`` tokens before, between and after them."""
     rows, generator = list(rows), torch.Generator().manual_seed(seed)
-    places = [[word for grid in row for word in [False] * words + [True] * count(grid)] + [False] * words for row in rows]
+    places = [
+        [word for grid in row for word in [False] * words + [True] * count(grid)] + [False] * words for row in rows
+    ]
     length, tiles = max(map(len, places)), [sum(1 + w * h for w, h in row) for row in rows]
     ids = torch.randint(2, 64, (len(rows), length), generator=generator)
     mask, seen = torch.zeros(len(rows), length, dtype=torch.bool), torch.zeros(len(rows), length, dtype=torch.long)
@@ -129,9 +131,7 @@ def golden(name: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], d
     return config, under("weight."), under("input."), under("output.")
 
 
-def write_checkpoint(
-    folder: Path, config: dict[str, Any], weights: dict[str, torch.Tensor], shards: int = 1
-) -> Path:
+def write_checkpoint(folder: Path, config: dict[str, Any], weights: dict[str, torch.Tensor], shards: int = 1) -> Path:
     """``config.json`` and safetensors as on the hub: one file, or ``shards`` files with an index."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
@@ -151,4 +151,4 @@ def write_checkpoint(
 def official_weights(model: Any) -> dict[str, torch.Tensor]:
     """A model's tensors under their names on disk, tied ones included."""
     state = model.state_dict()
-    return {n: state[p.parameter][p.index].clone() if p.index else state[p.parameter] for n, p in model.places().items()}
+    return {name: state[place.parameter][place.index].clone() for name, place in model.places().items()}

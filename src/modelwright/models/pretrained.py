@@ -95,7 +95,7 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
         model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
         if not info:
             return model
-        return model, info[0] | {"unexpected_keys": {name for name in found if name not in used}}
+        return model, info[0] | {"unexpected_keys": set(found) - {header.name for header in used.values()}}
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,

@@ -27,8 +27,9 @@ UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """What a shard's header says of one tensor; ``dtype`` in safetensors' words (``F32``, ``BF16``, ...)."""
+    """What a shard's header says of the tensor ``name``; ``dtype`` in safetensors' words (``F32``, ``BF16``, ...)."""
 
+    name: str
     shard: Path
     shape: tuple[int, ...]
     dtype: str
@@ -57,7 +58,7 @@ def read_headers(folder: Path) -> dict[str, TensorHeader]:
                         f"tensor {name} is in two shards: {headers[name].shard.name} and {shard.name}"
                     )
                 view = tensors.get_slice(name)
-                headers[name] = TensorHeader(shard, tuple(view.get_shape()), view.get_dtype())
+                headers[name] = TensorHeader(name, shard, tuple(view.get_shape()), view.get_dtype())
     for name, shard in indexed.items():
         if name not in headers or headers[name].shard.name != shard:
             raise CheckpointError(f"{INDEX_FILE} places {name} in {shard}, which does not hold it")
@@ -67,7 +68,7 @@ def read_headers(folder: Path) -> dict[str, TensorHeader]:
 def read_tensors(
     headers: dict[str, TensorHeader], progress: Callable[[str, int, int], None] | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of ``headers``, shard after shard; a shard is closed before the next one is opened.
+    """The tensors of ``headers`` by its keys, shard after shard; each is closed before the next one is opened.
 
     Tensors are views of the file: whoever takes one copies what is to stay. ``progress`` is called after each with its
     name, the bytes read so far and the bytes of all.
@@ -79,7 +80,7 @@ def read_tensors(
     for shard, names in by_shard.items():
         with open_shard(shard) as tensors:
             for name in names:
-                yield name, tensors.get_tensor(name)
+                yield name, tensors.get_tensor(headers[name].name)
                 done += headers[name].nbytes
                 if progress is not None:
                     progress(name, done, total)
