@@ -1,4 +1,4 @@
-"""Checkpoint folders that are incomplete, damaged or malicious: each refused with one sentence that names the culprit."""
+"""Checkpoint folders that are incomplete, damaged or malicious: each refused with a sentence that names the culprit."""
 
 import json
 import struct

@@ -140,9 +140,8 @@ class DeepseekV2Model(DeepseekV2PreTrainedModel):
     def _cache(self, given: Cache | None, wanted: bool | None, attention: AttentionBackend | None) -> Cache | None:
         """The cache of this pass: the one given, a new one if it is to be returned, or None."""
         wanted = self.config.use_cache if wanted is None else wanted
-        if self.training and any(
-            layer.gradient_checkpointing for layer in self.layers
-        ):  # recomputed layers would append to the cache again
+        if self.training and any(layer.gradient_checkpointing for layer in self.layers):
+            # recomputed layers would append to the cache again
             if given is not None and given.get_seq_length():
                 raise RequestError("gradient checkpointing recomputes layers and cannot continue past_key_values")
             return None
