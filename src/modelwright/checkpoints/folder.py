@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
+from modelwright.configs import CheckedConfig
 from modelwright.errors import CheckpointError
 from modelwright.models.pretrained import ModelwrightPreTrainedModel
 from modelwright.models.registry import model_class
@@ -25,14 +27,19 @@ class Checkpoint:
     weight_bytes: int
 
     @property
+    def config_class(self) -> type[CheckedConfig]:
+        """The config of its family."""
+        return cast(type[CheckedConfig], self.model_class.config_class)
+
+    @property
     def family(self) -> str:
         """The ``model_type`` of its config."""
-        return self.model_class.config_class.model_type
+        return self.config_class.model_type
 
     @property
     def reads_pictures(self) -> bool:
         """Whether its config has a vision part."""
-        return "vision_config" in self.model_class.config_class.sub_configs
+        return "vision_config" in self.config_class.sub_configs
 
 
 def find_checkpoint(path: str | Path) -> Checkpoint:

@@ -64,10 +64,10 @@ def load(
     if attn_implementation not in (None, *ATTENTION):
         raise ConfigError(f"attn_implementation must be one of {', '.join(ATTENTION)}, not {attn_implementation!r}")
     checkpoint = find_checkpoint(path)
-    folder, kind = checkpoint.folder, checkpoint.model_class
-    config, rest = kind.config_class.from_pretrained(folder, return_unused_kwargs=True, **overrides)
+    folder, kind, config_class = checkpoint.folder, checkpoint.model_class, checkpoint.config_class
+    config, rest = config_class.from_pretrained(folder, return_unused_kwargs=True, **overrides)
     if rest:
-        raise ConfigError(f"{kind.config_class.__name__} has no field {next(iter(rest))!r} to override")
+        raise ConfigError(f"{config_class.__name__} has no field {next(iter(rest))!r} to override")
     processor = _load_processor(checkpoint, config)
     how = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     model = kind.from_pretrained(folder, config=config, dtype=dtype, progress=progress, **how)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -104,7 +104,7 @@ def encode(loaded: Loaded, turns: Sequence[Turn]) -> Prompt:
 
 def _encode_text(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> list[int]:
     messages = [{"role": turn.role, "content": turn.text} for turn in turns]
-    template = tokenizer.chat_template or TEXT_TEMPLATE
+    template = cast(str, tokenizer.chat_template or TEXT_TEMPLATE)
     text = tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
     return tokenizer.encode(str(text), add_special_tokens=False)
 

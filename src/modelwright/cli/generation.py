@@ -49,10 +49,7 @@ def answer(
     stream = TextStream(loaded.tokenizer, ends | _marks(loaded.tokenizer), emit)
     if sampling.seed is not None:
         torch.manual_seed(sampling.seed)
-    how = _choice_of_tokens(sampling, room) | {
-        "eos_token_id": sorted(ends) or None,
-        "pad_token_id": min(ends, default=0),
-    }
+    how = _choice_of_tokens(sampling, room, ends)
     interrupted = False
     start = time.perf_counter()
     try:
@@ -76,13 +73,15 @@ def _room_for_answer(model: Any, prompt: Prompt) -> int:
     return context - prompt.tokens
 
 
-def _choice_of_tokens(sampling: Sampling, room: int) -> dict[str, Any]:
-    """Everything that decides the tokens, so that nothing of the checkpoint's own habits is left in force."""
+def _choice_of_tokens(sampling: Sampling, room: int, ends: set[int]) -> dict[str, Any]:
+    """What the options decide; all of it is said, so that none of the checkpoint's own habits stands in its place."""
     how: dict[str, Any] = {
         "max_new_tokens": min(sampling.max_new_tokens, room),
         "repetition_penalty": sampling.repetition_penalty,
         "do_sample": sampling.heat > 0,
         "num_beams": 1,
+        "eos_token_id": sorted(ends) or None,
+        "pad_token_id": min(ends, default=0),  # there is one row, so nothing is ever padded
     }
     if sampling.heat == 0:
         return how | {"temperature": None, "top_p": None, "top_k": None}

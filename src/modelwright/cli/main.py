@@ -1,5 +1,6 @@
 """The ``modelwright`` command, its options and errors; a command's work is in a file imported when it is chosen."""
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +26,7 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; a user's error is one sentence on stderr and exit status 2."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # an answer may hold what the terminal cannot show
     try:
         app()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from torch import Tensor
-from transformers.generation import BaseStreamer
+from transformers.generation.streamers import BaseStreamer
 
 _HALF = "\N{REPLACEMENT CHARACTER}"  # what a decoder prints for bytes that are no character, or not one yet
 

@@ -1,0 +1,64 @@
+"""The command line run in this process, and the tiny checkpoints it is run on."""
+
+import logging
+import sys
+import warnings
+from dataclasses import dataclass
+
+import pytest
+import transformers
+
+from modelwright.cli.main import main
+from tests.checkpoints.tiny import write_v2, write_vl2
+
+
+@pytest.fixture(scope="session")
+def vl2(tmp_path_factory):
+    return write_vl2(tmp_path_factory.mktemp("vl2"))
+
+
+@pytest.fixture(scope="session")
+def v2(tmp_path_factory):
+    return write_v2(tmp_path_factory.mktemp("v2"))
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a command ended and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """``run("chat", ..., stdin="lines")``; the libraries' logging is as before afterwards."""
+    verbosity, level = transformers.logging.get_verbosity(), logging.getLogger("modelwright").level
+
+    def command(*args, stdin: str = "") -> Run:
+        monkeypatch.setattr(sys, "argv", ["modelwright", *map(str, args)])
+        monkeypatch.setattr(sys, "stdin", _Lines(stdin))
+        capsys.readouterr()
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+            main()
+        written = capsys.readouterr()
+        return Run(ended.value.code or 0, written.out, written.err)
+
+    yield command
+    transformers.logging.set_verbosity(verbosity)
+    transformers.logging.enable_progress_bar()
+    logging.getLogger("modelwright").setLevel(level)
+
+
+class _Lines:
+    """A stdin that is no terminal."""
+
+    def __init__(self, text: str):
+        self._lines = iter(text.splitlines(keepends=True))
+
+    def readline(self, *_) -> str:
+        return next(self._lines, "")
+
+    def isatty(self) -> bool:
+        return False

@@ -1,0 +1,74 @@
+"""The command itself: help without the libraries, the version, and how errors end."""
+
+import subprocess
+import sys
+
+import pytest
+
+import modelwright
+from modelwright.cli import main as cli_main
+from modelwright.errors import CheckpointError, ConfigError, RequestError
+
+OPTIONS = """image draw max-new-tokens temperature top-p top-k repetition-penalty seed chunk-size dtype device system
+json stats"""
+
+
+def in_a_new_process(*args: str) -> subprocess.CompletedProcess[str]:
+    """The command line in a fresh interpreter, which then says on stderr which heavy packages it imported."""
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}; sys.argv = ['modelwright', *{list(args)!r}]\n"
+        "import atexit\n"
+        "heavy = ('torch', 'transformers', 'PIL', 'numpy')\n"
+        "atexit.register(lambda: print('imported:', *[n for n in heavy if n in sys.modules], file=sys.stderr))\n"
+        "from modelwright.cli.main import main; main()"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("args", [("--help",), ("chat", "--help"), ("--version",), ("models", "--help")])
+def test_help_and_version_import_nothing_heavy(args):
+    done = in_a_new_process(*args)
+    assert done.returncode == 0
+    assert done.stderr.strip() == "imported:"
+
+
+def test_wrong_options_are_refused_before_anything_heavy_is_imported():
+    done = in_a_new_process("chat", "How many?", "--max-new-tokens", "-3")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["modelwright: --max-new-tokens must be at least 1, got -3", "imported:"]
+
+
+def test_help_names_the_commands_and_their_options(run):
+    listed = run("--help").out
+    assert "chat" in listed and "models" in listed
+    options = run("chat", "--help").out
+    for option in OPTIONS.split():
+        assert f"--{option}" in options
+
+
+def test_the_version(run):
+    assert run("--version").out == f"modelwright {modelwright.__version__}\n"
+
+
+@pytest.mark.parametrize("args", [(), ("sing",), ("chat", "--loud"), ("chat", "a", "b", "c"), ("chat", "--seed", "x")])
+def test_wrong_usage_ends_with_status_2(run, args):
+    assert run(*args).code == 2
+
+
+@pytest.mark.parametrize("error", [ConfigError, CheckpointError, RequestError])
+def test_a_users_error_is_one_sentence_on_stderr(run, monkeypatch, error):
+    def fail():
+        raise error("first\nsecond")
+
+    monkeypatch.setattr(cli_main, "app", fail)
+    ended = run("models")
+    assert (ended.code, ended.out, ended.err) == (2, "", "modelwright: first second\n")
+
+
+def test_an_error_of_ours_keeps_its_traceback(run, monkeypatch):
+    def fail():
+        raise ValueError("a mistake")
+
+    monkeypatch.setattr(cli_main, "app", fail)
+    with pytest.raises(ValueError, match="a mistake"):
+        run("models")

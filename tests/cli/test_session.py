@@ -1,0 +1,155 @@
+"""The interactive session, its lines piped in: history, commands, refusals and Ctrl-C."""
+
+import json
+
+import pytest
+
+from modelwright.checkpoints import find_checkpoint, load
+from modelwright.cli.conversation import Turn, ask, encode
+from modelwright.cli.generation import Answer, answer
+from modelwright.cli.options import Sampling
+from modelwright.cli.session import Session, as_markdown
+from modelwright.errors import RequestError
+from tests.checkpoints.tiny import PICTURE
+
+
+class Echo:
+    """Answers with the number of turns it was given; keeps them."""
+
+    def __init__(self):
+        self.heard: list[tuple[Turn, ...]] = []
+
+    def reply(self, turns):
+        self.heard.append(turns)
+        return Answer(f"answer {len(turns)}", 1, 0.1, 0.1, None, interrupted=turns[-1].text == "stop")
+
+
+@pytest.fixture
+def session(vl2):
+    return Session(Echo(), "tiny", find_checkpoint(vl2))
+
+
+def test_each_line_of_a_pipe_is_answered(run, vl2):
+    ended = run("chat", vl2, "--max-new-tokens", 4, stdin="Hello\n\nWhat is it?\n")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.count("\n") >= 2
+    assert ended.out.startswith(run("chat", vl2, "Hello", "--max-new-tokens", 4).out)
+
+
+def test_earlier_turns_are_part_of_the_next_question(session):
+    session.take("one")
+    session.take("two")
+    assert [turn.text for turn in session.chat.heard[1]] == ["one", "answer 1", "two"]
+    assert [turn.role for turn in session.turns] == ["user", "assistant", "user", "assistant"]
+
+
+def test_a_picture_goes_with_the_next_question_only(session):
+    session.take(f"/image {PICTURE}")
+    session.take("what is it?")
+    session.take("and now?")
+    first, _, second, _ = session.turns
+    assert (first.text, len(first.pictures)) == ("<image>\nwhat is it?", 1)
+    assert (second.text, second.pictures) == ("and now?", ())
+
+
+def test_clear_forgets_turns_and_pictures(session):
+    session.take("one")
+    session.take(f"/image {PICTURE}")
+    session.take("/clear")
+    session.take("two")
+    assert session.chat.heard[-1] == (Turn("user", "two"),)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("/sing", "there is no command /sing; there are /image, /clear, /save, /help"),
+        ("/image", "/image needs the path of a picture"),
+        ("/image gone.png", "no such picture: gone.png"),
+        ("/save a.txt", "/save needs a file that ends in .json or .md, got 'a.txt'"),
+        ("/save", "/save needs a file that ends in .json or .md, got ''"),
+        (
+            "<image> what?",
+            "the prompt: 1 <image> placeholder but 0 pictures; there must be as many of one as of the other",
+        ),
+    ],
+)
+def test_a_line_that_cannot_be_served_changes_nothing(session, line, sentence):
+    session.take("one")
+    before = (session.turns, session.waiting)
+    with pytest.raises(RequestError) as caught:
+        session.take(line)
+    assert str(caught.value) == sentence
+    assert (session.turns, session.waiting) == before
+
+
+def test_a_session_goes_on_after_a_bad_line_and_ends_with_status_2(run, vl2):
+    ended = run("chat", vl2, "--max-new-tokens", 4, stdin="/image gone.png\nHello\n")
+    assert ended.code == 2
+    assert ended.err == "modelwright: no such picture: gone.png\n"
+    assert ended.out == run("chat", vl2, "Hello", "--max-new-tokens", 4).out
+
+
+def test_a_conversation_that_outgrows_the_context_is_refused_and_can_be_cleared(run, vl2):
+    ended = run("chat", vl2, "--max-new-tokens", 4, stdin=f"{'word ' * 200}\n/clear\nHello\n")
+    assert "the prompt is 1007 tokens long and the model's context holds 512" in ended.err
+    assert ended.out == run("chat", vl2, "Hello", "--max-new-tokens", 4).out
+
+
+def test_a_text_only_session_takes_no_pictures(run, v2):
+    ended = run("chat", v2, stdin=f"/image {PICTURE}\n")
+    assert ended.err == f"modelwright: {v2} is a deepseek_v2 model, which reads text only, and it was given 1 picture\n"
+
+
+def test_help_lists_the_commands(run, vl2):
+    listed = run("chat", vl2, stdin="/help\n").err
+    for command in ("/image PATH", "/clear", "/save FILE", "/help", "Ctrl-C", "Ctrl-D"):
+        assert command in listed
+
+
+def test_a_transcript_as_json_is_a_conversation_in_the_official_form(session, tmp_path):
+    session.take(f"/image {PICTURE}")
+    session.take("what is it?")
+    session.take(f"/save {tmp_path / 'talk.json'}")
+    assert json.loads((tmp_path / "talk.json").read_text("utf-8")) == {
+        "model": "tiny",
+        "messages": [
+            {"role": "user", "content": "<image>\nwhat is it?", "images": [str(PICTURE)]},
+            {"role": "assistant", "content": "answer 1", "images": []},
+        ],
+    }
+
+
+def test_a_transcript_as_markdown(session, tmp_path):
+    session.take("Hello 鸟")
+    session.take(f"/save {tmp_path / 'talk.MD'}")
+    text = (tmp_path / "talk.MD").read_text("utf-8")
+    assert text == "# tiny\n\n## user\n\nHello 鸟\n\n## assistant\n\nanswer 1\n"
+    assert as_markdown("m", ()) == "# m\n"
+
+
+def test_a_transcript_that_cannot_be_written(session, tmp_path):
+    with pytest.raises(RequestError, match=r"cannot write .*talk\.md: No such file or directory"):
+        session.take(f"/save {tmp_path / 'gone' / 'talk.md'}")
+
+
+def test_a_stopped_answer_stays_in_the_conversation(session, capsys):
+    session.take("stop")
+    assert session.turns[-1] == Turn("assistant", "answer 1")
+    assert capsys.readouterr().err == "(stopped)\n"
+
+
+def test_ctrl_c_ends_the_answer_and_keeps_what_was_said(vl2):
+    loaded = load(vl2)
+    pieces = []
+
+    def interrupt_at_the_third(piece):
+        pieces.append(piece)
+        if len(pieces) == 3:
+            raise KeyboardInterrupt
+
+    prompt = encode(loaded, (ask("Hello", (), reads_pictures=True),))
+    said = answer(loaded, prompt, Sampling(max_new_tokens=30), None, interrupt_at_the_third)
+    assert said.interrupted
+    assert said.text == "".join(pieces).rstrip()
+    assert said.tokens < 30
