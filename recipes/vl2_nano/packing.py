@@ -35,14 +35,15 @@ class Row:
 class Packer:
     """Turns examples into rows with the processor's own tokens and tiles."""
 
-    def __init__(self, processor: DeepseekVLV2Processor):
+    def __init__(self, processor: DeepseekVLV2Processor, budget: int = 320):
         self.processor = processor
+        self.budget = budget
         self.tokenizer = processor.tokenizer
         resolutions = tuple((width, height) for width, height in processor.candidate_resolutions)
         self.cut = TileImageProcessor(resolutions, processor.image_size)
 
     def row(self, example: Example) -> Row:
-        """Prefix and conversations of one example."""
+        """Prefix and as many conversations of one example as fit into ``budget`` tokens, one at least."""
         tiles = [self.cut(picture) for picture in example.pictures]
         ids = [self.tokenizer.bos_token_id, *self._tokens("<|User|>: ")]
         for i, tile in enumerate(tiles):
@@ -59,6 +60,8 @@ class Packer:
         start = len(ids)
         for group, dialogue in enumerate(example.dialogues, start=1):
             tokens, labels = self.conversation(dialogue)
+            if len(row.ids) > start and len(row.ids) + len(tokens) > self.budget:
+                continue
             row.ids.extend(tokens)
             row.labels.extend(labels)
             row.positions.extend(range(start, start + len(tokens)))
@@ -71,7 +74,7 @@ class Packer:
         labels: list[int] = []
         for i, (question, answer) in enumerate(dialogue):
             asked = self._tokens(f"{'<|User|>: ' if i else chr(10)}{question}\n\n<|Assistant|>:")
-            answered = [*self._tokens(f" {answer}"), self.tokenizer.eos_token_id]
+            answered = [*self._tokens(answer), self.tokenizer.eos_token_id]
             ids += asked + answered
             labels += [self.processor.ignore_id] * len(asked) + answered
         return ids, labels

@@ -1,7 +1,8 @@
 """What each patch of each tile shows, as targets to train the vision tower on before it meets the language model.
 
 The tower learns to say, patch by patch, which shape or character covers the patch's centre, in which colour, and where
-in the tile that thing begins and ends. The heads that say so are thrown away afterwards.
+in the tile that thing begins and ends; in the global view also where in the picture, whose border it can see there. The
+heads that say so are thrown away afterwards.
 """
 
 from collections.abc import Iterator
@@ -41,7 +42,8 @@ def things_in(item: Scene | Card) -> list[Thing]:
 
 
 class Sights(IterableDataset):
-    """Batches of tiles with a target for every patch: ``tiles [n, 3, S, S]``, ``what``, ``hue`` ``[n, patches]``, ``box [n, patches, 4]``."""
+    """Batches of tiles ``[n, 3, S, S]`` with targets for every patch: ``what``, ``hue`` ``[n, patches]``, ``box``, ``place``
+    ``[n, patches, 4]``; ``place`` is NaN outside the global view."""
 
     def __init__(self, cut: TileImageProcessor, patch: int, batch: int, seed: int, cards: float = 0.5):
         self.cut, self.patch, self.batch, self.seed, self.cards = cut, patch, batch, seed, cards
@@ -58,17 +60,21 @@ class Sights(IterableDataset):
         tiles = self.cut(item.picture)
         side, (columns, rows) = self.cut.image_size, tiles.grid
         things = things_in(item)
-        parts = [self._patches(things, item.picture.size, (side, side), (0, 0))]
+        parts = [self._patches(things, item.picture.size, (side, side))]
         for top in range(0, rows * side, side):
             for left in range(0, columns * side, side):
                 parts.append(self._patches(things, item.picture.size, (columns * side, rows * side), (left, top)))
-        what, hue, box = (np.stack(each) for each in zip(*parts, strict=True))
-        return {"tiles": tiles.pixels, "what": what, "hue": hue, "box": box}
+        what, hue, box, place = (np.stack(each) for each in zip(*parts, strict=True))
+        return {"tiles": tiles.pixels, "what": what, "hue": hue, "box": box, "place": place}
 
     def _patches(
-        self, things: list[Thing], size: tuple[int, int], canvas: tuple[int, int], corner: tuple[int, int]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Targets of one tile that begins at ``corner`` of the canvas the picture was fitted to."""
+        self,
+        things: list[Thing],
+        size: tuple[int, int],
+        canvas: tuple[int, int],
+        corner: tuple[int, int] | None = None,
+    ) -> tuple[np.ndarray, ...]:
+        """Targets of the tile that begins at ``corner`` of the canvas the picture was fitted to, or of the global view."""
         side = self.cut.image_size
         scale = min(canvas[0] / size[0], canvas[1] / size[1])
         margin = [(length - scale * own) / 2 for length, own in zip(canvas, size, strict=True)]
@@ -76,14 +82,19 @@ class Sights(IterableDataset):
         centres = (np.arange(count) + 0.5) * self.patch
         what, hue = np.zeros((2, count, count), np.int64)
         boxes = np.zeros((count, count, 4), np.float32)
+        places = np.full((count, count, 4), np.nan, np.float32)
         for thing in things:
-            box = np.array(thing.box).reshape(2, 2) * scale + margin - corner  # rows (x1, y1), (x2, y2) in the tile
+            box = (
+                np.array(thing.box).reshape(2, 2) * scale + margin - (corner or (0, 0))
+            )  # rows (x1, y1), (x2, y2) in the tile
             inside_x = (centres >= box[0, 0]) & (centres < box[1, 0])
             inside_y = (centres >= box[0, 1]) & (centres < box[1, 1])
             covered = inside_y[:, None] & inside_x[None, :]
             what[covered], hue[covered] = thing.what, thing.hue
             boxes[covered] = box.clip(0, side).reshape(4) / side
-        return what.reshape(-1), hue.reshape(-1), boxes.reshape(-1, 4)
+            if corner is None:
+                places[covered] = np.array(thing.box) / (*size, *size)
+        return what.reshape(-1), hue.reshape(-1), boxes.reshape(-1, 4), places.reshape(-1, 4)
 
 
 class PatchHeads(nn.Module):
@@ -94,16 +105,20 @@ class PatchHeads(nn.Module):
         self.what = nn.Linear(width, len(WHATS))
         self.hue = nn.Linear(width, len(HUES))
         self.box = nn.Linear(width, 4)
+        self.place = nn.Linear(width, 4)
 
     def forward(self, features: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``[n, patches, width]`` to the losses ``what``, ``hue``, ``box`` and the share of things named right."""
+        """``[n, patches, width]`` to the losses ``what``, ``hue``, ``box``, ``place`` and the share of things named right."""
         seen = batch["what"] > 0
         named = self.what(features).float()
         hues = self.hue(features).float()
+        whole = ~batch["place"].isnan().any(dim=-1)
         misses = F.l1_loss(self.box(features).float()[seen], batch["box"][seen])
+        misplaced = F.l1_loss(self.place(features).float()[whole], batch["place"][whole])
         return {
             "what": F.cross_entropy(named.flatten(0, 1), batch["what"].flatten()),
             "hue": F.cross_entropy(hues.flatten(0, 1), batch["hue"].flatten()),
             "box": 5 * misses,
+            "place": 5 * misplaced,
             "right": (named.argmax(-1) == batch["what"])[seen].float().mean(),
         }

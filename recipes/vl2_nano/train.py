@@ -2,7 +2,8 @@
 
     python -m recipes.vl2_nano.train --out runs/vl2-nano
 
-One process, no downloads. Everything is drawn as it is needed, so no picture is seen twice.
+No downloads. Everything is drawn as it is needed, so no picture is seen twice. On a machine of many cores, several
+processes of one thread each use them better than one of many threads: ``torchrun --nproc-per-node 2 -m ...``.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -26,14 +28,19 @@ WARMUP, DECAY = 0.02, 0.45  # shares of a stage in which the rate rises and fall
 
 @dataclass
 class Stage:
-    """How long a stage lasts, in minutes of wall clock, and its progress from 0 to 1."""
+    """How long a stage lasts, in minutes of wall clock (of the first process), and its progress from 0 to 1."""
 
     minutes: float
     started: float
+    progress: float = 0.0
 
-    @property
-    def progress(self) -> float:
-        return (time.monotonic() - self.started) / (60 * self.minutes)
+    def running(self) -> bool:
+        """Look at the clock, the same in all processes; False once the time is over."""
+        clock = torch.tensor((time.monotonic() - self.started) / (60 * self.minutes))
+        if dist.is_initialized():
+            dist.broadcast(clock, src=0)
+        self.progress = clock.item()
+        return self.progress < 1
 
     @property
     def rate(self) -> float:
@@ -57,13 +64,24 @@ class Optimizer:
         self.rates = [group["lr"] for part in self.parts for group in part.param_groups]
 
     def step(self, loss: Tensor, factor: float) -> None:
-        """Backpropagate, clip, and step at ``factor`` times the rate."""
+        """Backpropagate, average over the processes, clip, and step at ``factor`` times the rate."""
         loss.backward()
+        if dist.is_initialized():
+            self._average()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for part, rate in zip(self.parts, self.rates, strict=True):
             part.param_groups[0]["lr"] = rate * factor
             part.step()
             part.zero_grad()
+
+    def _average(self) -> None:
+        """One exchange for all gradients; experts that no token chose count as zero."""
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        flat = torch.cat([grad.flatten() for grad in grads])
+        dist.all_reduce(flat)
+        parts = (flat / dist.get_world_size()).split([grad.numel() for grad in grads])
+        for parameter, part in zip(self.parameters, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
 
 
 class Meter:
@@ -80,7 +98,7 @@ class Meter:
         for key, value in numbers.items():
             number = value.item()
             self.means[key] = number if self.steps == 1 else 0.98 * self.means[key] + 0.02 * number
-        if time.monotonic() - self.printed > self.every:
+        if time.monotonic() - self.printed > self.every and is_first():
             self.printed = time.monotonic()
             told = "  ".join(f"{key} {value:.4f}" for key, value in self.means.items())
             print(f"{self.name} {self.stage.progress:6.1%}  step {self.steps}  {told}", flush=True)
@@ -90,8 +108,6 @@ def train_tower(
     model: DeepseekVLV2ForCausalLM, processor: DeepseekVLV2Processor, args: argparse.Namespace, device: torch.device
 ) -> None:
     """Stage one: the tower names and bounds what every patch shows."""
-    if args.sight_minutes <= 0:
-        return
     config = model.config.vision_config
     heads = PatchHeads(config.width).to(device)
     resolutions = tuple((width, height) for width, height in processor.candidate_resolutions)
@@ -101,11 +117,11 @@ def train_tower(
     optimizer = Optimizer(named, args.rate)
     stage = Stage(args.sight_minutes, time.monotonic())
     meter = Meter("tower", stage)
-    while stage.progress < 1:
+    while stage.running():
         batch = next(batches)
         with torch.autocast(device.type, torch.bfloat16):
             losses = heads(model.vision(batch["tiles"]), batch)
-        optimizer.step(losses["what"] + losses["hue"] + losses["box"], stage.rate)
+        optimizer.step(losses["what"] + losses["hue"] + losses["box"] + losses["place"], stage.rate)
         meter.add(**losses)
 
 
@@ -118,7 +134,7 @@ def train_model(
     stage = Stage(args.minutes, time.monotonic())
     meter = Meter("model", stage)
     saved = time.monotonic()
-    while stage.progress < 1:
+    while stage.running():
         batch = next(batches)
         with torch.autocast(device.type, torch.bfloat16):
             outputs = model(**batch, use_cache=False)
@@ -126,7 +142,7 @@ def train_model(
         counted = batch["labels"][:, 1:] != processor.ignore_id
         optimizer.step(outputs.loss, stage.rate)
         meter.add(loss=outputs.loss - outputs.aux_loss, balance=outputs.aux_loss, right=right[counted].float().mean())
-        if time.monotonic() - saved > 60 * args.save_every:
+        if time.monotonic() - saved > 60 * args.save_every and is_first():
             saved = time.monotonic()
             save(model, processor, args.out)
 
@@ -137,6 +153,11 @@ def load(stream: Sights | Stream, workers: int, device: torch.device) -> Iterato
         yield {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
+def is_first() -> bool:
+    """Whether this process prints and writes."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
 def main() -> None:
     """Train with the given budget and write the official folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -145,7 +166,7 @@ def main() -> None:
     parser.add_argument("--sight-minutes", type=float, default=12, help="length of the tower's own stage")
     parser.add_argument("--minutes", type=float, default=75, help="length of the main stage")
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
-    parser.add_argument("--questions", type=int, default=8, help="conversations a picture, at most")
+    parser.add_argument("--questions", type=int, default=12, help="conversations a picture, at most")
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes that draw pictures")
@@ -153,6 +174,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
 
+    if dist.is_torchelastic_launched():
+        dist.init_process_group("gloo")
+    rank = dist.get_rank() if dist.is_initialized() else 0
     torch.manual_seed(args.seed)
     device = torch.device(args.device)
     if args.resume:
@@ -162,9 +186,12 @@ def main() -> None:
         processor = build_processor(args.out)
         model = build_model(processor)
     model = model.to(device).train()
-    train_tower(model, processor, args, device)
-    train_model(model, processor, args, device)
-    save(model.eval(), processor, args.out)
+    args.seed += 1000 * rank  # other pictures in every process
+    for minutes, stage in ((args.sight_minutes, train_tower), (args.minutes, train_model)):
+        if minutes > 0:
+            stage(model, processor, args, device)
+            if is_first():
+                save(model, processor, args.out)
 
 
 if __name__ == "__main__":
