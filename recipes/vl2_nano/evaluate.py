@@ -2,8 +2,8 @@
 
     python -m recipes.vl2_nano.evaluate src/modelwright/zoo/vl2-nano
 
-Answers are greedy, through the processor and ``generate``, as a user gets them. ``probe`` draws the questions and judges
-the answers by their facts.
+Answers are greedy, through the processor and ``generate``, as a user gets them. ``probe`` draws the questions and
+judges the answers by their facts.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from recipes.vl2_nano.palette import pick
 
 @dataclass(frozen=True)
 class Lettering:
-    """A text in white on black, cropped to its ink; ``cuts`` are the pixel columns where characters begin, and the end."""
+    """A text in white on black, cropped to its ink; ``cuts`` are the columns where characters begin, and the end."""
 
     mask: Image.Image
     text: str

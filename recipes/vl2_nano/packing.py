@@ -22,7 +22,7 @@ PREFIX = 0  # the group number of the shared prefix; conversations count from 1,
 
 @dataclass(frozen=True)
 class Row:
-    """One packed example: ids, labels, positions and groups ``[tokens]``, tiles ``[n, 3, S, S]``, crops ``[pictures, 2]``."""
+    """One packed example: ids, labels, positions and groups of all tokens, tiles ``[n, 3, S, S]``, a crop a picture."""
 
     ids: list[int]
     labels: list[int]

@@ -42,8 +42,11 @@ def things_in(item: Scene | Card) -> list[Thing]:
 
 
 class Sights(IterableDataset):
-    """Batches of tiles ``[n, 3, S, S]`` with targets for every patch: ``what``, ``hue`` ``[n, patches]``, ``box``, ``place``
-    ``[n, patches, 4]``; ``place`` is NaN outside the global view."""
+    """Batches of tiles ``[n, 3, S, S]`` with targets for every patch.
+
+    ``what`` and ``hue`` are ``[n, patches]``, ``box`` and ``place`` ``[n, patches, 4]``; ``place`` is NaN outside the
+    global view.
+    """
 
     def __init__(self, cut: TileImageProcessor, patch: int, batch: int, seed: int, cards: float = 0.5):
         self.cut, self.patch, self.batch, self.seed, self.cards = cut, patch, batch, seed, cards
@@ -74,7 +77,7 @@ class Sights(IterableDataset):
         canvas: tuple[int, int],
         corner: tuple[int, int] | None = None,
     ) -> tuple[np.ndarray, ...]:
-        """Targets of the tile that begins at ``corner`` of the canvas the picture was fitted to, or of the global view."""
+        """Targets of the global view, or of the tile that begins at ``corner`` of the canvas the picture fills."""
         side = self.cut.image_size
         scale = min(canvas[0] / size[0], canvas[1] / size[1])
         margin = [(length - scale * own) / 2 for length, own in zip(canvas, size, strict=True)]
@@ -84,9 +87,8 @@ class Sights(IterableDataset):
         boxes = np.zeros((count, count, 4), np.float32)
         places = np.full((count, count, 4), np.nan, np.float32)
         for thing in things:
-            box = (
-                np.array(thing.box).reshape(2, 2) * scale + margin - (corner or (0, 0))
-            )  # rows (x1, y1), (x2, y2) in the tile
+            corners = np.array(thing.box).reshape(2, 2)  # rows (x1, y1), (x2, y2)
+            box = corners * scale + margin - (corner or (0, 0))  # in the tile's pixels
             inside_x = (centres >= box[0, 0]) & (centres < box[1, 0])
             inside_y = (centres >= box[0, 1]) & (centres < box[1, 1])
             covered = inside_y[:, None] & inside_x[None, :]
@@ -108,7 +110,7 @@ class PatchHeads(nn.Module):
         self.place = nn.Linear(width, 4)
 
     def forward(self, features: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``[n, patches, width]`` to the losses ``what``, ``hue``, ``box``, ``place`` and the share of things named right."""
+        """``[n, patches, width]`` to the four losses and ``right``, the share of things named right."""
         seen = batch["what"] > 0
         named = self.what(features).float()
         hues = self.hue(features).float()
