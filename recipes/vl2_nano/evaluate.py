@@ -39,9 +39,9 @@ def answers(model: DeepseekVLV2ForCausalLM, processor: DeepseekVLV2Processor, it
         conversations=[conversation(item) for item in items], images=[list(item.pictures) for item in items]
     ).to(model.device)
     inputs.pop("labels", None)
-    tokens = model.generate(**inputs, max_new_tokens=160, do_sample=False)
+    tokens = model.generate(**inputs, max_new_tokens=160, do_sample=False)  # pyright: ignore[reportAttributeAccessIssue]
     texts = processor.tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :])
-    return [text.split(processor.tokenizer.eos_token)[0].strip() for text in texts]
+    return [text.split(str(processor.tokenizer.eos_token))[0].strip() for text in texts]
 
 
 def measure(

@@ -105,6 +105,7 @@ def collate(rows: list[Row], processor: DeepseekVLV2Processor) -> dict[str, Tens
     """
     length = max(len(row.ids) for row in rows)
     pad = processor.tokenizer.pad_token_id
+    assert isinstance(pad, int)
 
     def padded(name: str, value: int) -> Tensor:
         return torch.tensor([getattr(row, name) + [value] * (length - len(row.ids)) for row in rows])

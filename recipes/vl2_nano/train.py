@@ -185,7 +185,7 @@ def main() -> None:
     else:
         processor = build_processor(args.out)
         model = build_model(processor)
-    model = model.to(device).train()
+    nn.Module.to(model, device).train()
     args.seed += 1000 * rank  # other pictures in every process
     for minutes, stage in ((args.sight_minutes, train_tower), (args.minutes, train_model)):
         if minutes > 0:
