@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 from modelwright.configs import DeepseekV2Config, DeepseekVLV2Config
 from modelwright.models import DeepseekV2ForCausalLM, DeepseekVLV2ForCausalLM
 
+torch.set_num_threads(1)  # threads bring tiny tensors nothing, and a busy machine makes them wait for each other
+
 GOLDEN = Path(__file__).parent / "golden"
 
 DENSE: dict[str, Any] = {

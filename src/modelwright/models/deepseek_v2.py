@@ -261,7 +261,7 @@ class DeepseekV2ForSequenceClassification(DeepseekV2PreTrainedModel):
         logits = self.score(outputs.last_hidden_state[rows, last])
         loss, aux_loss = None, outputs.aux_loss
         if labels is not None:
-            loss = self.loss_function(logits, labels, pooled_logits=logits, config=self.config)
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
             loss = loss if aux_loss is None else loss + aux_loss
         result = DeepseekV2ClassifierOutput(
             loss=loss,
