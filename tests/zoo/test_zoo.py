@@ -17,7 +17,7 @@ def model(tmp_path, monkeypatch):
     folder.mkdir()
     (tmp_path / "no-model").mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "deepseek_v2"}))
-    (folder / "accuracy.json").write_text(json.dumps({"colour": 0.975, "count": 0.9, "pictures": "made up"}))
+    (folder / "accuracy.json").write_text(json.dumps({"seed": 3, "accuracy": {"colour": 0.975, "count": 0.9}}))
     save_file({"a": np.zeros((3, 4), np.float32), "b": np.zeros(5, np.float16)}, folder / "model.safetensors")
     monkeypatch.setattr(zoo, "_ROOT", tmp_path)
     return folder
@@ -51,7 +51,8 @@ def test_a_model_that_was_not_measured_has_no_accuracy(model):
     assert zoo.describe("sparrow").accuracy == {}
 
 
-def test_damaged_files_are_named(model):
-    (model / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"the files of sparrow in .* are damaged: JSONDecodeError"):
+@pytest.mark.parametrize("name", ["config.json", "accuracy.json", "model.safetensors"])
+def test_damaged_files_are_named(model, name):
+    (model / name).write_text("{")
+    with pytest.raises(CheckpointError, match=r"the files of sparrow in .* are damaged: \w+Error"):
         zoo.describe("sparrow")

@@ -23,4 +23,4 @@ def list_models(as_json: bool) -> None:
 
 
 def _headline(accuracy: dict[str, float]) -> str:
-    return ", ".join(f"{skill} {100 * value:.0f} %" for skill, value in accuracy.items()) or "not measured"
+    return ", ".join(f"{task} {100 * share:.0f} %" for task, share in accuracy.items()) or "not measured"

@@ -1,7 +1,7 @@
 """The small trained models inside the package: names, folders and what they are; loading them is `modelwright.load`.
 
 Each is a folder beside this file in the official layout, with ``accuracy.json`` beside the weights: an object whose
-numbers are the fraction of held-out questions answered right, by skill.
+``accuracy`` holds the fraction of held-out questions answered right, by task.
 """
 
 import json
@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from modelwright.errors import CheckpointError, RequestError
 
@@ -25,7 +25,7 @@ class ZooModel:
         family: its ``model_type``.
         parameters: how many numbers its weights hold.
         weight_bytes: the size of its weight files.
-        accuracy: fraction right by skill; empty where it was not measured.
+        accuracy: fraction right by task; empty where it was not measured.
     """
 
     name: str
@@ -59,15 +59,15 @@ def describe(name: str) -> ZooModel:
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
         measured = folder / "accuracy.json"
-        accuracy = json.loads(measured.read_text("utf-8")) if measured.is_file() else {}
+        accuracy = json.loads(measured.read_text("utf-8"))["accuracy"] if measured.is_file() else {}
         return ZooModel(
             name=name,
             family=config["model_type"],
             parameters=sum(_count_parameters(shard) for shard in shards),
             weight_bytes=sum(shard.stat().st_size for shard in shards),
-            accuracy={skill: value for skill, value in accuracy.items() if isinstance(value, float | int)},
+            accuracy={task: float(share) for task, share in accuracy.items()},
         )
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"the files of {name} in {folder} are damaged: {error!r}") from error
 
 
