@@ -15,7 +15,7 @@ _PATH = re.compile(r"(\.{1,2}|~)?/\S*")
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen; None is what the model's own ``generate`` would not do: nothing."""
+    """How tokens are chosen; None is an option that was not given."""
 
     max_new_tokens: int = 512
     temperature: float | None = None
