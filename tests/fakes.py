@@ -71,11 +71,16 @@ def tiny_v2(cls: Any = DeepseekV2ForCausalLM, base: dict[str, Any] = MOE, seed: 
     return cls(DeepseekV2Config(**base | fields)).eval()
 
 
-def tiny_vl2(seed: int = 0, language: dict[str, Any] | None = None, **fields: Any) -> Any:
-    """A DeepSeek-VL2 model with random weights, in eval mode; ``language`` overrides fields of the decoder."""
+def tiny_vl2(
+    seed: int = 0, language: dict[str, Any] | None = None, vision: dict[str, Any] | None = None, **fields: Any
+) -> Any:
+    """A DeepSeek-VL2 model with random weights, in eval mode; ``language`` and ``vision`` override fields of theirs."""
     torch.manual_seed(seed)
-    config = VL2 | {"language_config": VL2["language_config"] | (language or {})} | fields
-    return DeepseekVLV2ForCausalLM(DeepseekVLV2Config(**config)).eval()
+    parts = {
+        "language_config": VL2["language_config"] | (language or {}),
+        "vision_config": VL2["vision_config"] | (vision or {}),
+    }
+    return DeepseekVLV2ForCausalLM(DeepseekVLV2Config(**VL2 | parts | fields)).eval()
 
 
 def tokens(*shape: int, vocab: int = 64, seed: int = 0) -> torch.Tensor:

@@ -24,13 +24,13 @@ def accumulate_load(layers: Iterable[nn.Module], routings: list[Routing]) -> Non
     gates = [layer.mlp.gate for layer in layers if isinstance(layer.mlp, MoE)]
     for gate, routing in zip(gates, routings, strict=True):
         if gate.method == "noaux_tc":
-            gate.load += routing.load()
+            gate.load += routing.load().to(gate.load.dtype)
 
 
 @torch.no_grad()
 def move_bias(gate: Router, rate: float) -> None:
     """Move the bias towards idle experts by ``rate * sign(mean load - load)``, loads summed over ranks; clear them."""
-    load = gate.load.clone()
+    load = gate.load.float()
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(load)
     if rate and load.sum() > 0:

@@ -1,0 +1,83 @@
+"""Which class serves which config, and what transformers' Auto classes know once told."""
+
+import pytest
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import DeepseekV2Config as TheirConfig
+
+from modelwright.configs import DeepseekVLV2Config
+from modelwright.errors import ConfigError
+from modelwright.models import (
+    DeepseekV2ForCausalLM,
+    DeepseekV2ForSequenceClassification,
+    DeepseekV2Model,
+    DeepseekVLV2ForCausalLM,
+)
+from modelwright.models.registry import ARCHITECTURES, MODEL_TYPES, PROCESSORS, model_class, register
+from tests.fakes import tiny_vl2
+
+
+@pytest.mark.parametrize(
+    ("config", "cls"),
+    [
+        ({"architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2"}, DeepseekV2ForCausalLM),
+        ({"architectures": ["DeepseekV2Model"]}, DeepseekV2Model),
+        ({"architectures": ["Other", "DeepseekV2ForSequenceClassification"]}, DeepseekV2ForSequenceClassification),
+        ({"architectures": None, "model_type": "deepseek_v2"}, DeepseekV2ForCausalLM),
+        ({"architectures": ["DeepseekVLV2ForCausalLM"], "model_type": "deepseek_vl_v2"}, DeepseekVLV2ForCausalLM),
+        ({"model_type": "deepseek_vl_v2"}, DeepseekVLV2ForCausalLM),
+    ],
+)
+def test_architectures_then_model_type(config, cls):
+    assert model_class(config) is cls
+
+
+OURS = "DeepseekV2Model, DeepseekV2ForCausalLM, DeepseekV2ForSequenceClassification, DeepseekVLV2ForCausalLM"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"architectures": ["DeepseekOCRForCausalLM"], "model_type": "deepseek_vl_v2"},
+            "architectures ['DeepseekOCRForCausalLM'] (model_type 'deepseek_vl_v2') is not served; we have " + OURS,
+        ),
+        ({"model_type": "qwen3"}, "model_type 'qwen3' is not served; we have deepseek_v2, deepseek_vl_v2"),
+        ({}, "model_type None is not served; we have deepseek_v2, deepseek_vl_v2"),
+        ({"architectures": "DeepseekV2Model"}, "architectures must be a list of names, not 'DeepseekV2Model'"),
+        ({"architectures": [7]}, "architectures must be a list of names, not [7]"),
+    ],
+)
+def test_what_is_not_ours_is_refused_with_what_is(config, message):
+    with pytest.raises(ConfigError) as caught:
+        model_class(config)
+    assert str(caught.value) == message
+
+
+def test_every_class_and_type_has_its_processor():
+    assert {cls.config_class.model_type for cls in ARCHITECTURES.values()} == set(MODEL_TYPES) == set(PROCESSORS)
+
+
+def test_registering_twice_changes_nothing_and_shadows_nothing():
+    register()
+    register()
+    assert CONFIG_MAPPING["deepseek_vl_v2"] is DeepseekVLV2Config
+    assert CONFIG_MAPPING["deepseek_v2"] is TheirConfig
+    config = tiny_vl2().config
+    for auto in (AutoModelForCausalLM, AutoModelForImageTextToText):
+        assert isinstance(auto.from_config(config), DeepseekVLV2ForCausalLM)
+
+
+def test_a_transformers_that_has_the_family_is_left_alone(monkeypatch):
+    class Theirs(DeepseekVLV2Config):
+        """Stands for a class of a later transformers."""
+
+    monkeypatch.setitem(CONFIG_MAPPING._extra_content, "deepseek_vl_v2", Theirs)
+    register()
+    assert CONFIG_MAPPING["deepseek_vl_v2"] is Theirs
+
+
+def test_the_auto_config_reads_ours(tmp_path):
+    register()
+    config = tiny_vl2().config
+    config.save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path) == config
