@@ -309,3 +309,9 @@ def test_transformers_finds_the_rope_that_v2_lite_was_saved_with(tmp_path):
     theirs = transformers.AutoConfig.from_pretrained(tmp_path)
     assert type(theirs) is transformers.DeepseekV2Config
     assert theirs.rope_parameters == {"rope_theta": 10000.0, "rope_type": "default"}
+
+
+def test_the_pad_token_must_have_a_row_in_the_embedding():
+    with pytest.raises(ConfigError, match=r"^pad_token_id \(96\) must be below vocab_size \(96\)$"):
+        DeepseekV2Config(vocab_size=96, pad_token_id=96)
+    assert DeepseekV2Config(vocab_size=96, pad_token_id=95).pad_token_id == 95

@@ -2,6 +2,7 @@
 
 import json
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -168,7 +169,6 @@ def test_a_part_of_another_shape_is_named():
 
 
 def test_merged_adapters_are_saved_in_the_official_layout(tmp_path):
-    peft = pytest.importorskip("peft")
     base = tiny_v2(base=DENSE)
     names = set(official_weights(base))
     adapted = peft.get_peft_model(base, peft.LoraConfig(target_modules=["q_b_proj", "kv_b_proj", "o_proj"], r=2)).eval()
@@ -184,7 +184,6 @@ def test_merged_adapters_are_saved_in_the_official_layout(tmp_path):
 
 
 def test_adapters_of_transformers_are_saved_alone(tmp_path):
-    peft = pytest.importorskip("peft")
     model = tiny_v2(base=DENSE)
     model.add_adapter(peft.LoraConfig(target_modules=["o_proj"], r=2))
     model.save_pretrained(tmp_path)

@@ -1,12 +1,9 @@
 """transformers' Trainer drives our models: accumulation, the bias rule, checkpoints and going on from one."""
 
-import pytest
 import torch
 import transformers
 
 from tests.fakes import NOAUX, tiny_v2, tokens
-
-pytest.importorskip("accelerate")  # the Trainer needs it
 
 
 class Rows(torch.utils.data.Dataset):

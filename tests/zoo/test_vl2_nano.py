@@ -10,8 +10,6 @@ from safetensors import safe_open
 from modelwright import load, parse_grounding, zoo
 from modelwright.processing import load_image
 
-pytestmark = pytest.mark.skipif("vl2-nano" not in zoo.names(), reason="vl2-nano is not trained yet")
-
 PICTURES = Path(__file__).parents[2] / "examples" / "pictures"
 OFFICIAL_TOKENS = [
     "<image>",

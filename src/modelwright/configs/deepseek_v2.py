@@ -173,6 +173,8 @@ class DeepseekV2Config(CheckedConfig):
         self.require_at_least(
             0, "first_k_dense_replace", "aux_loss_alpha", "initializer_range", "topk_bias_update_rate"
         )
+        pad, rows = self.pad_token_id, self.vocab_size
+        require(pad is None or -rows <= pad < rows, f"pad_token_id ({pad}) must be below vocab_size ({rows})")
         for name in ("rms_norm_eps", "routed_scaling_factor"):
             require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
         for name in ("attention_dropout", "ffn_dropout"):

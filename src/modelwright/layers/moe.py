@@ -77,7 +77,7 @@ class Router(nn.Module):
             self.e_score_correction_bias: Tensor
             self.register_buffer("e_score_correction_bias", torch.zeros(experts))
             self.load: Tensor  # choices since the bias last moved; the model adds to it in training
-            self.register_buffer("load", torch.zeros(experts), persistent=False)
+            self.register_buffer("load", torch.zeros(experts, dtype=torch.long), persistent=False)
 
     def forward(self, x: Tensor) -> Routing:
         """``[tokens, dim]`` to the routing of those tokens."""
