@@ -1,11 +1,13 @@
-"""What each patch of each tile shows, as targets to train the vision tower on before it meets the language model.
+"""What each patch of each tile shows, as targets for the vision tower and for the rows that the language model reads.
 
 The tower learns to say, patch by patch, which shape or character covers the patch's centre, in which colour, and where
 in the tile that thing begins and ends; in the global view also where in the picture, whose border it can see there. The
-heads that say so are thrown away afterwards.
+projected rows learn to lie near the embeddings of the words for what they show, so that a question's words find them.
+The heads that read all this are thrown away afterwards.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,3 +126,67 @@ class PatchHeads(nn.Module):
             "place": 5 * misplaced,
             "right": (named.argmax(-1) == batch["what"])[seen].float().mean(),
         }
+
+
+class RowHeads(nn.Module):
+    """What a projected row shows, read as a mixture of word embeddings, and where, read linearly.
+
+    Args:
+        width: of a row.
+        words: token ids of the words for ``WHATS`` and for ``HUES``.
+    """
+
+    sharpness = 12.0  # of the softmax over cosines
+
+    def __init__(self, width: int, words: tuple[list[int], list[int]]):
+        super().__init__()
+        self.whats, self.hues = (torch.tensor(ids) for ids in words)
+        self.box = nn.Linear(width, 4)
+        self.place = nn.Linear(width, 4)
+
+    def forward(self, rows: Tensor, embeddings: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``[n, rows, width]`` and ``[vocabulary, width]`` to the losses ``words``, ``row_box`` and ``row_place``."""
+        groups = _by_row(batch, rows.shape[1])
+        cosines = F.normalize(rows.float(), dim=-1) @ F.normalize(embeddings.float(), dim=-1).T
+        wanted = self._mixture(groups["what"], groups["hue"], len(embeddings))
+        named = F.cross_entropy(self.sharpness * cosines.flatten(0, 1), wanted.flatten(0, 1))
+        pick = (groups["what"] > 0).long().argmax(dim=-1)  # the first of a row's patches that shows a thing
+        seen = (groups["what"] > 0).any(dim=-1)
+        box, place = (_picked(groups[name], pick) for name in ("box", "place"))
+        whole = seen & ~place.isnan().any(dim=-1)
+        return {
+            "words": named,
+            "row_box": 5 * F.l1_loss(self.box(rows).float()[seen], box[seen]),
+            "row_place": 5 * F.l1_loss(self.place(rows).float()[whole], place[whole]),
+        }
+
+    def _mixture(self, what: Tensor, hue: Tensor, vocabulary: int) -> Tensor:
+        """``[n, rows, vocabulary]``: an even share for the words of each patch that shows a thing, else "nothing"'s."""
+        seen, coloured = (what > 0).float(), (hue > 0).float()
+        weight = torch.zeros(*what.shape[:2], vocabulary)
+        weight.scatter_add_(2, self.whats[what], seen)
+        weight.scatter_add_(2, self.hues[hue], coloured)
+        weight[..., self.whats[0]] += (seen.sum(dim=-1) == 0).float()
+        return weight / weight.sum(dim=-1, keepdim=True)
+
+
+def word_tokens(encode: Callable[[str], list[int]]) -> tuple[list[int], list[int]]:
+    """Token ids of the words for ``WHATS`` and ``HUES``, as they stand within a sentence."""
+    whats = [" no", *(f" {kind}" for kind in KINDS), *ALPHABET]
+    hues = [" no", *(f" {colour}" for colour in COLOURS)]
+    found = [[encode(word) for word in words] for words in (whats, hues)]
+    assert all(len(ids) == 1 for each in found for ids in each), "every word must be one token"
+    return [ids[0] for ids in found[0]], [ids[0] for ids in found[1]]
+
+
+def _by_row(batch: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
+    """Patch targets grouped by the row that joins them: ``[n, rows, patches of a row, ...]``."""
+    patches = batch["what"].shape[1]
+    side, ratio = math.isqrt(patches), math.isqrt(patches // rows)
+    order = torch.arange(patches).view(side // ratio, ratio, side // ratio, ratio).transpose(1, 2).reshape(rows, -1)
+    return {name: batch[name][:, order] for name in ("what", "hue", "box", "place")}
+
+
+def _picked(values: Tensor, pick: Tensor) -> Tensor:
+    """``[n, rows, patches, 4]`` at the patch chosen for each row: ``[n, rows, 4]``."""
+    return values.gather(2, pick[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)

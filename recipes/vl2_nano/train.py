@@ -1,4 +1,4 @@
-"""Trains vl2-nano from nothing: first the tower alone on what its patches show, then the whole model on conversations.
+"""Trains vl2-nano from nothing: first the tower on what its patches show, then the whole model on conversations.
 
     python -m recipes.vl2_nano.train --out runs/vl2-nano
 
@@ -21,7 +21,7 @@ from modelwright import DeepseekVLV2ForCausalLM, DeepseekVLV2Processor
 from modelwright.processing.image_processor import TileImageProcessor
 from recipes.vl2_nano.model import build_model, build_processor, save
 from recipes.vl2_nano.packing import Stream
-from recipes.vl2_nano.sight import PatchHeads, Sights
+from recipes.vl2_nano.sight import PatchHeads, RowHeads, Sights, word_tokens
 
 WARMUP, DECAY = 0.02, 0.45  # shares of a stage in which the rate rises and falls
 
@@ -104,33 +104,60 @@ class Meter:
             print(f"{self.name} {self.stage.progress:6.1%}  step {self.steps}  {told}", flush=True)
 
 
+class Eyes:
+    """The losses of the tower and the projector on what is to be seen, and the pictures they are taken on."""
+
+    def __init__(
+        self,
+        model: DeepseekVLV2ForCausalLM,
+        processor: DeepseekVLV2Processor,
+        args: argparse.Namespace,
+        device: torch.device,
+        batch: int,
+    ):
+        self.model = model
+        vision, width = model.config.vision_config, model.config.projector_config.n_embed
+        tokenizer = processor.tokenizer
+        words = word_tokens(lambda text: tokenizer.encode(text, add_special_tokens=False))
+        self.patches, self.rows = PatchHeads(vision.width).to(device), RowHeads(width, words).to(device)
+        self.heads = nn.ModuleList([self.patches, self.rows])
+        resolutions = tuple((width, height) for width, height in processor.candidate_resolutions)
+        cut = TileImageProcessor(resolutions, processor.image_size)
+        self.batches = load(Sights(cut, vision.patch_size, batch, args.seed), args.workers, device)
+
+    def losses(self) -> dict[str, Tensor]:
+        """A fresh batch's losses, and the share of patches named right."""
+        batch = next(self.batches)
+        features = self.model.vision(batch["tiles"])
+        words = self.model.language.model.embed_tokens.weight.detach()
+        return self.patches(features, batch) | self.rows(self.model.projector(features), words, batch)
+
+
 def train_tower(
     model: DeepseekVLV2ForCausalLM, processor: DeepseekVLV2Processor, args: argparse.Namespace, device: torch.device
 ) -> None:
-    """Stage one: the tower names and bounds what every patch shows."""
-    config = model.config.vision_config
-    heads = PatchHeads(config.width).to(device)
-    resolutions = tuple((width, height) for width, height in processor.candidate_resolutions)
-    cut = TileImageProcessor(resolutions, processor.image_size)
-    batches = load(Sights(cut, config.patch_size, args.batch, args.seed), args.workers, device)
-    named = [*model.vision.named_parameters(), *((f"head.{name}", each) for name, each in heads.named_parameters())]
+    """Stage one: the tower names and bounds what every patch shows, the projector says it in words."""
+    eyes = Eyes(model, processor, args, device, args.batch)
+    parts = {"vision": model.vision, "projector": model.projector, "head": eyes.heads}
+    named = [(f"{part}.{name}", each) for part, module in parts.items() for name, each in module.named_parameters()]
     optimizer = Optimizer(named, args.rate)
     stage = Stage(args.sight_minutes, time.monotonic())
     meter = Meter("tower", stage)
     while stage.running():
-        batch = next(batches)
         with torch.autocast(device.type, torch.bfloat16):
-            losses = heads(model.vision(batch["tiles"]), batch)
-        optimizer.step(losses["what"] + losses["hue"] + losses["box"] + losses["place"], stage.rate)
+            losses = eyes.losses()
+        optimizer.step(total(losses), stage.rate)
         meter.add(**losses)
 
 
 def train_model(
     model: DeepseekVLV2ForCausalLM, processor: DeepseekVLV2Processor, args: argparse.Namespace, device: torch.device
 ) -> None:
-    """Stage two: the whole model on its own loss."""
+    """Stage two: the whole model on its own loss, the eyes kept in practice beside it."""
     batches = load(Stream(processor, args.batch, args.seed + 1, args.questions), args.workers, device)
-    optimizer = Optimizer(model.named_parameters(), args.rate)
+    eyes = Eyes(model, processor, args, device, max(args.batch // 3, 1))
+    heads = ((f"head.{name}", each) for name, each in eyes.heads.named_parameters())
+    optimizer = Optimizer([*model.named_parameters(), *heads], args.rate)
     stage = Stage(args.minutes, time.monotonic())
     meter = Meter("model", stage)
     saved = time.monotonic()
@@ -138,13 +165,20 @@ def train_model(
         batch = next(batches)
         with torch.autocast(device.type, torch.bfloat16):
             outputs = model(**batch, use_cache=False)
+            losses = eyes.losses()
         right = outputs.logits[:, :-1].argmax(-1) == batch["labels"][:, 1:]
         counted = batch["labels"][:, 1:] != processor.ignore_id
-        optimizer.step(outputs.loss, stage.rate)
-        meter.add(loss=outputs.loss - outputs.aux_loss, balance=outputs.aux_loss, right=right[counted].float().mean())
+        optimizer.step(outputs.loss + 0.3 * total(losses), stage.rate)
+        answer = {"loss": outputs.loss - outputs.aux_loss, "answers": right[counted].float().mean()}
+        meter.add(**answer, balance=outputs.aux_loss, **losses)
         if time.monotonic() - saved > 60 * args.save_every and is_first():
             saved = time.monotonic()
             save(model, processor, args.out)
+
+
+def total(losses: dict[str, Tensor]) -> Tensor:
+    """The sum of what is to be made small."""
+    return torch.stack([value for name, value in losses.items() if name != "right"]).sum()
 
 
 def load(stream: Sights | Stream, workers: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
