@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -121,9 +122,17 @@ class Eyes:
         words = word_tokens(lambda text: tokenizer.encode(text, add_special_tokens=False))
         self.patches, self.rows = PatchHeads(vision.width).to(device), RowHeads(width, words).to(device)
         self.heads = nn.ModuleList([self.patches, self.rows])
+        self.file = args.out / "eyes.safetensors"
+        earlier = args.resume / self.file.name if args.resume else self.file
+        if earlier.is_file():  # of the stage before, or of the run to go on from
+            load_model(self.heads, earlier)
         resolutions = tuple((width, height) for width, height in processor.candidate_resolutions)
         cut = TileImageProcessor(resolutions, processor.image_size)
         self.batches = load(Sights(cut, vision.patch_size, batch, args.seed), args.workers, device)
+
+    def save(self) -> None:
+        """Keep the heads for the next stage."""
+        save_model(self.heads, str(self.file))
 
     def losses(self) -> dict[str, Tensor]:
         """A fresh batch's losses, and the share of patches named right."""
@@ -148,6 +157,8 @@ def train_tower(
             losses = eyes.losses()
         optimizer.step(total(losses), stage.rate)
         meter.add(**losses)
+    if is_first():
+        eyes.save()
 
 
 def train_model(
@@ -174,6 +185,7 @@ def train_model(
         if time.monotonic() - saved > 60 * args.save_every and is_first():
             saved = time.monotonic()
             save(model, processor, args.out)
+            eyes.save()
 
 
 def total(losses: dict[str, Tensor]) -> Tensor:
