@@ -84,17 +84,27 @@ class Packer:
 
 
 class Stream(IterableDataset):
-    """An endless stream of batches, drawn on the fly; every worker has its own seed."""
+    """An endless stream of batches, drawn on the fly; every worker has its own seed.
 
-    def __init__(self, processor: DeepseekVLV2Processor, batch: int, seed: int, questions: int):
+    ``mix`` holds the shares of scenes, cards and pairs of pictures.
+    """
+
+    def __init__(
+        self,
+        processor: DeepseekVLV2Processor,
+        batch: int,
+        seed: int,
+        questions: int,
+        mix: tuple[float, float, float] = (0.55, 0.33, 0.12),
+    ):
         self.packer = Packer(processor)
-        self.batch, self.seed, self.questions = batch, seed, questions
+        self.batch, self.seed, self.questions, self.mix = batch, seed, questions, mix
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng([self.seed, worker.id if worker else 0])
         while True:
-            examples = [make_example(rng, self.questions) for _ in range(self.batch)]
+            examples = [make_example(rng, self.questions, *self.mix) for _ in range(self.batch)]
             yield collate([self.packer.row(example) for example in examples], self.packer.processor)
 
 

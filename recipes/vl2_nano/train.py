@@ -128,7 +128,8 @@ class Eyes:
             load_model(self.heads, earlier)
         resolutions = tuple((width, height) for width, height in processor.candidate_resolutions)
         cut = TileImageProcessor(resolutions, processor.image_size)
-        self.batches = load(Sights(cut, vision.patch_size, batch, args.seed), args.workers, device)
+        cards = args.mix[1] / (args.mix[0] + args.mix[1])
+        self.batches = load(Sights(cut, vision.patch_size, batch, args.seed, cards), args.workers, device)
 
     def save(self) -> None:
         """Keep the heads for the next stage."""
@@ -165,7 +166,7 @@ def train_model(
     model: DeepseekVLV2ForCausalLM, processor: DeepseekVLV2Processor, args: argparse.Namespace, device: torch.device
 ) -> None:
     """Stage two: the whole model on its own loss, the eyes kept in practice beside it."""
-    batches = load(Stream(processor, args.batch, args.seed + 1, args.questions), args.workers, device)
+    batches = load(Stream(processor, args.batch, args.seed + 1, args.questions, tuple(args.mix)), args.workers, device)
     eyes = Eyes(model, processor, args, device, max(args.batch // 3, 1))
     heads = ((f"head.{name}", each) for name, each in eyes.heads.named_parameters())
     optimizer = Optimizer([*model.named_parameters(), *heads], args.rate)
@@ -209,11 +210,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/vl2-nano"), help="the folder to write")
     parser.add_argument("--resume", type=Path, help="start from the weights of this folder")
-    parser.add_argument("--sight-minutes", type=float, default=12, help="length of the tower's own stage")
-    parser.add_argument("--minutes", type=float, default=75, help="length of the main stage")
+    parser.add_argument("--sight-minutes", type=float, default=15, help="length of the tower's own stage")
+    parser.add_argument("--minutes", type=float, default=150, help="length of the main stage")
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
     parser.add_argument("--questions", type=int, default=12, help="conversations a picture, at most")
-    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--mix", type=float, nargs=3, default=(0.55, 0.33, 0.12), help="scenes, cards, pairs")
+    parser.add_argument("--rate", type=float, default=7e-4, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes that draw pictures")
     parser.add_argument("--save-every", type=float, default=5, help="minutes between checkpoints")
