@@ -17,7 +17,8 @@ demo: $(READY)  ## set up, then ask the model in the package about a picture and
 	$(BIN)/modelwright chat vl2-nano "How many shapes are there?" --image $(PICTURE)
 	$(BIN)/modelwright chat vl2-nano "<|grounding|>Locate <|ref|>the red circle<|/ref|>." --image $(PICTURE) --draw out/demo.png
 
-test test-all: export OMP_NUM_THREADS ?= 1  # the tensors of tests are too small for threads to help
+# The tensors of the tests are too small for threads to help.
+test test-all: export OMP_NUM_THREADS ?= 1
 test: $(READY)  ## the quick tests
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
 
