@@ -161,8 +161,12 @@ def absent(noun: str, view: View) -> str:
 
 
 def grounded(label: str, boxes: Iterable[Box], size: tuple[int, int]) -> str:
-    """``<|ref|>label<|/ref|><|det|>[[x1, y1, x2, y2]]<|/det|>`` in 0..999, left to right, then top to bottom."""
+    """``<|ref|>label<|/ref|><|det|>[[x1, y1, x2, y2]]<|/det|>`` in 0..999, left to right, then top to bottom.
+
+    Coordinates are rounded to tens: a last digit that the model cannot see would only be noise to learn from.
+    """
     width, height = size
-    scale = (999 / width, 999 / height, 999 / width, 999 / height)
-    inside = ", ".join(str([round(v * s) for v, s in zip(box, scale, strict=True)]) for box in sorted(boxes))
+    scale = (99.9 / width, 99.9 / height, 99.9 / width, 99.9 / height)
+    rounded = ([min(10 * round(v * s), 999) for v, s in zip(box, scale, strict=True)] for box in sorted(boxes))
+    inside = ", ".join(str(box) for box in rounded)
     return f"<|ref|>{label}<|/ref|><|det|>[{inside}]<|/det|>"

@@ -21,26 +21,28 @@ class Lettering:
 
 
 def fitted_text(
-    rng: np.random.Generator, text: str, room: tuple[int, int], shorter: int, exclude: Iterable[str] = ()
+    rng: np.random.Generator, text: str, room: tuple[int, int], sizes: tuple[float, float], exclude: Iterable[str] = ()
 ) -> Lettering:
     """The text as a mask no larger than ``room``.
 
-    Capitals are 9 to 60 % of ``shorter`` in height or as large as fits; a text that fits at no such size loses its end.
+    Capitals are as high as ``sizes``, least and most, allow, or as large as fits; a text that is too long for the least
+    size loses its end.
     """
+    least, most = sizes
     file = _font_file(rng, exclude)
     spacing = rng.uniform(0.04, 0.25) if rng.random() < 0.15 else 0.0
     turn = rng.uniform(-5, 5) if rng.random() < 0.25 else 0.0
     hard = rng.random() < 0.06
-    capital = math.exp(rng.uniform(math.log(0.09), math.log(0.6))) * shorter
+    capital = math.exp(rng.uniform(math.log(least), math.log(most)))
     while True:
         written = _written(text, file, capital / capital_height(file), spacing, turn, hard)
         scale = min(room[0] / written.mask.width, room[1] / written.mask.height)
         if scale >= 1:
             return written
         capital *= scale * 0.98
-        if capital < 0.09 * shorter and len(text) > 1:
+        if capital < least and len(text) > 1:
             text = text[:-1]
-            capital = 0.09 * shorter
+            capital = least
 
 
 def _font_file(rng: np.random.Generator, exclude: Iterable[str]) -> str | None:

@@ -54,6 +54,14 @@ class Card:
     cuts: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """A picture full of lines of characters, for eyes that are learning to read; ``characters`` with their boxes."""
+
+    picture: Image.Image
+    characters: tuple[tuple[str, tuple[float, float, float, float]], ...]
+
+
 def picture_size(rng: np.random.Generator) -> tuple[int, int]:
     """Width and height: 96 to 512 pixels a side, at most twice as long as wide."""
     if rng.random() < 0.3:
@@ -89,12 +97,30 @@ def draw_card(rng: np.random.Generator, exclude: Iterable[str] = ()) -> Card:
     region = _frame(rng, picture, ground, ink)
     wanted = "".join(pick(rng, ALPHABET) for _ in range(int(rng.integers(1, 7))))
     x1, y1, x2, y2 = region
-    written = fitted_text(rng, wanted, (x2 - x1, y2 - y1), min(size), exclude)
+    sizes = (0.09 * min(size), 0.6 * min(size))
+    written = fitted_text(rng, wanted, (x2 - x1, y2 - y1), sizes, exclude)
     mask = written.mask
     left, top = int(rng.integers(x1, x2 - mask.width + 1)), int(rng.integers(y1, y2 - mask.height + 1))
     picture.paste(ink, (left, top), mask)
     box = (left, top, left + mask.width, top + mask.height)
     return Card(picture, written.text, box, name_of(ink), tuple(left + cut for cut in written.cuts))
+
+
+def draw_sheet(rng: np.random.Generator, side: int) -> Sheet:
+    """A square of ``side`` pixels, filled from top to bottom with lines of 8 to 40 % of its height."""
+    ground, ink = _card_colours(rng)
+    picture = canvas(rng, (side, side), ground)
+    characters: list[tuple[str, tuple[float, float, float, float]]] = []
+    top = int(rng.integers(0, side // 12))
+    while (height := round(math.exp(rng.uniform(math.log(0.08), math.log(0.4))) * side)) <= side - top:
+        text = "".join(pick(rng, ALPHABET) for _ in range(max(1, round(rng.uniform(0.7, 1.4) * side / height))))
+        line = fitted_text(rng, text, (side, height), (0.9 * height, height))
+        left = int(rng.integers(0, side - line.mask.width + 1))
+        picture.paste(ink, (left, top), line.mask)
+        for letter, start, end in zip(line.text, line.cuts, line.cuts[1:], strict=False):
+            characters.append((letter, (left + start, top, left + end, top + line.mask.height)))
+        top += line.mask.height + int(rng.integers(2, 1 + side // 12))
+    return Sheet(picture, tuple(characters))
 
 
 def _cast(rng: np.random.Generator) -> list[tuple[str, str]]:

@@ -18,50 +18,72 @@ from torch.utils.data import IterableDataset
 
 from modelwright.processing.image_processor import TileImageProcessor
 from recipes.vl2_nano.palette import COLOURS
-from recipes.vl2_nano.pictures import ALPHABET, KINDS, Card, Scene, draw_card, draw_scene
+from recipes.vl2_nano.pictures import ALPHABET, KINDS, Card, Scene, Sheet, draw_card, draw_scene, draw_sheet
 
 WHATS = ("nothing", *KINDS, *ALPHABET)
 HUES = ("none", *COLOURS)
+MOST = 6  # things in a picture
+UNCOUNTED = -100  # what cross-entropy passes over
 
 
 @dataclass(frozen=True)
 class Thing:
-    """A shape or a character: indices into ``WHATS`` and ``HUES``, and its box in pixels of the picture."""
+    """A shape or a character: indices into ``WHATS`` and ``HUES``, its box in pixels, its turn from the left (1 on).
+
+    The turn of a character among the lines of a sheet is ``UNCOUNTED``.
+    """
 
     what: int
     hue: int
     box: tuple[float, float, float, float]
+    turn: int
 
 
-def things_in(item: Scene | Card) -> list[Thing]:
+def things_in(item: Scene | Card | Sheet) -> list[Thing]:
     """Everything to be seen in a picture."""
+    if isinstance(item, Sheet):
+        return [Thing(WHATS.index(letter), 0, box, UNCOUNTED) for letter, box in item.characters]
     if isinstance(item, Scene):
-        return [Thing(WHATS.index(s.kind), HUES.index(s.colour), s.box) for s in item.shapes]
+        shapes = sorted(item.shapes, key=lambda shape: shape.box)
+        return [Thing(WHATS.index(s.kind), HUES.index(s.colour), s.box, n) for n, s in enumerate(shapes, start=1)]
     _, top, _, bottom = item.box
     hue = HUES.index(item.colour) if item.colour in HUES else 0
-    spans = zip(item.text, item.cuts, item.cuts[1:], strict=False)
-    return [Thing(WHATS.index(letter), hue, (left, top, right, bottom)) for letter, left, right in spans]
+    spans = enumerate(zip(item.text, item.cuts, item.cuts[1:], strict=False), start=1)
+    return [Thing(WHATS.index(letter), hue, (left, top, right, bottom), n) for n, (letter, left, right) in spans]
 
 
 class Sights(IterableDataset):
     """Batches of tiles ``[n, 3, S, S]`` with targets for every patch.
 
-    ``what`` and ``hue`` are ``[n, patches]``, ``box`` and ``place`` ``[n, patches, 4]``; ``place`` is NaN outside the
-    global view.
+    ``what``, ``hue`` and ``turn`` are ``[n, patches]``, ``box`` and ``place`` ``[n, patches, 4]``; outside the global
+    view ``turn`` is -100 and ``place`` NaN. ``mix`` holds the shares of scenes, cards and sheets.
     """
 
-    def __init__(self, cut: TileImageProcessor, patch: int, batch: int, seed: int, cards: float = 0.5):
-        self.cut, self.patch, self.batch, self.seed, self.cards = cut, patch, batch, seed, cards
+    def __init__(
+        self,
+        cut: TileImageProcessor,
+        patch: int,
+        batch: int,
+        seed: int,
+        mix: tuple[float, float, float] = (0.4, 0.4, 0.2),
+    ):
+        self.cut, self.patch, self.batch, self.seed, self.mix = cut, patch, batch, seed, mix
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng([self.seed, worker.id if worker else 0])
         while True:
-            drawn = [draw_card(rng) if rng.random() < self.cards else draw_scene(rng) for _ in range(self.batch)]
-            parts = [self._targets(item) for item in drawn]
+            parts = [self._targets(self._draw(rng)) for _ in range(self.batch)]
             yield {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
 
-    def _targets(self, item: Scene | Card) -> dict[str, np.ndarray]:
+    def _draw(self, rng: np.random.Generator) -> Scene | Card | Sheet:
+        scene, card, _ = (share / sum(self.mix) for share in self.mix)
+        roll = rng.random()
+        if roll < scene:
+            return draw_scene(rng)
+        return draw_card(rng) if roll < scene + card else draw_sheet(rng, 2 * self.cut.image_size)
+
+    def _targets(self, item: Scene | Card | Sheet) -> dict[str, np.ndarray]:
         tiles = self.cut(item.picture)
         side, (columns, rows) = self.cut.image_size, tiles.grid
         things = things_in(item)
@@ -69,8 +91,9 @@ class Sights(IterableDataset):
         for top in range(0, rows * side, side):
             for left in range(0, columns * side, side):
                 parts.append(self._patches(things, item.picture.size, (columns * side, rows * side), (left, top)))
-        what, hue, box, place = (np.stack(each) for each in zip(*parts, strict=True))
-        return {"tiles": tiles.pixels, "what": what, "hue": hue, "box": box, "place": place}
+        names = ("what", "hue", "turn", "box", "place")
+        targets = zip(names, zip(*parts, strict=True), strict=True)
+        return {"tiles": tiles.pixels} | {name: np.stack(each) for name, each in targets}
 
     def _patches(
         self,
@@ -86,6 +109,7 @@ class Sights(IterableDataset):
         count = side // self.patch
         centres = (np.arange(count) + 0.5) * self.patch
         what, hue = np.zeros((2, count, count), np.int64)
+        turn = np.full((count, count), 0 if corner is None else UNCOUNTED, np.int64)
         boxes = np.zeros((count, count, 4), np.float32)
         places = np.full((count, count, 4), np.nan, np.float32)
         for thing in things:
@@ -98,7 +122,8 @@ class Sights(IterableDataset):
             boxes[covered] = box.clip(0, side).reshape(4) / side
             if corner is None:
                 places[covered] = np.array(thing.box) / (*size, *size)
-        return what.reshape(-1), hue.reshape(-1), boxes.reshape(-1, 4), places.reshape(-1, 4)
+                turn[covered] = thing.turn
+        return what.reshape(-1), hue.reshape(-1), turn.reshape(-1), boxes.reshape(-1, 4), places.reshape(-1, 4)
 
 
 class PatchHeads(nn.Module):
@@ -108,11 +133,12 @@ class PatchHeads(nn.Module):
         super().__init__()
         self.what = nn.Linear(width, len(WHATS))
         self.hue = nn.Linear(width, len(HUES))
+        self.turn = nn.Linear(width, MOST + 1)
         self.box = nn.Linear(width, 4)
         self.place = nn.Linear(width, 4)
 
     def forward(self, features: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``[n, patches, width]`` to the four losses and ``right``, the share of things named right."""
+        """``[n, patches, width]`` to the five losses and ``right``, the share of things named right."""
         seen = batch["what"] > 0
         named = self.what(features).float()
         hues = self.hue(features).float()
@@ -122,6 +148,7 @@ class PatchHeads(nn.Module):
         return {
             "what": F.cross_entropy(named.flatten(0, 1), batch["what"].flatten()),
             "hue": F.cross_entropy(hues.flatten(0, 1), batch["hue"].flatten()),
+            "turn": F.cross_entropy(self.turn(features).float().flatten(0, 1), batch["turn"].flatten()),
             "box": 5 * misses,
             "place": 5 * misplaced,
             "right": (named.argmax(-1) == batch["what"])[seen].float().mean(),
@@ -129,23 +156,25 @@ class PatchHeads(nn.Module):
 
 
 class RowHeads(nn.Module):
-    """What a projected row shows, read as a mixture of word embeddings, and where, read linearly.
+    """What a projected row shows, read as a mixture of word embeddings, and what, in which turn, where, read linearly.
 
     Args:
-        width: of a row.
+        width: of a row; patches: how many a row joins.
         words: token ids of the words for ``WHATS`` and for ``HUES``.
     """
 
     sharpness = 12.0  # of the softmax over cosines
 
-    def __init__(self, width: int, words: tuple[list[int], list[int]]):
+    def __init__(self, width: int, patches: int, words: tuple[list[int], list[int]]):
         super().__init__()
         self.whats, self.hues = (torch.tensor(ids) for ids in words)
+        self.what = nn.Linear(width, patches * len(WHATS))
+        self.turn = nn.Linear(width, patches * (MOST + 1))
         self.box = nn.Linear(width, 4)
         self.place = nn.Linear(width, 4)
 
     def forward(self, rows: Tensor, embeddings: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``[n, rows, width]`` and ``[vocabulary, width]`` to the losses ``words``, ``row_box`` and ``row_place``."""
+        """``[n, rows, width]`` and ``[vocabulary, width]`` to the losses, named after :class:`PatchHeads`'s."""
         groups = _by_row(batch, rows.shape[1])
         cosines = F.normalize(rows.float(), dim=-1) @ F.normalize(embeddings.float(), dim=-1).T
         wanted = self._mixture(groups["what"], groups["hue"], len(embeddings))
@@ -156,6 +185,8 @@ class RowHeads(nn.Module):
         whole = seen & ~place.isnan().any(dim=-1)
         return {
             "words": named,
+            "row_what": _apart(self.what(rows), groups["what"]),
+            "row_turn": _apart(self.turn(rows), groups["turn"]),
             "row_box": 5 * F.l1_loss(self.box(rows).float()[seen], box[seen]),
             "row_place": 5 * F.l1_loss(self.place(rows).float()[whole], place[whole]),
         }
@@ -184,7 +215,12 @@ def _by_row(batch: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
     patches = batch["what"].shape[1]
     side, ratio = math.isqrt(patches), math.isqrt(patches // rows)
     order = torch.arange(patches).view(side // ratio, ratio, side // ratio, ratio).transpose(1, 2).reshape(rows, -1)
-    return {name: batch[name][:, order] for name in ("what", "hue", "box", "place")}
+    return {name: batch[name][:, order] for name in ("what", "hue", "turn", "box", "place")}
+
+
+def _apart(scores: Tensor, wanted: Tensor) -> Tensor:
+    """Cross-entropy of ``[n, rows, patches * classes]`` against ``[n, rows, patches]``."""
+    return F.cross_entropy(scores.float().unflatten(-1, (wanted.shape[-1], -1)).flatten(0, 2), wanted.flatten())
 
 
 def _picked(values: Tensor, pick: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from modelwright import DeepseekVLV2ForCausalLM, DeepseekVLV2Processor
 from modelwright.processing.image_processor import TileImageProcessor
-from recipes.vl2_nano.model import build_model, build_processor, save
+from recipes.vl2_nano.model import build_model, build_processor, save, write_out_attention
 from recipes.vl2_nano.packing import Stream
 from recipes.vl2_nano.sight import PatchHeads, RowHeads, Sights, word_tokens
 
@@ -120,16 +120,17 @@ class Eyes:
         vision, width = model.config.vision_config, model.config.projector_config.n_embed
         tokenizer = processor.tokenizer
         words = word_tokens(lambda text: tokenizer.encode(text, add_special_tokens=False))
-        self.patches, self.rows = PatchHeads(vision.width).to(device), RowHeads(width, words).to(device)
+        joined = model.config.projector_config.downsample_ratio**2
+        self.patches, self.rows = PatchHeads(vision.width).to(device), RowHeads(width, joined, words).to(device)
         self.heads = nn.ModuleList([self.patches, self.rows])
         self.file = args.out / "eyes.safetensors"
         earlier = args.resume / self.file.name if args.resume else self.file
         if earlier.is_file():  # of the stage before, or of the run to go on from
-            load_model(self.heads, earlier)
+            load_model(self.heads, earlier, strict=False)
         resolutions = tuple((width, height) for width, height in processor.candidate_resolutions)
         cut = TileImageProcessor(resolutions, processor.image_size)
-        cards = args.mix[1] / (args.mix[0] + args.mix[1])
-        self.batches = load(Sights(cut, vision.patch_size, batch, args.seed, cards), args.workers, device)
+        sights = Sights(cut, vision.patch_size, batch, args.seed, tuple(args.sight_mix))
+        self.batches = load(sights, args.workers, device)
 
     def save(self) -> None:
         """Keep the heads for the next stage."""
@@ -215,6 +216,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
     parser.add_argument("--questions", type=int, default=12, help="conversations a picture, at most")
     parser.add_argument("--mix", type=float, nargs=3, default=(0.55, 0.33, 0.12), help="scenes, cards, pairs")
+    parser.add_argument("--sight-mix", type=float, nargs=3, default=(0.4, 0.3, 0.3), help="scenes, cards, sheets")
     parser.add_argument("--rate", type=float, default=7e-4, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes that draw pictures")
@@ -233,7 +235,9 @@ def main() -> None:
     else:
         processor = build_processor(args.out)
         model = build_model(processor)
+    write_out_attention(model)
     nn.Module.to(model, device).train()
+    args.out.mkdir(parents=True, exist_ok=True)
     args.seed += 1000 * rank  # other pictures in every process
     for minutes, stage in ((args.sight_minutes, train_tower), (args.minutes, train_model)):
         if minutes > 0:

@@ -9,8 +9,8 @@ import torch
 from modelwright.processing.image_processor import TileImageProcessor
 from modelwright.vision.projector import join_neighbours
 from recipes.vl2_nano.model import PATCH, RESOLUTIONS, TILE
-from recipes.vl2_nano.pictures import draw_card, draw_scene
-from recipes.vl2_nano.sight import HUES, WHATS, PatchHeads, RowHeads, Sights, _by_row, things_in
+from recipes.vl2_nano.pictures import draw_card, draw_scene, draw_sheet
+from recipes.vl2_nano.sight import HUES, UNCOUNTED, WHATS, PatchHeads, RowHeads, Sights, _by_row, things_in
 
 COUNT = TILE // PATCH
 
@@ -26,6 +26,15 @@ def test_a_card_is_seen_character_by_character():
     assert "".join(WHATS[thing.what] for thing in things) == card.text
     assert things[0].box[0] >= card.box[0] and things[-1].box[2] <= card.box[2]
     assert all(left.box[2] == right.box[0] for left, right in itertools.pairwise(things))
+    assert [thing.turn for thing in things] == list(range(1, len(card.text) + 1))
+
+
+def test_a_sheet_is_full_of_characters_inside_it_that_nobody_counts(sights):
+    sheet = draw_sheet(np.random.default_rng(6), 2 * TILE)
+    assert len(sheet.characters) > 5
+    assert all(0 <= x1 < x2 <= 2 * TILE and 0 <= y1 < y2 <= 2 * TILE for _, (x1, y1, x2, y2) in sheet.characters)
+    assert {thing.turn for thing in things_in(sheet)} == {UNCOUNTED}
+    assert sights._targets(sheet)["turn"].max() == 0
 
 
 def test_the_global_view_names_and_places_every_shape_where_it_is(sights):
@@ -46,6 +55,7 @@ def test_the_global_view_names_and_places_every_shape_where_it_is(sights):
         assert HUES[targets["hue"][0, patch]] == shape.colour
         expected = np.array(shape.box) / (width, height, width, height)
         np.testing.assert_allclose(targets["place"][0, patch], expected, atol=1e-6)
+        assert targets["turn"][0, patch] == 1 + scene.shapes.index(shape)
 
 
 def test_local_tiles_hold_the_mosaic_and_no_place(sights):
@@ -54,7 +64,7 @@ def test_local_tiles_hold_the_mosaic_and_no_place(sights):
     targets = sights._targets(scene)
     columns, rows = tiles.grid
     assert len(targets["what"]) == 1 + columns * rows
-    assert np.isnan(targets["place"][1:]).all()
+    assert np.isnan(targets["place"][1:]).all() and (targets["turn"][1:] == UNCOUNTED).all()
     assert targets["box"].min() >= 0 and targets["box"].max() <= 1
     named = {(WHATS[w], HUES[h]) for w, h in zip(targets["what"][1:].flat, targets["hue"][1:].flat, strict=True) if w}
     assert named == {(shape.kind, shape.colour) for shape in scene.shapes}
@@ -63,7 +73,7 @@ def test_local_tiles_hold_the_mosaic_and_no_place(sights):
 def test_rows_join_the_patches_that_the_projector_joins():
     numbers = torch.arange(COUNT * COUNT, dtype=torch.float32)
     joined = join_neighbours(numbers[None, :, None], 2)[0]  # [rows, 4], the patch numbers of each row
-    batch = {name: numbers[None] for name in ("what", "hue", "box", "place")}
+    batch = {name: numbers[None] for name in ("what", "hue", "turn", "box", "place")}
     torch.testing.assert_close(_by_row(batch, len(joined))["what"][0], joined)
 
 
@@ -79,7 +89,7 @@ def test_the_losses_of_the_eyes_fall_when_the_features_say_it(sights):
     assert losses["right"] == 1 and losses["what"] < 1e-4
     words = (list(range(len(WHATS))), [0, *range(len(WHATS), len(WHATS) + len(HUES) - 1)])
     embeddings = torch.eye(len(WHATS) + len(HUES) - 1)
-    rows = RowHeads(embeddings.shape[1], words)
+    rows = RowHeads(embeddings.shape[1], 4, words)
     wanted = rows._mixture(*(_by_row(batch, patches // 4)[name] for name in ("what", "hue")), len(embeddings))
     torch.testing.assert_close(wanted.sum(-1), torch.ones(tiles, patches // 4))
     right = rows(wanted, embeddings, batch)["words"]
