@@ -49,8 +49,21 @@ def read_headers(folder: Path) -> dict[str, TensorHeader]:
             damaged shard, a tensor that the index places wrongly or that two shards hold.
     """
     indexed = {} if (folder / SINGLE_FILE).is_file() else _read_index(folder)
+    headers = headers_of(_shards(folder, indexed))
+    for name, shard in indexed.items():
+        if name not in headers or headers[name].shard.name != shard:
+            raise CheckpointError(f"{INDEX_FILE} places {name} in {shard}, which does not hold it")
+    return headers
+
+
+def headers_of(shards: Iterable[Path]) -> dict[str, TensorHeader]:
+    """Every tensor of the safetensors files ``shards`` by name.
+
+    Raises:
+        CheckpointError: a file is damaged, or two hold the same tensor.
+    """
     headers: dict[str, TensorHeader] = {}
-    for shard in _shards(folder, indexed):
+    for shard in shards:
         with open_shard(shard) as tensors:
             for name in tensors.keys():  # noqa: SIM118 (not a dict)
                 if name in headers:
@@ -59,9 +72,6 @@ def read_headers(folder: Path) -> dict[str, TensorHeader]:
                     )
                 view = tensors.get_slice(name)
                 headers[name] = TensorHeader(name, shard, tuple(view.get_shape()), view.get_dtype())
-    for name, shard in indexed.items():
-        if name not in headers or headers[name].shard.name != shard:
-            raise CheckpointError(f"{INDEX_FILE} places {name} in {shard}, which does not hold it")
     return headers
 
 
@@ -86,6 +96,15 @@ def read_tensors(
                     progress(name, done, total)
 
 
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor to be written: its name and size, and what makes it (on the CPU, contiguous) when its turn comes."""
+
+    name: str
+    nbytes: int
+    make: Callable[[], Tensor]
+
+
 @contextmanager
 def open_shard(path: Path):
     """A safetensors file opened for reading; damage is a :class:`CheckpointError` that names the file."""
@@ -102,7 +121,12 @@ def write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]], max_shard_
     Each file is written beside its place and then moved there, so that one that is being read stays whole. Files of an
     earlier checkpoint in ``folder`` that are not written again are removed, last.
     """
-    entries = list(tensors)
+    write_planned(folder, [_planned(name, tensor) for name, tensor in tensors], max_shard_bytes)
+
+
+def write_planned(folder: Path, planned: Iterable[PlannedTensor], max_shard_bytes: int) -> list[Path]:
+    """:func:`write_shards` for tensors that are made one shard at a time; the files, in order."""
+    entries = list(planned)
     groups = _fill(entries, max_shard_bytes)
     names = [SINGLE_FILE]
     if len(groups) > 1:
@@ -110,19 +134,18 @@ def write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]], max_shard_
     stale = {path for path in folder.glob("model*.safetensors") if path.name not in names}
     weight_map: dict[str, str] = {}
     for name, group in zip(names, groups, strict=True):
-        shard = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in group}
-        save_file(shard, folder / f"{name}.part", metadata={"format": "pt"})
-        os.replace(folder / f"{name}.part", folder / name)
-        weight_map |= dict.fromkeys(shard, name)
+        _write_shard(folder / name, group)
+        weight_map |= dict.fromkeys((entry.name for entry in group), name)
     index = folder / INDEX_FILE
     if len(groups) > 1:
-        total = sum(tensor.nbytes for _, tensor in entries)
+        total = sum(entry.nbytes for entry in entries)
         content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         index.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     else:
         index.unlink(missing_ok=True)
     for path in stale:
         path.unlink()
+    return [folder / name for name in names]
 
 
 def dtype_of(header: TensorHeader) -> torch.dtype | None:
@@ -140,15 +163,25 @@ def parse_size(size: int | str) -> int:
     return int(float(match[1]) * UNITS[match[2]])
 
 
-def _fill(entries: list[tuple[str, Tensor]], limit: int) -> list[list[tuple[str, Tensor]]]:
-    groups: list[list[tuple[str, Tensor]]] = [[]]
+def _planned(name: str, tensor: Tensor) -> PlannedTensor:
+    return PlannedTensor(name, tensor.nbytes, lambda: tensor.detach().to("cpu", copy=True).contiguous())
+
+
+def _write_shard(path: Path, group: list[PlannedTensor]) -> None:
+    part = path.with_name(f"{path.name}.part")
+    save_file({entry.name: entry.make() for entry in group}, part, metadata={"format": "pt"})
+    os.replace(part, path)
+
+
+def _fill(entries: list[PlannedTensor], limit: int) -> list[list[PlannedTensor]]:
+    groups: list[list[PlannedTensor]] = [[]]
     size = 0
-    for name, tensor in entries:
-        if groups[-1] and size + tensor.nbytes > limit:
+    for entry in entries:
+        if groups[-1] and size + entry.nbytes > limit:
             groups.append([])
             size = 0
-        groups[-1].append((name, tensor))
-        size += tensor.nbytes
+        groups[-1].append(entry)
+        size += entry.nbytes
     return groups
 
 
