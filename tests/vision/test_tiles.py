@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelwright.processing.tiling import image_token_count
+from modelwright.configs.tiling import image_token_count
 from modelwright.vision import TileRows, picture_rows
 
 DIM = 2

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 from transformers import BatchFeature, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
 
+from modelwright.configs.tiling import image_token_count, tile_side
 from modelwright.errors import CheckpointError, RequestError
 from modelwright.processing.batching import ProcessedPrompt, pad_batch
 from modelwright.processing.chat import (
@@ -24,7 +25,6 @@ from modelwright.processing.messages import Conversation
 from modelwright.processing.rows import Pictures, deal_pictures, pictures_per_row, split_rows
 from modelwright.processing.settings import check_settings, refuse_unknown
 from modelwright.processing.special_tokens import add_special_tokens
-from modelwright.processing.tiling import image_token_count, tile_side
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "proxies")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from modelwright.processing.tiling import Size, tile_grid
+from modelwright.configs.tiling import Size, tile_grid
 
 
 @dataclass(frozen=True)

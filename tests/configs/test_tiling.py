@@ -1,11 +1,12 @@
 """Resolution choice against the reference, and the counts against their formula."""
 
 import json
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelwright.processing.tiling import (
+from modelwright.configs.tiling import (
     image_token_count,
     largest_grid,
     select_best_resolution,
@@ -14,11 +15,12 @@ from modelwright.processing.tiling import (
     tile_side,
 )
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "processor"
 OFFICIAL = [(m * 384, n * 384) for m in range(1, 10) for n in range(1, 10) if m * n <= 9]
 
 
-def test_the_best_resolution_is_the_official_one(golden):
-    reference = json.loads((golden / "best_resolution.json").read_text())
+def test_the_best_resolution_is_the_official_one():
+    reference = json.loads((GOLDEN / "best_resolution.json").read_text())
     candidates = reference["candidate_resolutions"]
     assert [select_best_resolution(tuple(size), candidates) for size, _ in reference["cases"]] == [
         tuple(best) for _, best in reference["cases"]

@@ -1,4 +1,4 @@
-"""The arithmetic from a picture's size to tiles and to tokens; no pixels, no tensors."""
+"""The arithmetic from a picture's size to the tiles and tokens that DeepSeek-VL2 makes of it; no pixels, no tensors."""
 
 import math
 from collections.abc import Sequence
