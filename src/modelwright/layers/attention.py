@@ -1,5 +1,6 @@
 """Multi-head attention with grouped keys (arXiv:2305.13245), projections apart or fused, with or without rotation."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,8 +13,12 @@ from modelwright.layers.slots import Slot
 class GroupedQueryAttention(nn.Module):
     """``[batch, tokens, dim]`` to the same: ``heads`` query heads share ``kv_heads`` key and value heads.
 
-    ``fused`` stores the three projections as one matrix ``[q; k; v]``; on disk they stay apart (:meth:`slots`).
-    ``slices`` as in :mod:`modelwright.layers.linear`.
+    Args:
+        bias: of the three projections; out_bias: of the output's, by default the same.
+        fused: store the three projections as one matrix; on disk they stay apart (:meth:`slots`).
+        grouped: with ``fused``, the rows are ``[q; k; v]`` of one key head after another (MindFormers' layout, which
+            slices across ranks), instead of ``[q; k; v]`` of all heads.
+        slices, compute: as in :mod:`modelwright.layers.linear`.
     """
 
     def __init__(
@@ -27,16 +32,19 @@ class GroupedQueryAttention(nn.Module):
         dropout: float = 0.0,
         fused: bool = False,
         slices: int = 1,
+        out_bias: bool | None = None,
+        grouped: bool = False,
+        compute: torch.dtype | None = None,
     ):
         super().__init__()
         self.layer, self.head_dim, self.dropout = layer, head_dim, dropout
         self.widths = [heads * head_dim, kv_heads * head_dim, kv_heads * head_dim]
-        self.fused = fused
+        self.fused, self.groups = fused, kv_heads if grouped else 1
         if fused:
-            self.qkv_proj = column_linear(dim, sum(self.widths), bias, slices)
+            self.qkv_proj = column_linear(dim, sum(self.widths), bias, slices, compute)
         else:
-            self.q_proj, self.k_proj, self.v_proj = (column_linear(dim, w, bias, slices) for w in self.widths)
-        self.o_proj = row_linear(heads * head_dim, dim, bias, slices)
+            self.q_proj, self.k_proj, self.v_proj = (column_linear(dim, w, bias, slices, compute) for w in self.widths)
+        self.o_proj = row_linear(heads * head_dim, dim, bias if out_bias is None else out_bias, slices, compute)
 
     def forward(self, x: Tensor, rope: Rotation, attention: AttentionBackend) -> Tensor:
         q, k, v = (self._heads(part) for part in self._project(x))  # [batch, heads, tokens, head_dim]
@@ -49,16 +57,21 @@ class GroupedQueryAttention(nn.Module):
         if not self.fused:
             return {}
         kinds = ["weight"] if self.qkv_proj.bias is None else ["weight", "bias"]
+        period = sum(self.widths) // self.groups if self.groups > 1 else 0
         table, start = {}, 0
         for name, width in zip("qkv", self.widths, strict=True):
-            table |= {f"{name}_proj.{kind}": Slot(f"qkv_proj.{kind}", start, start + width) for kind in kinds}
-            start += width
+            stop = start + width // self.groups
+            for kind in kinds:
+                table[f"{name}_proj.{kind}"] = Slot(f"qkv_proj.{kind}", start, stop, runs=self.groups, period=period)
+            start = stop
         return table
 
-    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
-        if self.fused:
-            return self.qkv_proj(x).split(self.widths, dim=-1)
-        return self.q_proj(x), self.k_proj(x), self.v_proj(x)
+    def _project(self, x: Tensor) -> list[Tensor]:
+        """Queries, keys and values ``[batch, tokens, their heads * head_dim]``."""
+        if not self.fused:
+            return [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
+        by_group = self.qkv_proj(x).unflatten(-1, (self.groups, -1))
+        return [part.flatten(-2) for part in by_group.split([width // self.groups for width in self.widths], dim=-1)]
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

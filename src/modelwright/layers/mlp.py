@@ -1,26 +1,62 @@
 """Feed-forward layers: gated (SwiGLU, arXiv:2002.05202) and plain, with dropout after the activation and the output."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelwright.layers.linear import column_linear, row_linear
+from modelwright.layers.slots import Slot
 from modelwright.ops.experts import Activation
 
 
-class GatedMLP(nn.Module):
-    """``down(act(gate(x)) * up(x))``: ``[..., dim]`` to the same; ``slices`` as in :mod:`modelwright.layers.linear`."""
+GATE_UP = ("gate_proj", "up_proj")
 
-    def __init__(self, dim: int, hidden: int, act: Activation, dropout: float = 0.0, slices: int = 1):
+
+class GatedMLP(nn.Module):
+    """``down(act(gate(x)) * up(x))``: ``[..., dim]`` to the same.
+
+    ``fused`` stores gate and up as one matrix whose rows alternate, gate first (MindFormers' layout); on disk they stay
+    apart (:meth:`slots`). ``slices`` and ``compute`` as in :mod:`modelwright.layers.linear`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        act: Activation,
+        dropout: float = 0.0,
+        slices: int = 1,
+        fused: bool = False,
+        compute: torch.dtype | None = None,
+    ):
         super().__init__()
-        self.gate_proj = column_linear(dim, hidden, slices=slices)
-        self.up_proj = column_linear(dim, hidden, slices=slices)
-        self.down_proj = row_linear(hidden, dim, slices=slices)
+        self.fused = fused
+        if fused:
+            self.gate_up_proj = column_linear(dim, 2 * hidden, slices=slices, compute=compute)
+        else:
+            self.gate_proj = column_linear(dim, hidden, slices=slices, compute=compute)
+            self.up_proj = column_linear(dim, hidden, slices=slices, compute=compute)
+        self.down_proj = row_linear(hidden, dim, slices=slices, compute=compute)
         self.act = act
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = F.dropout(self.act(self.gate_proj(x)) * self.up_proj(x), self.dropout, self.training)
+        gate, up = self._project(x)
+        hidden = F.dropout(self.act(gate) * up, self.dropout, self.training)
         return F.dropout(self.down_proj(hidden), self.dropout, self.training)
+
+    def slots(self) -> dict[str, Slot]:
+        """Where the official gate and up projections lie inside the fused one; empty when they are apart."""
+        if not self.fused:
+            return {}
+        rows = {"runs": self.gate_up_proj.out_features // 2, "period": 2}
+        return {f"{name}.weight": Slot("gate_up_proj.weight", i, i + 1, **rows) for i, name in enumerate(GATE_UP)}
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Gate and up, ``[..., hidden]`` each."""
+        if not self.fused:
+            return self.gate_proj(x), self.up_proj(x)
+        return self.gate_up_proj(x).unflatten(-1, (-1, 2)).unbind(-1)
 
 
 class PlainMLP(nn.Module):

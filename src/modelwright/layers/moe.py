@@ -19,6 +19,7 @@ from modelwright.ops.routing import (
     greedy_topk,
     group_limited_topk,
     sequence_balance_loss,
+    within_capacity,
 )
 
 
@@ -27,12 +28,13 @@ class Routing:
     """What one layer's router decided.
 
     ``weights`` (fp32, as applied) and ``chosen`` experts are ``[tokens, top_k]``; ``scores`` ``[tokens, experts]`` are
-    those of all experts before any bias.
+    those of all experts before any bias, and ``logits`` what they were computed from.
     """
 
     weights: Tensor
     chosen: Tensor
     scores: Tensor
+    logits: Tensor
 
     def balance_loss(self, batch: int, per_sequence: bool) -> Tensor:
         """The unscaled balance loss over ``batch`` sequences of equal length: one number, see ``ops/routing.py``."""
@@ -46,7 +48,7 @@ class Routing:
 
 
 class Router(nn.Module):
-    """Scores experts in fp32 and picks ``top_k`` of them.
+    """Scores experts and picks ``top_k`` of them; scores and weights are fp32.
 
     Args:
         method: ``greedy``, ``group_limited_greedy`` or ``noaux_tc``; see ``ops/routing.py``.
@@ -54,6 +56,10 @@ class Router(nn.Module):
         groups, top_groups: of the grouped methods, how many groups there are and how many a token may choose from.
         normalise: divide the weights by their sum (when ``top_k > 1``).
         scaling: multiplies the weights, after normalising too.
+        compute: the type of the product that gives the logits.
+        capacity: in training an expert takes this multiple of its even share of choices at most, and what overflows
+            gets no weight; None drops nothing.
+        drop_by_token: who overflows; see ``ops/routing.py``.
     """
 
     def __init__(
@@ -67,9 +73,13 @@ class Router(nn.Module):
         top_groups: int = 1,
         normalise: bool = False,
         scaling: float = 1.0,
+        compute: torch.dtype = torch.float32,
+        capacity: float | None = None,
+        drop_by_token: bool = False,
     ):
         super().__init__()
-        self.top_k, self.method, self.scoring = top_k, method, scoring
+        self.top_k, self.method, self.scoring, self.compute = top_k, method, scoring, compute
+        self.capacity, self.drop_by_token = capacity, drop_by_token
         self.groups, self.top_groups = groups, top_groups
         self.normalise, self.scaling = normalise, scaling
         self.weight = nn.Parameter(torch.empty(experts, dim))
@@ -82,12 +92,14 @@ class Router(nn.Module):
     def forward(self, x: Tensor) -> Routing:
         """``[tokens, dim]`` to the routing of those tokens."""
         with torch.autocast(x.device.type, enabled=False):
-            logits = F.linear(x.float(), self.weight.float())
+            logits = F.linear(x.to(self.compute), self.weight.to(self.compute)).float()
         scores = logits.softmax(dim=-1) if self.scoring == "softmax" else logits.sigmoid()
         weights, chosen = self._choose(scores)
+        if self.training and self.capacity is not None:
+            weights = weights * within_capacity(weights, chosen, scores.shape[-1], self.capacity, self.drop_by_token)
         if self.normalise and self.top_k > 1:
             weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
-        return Routing(weights * self.scaling, chosen, scores)
+        return Routing(weights * self.scaling, chosen, scores, logits)
 
     def _choose(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         if self.method == "noaux_tc":
@@ -102,30 +114,47 @@ class Experts(nn.Module):
     """The feed-forward weights of all experts, stacked.
 
     ``gate_up_proj`` is ``[experts, 2 * width, dim]`` (``width`` rows where there is no gate), ``down_proj``
-    ``[experts, dim, width]``. On disk each expert keeps its official tensors ``N.gate_proj``, ``N.up_proj`` and
-    ``N.down_proj`` (:meth:`slots`).
+    ``[experts, dim, width]``. On disk each expert keeps its official tensors (:meth:`slots`): ``N.gate_proj``,
+    ``N.up_proj`` and ``N.down_proj``, or what ``names`` calls the three. ``compute`` is the type of the products where
+    it is not the weights'; the result has it too.
     """
 
-    def __init__(self, experts: int, dim: int, width: int, act: Activation, gated: bool = True, dropout: float = 0.0):
+    def __init__(
+        self,
+        experts: int,
+        dim: int,
+        width: int,
+        act: Activation,
+        gated: bool = True,
+        dropout: float = 0.0,
+        names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+        compute: torch.dtype | None = None,
+    ):
         super().__init__()
         self.gated, self.act, self.dropout, self.width = gated, act, dropout, width
+        self.names, self.compute = names, compute
         self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * width if gated else width, dim))
         self.down_proj = nn.Parameter(torch.empty(experts, dim, width))
 
     def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """``[tokens, dim]`` to the weighted sum of each token's chosen experts, ``[tokens, dim]``."""
         dropout = self.dropout if self.training else 0.0
-        return grouped_experts(x, chosen, weights, self.gate_up_proj, self.down_proj, self.act, self.gated, dropout)
+        x, w_in, w_out = (
+            tensor if self.compute is None else tensor.to(self.compute)
+            for tensor in (x, self.gate_up_proj, self.down_proj)
+        )
+        return grouped_experts(x, chosen, weights, w_in, w_out, self.act, self.gated, dropout)
 
     def slots(self) -> dict[str, Slot]:
         """Where each expert's official tensors lie in the stacks."""
         experts, dim, width = self.down_proj.shape
-        parts = ["gate_proj", "up_proj"] if self.gated else ["up_proj"]
+        gate, up, down = self.names
+        parts = [gate, up] if self.gated else [up]
         table = {}
         for e in range(experts):
             for i, part in enumerate(parts):
                 table[f"{e}.{part}.weight"] = Slot("gate_up_proj", i * width, (i + 1) * width, item=e)
-            table[f"{e}.down_proj.weight"] = Slot("down_proj", 0, dim, item=e)
+            table[f"{e}.{down}.weight"] = Slot("down_proj", 0, dim, item=e)
         return table
 
 
@@ -146,17 +175,33 @@ class LocalDispatcher:
 
 
 class MoE(nn.Module):
-    """Routed experts plus shared ones that every token visits: ``[batch, tokens, dim]`` to the same and the routing."""
+    """Routed experts plus shared ones that every token visits: ``[..., dim]`` to the same and the routing.
 
-    def __init__(self, gate: Router, experts: Experts, shared: nn.Module | None, dispatch: Dispatcher | None = None):
+    ``shared_gate`` ``[..., dim] -> [..., 1]`` weighs what the shared ones say, through a sigmoid.
+    """
+
+    def __init__(
+        self,
+        gate: Router,
+        experts: Experts,
+        shared: nn.Module | None,
+        dispatch: Dispatcher | None = None,
+        shared_gate: nn.Module | None = None,
+    ):
         super().__init__()
         self.gate = gate
         self.experts = experts
         self.shared_experts = shared
+        self.shared_experts_gate = shared_gate
         self.dispatch: Dispatcher = dispatch or LocalDispatcher()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
         tokens = x.flatten(0, -2)  # [batch * tokens, dim]
         routing = self.gate(tokens)
         out = self.dispatch(self.experts, tokens, routing).view_as(x)
-        return (out if self.shared_experts is None else out + self.shared_experts(x)), routing
+        if self.shared_experts is None:
+            return out, routing
+        shared = self.shared_experts(x)
+        if self.shared_experts_gate is not None:
+            shared = self.shared_experts_gate(x).sigmoid() * shared
+        return out + shared, routing

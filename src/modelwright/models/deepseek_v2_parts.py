@@ -26,7 +26,7 @@ from modelwright.layers import (
 class DecoderLayer(GradientCheckpointingLayer):
     """``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``: ``[batch, tokens, dim]`` to the same.
 
-    A layer with experts also returns its routing's weights, choices and scores: bare tensors, so that gradients of the
+    A layer with experts also returns its routing's weights, choices, scores and logits: bare tensors, so that gradients of the
     balance loss pass through either kind of gradient checkpointing.
     """
 
@@ -43,7 +43,7 @@ class DecoderLayer(GradientCheckpointingLayer):
         if not isinstance(self.mlp, MoE):
             return (x + self.mlp(normed),)
         update, routing = self.mlp(normed)
-        return x + update, routing.weights, routing.chosen, routing.scores
+        return x + update, routing.weights, routing.chosen, routing.scores, routing.logits
 
 
 def build_attention(config: DeepseekV2Config, layer: int, softmax_gain: float) -> nn.Module:

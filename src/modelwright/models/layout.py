@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from modelwright.errors import CheckpointError
 from modelwright.layers import Slot
+from modelwright.layers.slots import Index
 
 
 @runtime_checkable
@@ -28,7 +29,7 @@ class Place:
     """Where an official tensor lies: part ``index`` of a parameter or buffer (``()``: all of it), and its shape."""
 
     parameter: str
-    index: tuple[int | slice, ...]
+    index: Index
     shape: tuple[int, ...]
 
 
@@ -72,12 +73,14 @@ def join(
             continue
         if place.parameter not in state:
             state[place.parameter] = torch.empty(sizes[place.parameter].shape, dtype=dtype, device=tensor.device)
-        state[place.parameter][place.index].copy_(tensor)
+        state[place.parameter][place.index] = tensor.to(dtype)
     return state
 
 
 def split(places: Mapping[str, Place], state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Parameters under their official names, parts as views; a name that is official already passes as it is.
+    """Parameters under their official names; a name that is official already passes as it is.
+
+    Parts are views, or copies where their rows lie scattered in a fused projection.
 
     Raises:
         CheckpointError: ``state`` lacks a tensor.

@@ -11,14 +11,21 @@ from torch import Tensor
 
 
 def reference_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, dropout: float = 0.0, causal: bool = False
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    dropout: float = 0.0,
+    causal: bool = False,
+    softmax_dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Softmax in fp32 over the written-out scores. The documentation of :func:`fused_attention`."""
+    """Softmax in ``softmax_dtype`` over the written-out scores. The documentation of :func:`fused_attention`."""
     if causal:
         mask = causal_mask(q.shape[2], k.shape[2], past=0, device=q.device)
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    scores = masked_scores(q @ k.transpose(-1, -2) * scale, mask)
+    scores = masked_scores(q @ k.transpose(-1, -2) * scale, mask, softmax_dtype)
     weights = F.dropout(scores.softmax(dim=-1).to(q.dtype), dropout)
     return weights @ v
 
@@ -36,15 +43,15 @@ def fused_attention(
     )
 
 
-def masked_scores(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Scores in fp32 with the mask applied. A query that may look at nothing gets even weights, never NaN."""
-    scores = scores.float()
-    lowest = torch.finfo(torch.float32).min
+def masked_scores(scores: Tensor, mask: Tensor | None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Scores in ``dtype`` with the mask applied. A query that may look at nothing gets even weights, never NaN."""
+    scores = scores.to(dtype)
+    lowest = torch.finfo(dtype).min
     if mask is None:
         return scores
     if mask.dtype == torch.bool:
         return scores.masked_fill(~mask, lowest)
-    return (scores + mask).clamp(min=lowest)
+    return (scores + mask).to(dtype).clamp(min=lowest)
 
 
 def causal_mask(tokens: int, keys: int, past: int, device: torch.device) -> Tensor:

@@ -1,6 +1,6 @@
 """Rotary position embedding (RoFormer, arXiv:2104.09864): frequencies, their extensions, and the two rotations.
 
-Frequencies are always fp32. Which extension a model uses is decided by whoever calls; nothing here reads a config.
+Frequencies and tables are fp32; whoever calls may round the tables, and decides which extension a model uses.
 """
 
 import math
@@ -22,6 +22,39 @@ def dynamic_ntk_theta(theta: float, dim: int, factor: float, length: Tensor, tra
     """
     stretch = (factor * length / trained_length - (factor - 1)).clamp(min=1.0)
     return theta * stretch ** (dim / (dim - 2))
+
+
+def stepped_ntk(theta: float, dim: int, length: Tensor, trained_length: int) -> tuple[Tensor, Tensor]:
+    """MindFormers' dynamic NTK: the base that serves each ``length``, and the gain of cosines and sines.
+
+    With ``L = max(length, trained_length)`` the base grows in steps, ``theta * (2^c - 1)^(dim/(dim-2))`` for
+    ``c = ceil(log2(L / trained_length) + 1)``; the gain is ``0.1 * ln(L / trained_length) + 1``. It has no paper.
+    """
+    ratio = (length / trained_length).clamp(min=1.0)
+    steps = (ratio.log2() + 1).ceil()
+    return theta * (2**steps - 1) ** (dim / (dim - 2)), 0.1 * ratio.log() + 1.0
+
+
+def llama3_frequencies(
+    dim: int,
+    theta: float,
+    factor: float,
+    trained_length: int,
+    low_freq_factor: float,
+    high_freq_factor: float,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Llama 3.1's blend (arXiv:2407.21783): wavelengths beyond the trained context are divided by ``factor``.
+
+    A pair that turns more than ``high_freq_factor`` times within ``trained_length`` tokens keeps its frequency, one
+    that turns less than ``low_freq_factor`` times divides it, and between the two they are blended linearly by the
+    number of turns. ``[dim/2]``, fp32.
+    """
+    plain = inverse_frequencies(dim, theta, device)
+    turns = trained_length / (2 * math.pi / plain)
+    width = high_freq_factor - low_freq_factor
+    keep = ((turns - low_freq_factor) / width).clamp(0, 1) if width else (turns >= high_freq_factor).float()
+    return (1 - keep) * plain / factor + keep * plain
 
 
 def yarn_mscale(factor: float, mscale: float) -> float:
@@ -55,16 +88,32 @@ def yarn_frequencies(
     return plain * (1 - slowness) + plain / factor * slowness
 
 
-def rope_table(positions: Tensor, frequencies: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+def rope_table(positions: Tensor, frequencies: Tensor, scale: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
     """Cosines and sines for ``positions`` ``[batch, tokens]``: two fp32 tensors ``[batch, tokens, dim/2]``."""
     angles = positions[..., None].float() * frequencies
     return angles.cos() * scale, angles.sin() * scale
 
 
 def rotate_half_split(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the pairs ``(i, i + dim/2)`` of ``x`` ``[batch, heads, tokens, dim]`` (the Llama convention)."""
-    first, second = x.float().chunk(2, dim=-1)
+    """Rotate the pairs ``(i, i + dim/2)`` of ``x`` ``[batch, heads, tokens, dim]`` (the Llama convention).
+
+    Computed in the tables' type, here and in the other rotations; the result has that of ``x``.
+    """
+    first, second = x.to(cos.dtype).chunk(2, dim=-1)
     return _rotated(first, second, cos, sin).to(x.dtype)
+
+
+def rotate_by_matrix(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """:func:`rotate_half_split` with the halves exchanged by a product: ``x * cos + (x @ [[0, I], [-I, 0]]) * sin``.
+
+    The same numbers: every sum of the product has one term. For devices that multiply faster than they copy.
+    """
+    wide = x.to(cos.dtype)
+    identity = torch.eye(x.shape[-1] // 2, dtype=cos.dtype, device=x.device)
+    nothing = torch.zeros_like(identity)
+    exchange = torch.cat((torch.cat((nothing, identity), dim=1), torch.cat((-identity, nothing), dim=1)))
+    cos, sin = (torch.cat((table, table), dim=-1).unsqueeze(1) for table in (cos, sin))
+    return (wide * cos + (wide @ exchange) * sin).to(x.dtype)
 
 
 def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -73,7 +122,7 @@ def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     The result holds all first members, then all second members: the order in which the official code caches keys.
     Queries and keys are reordered alike, so their products do not notice.
     """
-    pairs = x.float().unflatten(-1, (-1, 2))
+    pairs = x.to(cos.dtype).unflatten(-1, (-1, 2))
     return _rotated(pairs[..., 0], pairs[..., 1], cos, sin).to(x.dtype)
 
 

@@ -4,6 +4,8 @@ Scores are fp32 ``[tokens, experts]``; every choice returns ``(weights, indices)
 weights taken from the unbiased scores and not yet normalised or scaled.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -53,6 +55,35 @@ def batch_balance_loss(scores: Tensor, chosen: Tensor) -> Tensor:
     experts = scores.shape[-1]
     share = _choice_counts(chosen.view(1, -1), experts)[0] * (experts / chosen.numel())
     return (share * scores.mean(dim=0)).sum()
+
+
+def group_balance_loss(scores: Tensor, chosen: Tensor, groups: int) -> Tensor:
+    """Device-level balance (DeepSeek-V2, eq. 26): :func:`batch_balance_loss` over groups of neighbouring experts."""
+    members = scores.shape[-1] // groups
+    return batch_balance_loss(scores.unflatten(-1, (groups, members)).sum(dim=-1), chosen // members)
+
+
+def z_loss(logits: Tensor) -> Tensor:
+    """Mean squared log-sum-exp of the router's logits ``[tokens, experts]`` (ST-MoE, arXiv:2202.08906, eq. 5)."""
+    return logits.logsumexp(dim=-1).square().mean()
+
+
+def within_capacity(weights: Tensor, chosen: Tensor, experts: int, factor: float, by_token: bool) -> Tensor:
+    """Which choices find room: an expert takes ``ceil(top_k * tokens * factor / experts)`` tokens at most.
+
+    ``[tokens, top_k]``, boolean. Room goes to all tokens' best choices first, then to their second ones; with
+    ``by_token`` to all choices of one token after another.
+    """
+    tokens, top_k = chosen.shape
+    room = min(math.ceil(top_k * tokens * factor / experts), tokens)
+    preference = weights.argsort(dim=-1, descending=True, stable=True)
+    ranked = chosen.gather(-1, preference)  # best choice first
+    queue = (ranked if by_token else ranked.T).flatten()
+    asked = torch.zeros(len(queue), experts, dtype=torch.long, device=chosen.device).scatter(1, queue[:, None], 1)
+    place = asked.cumsum(dim=0).gather(1, queue[:, None]).squeeze(1)  # how many ask the same expert, up to this one
+    fits = place <= room
+    fits = fits.view(tokens, top_k) if by_token else fits.view(top_k, tokens).T
+    return torch.zeros_like(fits).scatter(-1, preference, fits)
 
 
 def expert_load(chosen: Tensor, experts: int) -> Tensor:
