@@ -84,7 +84,7 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
         with torch.device("meta"):
             skeleton = cls(copy.deepcopy(config))
         found = read_headers(folder)
-        used = skeleton._match(found, bool(kwargs.pop("ignore_mismatched_sizes", False)))
+        used = skeleton.match(found, bool(kwargs.pop("ignore_mismatched_sizes", False)))
         dtype = choose_dtype(kwargs, config, used.values())
         state = skeleton._read(used, dtype, progress)
         if "generation_config" not in kwargs and cls.can_generate():
@@ -126,7 +126,7 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
         if self.can_generate() and self.generation_config is not None:
             self.generation_config.save_pretrained(folder)
         state = self.state_dict() if state_dict is None else state_dict
-        places = {name: place for name, place in self.places().items() if name not in self._tied_names()}
+        places = {name: place for name, place in self.places().items() if name not in self.tied_names()}
         write_shards(folder, split(places, state), parse_size(max_shard_size))
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
@@ -160,18 +160,18 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
         """Patterns of official tensors that this model, as configured, does not read: ``unused_tensors`` and more."""
         return self.unused_tensors
 
-    def _tied_names(self) -> set[str]:
+    def tied_names(self) -> set[str]:
         """Official names that a file need not hold because they are another tensor's."""
         return set(self._tied_weights_keys or {}) if self.config.get_text_config().tie_word_embeddings else set()
 
-    def _match(self, found: dict[str, TensorHeader], ignore_mismatched_heads: bool) -> dict[str, TensorHeader]:
+    def match(self, found: dict[str, TensorHeader], ignore_mismatched_heads: bool = False) -> dict[str, TensorHeader]:
         """The headers that this model will read, by its own names; raises on a misfit, the tensors named."""
         places = self.places()
         found = _fit_prefix(found, places, self.base_model_prefix)
         patterns = self.may_leave_out()
         unused = sorted(n for n in found if n not in places and any(re.search(p, n) for p in patterns))
         unexpected = sorted(n for n in found if n not in places and n not in unused)
-        missing = sorted(n for n in places if n not in found and n not in {*self._tied_names(), *self.new_heads})
+        missing = sorted(n for n in places if n not in found and n not in {*self.tied_names(), *self.new_heads})
         if missing or unexpected:
             raise CheckpointError(_misfit(type(self).__name__, missing, unexpected, "checkpoint"))
         if unused:
