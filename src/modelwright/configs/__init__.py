@@ -3,12 +3,14 @@
 from modelwright.configs.base import CheckedConfig
 from modelwright.configs.deepseek_v2 import DeepseekV2Config
 from modelwright.configs.deepseek_vl2 import DeepseekVLV2Config, MlpProjectorConfig, VisionEncoderConfig
+from modelwright.configs.imagegpt import ImageGPTConfig
 from modelwright.configs.rope import RopeScaling, RopeSettings
 
 __all__ = [
     "CheckedConfig",
     "DeepseekV2Config",
     "DeepseekVLV2Config",
+    "ImageGPTConfig",
     "MlpProjectorConfig",
     "RopeScaling",
     "RopeSettings",

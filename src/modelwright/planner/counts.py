@@ -4,26 +4,33 @@ from dataclasses import dataclass
 
 from modelwright.planner.parts import ByPart, summed
 from modelwright.planner.shapes import Layer, Linear
+from modelwright.planner.vision import Vision
 
 
 @dataclass(frozen=True)
 class Counts:
-    """A language model as its sizes; everything else is derived.
+    """A model as its sizes; everything else is derived.
 
-    `dim` is the width of the residual stream and `vocab` the rows of the token embedding. `embedding` are the
-    parameters before the first layer, `layers` the decoder in order, `final_norm` and `head` what follows it. With
+    `dim` is the width of the residual stream; `vocab` and `positions` are the rows of the token embedding and of the
+    learned positions. `layers` are the decoder in order, `final_norm` (parameters) and `head` what follows it. With
     `tied` the head's matrix is the embedding's: it multiplies and adds no parameters (a pipeline's last stage holds a
-    copy of `head.parameters`).
+    copy of `head.parameters`). `vision` stands before the decoder where pictures come in.
     """
 
     model_type: str
     dim: int
     vocab: int
-    embedding: int
     layers: tuple[Layer, ...]
     final_norm: int
     head: Linear
     tied: bool = False
+    positions: int = 0
+    vision: Vision | None = None
+
+    @property
+    def embedding(self) -> int:
+        """Parameters of the token embedding and the learned positions."""
+        return (self.vocab + self.positions) * self.dim
 
     @property
     def parameters(self) -> ByPart:
@@ -34,16 +41,22 @@ class Counts:
     def outside(self) -> ByPart:
         """The parameters that belong to no decoder layer."""
         head = 0 if self.tied else self.head.parameters
-        return ByPart(embedding=self.embedding, norms=self.final_norm, head=head)
+        return self._vision + ByPart(embedding=self.embedding, norms=self.final_norm, head=head)
 
     @property
     def activated(self) -> ByPart:
-        """The parameters that one token meets: of the embedding it reads one row, of the experts those it chooses.
+        """The parameters that one token meets, as the papers count them.
 
-        The head counts whether it is tied or not.
+        Of an embedding it reads one row, of the experts those it chooses; the head counts whether it is tied or not,
+        and all of tower and projector count, as if the token came from a picture.
         """
-        outside = ByPart(embedding=self.dim, norms=self.final_norm, head=self.head.parameters)
-        return outside + summed([layer.activated for layer in self.layers])
+        rows = 2 if self.positions else 1
+        outside = ByPart(embedding=rows * self.dim, norms=self.final_norm, head=self.head.parameters)
+        return self._vision + outside + summed([layer.activated for layer in self.layers])
+
+    @property
+    def _vision(self) -> ByPart:
+        return self.vision.parameters if self.vision else ByPart()
 
     @property
     def kv_numbers(self) -> int:
@@ -55,19 +68,21 @@ class Counts:
         """Numbers per token that plain multi-head attention of the same heads would cache."""
         return sum(layer.attention.mha_kv_numbers for layer in self.layers)
 
-    def flops(self, tokens: int, past: int = 0, logits: int | None = None) -> ByPart:
+    def flops(self, tokens: int, past: int = 0, logits: int | None = None, tiles: int = 0) -> ByPart:
         """Of one pass of `tokens` new tokens of one sequence after `past` cached ones; a batch multiplies them.
 
-        `logits` is of how many tokens the head computes logits, None of all.
+        `logits` is of how many tokens the head computes logits, None of all; `tiles` is how many the tower reads.
         """
         rows = tokens if logits is None else logits
-        return ByPart(head=rows * self.head.flops) + summed(
-            [layer.flops(tokens, past + tokens) for layer in self.layers]
-        )
+        outside = ByPart(head=rows * self.head.flops)
+        if self.vision:
+            seen = self.vision.flops
+            outside += ByPart(vision=tiles * seen.vision, projector=tiles * seen.projector)
+        return outside + summed([layer.flops(tokens, past + tokens) for layer in self.layers])
 
-    def prefill(self, tokens: int) -> ByPart:
-        """FLOPs of reading a prompt of `tokens`, with the logits of its last one."""
-        return self.flops(tokens, logits=1)
+    def prefill(self, tokens: int, tiles: int = 0) -> ByPart:
+        """FLOPs of reading a prompt of `tokens`, those of pictures included, with the logits of its last one."""
+        return self.flops(tokens, logits=1, tiles=tiles)
 
     def decode(self, context: int) -> ByPart:
         """FLOPs of the one token that is number `context` of its sequence: it sees that many keys, its own included."""

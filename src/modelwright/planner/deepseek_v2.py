@@ -18,7 +18,6 @@ def count_deepseek_v2(config: DeepseekV2Config) -> Counts:
         model_type=config.model_type,
         dim=config.hidden_size,
         vocab=config.vocab_size,
-        embedding=config.vocab_size * config.hidden_size,
         layers=tuple(_layer(config, index) for index in range(config.num_hidden_layers)),
         final_norm=config.hidden_size,
         head=Linear(config.hidden_size, config.vocab_size, cut="outputs"),

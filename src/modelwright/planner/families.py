@@ -1,12 +1,19 @@
 """`count`: from any family's config to its counts."""
 
-from modelwright.configs import CheckedConfig, DeepseekV2Config
+from collections.abc import Callable
+from typing import Any
+
+from modelwright.configs import CheckedConfig, DeepseekV2Config, DeepseekVLV2Config, ImageGPTConfig
 from modelwright.errors import ConfigError
 from modelwright.planner.counts import Counts
 from modelwright.planner.deepseek_v2 import count_deepseek_v2
+from modelwright.planner.deepseek_vl2 import count_deepseek_vl2
+from modelwright.planner.imagegpt import count_imagegpt
 
-_FAMILIES = {
+_FAMILIES: dict[type[CheckedConfig], Callable[[Any], Counts]] = {
     DeepseekV2Config: count_deepseek_v2,
+    DeepseekVLV2Config: count_deepseek_vl2,
+    ImageGPTConfig: count_imagegpt,
 }
 
 
