@@ -1,0 +1,255 @@
+"""Bytes on one rank: weights, cache and workspace of serving, or all that a training step holds.
+
+Leaves out what an allocator rounds up, communication buffers, and what a device's own libraries keep.
+"""
+
+import functools
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+from modelwright.planner.activations import FLOAT32, alive_in_prefill, kept_for_backward, score_bytes
+from modelwright.planner.counts import Counts
+from modelwright.planner.layout import Layout
+from modelwright.planner.precision import BYTES_OF, Precision
+from modelwright.planner.shapes import ExpertFeedForward, FeedForward, Layer, Linear
+from modelwright.planner.vision import Vision
+
+OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2 + 2 * 4 / 256, "lion": 4.0, "sgd": 0.0}
+"""Bytes of state per parameter: AdamW (arXiv:1711.05101) keeps two float32 moments, or two of 8 bits with a float32
+scale for each block of 256 (arXiv:2110.02861); Lion (arXiv:2302.06675) one in float32; plain SGD nothing."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one rank by what they hold; what a plan does not need is 0.
+
+    Serving has `kv` and `workspace`: the activations alive at once while the prompts are read, the vision tower's
+    where that takes more, and the logits. Training has `gradients`, `optimizer` (states, and a float32 copy of weights
+    of a shorter type), `activations` kept for the backward pass, and as `workspace` the gathered weights of sharding.
+    """
+
+    weights: int
+    kv: int = 0
+    workspace: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    activations: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it at once."""
+        return sum(self.items().values())
+
+    def items(self) -> dict[str, int]:
+        """Part to bytes, in the order of the fields."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What the model is asked to do.
+
+    `batch` sequences of `context` tokens on each data-parallel rank: read and then decoded, or, with `optimizer`, a
+    micro-batch of training. `recompute` keeps only each layer's input and computes the rest again. `explicit` attention
+    writes its scores out; fused kernels do not. `tiles` are those of each sequence's pictures.
+    """
+
+    context: int
+    batch: int = 1
+    optimizer: str | None = None
+    recompute: bool = False
+    explicit: bool = False
+    tiles: int = 0
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Parameters with the bytes they take; `low` of them have a type shorter than float32."""
+
+    parameters: int = 0
+    bytes: int = 0
+    low: int = 0
+
+    @classmethod
+    def of(cls, parameters: int, dtype: str) -> Self:
+        """So many of a floating type."""
+        size = BYTES_OF[dtype]
+        return cls(parameters, parameters * size, parameters if size < FLOAT32 else 0)
+
+    def shared_by(self, ways: int) -> "Stored":
+        """One rank's share, rounded up."""
+        return Stored(*(math.ceil(getattr(self, field.name) / ways) for field in fields(self)))
+
+    def __add__(self, other: "Stored") -> "Stored":
+        return Stored(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+
+
+def stage_memory(counts: Counts, layout: Layout, stage: int, precision: Precision, work: Workload) -> Memory:
+    """What each rank of pipeline `stage` holds; the ranks of one stage hold equally much."""
+    layers = [counts.layers[index] for index in layout.stages(len(counts.layers))[stage]]
+    first, last = stage == 0, stage == layout.pipeline - 1
+    plain = [_outside(counts, layout, precision, first, last)]
+    routed = []
+    for layer in layers:
+        rest, experts = _layer_weights(layer, layout, precision)
+        plain.append(rest)
+        routed.append(experts)
+    common, experts = sum(plain, Stored()), sum(routed, Stored())
+    if work.optimizer is None:
+        kv = sum(_layer_kv(layer, layout, precision, work) for layer in layers)
+        weights = common.bytes + experts.bytes
+        return Memory(weights, kv, _workspace(counts, layers, layout, precision, work, first, last))
+    gathered = 0
+    if layout.sharded:
+        gathered = 2 * max(rest.bytes + own.bytes for rest, own in zip(plain[1:], routed, strict=True))
+        common, experts = common.shared_by(layout.replicas), experts.shared_by(layout.expert_replicas)
+    held = common + experts
+    return Memory(
+        weights=held.bytes,
+        workspace=gathered,
+        gradients=held.bytes,
+        optimizer=math.ceil(held.parameters * OPTIMIZER_BYTES[work.optimizer]) + held.low * FLOAT32,
+        activations=_activations(counts, layers, layout, stage, precision, work),
+    )
+
+
+def peak_memory(counts: Counts, layout: Layout, precision: Precision, work: Workload) -> Memory:
+    """The memory of the stage that holds most."""
+    stages = (stage_memory(counts, layout, stage, precision, work) for stage in range(layout.pipeline))
+    return max(stages, key=lambda memory: memory.total)
+
+
+def weight_bytes(counts: Counts, precision: Precision) -> int:
+    """Every weight on one device."""
+    return stage_memory(counts, Layout(), 0, precision, Workload(context=1)).weights
+
+
+def kv_bytes_per_token(counts: Counts, precision: Precision) -> int:
+    """What one token adds to the cache of all layers on one device."""
+    return sum(_layer_kv(layer, Layout(), precision, Workload(context=1)) for layer in counts.layers)
+
+
+@functools.lru_cache(maxsize=4096)
+def _layer_weights(layer: Layer, layout: Layout, precision: Precision) -> tuple[Stored, Stored]:
+    """The layer's weights on one rank, but the routed experts, and those."""
+    part = layer.feed_forward
+    held = Stored.of(layer.norms + layer.attention.norms, precision.norms)
+    held += _matrices(layer.attention.linears, layout.model, precision)
+    if isinstance(part, FeedForward):
+        return held + _matrices(part.linears, layout.model, precision), Stored()
+    held += Stored.of(sum(gate.parameters for gate in part.gates), precision.weights)
+    if part.shared:
+        held += _matrices(part.shared.linears, layout.model, precision)
+    one = _matrices(part.expert.linears, layout.expert_model, precision)
+    mine = part.experts // layout.expert
+    return held, Stored(*(mine * getattr(one, field.name) for field in fields(one)))
+
+
+def _matrices(linears: tuple[Linear, ...], tensor: int, precision: Precision) -> Stored:
+    """Linear layers on one rank, quantized where that is asked for; their biases are not."""
+    held = Stored()
+    for linear in linears:
+        biases = linear.held(tensor) - replace(linear, bias=False).held(tensor)
+        weights = linear.held(tensor) - biases
+        low = weights if precision.width < FLOAT32 else 0
+        held += Stored(weights, precision.matrix_bytes(linear, tensor), low) + Stored.of(biases, precision.weights)
+    return held
+
+
+def _outside(counts: Counts, layout: Layout, precision: Precision, first: bool, last: bool) -> Stored:
+    """Embedding, tower and projector on the first stage, norm and head on the last.
+
+    Rows of the vocabulary are cut by tensor parallelism where it divides them. A tied head is the embedding itself, or
+    a copy of it where another stage holds that.
+    """
+    ways = layout.model if counts.vocab % layout.model == 0 else 1
+    held = Stored()
+    if first:
+        held += Stored.of((counts.vocab // ways + counts.positions) * counts.dim, precision.embedding)
+        seen = counts.outside
+        held += Stored.of(seen.vision + seen.projector, precision.weights)
+    if last:
+        held += Stored.of(counts.final_norm, precision.norms)
+        if not counts.tied:
+            held += Stored.of(counts.head.held(ways), precision.weights)
+        elif not first:
+            held += Stored.of(counts.head.held(ways), precision.embedding)
+    return held
+
+
+def _layer_kv(layer: Layer, layout: Layout, precision: Precision, work: Workload) -> int:
+    """One layer's cache for the sequences of one rank: two vectors per token and held key head."""
+    tokens = work.batch * math.ceil(work.context / layout.context)
+    vectors = 2 * max(layer.attention.kv_heads // layout.model, 1)
+    return precision.kv_bytes(tokens * layer.attention.held_kv_numbers(layout.model), tokens * vectors)
+
+
+def _workspace(
+    counts: Counts,
+    layers: list[Layer],
+    layout: Layout,
+    precision: Precision,
+    work: Workload,
+    first: bool,
+    last: bool,
+) -> int:
+    """The widest moment of a prompt being read: in a layer, in the tower, or while a layer's cache is extended."""
+    tokens = work.batch * math.ceil(work.context / layout.context)
+    moments = [max(_layer_kv(layer, layout, precision, work) for layer in set(layers))]
+    for layer in set(layers):
+        alive = tokens * alive_in_prefill(layer).bytes_of(precision.width, layout.model)
+        moments.append(alive + _scores(layer, layout, work))
+    if first and counts.vision and work.tiles:
+        moments.append(_tower_bytes(counts.vision, precision, work.batch * work.tiles))
+    logits = work.batch * counts.vocab * (precision.width + FLOAT32) if last else 0
+    return max(moments) + logits
+
+
+def _scores(layer: Layer, layout: Layout, work: Workload) -> int:
+    if not work.explicit:
+        return 0
+    queries = math.ceil(work.context / layout.context)
+    return score_bytes(layer, work.batch, queries, work.context, layout.model)
+
+
+def _tower_bytes(vision: Vision, precision: Precision, tiles: int) -> int:
+    """Pixels and the tower's output of all tiles, and one block's activations for those it sees at once."""
+    tower = vision.tower
+    pixels = tower.patches * tower.patch.inputs + tower.tokens * tower.patch.outputs
+    block = max((alive_in_prefill(block).bytes_of(precision.width) for block in set(tower.blocks)), default=0)
+    return tiles * pixels * precision.width + min(tiles, vision.batch) * tower.tokens * block
+
+
+def _activations(
+    counts: Counts, layers: list[Layer], layout: Layout, stage: int, precision: Precision, work: Workload
+) -> int:
+    """What the micro-batches in flight keep: with one forward, one backward (1F1B) the first stage has most of them.
+
+    Source: arXiv:2205.05198, section 4 (full recomputation keeps each layer's input and recomputes one layer at a time;
+    a pipeline of p stages keeps p micro-batches on its first). The last stage adds the logits in their own type, and
+    in float32 their softmax and its gradient.
+    """
+    tokens = work.batch * math.ceil(work.context / layout.context)
+    flying = min(layout.micro_batches or layout.pipeline, layout.pipeline - stage)
+    spread = layout.model if layout.sequence_parallel else 1
+    kept = [_kept(layer, tokens, layout, precision, work, spread) for layer in layers]
+    if work.recompute:
+        inputs = len(layers) * math.ceil(tokens * counts.dim * precision.width / spread)
+        total = flying * inputs + max(kept)
+    else:
+        total = flying * sum(kept)
+    if stage < layout.pipeline - 1:
+        return total
+    ways = layout.model if counts.vocab % layout.model == 0 else 1
+    return total + math.ceil(tokens * counts.vocab / ways) * (precision.width + 2 * FLOAT32)
+
+
+def _kept(layer: Layer, tokens: int, layout: Layout, precision: Precision, work: Workload, spread: int) -> int:
+    numbers = kept_for_backward(layer)
+    return tokens * numbers.bytes_of(precision.width, layout.model, spread) + _scores(layer, layout, work)
+
+
+def has_experts(counts: Counts) -> bool:
+    """Whether any layer routes to experts."""
+    return any(isinstance(layer.feed_forward, ExpertFeedForward) for layer in counts.layers)

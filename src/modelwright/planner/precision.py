@@ -1,0 +1,106 @@
+"""How many bytes a number takes: floating types, weight quantization and the types of cached keys and values."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from modelwright.errors import RequestError
+from modelwright.planner.shapes import Linear
+
+Quant = Literal["fp8", "int8", "int4"]
+
+BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Floating types that weights, activations and caches can have."""
+SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+QUANTS: tuple[Quant, ...] = ("fp8", "int8", "int4")
+KV_BYTES_OF = {**BYTES_OF, "fp8": 1, "int8": 1}
+INT4_GROUP = 128
+"""Inputs that share one scale and one zero point in int4."""
+KV_SCALE_BYTES = 2
+"""int8 keeps a half-precision scale for each cached vector; fp8 is cached without scales."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The types of one plan.
+
+    `weights` is that of every parameter but the embedding and the norms, which have their own, and of activations.
+    With `quant` the matrices of attention, feed-forwards and experts are stored quantized; embedding, head, router,
+    biases and norms, vision and projector are not.
+    """
+
+    weights: str
+    embedding: str
+    norms: str
+    kv: str
+    quant: Quant | None = None
+
+    @classmethod
+    def uniform(cls, dtype: str, kv: str | None = None, quant: Quant | None = None) -> "Precision":
+        """One type for everything; the cache's is the same unless stated."""
+        return cls(dtype, dtype, dtype, kv or dtype, quant)
+
+    @property
+    def width(self) -> int:
+        """Bytes of one weight, and of one activation."""
+        return BYTES_OF[self.weights]
+
+    def matrix_bytes(self, linear: Linear, tensor: int = 1) -> int:
+        """The weight of `linear` (not its bias) on one of `tensor` ranks, scales included.
+
+        int8 has one scale per output in the weights' own type, fp8 one in float32; int4 has a scale and a zero point
+        in the weights' type for every output and group of `INT4_GROUP` inputs.
+        """
+        inputs, outputs = (size // (tensor if linear.cut == side else 1) for side, size in _sides(linear))
+        if self.quant is None:
+            return inputs * outputs * self.width
+        if self.quant == "int4":
+            return math.ceil(inputs * outputs / 2) + outputs * math.ceil(inputs / INT4_GROUP) * 2 * self.width
+        return inputs * outputs + outputs * (4 if self.quant == "fp8" else self.width)
+
+    def kv_bytes(self, numbers: int, vectors: int) -> int:
+        """Of `numbers` cached in `vectors`, each of which has a scale of its own where the type needs one."""
+        scales = vectors * KV_SCALE_BYTES if self.kv == "int8" else 0
+        return numbers * KV_BYTES_OF[self.kv] + scales
+
+
+def _sides(linear: Linear) -> tuple[tuple[str, int], tuple[str, int]]:
+    return ("inputs", linear.inputs), ("outputs", linear.outputs)
+
+
+def float_type(name: str, option: str) -> str:
+    """The floating type called `name`, short or long (`bf16`, `bfloat16`); `option` is named when there is none.
+
+    Raises:
+        RequestError: no such type.
+    """
+    return _chosen(name, option, tuple(BYTES_OF))
+
+
+def kv_type(name: str, option: str) -> str:
+    """The type of cached numbers called `name`: a floating one, `fp8` or `int8`.
+
+    Raises:
+        RequestError: no such type.
+    """
+    return _chosen(name, option, tuple(KV_BYTES_OF))
+
+
+def quantization(name: str, option: str) -> Quant:
+    """The weight quantization called `name`.
+
+    Raises:
+        RequestError: no such quantization.
+    """
+    for quant in QUANTS:
+        if quant == name.lower():
+            return quant
+    raise RequestError(f"{option} must be one of {', '.join(QUANTS)}, got {name!r}")
+
+
+def _chosen(name: str, option: str, allowed: tuple[str, ...]) -> str:
+    plain = name.lower().removeprefix("torch.")
+    plain = SHORT_NAMES.get(plain, plain)
+    if plain not in allowed:
+        raise RequestError(f"{option} must be one of {', '.join(allowed)}, got {name!r}")
+    return plain
