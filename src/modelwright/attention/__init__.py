@@ -1,6 +1,7 @@
 """The attention backends: where keys and values live and how queries meet them."""
 
 from modelwright.attention.dense import DenseAttention
+from modelwright.attention.packed import PackedAttention
 from modelwright.attention.protocol import AttentionBackend
 
-__all__ = ["AttentionBackend", "DenseAttention"]
+__all__ = ["AttentionBackend", "DenseAttention", "PackedAttention"]

@@ -4,6 +4,7 @@ Leaves out paging and packing, which are other backends. The cache is anything w
 latent attention it holds the rotated key as "key" and the latent as "value", one head each, never expanded.
 """
 
+from functools import partial
 from typing import Any, TypeGuard
 
 import torch
@@ -26,19 +27,26 @@ class DenseAttention:
         past: number of tokens already in ``cache``.
         causal: whether a token sees only itself and what came before it.
         fused: torch's kernel, or the written-out product when False.
+        softmax_dtype: of the written-out product's softmax; torch's kernel has a precision of its own.
 
     Raises:
         ValueError: at the first layer, if the mask has neither two nor four dimensions or is too short.
     """
 
     def __init__(
-        self, mask: Tensor | None = None, cache: Any = None, past: int = 0, causal: bool = True, fused: bool = True
+        self,
+        mask: Tensor | None = None,
+        cache: Any = None,
+        past: int = 0,
+        causal: bool = True,
+        fused: bool = True,
+        softmax_dtype: torch.dtype = torch.float32,
     ):
         self.mask = mask
         self.cache = cache
         self.past = past
         self.causal = causal
-        self._product = fused_attention if fused else reference_attention
+        self._product = fused_attention if fused else partial(reference_attention, softmax_dtype=softmax_dtype)
         self._rule: tuple[Tensor | None, bool] | None = None  # the same for every layer of the pass
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, dropout: float = 0.0) -> Tensor:

@@ -8,7 +8,6 @@ from modelwright.layers.linear import column_linear, row_linear
 from modelwright.layers.slots import Slot
 from modelwright.ops.experts import Activation
 
-
 GATE_UP = ("gate_proj", "up_proj")
 
 

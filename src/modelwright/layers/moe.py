@@ -17,9 +17,11 @@ from modelwright.ops.routing import (
     biased_topk,
     expert_load,
     greedy_topk,
+    group_balance_loss,
     group_limited_topk,
     sequence_balance_loss,
     within_capacity,
+    z_loss,
 )
 
 
@@ -42,6 +44,14 @@ class Routing:
             return sequence_balance_loss(self.scores, self.chosen, batch)
         return batch_balance_loss(self.scores, self.chosen)
 
+    def group_balance_loss(self, groups: int) -> Tensor:
+        """The unscaled balance loss between ``groups`` of neighbouring experts, over all tokens: one number."""
+        return group_balance_loss(self.scores, self.chosen, groups)
+
+    def z_loss(self) -> Tensor:
+        """The unscaled loss that keeps the logits small: one number."""
+        return z_loss(self.logits)
+
     def load(self) -> Tensor:
         """How many choices fell on each expert: fp32 ``[experts]``."""
         return expert_load(self.chosen, self.scores.shape[-1])
@@ -60,6 +70,7 @@ class Router(nn.Module):
         capacity: in training an expert takes this multiple of its even share of choices at most, and what overflows
             gets no weight; None drops nothing.
         drop_by_token: who overflows; see ``ops/routing.py``.
+        bias_on_disk: whether ``noaux_tc`` saves its bias; one that never moves need not be.
     """
 
     def __init__(
@@ -76,6 +87,7 @@ class Router(nn.Module):
         compute: torch.dtype = torch.float32,
         capacity: float | None = None,
         drop_by_token: bool = False,
+        bias_on_disk: bool = True,
     ):
         super().__init__()
         self.top_k, self.method, self.scoring, self.compute = top_k, method, scoring, compute
@@ -85,7 +97,7 @@ class Router(nn.Module):
         self.weight = nn.Parameter(torch.empty(experts, dim))
         if method == "noaux_tc":
             self.e_score_correction_bias: Tensor
-            self.register_buffer("e_score_correction_bias", torch.zeros(experts))
+            self.register_buffer("e_score_correction_bias", torch.zeros(experts), persistent=bias_on_disk)
             self.load: Tensor  # choices since the bias last moved; the model adds to it in training
             self.register_buffer("load", torch.zeros(experts, dtype=torch.long), persistent=False)
 
@@ -192,7 +204,7 @@ class MoE(nn.Module):
         self.gate = gate
         self.experts = experts
         self.shared_experts = shared
-        self.shared_experts_gate = shared_gate
+        self.shared_expert_gate = shared_gate
         self.dispatch: Dispatcher = dispatch or LocalDispatcher()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
@@ -202,6 +214,6 @@ class MoE(nn.Module):
         if self.shared_experts is None:
             return out, routing
         shared = self.shared_experts(x)
-        if self.shared_experts_gate is not None:
-            shared = self.shared_experts_gate(x).sigmoid() * shared
+        if self.shared_expert_gate is not None:
+            shared = self.shared_expert_gate(x).sigmoid() * shared
         return out + shared, routing

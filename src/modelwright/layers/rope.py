@@ -40,12 +40,11 @@ class RotaryEmbedding(nn.Module):
         dim: rotated width of a head, even.
         theta: base of the frequencies.
         interleaved: pairs ``(2i, 2i+1)`` instead of ``(i, i + dim/2)``.
-        kind: ``default``, ``linear`` (positions / factor), ``ntk`` (base * factor), ``dynamic`` and ``stepped_ntk``
-            (each row's base grows with its largest position beyond ``trained_length``, smoothly or in MindFormers'
-            steps, so a row does not notice its neighbours), ``yarn`` or ``llama3``.
+        kind: ``default``, ``linear`` (positions / factor), ``dynamic`` and ``dynamic_ntk`` (each row's base grows with
+            its largest position beyond ``trained_length``, smoothly or in MindFormers' steps, so a row does not notice
+            its neighbours), ``yarn`` or ``llama3``.
         factor, trained_length, beta_fast, beta_slow, mscale, mscale_all_dim, low_freq_factor, high_freq_factor: of the
             extension; see ``ops/rotary.py``.
-        attention_factor: of ``yarn``, multiplies cosines and sines instead of what the two mscales give.
         dtype: of cosines, sines and the rotation.
         by_matrix: split halves are exchanged by a product instead of slices; the numbers are the same.
     """
@@ -64,7 +63,6 @@ class RotaryEmbedding(nn.Module):
         mscale_all_dim: float = 0.0,
         low_freq_factor: float = 1.0,
         high_freq_factor: float = 4.0,
-        attention_factor: float | None = None,
         dtype: torch.dtype = torch.float32,
         by_matrix: bool = False,
     ):
@@ -75,8 +73,7 @@ class RotaryEmbedding(nn.Module):
         self.low_freq_factor, self.high_freq_factor = low_freq_factor, high_freq_factor
         half_split = rotate_by_matrix if by_matrix else rotate_half_split
         self.rotate = rotate_interleaved if interleaved else half_split
-        ratio = yarn_mscale(factor, mscale) / yarn_mscale(factor, mscale_all_dim)
-        self.scale = (ratio if attention_factor is None else attention_factor) if kind == "yarn" else 1.0
+        self.scale = yarn_mscale(factor, mscale) / yarn_mscale(factor, mscale_all_dim) if kind == "yarn" else 1.0
         self.softmax_gain = yarn_mscale(factor, mscale_all_dim) ** 2 if kind == "yarn" and mscale_all_dim else 1.0
 
     def forward(self, positions: Tensor) -> Rotation:
@@ -95,15 +92,15 @@ class RotaryEmbedding(nn.Module):
         if self.kind == "dynamic":
             bases = dynamic_ntk_theta(theta, dim, self.factor, _lengths(positions), trained)
             return inverse_frequencies(dim, bases, device)
-        if self.kind == "stepped_ntk":
+        if self.kind == "dynamic_ntk":
             bases, _ = stepped_ntk(theta, dim, _lengths(positions), trained)
             return inverse_frequencies(dim, bases, device)
-        plain = inverse_frequencies(dim, theta * self.factor if self.kind == "ntk" else theta, device)
+        plain = inverse_frequencies(dim, theta, device)
         return plain / self.factor if self.kind == "linear" else plain
 
     def _gain(self, positions: Tensor) -> float | Tensor:
         """What multiplies cosines and sines: a number, or ``[batch, 1, 1]``."""
-        if self.kind != "stepped_ntk":
+        if self.kind != "dynamic_ntk":
             return self.scale
         return stepped_ntk(self.theta, self.dim, _lengths(positions), self.trained_length)[1]
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-
 Index = tuple[int | slice | list[int], ...]
 
 

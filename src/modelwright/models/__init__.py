@@ -6,10 +6,14 @@ from modelwright.models.deepseek_v2 import (
     DeepseekV2Model,
 )
 from modelwright.models.deepseek_vl2 import DeepseekVLV2ForCausalLM
+from modelwright.models.llama import LlamaForCausalLM, LlamaForSequenceClassification, LlamaModel
 
 __all__ = [
     "DeepseekV2ForCausalLM",
     "DeepseekV2ForSequenceClassification",
     "DeepseekV2Model",
     "DeepseekVLV2ForCausalLM",
+    "LlamaForCausalLM",
+    "LlamaForSequenceClassification",
+    "LlamaModel",
 ]

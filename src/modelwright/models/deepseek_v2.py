@@ -4,63 +4,47 @@ Leaves out the layers (``deepseek_v2_parts.py``), how tensors are named and read
 keys and values live (``attention``).
 """
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, GenerationMixin
-from transformers.modeling_outputs import (
-    MoeCausalLMOutputWithPast,
-    MoeModelOutputWithPast,
-    SequenceClassifierOutputWithPast,
-)
+from transformers import Cache, GenerationMixin
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 
 from modelwright.attention import AttentionBackend, DenseAttention
 from modelwright.configs import DeepseekV2Config
-from modelwright.errors import RequestError
-from modelwright.layers import RMSNorm, Router, Routing, column_linear
+from modelwright.layers import MoE, RMSNorm, Routing, column_linear
 from modelwright.models.arguments import check_mask, positions_from_mask, refuse_attentions, refuse_unknown
-from modelwright.models.balance import accumulate_load, balance_loss, move_bias
+from modelwright.models.balance import accumulate_load, balance_loss
+from modelwright.models.decoder import (
+    ClassifierOutput,
+    DecoderOutput,
+    RouterBiases,
+    check_expert_ranks,
+    check_kept,
+    embed,
+    kept_tokens,
+    last_tokens,
+    pass_cache,
+    with_balance,
+)
 from modelwright.models.deepseek_v2_parts import DecoderLayer, build_rope
 from modelwright.models.pretrained import ModelwrightPreTrainedModel
 
 
-@dataclass
-class DeepseekV2ModelOutput(MoeModelOutputWithPast):
-    """The decoder's output; ``aux_loss`` is the scaled balance loss of a training pass, otherwise None."""
-
-    aux_loss: Tensor | None = None
-
-
-@dataclass
-class DeepseekV2ClassifierOutput(SequenceClassifierOutputWithPast):
-    """Class scores; ``aux_loss`` is the balance part of ``loss``."""
-
-    aux_loss: Tensor | None = None
-
-
-class DeepseekV2PreTrainedModel(ModelwrightPreTrainedModel):
+class DeepseekV2PreTrainedModel(RouterBiases, ModelwrightPreTrainedModel):
     """What the DeepSeek-V2 classes share: their config and the router's bias rule."""
 
     config_class = DeepseekV2Config
     base_model_prefix = "model"
     _no_split_modules: ClassVar[list[str]] = ["DecoderLayer"]
 
-    def update_router_bias(self) -> None:
-        """Move every ``noaux_tc`` bias by ``topk_bias_update_rate * sign(mean load - load)`` and forget the loads.
+    def __init__(self, config, *args, **kwargs):
+        check_expert_ranks(config.get_text_config().ep_size)
+        super().__init__(config, *args, **kwargs)
 
-        Call it once per optimizer step (or let :meth:`update_router_bias_with` do so): loads are summed over the
-        training passes since the last call and over the ranks of the default process group.
-        """
-        for layer in self.modules():
-            if isinstance(layer, Router) and layer.method == "noaux_tc":
-                move_bias(layer, self.config.get_text_config().topk_bias_update_rate)
-
-    def update_router_bias_with(self, optimizer: torch.optim.Optimizer) -> torch.utils.hooks.RemovableHandle:
-        """Run :meth:`update_router_bias` after each ``optimizer.step()``; the handle removes the hook."""
-        return optimizer.register_step_post_hook(lambda *_: self.update_router_bias())
+    def router_bias_rate(self) -> float:
+        return self.config.get_text_config().topk_bias_update_rate
 
 
 class DeepseekV2Model(DeepseekV2PreTrainedModel):
@@ -92,7 +76,7 @@ class DeepseekV2Model(DeepseekV2PreTrainedModel):
         return_dict: bool | None = None,
         attention: AttentionBackend | None = None,
         **extras,
-    ) -> DeepseekV2ModelOutput | tuple:
+    ) -> DecoderOutput | tuple:
         """One pass.
 
         Args:
@@ -108,8 +92,9 @@ class DeepseekV2Model(DeepseekV2PreTrainedModel):
         """
         refuse_unknown(extras, type(self))
         refuse_attentions(self.config, output_attentions)
-        x = self._embed(input_ids, inputs_embeds)
-        past_key_values = self._cache(past_key_values, use_cache, attention)
+        x = embed(self.embed_tokens, input_ids, inputs_embeds)
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        past_key_values = pass_cache(past_key_values, use_cache, attention, self.layers)
         past = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
         check_mask(attention_mask, x.shape[0], past, x.shape[1])
         if position_ids is None:
@@ -128,31 +113,14 @@ class DeepseekV2Model(DeepseekV2PreTrainedModel):
             routings += [Routing(*routed)] if routed else []
         x = self.norm(x)
         if self.training:
-            accumulate_load(self.layers, routings)
-        result = DeepseekV2ModelOutput(
+            accumulate_load((layer.mlp.gate for layer in self.layers if isinstance(layer.mlp, MoE)), routings)
+        result = DecoderOutput(
             last_hidden_state=x,
             past_key_values=past_key_values,
             hidden_states=(*hidden, x) if keep else None,
             aux_loss=balance_loss(self.config, routings, len(x)) if self.training else None,
         )
         return result if self._wants_dict(return_dict) else result.to_tuple()
-
-    def _cache(self, given: Cache | None, wanted: bool | None, attention: AttentionBackend | None) -> Cache | None:
-        """The cache of this pass: the one given, a new one if it is to be returned, or None."""
-        wanted = self.config.use_cache if wanted is None else wanted
-        if self.training and any(layer.gradient_checkpointing for layer in self.layers):
-            # recomputed layers would append to the cache again
-            if given is not None and given.get_seq_length():
-                raise RequestError("gradient checkpointing recomputes layers and cannot continue past_key_values")
-            return None
-        return DynamicCache() if given is None and wanted and attention is None else given
-
-    def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-        if input_ids is not None and inputs_embeds is None:
-            return self.embed_tokens(input_ids)
-        if inputs_embeds is not None and input_ids is None:
-            return inputs_embeds
-        raise RequestError("give input_ids or inputs_embeds, and not both")
 
 
 class DeepseekV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
@@ -191,9 +159,7 @@ class DeepseekV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
             ``loss`` is what to backpropagate; ``aux_loss`` is its balance part, so ``loss - aux_loss`` is the
             language-model loss.
         """
-        every_token = isinstance(logits_to_keep, int) and logits_to_keep == 0
-        if labels is not None and not every_token:
-            raise RequestError(f"labels need the logits of every token: logits_to_keep must be 0, not {logits_to_keep}")
+        check_kept(labels, logits_to_keep)
         outputs = self.model(
             input_ids,
             attention_mask,
@@ -204,12 +170,12 @@ class DeepseekV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
             return_dict=True,
             **kwargs,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        logits = self.lm_head(kept_tokens(outputs.last_hidden_state, logits_to_keep))
         loss, aux_loss = None, outputs.aux_loss
         if labels is not None:
             loss = self.loss_function(logits, labels, self.config.vocab_size, num_items_in_batch=num_items_in_batch)
-            loss, aux_loss = _with_balance(loss, aux_loss, labels, num_items_in_batch)
+            counted = (labels[:, 1:] != -100).sum()
+            loss, aux_loss = with_balance(loss, aux_loss, counted, num_items_in_batch)
         result = MoeCausalLMOutputWithPast(
             loss=loss,
             aux_loss=aux_loss,
@@ -244,7 +210,7 @@ class DeepseekV2ForSequenceClassification(DeepseekV2PreTrainedModel):
         use_cache: bool | None = None,
         return_dict: bool | None = None,
         **kwargs,
-    ) -> DeepseekV2ClassifierOutput | tuple:
+    ) -> ClassifierOutput | tuple:
         """Scores ``[batch, num_labels]``; the loss follows ``config.problem_type`` as elsewhere in transformers."""
         outputs = self.model(
             input_ids,
@@ -256,14 +222,14 @@ class DeepseekV2ForSequenceClassification(DeepseekV2PreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        last = self._last_tokens(input_ids, attention_mask, outputs.last_hidden_state)
+        last = last_tokens(input_ids, attention_mask, outputs.last_hidden_state, self.config.pad_token_id)
         rows = torch.arange(len(last), device=last.device)
         logits = self.score(outputs.last_hidden_state[rows, last])
         loss, aux_loss = None, outputs.aux_loss
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
             loss = loss if aux_loss is None else loss + aux_loss
-        result = DeepseekV2ClassifierOutput(
+        result = ClassifierOutput(
             loss=loss,
             aux_loss=aux_loss,
             logits=logits,
@@ -271,25 +237,3 @@ class DeepseekV2ForSequenceClassification(DeepseekV2PreTrainedModel):
             hidden_states=outputs.hidden_states,
         )
         return result if self._wants_dict(return_dict) else result.to_tuple()
-
-    def _last_tokens(self, input_ids: Tensor | None, attention_mask: Tensor | None, hidden: Tensor) -> Tensor:
-        """``[batch]`` indices; padding is known from the mask, else from the pad token, else there is none."""
-        batch, tokens = hidden.shape[:2]
-        real = torch.ones(batch, tokens, dtype=torch.bool, device=hidden.device)
-        if attention_mask is not None and attention_mask.dim() == 2:
-            real = attention_mask[:, -tokens:].bool()
-        elif input_ids is not None and self.config.pad_token_id is not None:
-            real = input_ids != self.config.pad_token_id
-        return (torch.arange(tokens, device=hidden.device) * real).argmax(dim=-1)
-
-
-def _with_balance(
-    loss: Tensor, aux_loss: Tensor | None, labels: Tensor, num_items: Tensor | int | None
-) -> tuple[Tensor, Tensor | None]:
-    """The loss and its balance part; in one pass of several, the part gets this pass's share of the labels."""
-    if aux_loss is None:
-        return loss, None
-    if num_items is not None:
-        counted = (F.pad(labels, (0, 1), value=-100)[..., 1:] != -100).sum()
-        aux_loss = aux_loss * counted / num_items
-    return loss + aux_loss, aux_loss

@@ -26,8 +26,8 @@ from modelwright.layers import (
 class DecoderLayer(GradientCheckpointingLayer):
     """``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``: ``[batch, tokens, dim]`` to the same.
 
-    A layer with experts also returns its routing's weights, choices, scores and logits: bare tensors, so that gradients of the
-    balance loss pass through either kind of gradient checkpointing.
+    A layer with experts also returns its routing's weights, choices, scores and logits: bare tensors, so that gradients
+    of the balance loss pass through either kind of gradient checkpointing.
     """
 
     def __init__(self, config: DeepseekV2Config, layer: int, softmax_gain: float):

@@ -18,11 +18,11 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import logging as transformers_logging
 
-from modelwright.errors import CheckpointError, ConfigError
+from modelwright.errors import CheckpointError
 from modelwright.layers import Experts, Router
 from modelwright.models.layout import Place, check_shape, join, places_of, split
 from modelwright.models.shards import TensorHeader, dtype_of, parse_size, read_headers, read_tensors, write_shards
-from modelwright.models.source import choose_dtype, find_folder, read_config, read_json
+from modelwright.models.source import asked_dtype, choose_dtype, find_folder, read_config, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,6 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config, *args, **kwargs):
         config.check()
-        _check_expert_ranks(config.get_text_config().ep_size)
         super().__init__(config, *args, **kwargs)
 
     @classmethod
@@ -81,6 +80,7 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
         kwargs = {key: value for key, value in kwargs.items() if key not in ("_from_auto", "_commit_hash")}
         folder = find_folder(pretrained_model_name_or_path, kwargs)
         config, kwargs = read_config(cls.config_class, folder, config, kwargs)
+        config.dtype = asked_dtype(kwargs) or config.dtype
         with torch.device("meta"):
             skeleton = cls(copy.deepcopy(config))
         found = read_headers(folder)
@@ -121,7 +121,7 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
         folder.mkdir(parents=True, exist_ok=True)
         config = copy.deepcopy(self.config)
         config.architectures = [type(self).__name__]
-        config.dtype = str(self.dtype).removeprefix("torch.")
+        config.dtype = str(self.weight_dtype()).removeprefix("torch.")
         config.save_pretrained(folder)
         if self.can_generate() and self.generation_config is not None:
             self.generation_config.save_pretrained(folder)
@@ -188,11 +188,18 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
     def _read(self, headers: dict[str, TensorHeader], dtype: torch.dtype, progress: Progress | None):
         """In-memory tensors by name; no more than one shard is open meanwhile."""
 
-        def dtype_for(name: str, _: Tensor) -> torch.dtype:
-            wide = any(name.endswith(end) for end in self._keep_in_fp32_modules_strict)
-            return torch.float32 if wide else dtype
+        types = self.stored_types(dtype)
+        tensors = read_tensors(headers, progress)
+        return join(self.places(), self.state_dict(), tensors, lambda name, _: types[name])
 
-        return join(self.places(), self.state_dict(), read_tensors(headers, progress), dtype_for)
+    def stored_types(self, dtype: torch.dtype) -> dict[str, torch.dtype]:
+        """The type that each official tensor is kept in where the model is loaded as ``dtype``."""
+        wide = tuple(self._keep_in_fp32_modules_strict)
+        return {name: torch.float32 if name.endswith(wide) else dtype for name in self.places()}
+
+    def weight_dtype(self) -> torch.dtype:
+        """The type that a saved config names for the weights."""
+        return self.dtype
 
     def _wants_dict(self, return_dict: bool | None) -> bool:
         return bool(self.config.return_dict) if return_dict is None else return_dict
@@ -257,15 +264,3 @@ def _misfit(model: str, missing: list[str], unexpected: list[str], what: str) ->
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return ", ".join(names[:8]) + more
-
-
-def _check_expert_ranks(ranks: int) -> None:
-    if ranks == 1:
-        return
-    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
-    world = torch.distributed.get_world_size() if ready else 0
-    if world == 0 or world % ranks:
-        state = f"the process group has {world} ranks" if ready else "no process group is initialised"
-        raise ConfigError(
-            f"ep_size ({ranks}) needs an initialised process group whose size is a multiple of it; {state}"
-        )

@@ -21,6 +21,7 @@ from modelwright.models.deepseek_v2 import (
     DeepseekV2Model,
 )
 from modelwright.models.deepseek_vl2 import DeepseekVLV2ForCausalLM
+from modelwright.models.llama import LlamaForCausalLM, LlamaForSequenceClassification, LlamaModel
 from modelwright.models.pretrained import ModelwrightPreTrainedModel
 from modelwright.processing import DeepseekVLV2Processor
 
@@ -29,10 +30,14 @@ ARCHITECTURES: dict[str, type[ModelwrightPreTrainedModel]] = {
     "DeepseekV2ForCausalLM": DeepseekV2ForCausalLM,
     "DeepseekV2ForSequenceClassification": DeepseekV2ForSequenceClassification,
     "DeepseekVLV2ForCausalLM": DeepseekVLV2ForCausalLM,
+    "LlamaModel": LlamaModel,
+    "LlamaForCausalLM": LlamaForCausalLM,
+    "LlamaForSequenceClassification": LlamaForSequenceClassification,
 }
 MODEL_TYPES: dict[str, type[ModelwrightPreTrainedModel]] = {
     "deepseek_v2": DeepseekV2ForCausalLM,
     "deepseek_vl_v2": DeepseekVLV2ForCausalLM,
+    "llama": LlamaForCausalLM,
 }
 
 
@@ -51,6 +56,7 @@ def _vl2_processor(folder: Path, config: DeepseekVLV2Config) -> Any:
 PROCESSORS: dict[str, Callable[[Path, Any], Any]] = {
     "deepseek_v2": _tokenizer,
     "deepseek_vl_v2": _vl2_processor,
+    "llama": _tokenizer,
 }
 """What reads a family's processor (for text alone: its tokenizer) from a checkpoint folder, by ``model_type``."""
 

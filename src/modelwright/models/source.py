@@ -71,17 +71,29 @@ def read_config(config_class: Any, folder: Path, config: Any, kwargs: dict[str, 
     return config, rest | dtypes
 
 
-def choose_dtype(kwargs: dict[str, Any], config: Any, headers: Iterable[TensorHeader]) -> torch.dtype:
-    """The type to load in: as asked; with ``auto`` (the default) the config's, else that of the stored weights.
+def asked_dtype(kwargs: dict[str, Any]) -> str | None:
+    """The plain name of the type asked for; None for ``auto``, the default.
 
-    Takes ``dtype`` and ``torch_dtype``, its older name, out of ``kwargs``.
+    Looks at ``dtype`` and ``torch_dtype``, its older name, in ``kwargs``, and leaves them there.
     """
-    old, new = kwargs.pop("torch_dtype", None), kwargs.pop("dtype", None)
-    asked = new if new is not None else old
-    if asked in (None, "auto"):
-        asked = config.dtype or config.get_text_config().dtype
+    asked = kwargs.get("dtype") if kwargs.get("dtype") is not None else kwargs.get("torch_dtype")
+    return None if asked in (None, "auto") else str(_named_dtype(asked)).removeprefix("torch.")
+
+
+def choose_dtype(kwargs: dict[str, Any], config: Any, headers: Iterable[TensorHeader]) -> torch.dtype:
+    """The type to load in: as asked; with ``auto`` the config's, else that of the stored weights.
+
+    Takes ``dtype`` and ``torch_dtype`` out of ``kwargs``.
+    """
+    asked = asked_dtype(kwargs) or config.dtype or config.get_text_config().dtype
+    for key in ("dtype", "torch_dtype"):
+        kwargs.pop(key, None)
     if asked is None:
         asked = next((dtype_of(header) for header in headers), None) or torch.float32
+    return _named_dtype(asked)
+
+
+def _named_dtype(asked: Any) -> torch.dtype:
     named = getattr(torch, asked.removeprefix("torch."), None) if isinstance(asked, str) else asked
     if named not in FLOATS:
         allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)

@@ -1,0 +1,55 @@
+"""Attention over packed documents: each row holds several, and no token looks beyond its own.
+
+Leaves out how documents are found (``ops/packing.py``), and how keys are kept and multiplied (``dense.py``).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modelwright.attention.dense import DenseAttention
+from modelwright.ops.packing import document_mask
+
+
+class PackedAttention:
+    """The backend of one forward pass over documents that share rows.
+
+    Args:
+        documents: ``[batch, past + tokens]``, the number of each token's document.
+        mask: ``[batch, past + tokens]`` with 0 where a key is padding; None when none is.
+        cache, past, fused, softmax_dtype: as for :class:`DenseAttention`.
+    """
+
+    def __init__(
+        self,
+        documents: Tensor,
+        mask: Tensor | None = None,
+        cache: Any = None,
+        past: int = 0,
+        fused: bool = True,
+        softmax_dtype: torch.dtype = torch.float32,
+    ):
+        sees = document_mask(documents, past)
+        if mask is not None:
+            sees = sees & mask[:, None, None, : documents.shape[1]].bool().to(sees.device)
+        self._dense = DenseAttention(sees, cache, past, fused=fused, softmax_dtype=softmax_dtype)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, dropout: float = 0.0) -> Tensor:
+        """See :class:`AttentionBackend`."""
+        return self._dense.attend(layer, q, k, v, scale=scale, dropout=dropout)
+
+    def attend_latent(
+        self,
+        layer: int,
+        q_nope: Tensor,
+        q_rope: Tensor,
+        latent: Tensor,
+        k_rope: Tensor,
+        kv_b: nn.Module,
+        *,
+        scale: float,
+        dropout: float = 0.0,
+    ) -> Tensor:
+        """See :class:`AttentionBackend`."""
+        return self._dense.attend_latent(layer, q_nope, q_rope, latent, k_rope, kv_b, scale=scale, dropout=dropout)
