@@ -13,6 +13,9 @@ from modelwright.models import DeepseekV2ForCausalLM as DeepseekV2ForCausalLM
 from modelwright.models import DeepseekV2ForSequenceClassification as DeepseekV2ForSequenceClassification
 from modelwright.models import DeepseekV2Model as DeepseekV2Model
 from modelwright.models import DeepseekVLV2ForCausalLM as DeepseekVLV2ForCausalLM
+from modelwright.models import LlamaForCausalLM as LlamaForCausalLM
+from modelwright.models import LlamaForSequenceClassification as LlamaForSequenceClassification
+from modelwright.models import LlamaModel as LlamaModel
 from modelwright.models.registry import register as register
 from modelwright.processing import DeepseekVLV2Processor as DeepseekVLV2Processor
 from modelwright.processing import Grounding as Grounding
