@@ -4,7 +4,10 @@ from modelwright import zoo as zoo
 from modelwright.checkpoints import load as load
 from modelwright.configs import DeepseekV2Config as DeepseekV2Config
 from modelwright.configs import DeepseekVLV2Config as DeepseekVLV2Config
+from modelwright.configs import LlamaConfig as LlamaConfig
 from modelwright.configs import MlpProjectorConfig as MlpProjectorConfig
+from modelwright.configs import MoEConfig as MoEConfig
+from modelwright.configs import ParallelConfig as ParallelConfig
 from modelwright.configs import VisionEncoderConfig as VisionEncoderConfig
 from modelwright.errors import CheckpointError as CheckpointError
 from modelwright.errors import ConfigError as ConfigError

@@ -87,14 +87,14 @@ class CheckedConfig(PreTrainedConfig):
         require(model_type == cls.model_type, f'model_type must be "{cls.model_type}" here, got "{model_type}"')
         cls._refuse_misspelt(values)
         own = _own_fields(cls)
-        return {key: _plain(value, own.get(key)) for key, value in values.items() if key != "model_type"}
+        return {key: plain(value, own.get(key)) for key, value in values.items() if key != "model_type"}
 
     def check(self) -> None:
         """Check every field's type, then the family's rules; raises `ConfigError`."""
         for name, expected in _own_fields(type(self)).items():
             value = getattr(self, name)
-            if not _fits(value, expected):
-                raise ConfigError(f"{name} must be {_describe(expected)}, got {value!r} ({type(value).__name__})")
+            if not fits(value, expected):
+                raise ConfigError(f"{name} must be {describe(expected)}, got {value!r} ({type(value).__name__})")
         self.check_rules()
 
     def check_rules(self) -> None:
@@ -203,10 +203,10 @@ def _own_fields(cls: type[CheckedConfig]) -> dict[str, Any]:
     return {name: kind for each in annotations for name, kind in each.items() if name in names}
 
 
-def _plain(value: Any, expected: Any) -> Any:
+def plain(value: Any, expected: Any) -> Any:
     """numpy's numbers as Python's, which JSON can hold, and JSON's lists as the tuples a field declares."""
     if get_origin(expected) is tuple and isinstance(value, list | tuple):
-        return tuple(_plain(item, get_args(expected)[0]) for item in value)
+        return tuple(plain(item, get_args(expected)[0]) for item in value)
     if isinstance(value, bool | int | float):
         return value
     if isinstance(value, numbers.Integral):
@@ -214,19 +214,19 @@ def _plain(value: Any, expected: Any) -> Any:
     return float(value) if isinstance(value, numbers.Real) else value
 
 
-def _fits(value: Any, expected: Any) -> bool:
+def fits(value: Any, expected: Any) -> bool:
     """Whether `value` has the annotated type; a bool is no int, an int is a float, a float is finite."""
     origin, arguments = get_origin(expected), get_args(expected)
     if expected is Any:
         return True
     if origin in (Union, types.UnionType):
-        return any(_fits(value, option) for option in arguments)
+        return any(fits(value, option) for option in arguments)
     if origin is Literal:
         return value in arguments
     if origin is tuple and arguments[-1:] != (...,):
-        return isinstance(value, tuple) and len(value) == len(arguments) and all(map(_fits, value, arguments))
+        return isinstance(value, tuple) and len(value) == len(arguments) and all(map(fits, value, arguments))
     if origin in (list, tuple):
-        return isinstance(value, origin) and all(_fits(item, arguments[0]) for item in value)
+        return isinstance(value, origin) and all(fits(item, arguments[0]) for item in value)
     if expected is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if expected is int:
@@ -234,9 +234,9 @@ def _fits(value: Any, expected: Any) -> bool:
     return isinstance(value, types.NoneType if expected is None else origin or expected)
 
 
-def _describe(expected: Any) -> str:
+def describe(expected: Any) -> str:
     if get_origin(expected) in (Union, types.UnionType):
-        return " or ".join(_describe(option) for option in get_args(expected))
+        return " or ".join(describe(option) for option in get_args(expected))
     if get_origin(expected) is Literal:
         return " or ".join(map(repr, get_args(expected)))
     if expected is types.NoneType:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from modelwright.configs.base import MISSPELT, require
 from modelwright.errors import ConfigError
 
-RopeKind = Literal["linear", "dynamic", "yarn"]
+RopeKind = Literal["linear", "dynamic", "yarn", "llama3", "dynamic_ntk"]
 
 _KEYS: dict[str, tuple[str, ...]] = {
     "default": (),
@@ -25,9 +25,11 @@ class RopeScaling:
     """How RoPE is stretched beyond the trained context.
 
     `factor` is the stretch (>= 1); `original_max_position_embeddings` the context in tokens before it (for `dynamic`
-    the config's `max_position_embeddings`, unused by `linear`). The rest is YaRN's (arXiv 2309.00071): the ramp runs
-    between the dimensions that turn `beta_fast` and `beta_slow` times in the original context; `mscale` and
-    `mscale_all_dim` weigh the logarithmic growth of cos/sin and of the softmax scale.
+    and `dynamic_ntk` the config's `max_position_embeddings`, unused by `linear`). Of YaRN (arXiv 2309.00071): the ramp
+    runs between the dimensions that turn `beta_fast` and `beta_slow` times in the original context; `mscale` and
+    `mscale_all_dim` weigh the logarithmic growth of cos/sin and, in DeepSeek-V2, of the softmax scale. Of `llama3`:
+    wavelengths beyond the original context / `low_freq_factor` are stretched, those below it / `high_freq_factor` kept.
+    `dynamic_ntk` is MindFormers' DYNAMIC_NTK, which takes no factor and differs from transformers' `dynamic`.
     """
 
     kind: RopeKind
@@ -37,6 +39,8 @@ class RopeScaling:
     beta_slow: float = 1.0
     mscale: float = 1.0
     mscale_all_dim: float = 0.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def parse_rope_scaling(
     for key in ("factor", "original_max_position_embeddings") if kind == "yarn" else ("factor",):
         require(key in given, f'{source} of type "{kind}" needs "{key}", got only {sorted(given)}')
     for key, value in given.items():
-        _check_number(key, value, source)
+        check_number(key, value, source)
     original = max_position_embeddings if kind == "dynamic" else given.pop("original_max_position_embeddings", None)
     scaling = RopeScaling(kind, original_max_position_embeddings=original, **{k: float(v) for k, v in given.items()})  # type: ignore[arg-type]
     require(
@@ -114,7 +118,7 @@ def check_rope_agreement(values: Mapping[str, Any], max_position_embeddings: int
 
 def check_rope_theta(theta: Any) -> None:
     """Raise `ConfigError` unless `theta` is a finite number above zero."""
-    require(_is_number(theta) and theta > 0, f"rope_theta must be a number above 0, got {theta!r}")
+    require(is_number(theta) and theta > 0, f"rope_theta must be a number above 0, got {theta!r}")
 
 
 def _kind(values: Mapping[str, Any], source: str) -> Any:
@@ -141,14 +145,14 @@ def _refuse_unknown(given: Mapping[str, Any], kind: str, source: str) -> None:
         raise ConfigError(f'{source} of type "{kind}" takes {list(_KEYS[kind])}, got "{key}"')
 
 
-def _check_number(key: str, value: Any, source: str) -> None:
+def check_number(key: str, value: Any, source: str) -> None:
     if key == "original_max_position_embeddings":
         holds, rule = isinstance(value, int) and not isinstance(value, bool) and value >= 1, "an int of at least 1"
     else:
         least = 1 if key == "factor" else 0
-        holds, rule = _is_number(value) and value >= least, f"a number of at least {least}"
+        holds, rule = is_number(value) and value >= least, f"a number of at least {least}"
     require(holds, f"{source} {key} must be {rule}, got {value!r}")
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,92 @@
+"""What a serving engine reads from a config: lengths, pages, backend and quantization; no engine lives here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from modelwright.configs.base import require, require_one_of
+from modelwright.configs.part import ConfigPart
+from modelwright.errors import ConfigError
+
+BACKENDS = ("", "eager", "compile", "cudagraph")
+QUANT_METHODS = ("int8_weight_only", "int4_weight_only", "int8_dynamic", "int8_kv", "rtn")
+
+
+@dataclass(frozen=True)
+class QuantSettings:
+    """Stored types of a quantized model, `None` where nothing is: weights, activations and cached keys and values."""
+
+    weights: str | None = None
+    activations: str | None = None
+    kv_cache: str | None = None
+
+
+@dataclass(frozen=True)
+class EngineSettings(ConfigPart):
+    """How a model is served.
+
+    `batch_size` is the number of requests a decode step has room for; `seq_length` caps prompt plus new tokens, and
+    `max_decode_length` is that total where a request names none. With `use_past` keys and values are kept in
+    `num_blocks` pages of `block_size` tokens. `is_dynamic` lets lengths vary instead of being rounded up to a few, and
+    `chunk_prefill` lets pieces of prompts share a step with decodes. `backend` is `""` or `eager`, `compile`,
+    `cudagraph`.
+    """
+
+    batch_size: int = 1
+    seq_length: int = 2048
+    max_decode_length: int = 1024
+    use_past: bool = False
+    block_size: int = 16
+    num_blocks: int = 512
+    is_dynamic: bool = False
+    chunk_prefill: bool = False
+    backend: str = ""
+    quantization: QuantSettings | None = None
+
+    def check_rules(self) -> None:
+        self.require_at_least(1, "batch_size", "seq_length", "max_decode_length", "block_size", "num_blocks")
+        require_one_of("llm_backend", self.backend, BACKENDS)
+        require(self.use_past or not self.chunk_prefill, "chunk_prefill (True) needs use_past=True, got use_past=False")
+
+    @property
+    def cache_tokens(self) -> int:
+        """How many tokens the pool of pages holds."""
+        return self.block_size * self.num_blocks
+
+
+def read_quantization(values: Mapping[str, Any] | None) -> QuantSettings | None:
+    """What a `quant_config` asks for; `None` for none.
+
+    The method stands under `quant_method`. `rtn` is MindFormers' rounding to nearest, whose `weight_dtype`,
+    `activation_dtype` and `kvcache_dtype` say what is stored how; the other methods are named after what they do.
+
+    Raises:
+        ConfigError: the method or a type is unknown, or nothing would be quantized.
+    """
+    if not values:
+        return None
+    method = values.get("quant_method")
+    if method not in QUANT_METHODS:
+        raise ConfigError(f"quant_config quant_method must be one of {', '.join(QUANT_METHODS)}; got {method!r}")
+    given = {key: value for key, value in values.items() if key != "quant_method" and value is not None}
+    if method != "rtn":
+        require(not given, f'quant_config of quant_method "{method}" takes no more keys, got {sorted(given)}')
+        return {
+            "int8_weight_only": QuantSettings(weights="int8"),
+            "int4_weight_only": QuantSettings(weights="int4"),
+            "int8_dynamic": QuantSettings(weights="int8", activations="int8"),
+            "int8_kv": QuantSettings(kv_cache="int8"),
+        }[method]
+    return _rounding(given)
+
+
+def _rounding(given: Mapping[str, Any]) -> QuantSettings:
+    allowed = {"weight_dtype": ("int8", "int4"), "activation_dtype": ("int8",), "kvcache_dtype": ("int8",)}
+    for key, value in given.items():
+        require(key in allowed, f'quant_config of quant_method "rtn" takes {", ".join(allowed)}; got "{key}"')
+        require_one_of(f"quant_config {key}", value, allowed[key])
+    settings = QuantSettings(given.get("weight_dtype"), given.get("activation_dtype"), given.get("kvcache_dtype"))
+    require(bool(given), f'quant_config of quant_method "rtn" needs one of {", ".join(allowed)}; got none')
+    if settings.activations and settings.weights != "int8":
+        raise ConfigError(f'quant_config activation_dtype "int8" needs weight_dtype "int8", got {settings.weights!r}')
+    return settings
