@@ -11,6 +11,9 @@ from modelwright.models import (
     DeepseekV2ForSequenceClassification,
     DeepseekV2Model,
     DeepseekVLV2ForCausalLM,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    LlamaModel,
 )
 from modelwright.models.registry import ARCHITECTURES, MODEL_TYPES, PROCESSORS, model_class, register
 from tests.fakes import tiny_vl2
@@ -25,13 +28,18 @@ from tests.fakes import tiny_vl2
         ({"architectures": None, "model_type": "deepseek_v2"}, DeepseekV2ForCausalLM),
         ({"architectures": ["DeepseekVLV2ForCausalLM"], "model_type": "deepseek_vl_v2"}, DeepseekVLV2ForCausalLM),
         ({"model_type": "deepseek_vl_v2"}, DeepseekVLV2ForCausalLM),
+        ({"architectures": ["LlamaModel"], "model_type": "llama"}, LlamaModel),
+        ({"architectures": ["LlamaForSequenceClassification"]}, LlamaForSequenceClassification),
+        ({"model_type": "llama"}, LlamaForCausalLM),
+        ({"architectures": ["MistralForCausalLM"], "model_type": "mistral"}, LlamaForCausalLM),
     ],
 )
 def test_architectures_then_model_type(config, cls):
     assert model_class(config) is cls
 
 
-OURS = "DeepseekV2Model, DeepseekV2ForCausalLM, DeepseekV2ForSequenceClassification, DeepseekVLV2ForCausalLM"
+OURS = ", ".join(ARCHITECTURES)
+TYPES = "deepseek_v2, deepseek_vl_v2, llama, mistral"
 
 
 @pytest.mark.parametrize(
@@ -41,8 +49,8 @@ OURS = "DeepseekV2Model, DeepseekV2ForCausalLM, DeepseekV2ForSequenceClassificat
             {"architectures": ["DeepseekOCRForCausalLM"], "model_type": "deepseek_vl_v2"},
             "architectures ['DeepseekOCRForCausalLM'] (model_type 'deepseek_vl_v2') is not served; we have " + OURS,
         ),
-        ({"model_type": "qwen3"}, "model_type 'qwen3' is not served; we have deepseek_v2, deepseek_vl_v2"),
-        ({}, "model_type None is not served; we have deepseek_v2, deepseek_vl_v2"),
+        ({"model_type": "qwen3"}, f"model_type 'qwen3' is not served; we have {TYPES}"),
+        ({}, f"model_type None is not served; we have {TYPES}"),
         ({"architectures": "DeepseekV2Model"}, "architectures must be a list of names, not 'DeepseekV2Model'"),
         ({"architectures": [7]}, "architectures must be a list of names, not [7]"),
     ],
@@ -54,7 +62,8 @@ def test_what_is_not_ours_is_refused_with_what_is(config, message):
 
 
 def test_every_class_and_type_has_its_processor():
-    assert {cls.config_class.model_type for cls in ARCHITECTURES.values()} == set(MODEL_TYPES) == set(PROCESSORS)
+    read = {cls.config_class.model_type for cls in ARCHITECTURES.values()}
+    assert read | {"mistral"} == set(MODEL_TYPES) == set(PROCESSORS)
 
 
 def test_registering_twice_changes_nothing_and_shadows_nothing():

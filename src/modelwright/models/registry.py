@@ -33,11 +33,15 @@ ARCHITECTURES: dict[str, type[ModelwrightPreTrainedModel]] = {
     "LlamaModel": LlamaModel,
     "LlamaForCausalLM": LlamaForCausalLM,
     "LlamaForSequenceClassification": LlamaForSequenceClassification,
+    "MistralModel": LlamaModel,  # a Llama where no window slides, which its config checks
+    "MistralForCausalLM": LlamaForCausalLM,
+    "MistralForSequenceClassification": LlamaForSequenceClassification,
 }
 MODEL_TYPES: dict[str, type[ModelwrightPreTrainedModel]] = {
     "deepseek_v2": DeepseekV2ForCausalLM,
     "deepseek_vl_v2": DeepseekVLV2ForCausalLM,
     "llama": LlamaForCausalLM,
+    "mistral": LlamaForCausalLM,
 }
 
 
@@ -57,6 +61,7 @@ PROCESSORS: dict[str, Callable[[Path, Any], Any]] = {
     "deepseek_v2": _tokenizer,
     "deepseek_vl_v2": _vl2_processor,
     "llama": _tokenizer,
+    "mistral": _tokenizer,
 }
 """What reads a family's processor (for text alone: its tokenizer) from a checkpoint folder, by ``model_type``."""
 
