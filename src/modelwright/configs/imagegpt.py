@@ -8,7 +8,7 @@ from modelwright.configs.base import CheckedConfig, require, require_divides, re
 
 
 class ImageGPTConfig(CheckedConfig):
-    """ImageGPT (Chen et al., "Generative Pretraining from Pixels", ICML 2020), its names and defaults the official ones.
+    """ImageGPT (Chen et al., "Generative Pretraining from Pixels", ICML 2020); names and defaults are official.
 
     The last token of the vocabulary starts a picture and is never predicted, so the head is `vocab_size - 1` wide.
     Each official field may also go by its common name (`attribute_map`); the two must not differ.
