@@ -2,7 +2,6 @@
 
 from dataclasses import field
 from os import PathLike
-from pathlib import Path
 from typing import Any, ClassVar
 
 from modelwright.configs.base import CheckedConfig, require, require_divides, require_one_of
@@ -123,6 +122,7 @@ class LlamaConfig(CheckedConfig):
     pretraining_tp: int = 1
     use_cache: bool = True
     reset_position_ids: bool = False
+    norm_init_type: str | None = None
 
     @classmethod
     def merge(cls, values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
@@ -232,6 +232,11 @@ class LlamaConfig(CheckedConfig):
     def embedding_dtype(self) -> str:
         """The type that the embedding is stored in."""
         return self.embedding_init_type or self.param_init_type
+
+    @property
+    def norm_dtype(self) -> str:
+        """The type that norm weights are stored in: MindFormers' is the one norms compute in."""
+        return self.norm_init_type or self.layernorm_compute_type
 
     @property
     def residual_dtype_name(self) -> str:
@@ -387,8 +392,6 @@ class LlamaConfig(CheckedConfig):
                 require_one_of(name, dtype, DTYPES)
         pad, rows = self.pad_token_id, self.vocab_size
         require(pad is None or 0 <= pad < rows, f"pad_token_id ({pad}) must be below vocab_size ({rows})")
-        path = self.checkpoint_name_or_path
-        require(not path or Path(path).exists(), f'checkpoint_name_or_path "{path}" must exist, and it does not')
 
     def _check_shape(self) -> None:
         require_divides("num_attention_heads", self.num_attention_heads, "hidden_size", self.hidden_size)

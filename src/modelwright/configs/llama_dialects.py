@@ -120,6 +120,7 @@ _HUGGING_FACE_ONLY = frozenset(ALIASES.values()) | {
     "use_cache",
 }
 _HUGGING_FACE_DEFAULTS: dict[str, Any] = {
+    "calculate_per_token_loss": True,
     "do_sample": False,
     "fused_rms_norm": False,
     "initializer_range": 0.02,
@@ -148,6 +149,7 @@ DTYPE_FIELDS = (
     "compute_dtype",
     "embedding_init_type",
     "layernorm_compute_type",
+    "norm_init_type",
     "param_init_type",
     "residual_dtype",
     "rotary_dtype",
@@ -192,7 +194,7 @@ def completed(values: dict[str, Any]) -> dict[str, Any]:
     family = _MISTRAL_DEFAULTS if values.get("model_type") == "mistral" else {}
     values = _HUGGING_FACE_DEFAULTS | family | canonical(values)
     values = {"param_init_type": "float32", "compute_dtype": "float32"} | values
-    values = {"rotary_dtype": values["compute_dtype"]} | values
+    values = {"rotary_dtype": values["compute_dtype"], "norm_init_type": values["param_init_type"]} | values
     return {"seq_length": values["max_position_embeddings"]} | values
 
 
@@ -218,7 +220,8 @@ def as_llama(values: dict[str, Any]) -> dict[str, Any]:
 def moved_dtype(values: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
     """The fields that change when the type of storage becomes `dtype`: those that are one with it go along."""
     old, new = values.get("param_init_type"), dtype_name(dtype)
-    together = [name for name in ("compute_dtype", "rotary_dtype", "embedding_init_type") if values.get(name) == old]
+    others = ("compute_dtype", "rotary_dtype", "embedding_init_type", "norm_init_type")
+    together = [name for name in others if values.get(name) == old]
     return dict.fromkeys(["param_init_type", *together], new)
 
 

@@ -15,6 +15,7 @@ from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 
 from modelwright.attention import AttentionBackend, DenseAttention, PackedAttention
 from modelwright.configs import LlamaConfig
+from modelwright.errors import CheckpointError
 from modelwright.layers import Routing, column_linear
 from modelwright.models.arguments import check_mask, refuse_attentions, refuse_unknown
 from modelwright.models.balance import accumulate_load, llama_balance_loss
@@ -70,6 +71,8 @@ class LlamaPreTrainedModel(RouterBiases, ModelwrightPreTrainedModel):
         named = self.config.checkpoint_name_or_path
         if not named or any(parameter.is_meta for parameter in self.parameters()):
             return
+        if not Path(named).is_dir():
+            raise CheckpointError(f'checkpoint_name_or_path "{named}" must name an existing folder, and it does not')
         headers = self._match(read_headers(Path(named)), ignore_mismatched_heads=False)
         self.load_state_dict(self._read(headers, self.weight_dtype(), None), strict=False)
         self.tie_weights()

@@ -52,7 +52,7 @@ class Types:
         return cls(
             stored=getattr(torch, stored),
             embedding=getattr(torch, embedding),
-            norm=getattr(torch, config.layernorm_compute_type),
+            norm=getattr(torch, config.norm_dtype),
             router=getattr(torch, config.moe_config.router_dense_type),
             softmax=getattr(torch, config.softmax_compute_type),
             rotary=getattr(torch, config.rotary_dtype),
@@ -105,7 +105,8 @@ class LlamaDecoderLayer(GradientCheckpointingLayer):
 
 def build_norm(config: LlamaConfig) -> RMSNorm:
     """A norm in the config's type and order."""
-    return RMSNorm(config.hidden_size, config.rms_norm_eps, config.fused_rms_norm, Types.of(config).norm)
+    compute = getattr(torch, config.layernorm_compute_type)
+    return RMSNorm(config.hidden_size, config.rms_norm_eps, config.fused_rms_norm, compute)
 
 
 def build_attention(config: LlamaConfig, layer: int) -> GroupedQueryAttention:
