@@ -33,13 +33,13 @@ def test_anything_else_is_refused_with_the_units(text):
     )
 
 
-@pytest.mark.parametrize("text", ["0GiB", "0.5B", "9" * 400 + "GiB"])
-def test_a_size_is_at_least_a_byte_and_finite(text):
-    with pytest.raises(RequestError, match="at least one byte and finite"):
+@pytest.mark.parametrize("text", ["0GiB", "0.5B", "9" * 400 + "GiB", "1048577TiB"])
+def test_a_size_is_from_a_byte_to_an_exbibyte(text):
+    with pytest.raises(RequestError, match="a size must be from one byte to 1048576 TiB"):
         parse_bytes(text)
 
 
-@given(st.integers(1, 2**40), st.sampled_from(sorted(BYTES_IN)))
+@given(st.integers(1, 2**20), st.sampled_from(sorted(BYTES_IN)))
 def test_whole_numbers_of_every_unit_are_exact(number, unit):
     assert parse_bytes(f"{number}{unit}") == number * BYTES_IN[unit]
 

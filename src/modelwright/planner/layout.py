@@ -90,8 +90,6 @@ def _cut_by_expert(layer: Layer, layout: Layout) -> Iterator[tuple[str, int, int
     if isinstance(layer.feed_forward, ExpertFeedForward):
         yield "the number of experts", layer.feed_forward.experts, layout.expert
         yield "the experts' width", layer.feed_forward.expert.width, layout.expert_model
-    elif layout.expert > 1 and not isinstance(layer.feed_forward, FeedForward):
-        yield "the number of experts", 1, layout.expert
 
 
 def candidates(counts: Counts, ranks: int, *, training: bool, expert: int | None = None) -> Iterator[Layout]:

@@ -12,7 +12,7 @@ from modelwright.planner.activations import FLOAT32, alive_in_prefill, kept_for_
 from modelwright.planner.counts import Counts
 from modelwright.planner.layout import Layout
 from modelwright.planner.precision import BYTES_OF, Precision
-from modelwright.planner.shapes import ExpertFeedForward, FeedForward, Layer, Linear
+from modelwright.planner.shapes import FeedForward, Layer, Linear
 from modelwright.planner.vision import Vision
 
 OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2 + 2 * 4 / 256, "lion": 4.0, "sgd": 0.0}
@@ -198,11 +198,11 @@ def _workspace(
     tokens = work.batch * math.ceil(work.context / layout.context)
     moments = [max(_layer_kv(layer, layout, precision, work) for layer in set(layers))]
     for layer in set(layers):
-        alive = tokens * alive_in_prefill(layer).bytes_of(precision.width, layout.model)
+        alive = tokens * alive_in_prefill(layer).bytes_of(precision.computed_width, layout.model)
         moments.append(alive + _scores(layer, layout, work))
     if first and counts.vision and work.tiles:
         moments.append(_tower_bytes(counts.vision, precision, work.batch * work.tiles))
-    logits = work.batch * counts.vocab * (precision.width + FLOAT32) if last else 0
+    logits = work.batch * counts.vocab * (precision.computed_width + FLOAT32) if last else 0
     return max(moments) + logits
 
 
@@ -217,8 +217,8 @@ def _tower_bytes(vision: Vision, precision: Precision, tiles: int) -> int:
     """Pixels and the tower's output of all tiles, and one block's activations for those it sees at once."""
     tower = vision.tower
     pixels = tower.patches * tower.patch.inputs + tower.tokens * tower.patch.outputs
-    block = max((alive_in_prefill(block).bytes_of(precision.width) for block in set(tower.blocks)), default=0)
-    return tiles * pixels * precision.width + min(tiles, vision.batch) * tower.tokens * block
+    block = max((alive_in_prefill(block).bytes_of(precision.computed_width) for block in set(tower.blocks)), default=0)
+    return tiles * pixels * precision.computed_width + min(tiles, vision.batch) * tower.tokens * block
 
 
 def _activations(
@@ -235,21 +235,16 @@ def _activations(
     spread = layout.model if layout.sequence_parallel else 1
     kept = [_kept(layer, tokens, layout, precision, work, spread) for layer in layers]
     if work.recompute:
-        inputs = len(layers) * math.ceil(tokens * counts.dim * precision.width / spread)
+        inputs = len(layers) * math.ceil(tokens * counts.dim * precision.computed_width / spread)
         total = flying * inputs + max(kept)
     else:
         total = flying * sum(kept)
     if stage < layout.pipeline - 1:
         return total
     ways = layout.model if counts.vocab % layout.model == 0 else 1
-    return total + math.ceil(tokens * counts.vocab / ways) * (precision.width + 2 * FLOAT32)
+    return total + math.ceil(tokens * counts.vocab / ways) * (precision.computed_width + 2 * FLOAT32)
 
 
 def _kept(layer: Layer, tokens: int, layout: Layout, precision: Precision, work: Workload, spread: int) -> int:
     numbers = kept_for_backward(layer)
-    return tokens * numbers.bytes_of(precision.width, layout.model, spread) + _scores(layer, layout, work)
-
-
-def has_experts(counts: Counts) -> bool:
-    """Whether any layer routes to experts."""
-    return any(isinstance(layer.feed_forward, ExpertFeedForward) for layer in counts.layers)
+    return tokens * numbers.bytes_of(precision.computed_width, layout.model, spread) + _scores(layer, layout, work)

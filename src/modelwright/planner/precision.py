@@ -24,7 +24,8 @@ KV_SCALE_BYTES = 2
 class Precision:
     """The types of one plan.
 
-    `weights` is that of every parameter but the embedding and the norms, which have their own, and of activations.
+    `weights` is that of every parameter but the embedding and the norms, which have their own; `compute` that of
+    activations and `kv` that of the cache.
     With `quant` the matrices of attention, feed-forwards and experts are stored quantized; embedding, head, router,
     biases and norms, vision and projector are not.
     """
@@ -32,18 +33,24 @@ class Precision:
     weights: str
     embedding: str
     norms: str
+    compute: str
     kv: str
     quant: Quant | None = None
 
     @classmethod
     def uniform(cls, dtype: str, kv: str | None = None, quant: Quant | None = None) -> "Precision":
         """One type for everything; the cache's is the same unless stated."""
-        return cls(dtype, dtype, dtype, kv or dtype, quant)
+        return cls(dtype, dtype, dtype, dtype, kv or dtype, quant)
 
     @property
     def width(self) -> int:
-        """Bytes of one weight, and of one activation."""
+        """Bytes of one weight that is not quantized."""
         return BYTES_OF[self.weights]
+
+    @property
+    def computed_width(self) -> int:
+        """Bytes of one activation."""
+        return BYTES_OF[self.compute]
 
     def matrix_bytes(self, linear: Linear, tensor: int = 1) -> int:
         """The weight of `linear` (not its bias) on one of `tensor` ranks, scales included.

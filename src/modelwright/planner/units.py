@@ -1,7 +1,7 @@
 """Amounts as people read and write them: bytes, counts and operations; no arithmetic on configs."""
 
-import math
 import re
+from fractions import Fraction
 
 from modelwright.errors import RequestError
 
@@ -11,6 +11,8 @@ BYTES_IN = {
     **{f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", start=1)},
 }
 """Bytes of each unit: powers of 1000 for GB and its like, of 1024 for GiB and its like."""
+
+MOST_BYTES = 2**60
 
 _UNITS = {unit.lower(): unit for unit in BYTES_IN}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)", re.IGNORECASE)
@@ -26,10 +28,10 @@ def parse_bytes(text: str) -> int:
     unit = _UNITS.get(match[2].lower()) if match else None
     if match is None or unit is None:
         raise RequestError(f"a size is a number and one of {', '.join(BYTES_IN)}, like 24GiB; got {text!r}")
-    amount = float(match[1]) * BYTES_IN[unit]
-    if not 1 <= amount < math.inf:
-        raise RequestError(f"a size must be at least one byte and finite, got {text!r}")
-    return int(amount)
+    amount = int(Fraction(match[1]) * BYTES_IN[unit])
+    if not 1 <= amount <= MOST_BYTES:
+        raise RequestError(f"a size must be from one byte to 1048576 TiB, got {text!r}")
+    return amount
 
 
 def format_bytes(amount: float) -> str:
