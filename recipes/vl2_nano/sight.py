@@ -156,7 +156,7 @@ class PatchHeads(nn.Module):
 
 
 class RowHeads(nn.Module):
-    """What a projected row shows, read as a mixture of word embeddings, and what, in which turn, where, read linearly.
+    """What a projected row shows, read as a mixture of word embeddings; what, in which turn and where, read linearly.
 
     Args:
         width: of a row; patches: how many a row joins.
@@ -172,6 +172,7 @@ class RowHeads(nn.Module):
         self.turn = nn.Linear(width, patches * (MOST + 1))
         self.box = nn.Linear(width, 4)
         self.place = nn.Linear(width, 4)
+        self.digits = nn.Linear(width, 4 * 2 * 10)
 
     def forward(self, rows: Tensor, embeddings: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``[n, rows, width]`` and ``[vocabulary, width]`` to the losses, named after :class:`PatchHeads`'s."""
@@ -189,6 +190,7 @@ class RowHeads(nn.Module):
             "row_turn": _apart(self.turn(rows), groups["turn"]),
             "row_box": 5 * F.l1_loss(self.box(rows).float()[seen], box[seen]),
             "row_place": 5 * F.l1_loss(self.place(rows).float()[whole], place[whole]),
+            "row_digits": _apart(self.digits(rows)[whole], _digits(place[whole]).flatten(1)),
         }
 
     def _mixture(self, what: Tensor, hue: Tensor, vocabulary: int) -> Tensor:
@@ -219,8 +221,14 @@ def _by_row(batch: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
 
 
 def _apart(scores: Tensor, wanted: Tensor) -> Tensor:
-    """Cross-entropy of ``[n, rows, patches * classes]`` against ``[n, rows, patches]``."""
-    return F.cross_entropy(scores.float().unflatten(-1, (wanted.shape[-1], -1)).flatten(0, 2), wanted.flatten())
+    """Cross-entropy of ``[..., k * classes]`` against ``[..., k]``."""
+    return F.cross_entropy(scores.float().unflatten(-1, (wanted.shape[-1], -1)).flatten(0, -2), wanted.flatten())
+
+
+def _digits(place: Tensor) -> Tensor:
+    """``[n, 4]`` shares of the picture to ``[n, 4, 2]``: the hundreds and the tens of the coordinates of an answer."""
+    tens = (99.9 * place).round().long().clamp(max=99)
+    return torch.stack((tens // 10, tens % 10), dim=-1)
 
 
 def _picked(values: Tensor, pick: Tensor) -> Tensor:
