@@ -7,9 +7,11 @@ from modelwright.configs.imagegpt import ImageGPTConfig
 from modelwright.configs.llama import LlamaConfig
 from modelwright.configs.moe import MoEConfig
 from modelwright.configs.parallel import ParallelConfig
+from modelwright.configs.read import CONFIGS, read_config
 from modelwright.configs.rope import RopeScaling, RopeSettings
 
 __all__ = [
+    "CONFIGS",
     "CheckedConfig",
     "DeepseekV2Config",
     "DeepseekVLV2Config",
@@ -21,4 +23,5 @@ __all__ = [
     "RopeScaling",
     "RopeSettings",
     "VisionEncoderConfig",
+    "read_config",
 ]

@@ -1,15 +1,15 @@
-"""The Llama configuration in both dialects: every field, its default and the rules between them; no tensors."""
+"""The Llama configuration in both dialects: how it is read, kept and written; its rules and views stand beside it."""
 
-from dataclasses import field
+from collections.abc import Mapping
 from os import PathLike
 from typing import Any, ClassVar
 
-from modelwright.configs.base import CheckedConfig, require, require_divides, require_one_of
-from modelwright.configs.engine import EngineSettings, read_quantization
+from modelwright.configs.base import require
+from modelwright.configs.engine import EngineSettings
 from modelwright.configs.llama_dialects import (
     ALIASES,
     DTYPE_FIELDS,
-    DTYPES,
+    MINDFORMERS_FIELDS,
     as_llama,
     canonical,
     completed,
@@ -18,17 +18,27 @@ from modelwright.configs.llama_dialects import (
     moved_dtype,
     without_overridden_rope,
 )
+from modelwright.configs.llama_fields import LlamaFields
+from modelwright.configs.llama_rules import check_llama
+from modelwright.configs.llama_views import (
+    engine_settings,
+    fields_without_effect,
+    parallel_settings,
+    sampling_settings,
+    training_settings,
+)
+from modelwright.configs.mindformers import merge_run, read_yaml, to_run, write_yaml
 from modelwright.configs.moe import MoEConfig
-from modelwright.configs.parallel import ParallelConfig, ParallelSettings, read_pipeline_stage, stage_layers
-from modelwright.configs.rope import RopeSettings, is_number
-from modelwright.configs.rope_extensions import Extension, extend_method, read_hugging_face
+from modelwright.configs.parallel import ParallelConfig, ParallelSettings
+from modelwright.configs.rope import is_number
+from modelwright.configs.rope_extensions import HF_DYNAMIC, extend_method, read_hugging_face
 from modelwright.configs.sampling import SamplingSettings
 from modelwright.configs.training import TrainingSettings
 
 _PARTS = {"parallel_config": ParallelConfig, "moe_config": MoEConfig}
 
 
-class LlamaConfig(CheckedConfig):
+class LlamaConfig(LlamaFields):
     """Llama 1 to 3.3 and its kin, from MindFormers' 61 fields or from a Hugging Face config.
 
     Fields are named as in Hugging Face where it has a name; MindFormers' (`num_layers`, `num_heads`, `n_kv_heads`,
@@ -53,76 +63,6 @@ class LlamaConfig(CheckedConfig):
         "rope_scaling",
         "sliding_window",
     }
-
-    batch_size: int = 1
-    seq_length: int = 2048
-    hidden_size: int = 4096
-    num_hidden_layers: int = 32
-    num_attention_heads: int = 32
-    num_key_value_heads: int = 32
-    max_position_embeddings: int = 2048
-    intermediate_size: int = 11008
-    vocab_size: int = 32000
-    multiple_of: int = 256
-    ffn_dim_multiplier: float | None = None
-    rms_norm_eps: float = 1e-5
-    bos_token_id: int | None = 1
-    eos_token_id: int | list[int] | None = 2
-    pad_token_id: int | None = 0
-    ignore_token_id: int = -100
-    rope_theta: float = 10000.0
-    compute_dtype: str = "float16"
-    layernorm_compute_type: str = "float32"
-    softmax_compute_type: str = "float32"
-    rotary_dtype: str = "float32"
-    param_init_type: str = "float16"
-    residual_dtype: str | None = None
-    embedding_init_type: str | None = None
-    qkv_has_bias: bool = False
-    qkv_concat: bool = False
-    attn_proj_has_bias: bool = False
-    parallel_config: ParallelConfig = field(default_factory=ParallelConfig)
-    moe_config: MoEConfig = field(default_factory=MoEConfig)
-    use_past: bool = False
-    extend_method: str = "None"
-    scaling_factor: float | dict[str, Any] = 1.0
-    is_dynamic: bool = False
-    use_rope_slice: bool = False
-    use_flash_attention: bool = False
-    use_ring_attention: bool = False
-    use_attn_mask_compression: bool = False
-    use_eod_attn_mask_compression: bool = False
-    parallel_optimizer: bool = False
-    fine_grain_interleave: int = 1
-    pp_interleave_num: int = 1
-    offset: int | list[int] | list[list[int]] = 0
-    initializer_range: float = 0.01
-    checkpoint_name_or_path: str = ""
-    repetition_penalty: float = 1.0
-    max_decode_length: int = 1024
-    block_size: int = 16
-    num_blocks: int = 512
-    top_k: int = 5
-    top_p: float = 1.0
-    do_sample: bool = True
-    quant_config: dict[str, Any] | None = None
-    tie_word_embeddings: bool = False
-    llm_backend: str = ""
-    fused_rms_norm: bool = True
-    input_sliced_sig: bool = False
-    rmsnorm_compute_2d: bool = False
-    chunk_prefill: bool = False
-    calculate_per_token_loss: bool = False
-    pipeline_stage: dict[str, Any] | None = None
-    return_hidden_states: bool = False
-    # Beyond MindFormers.
-    hidden_act: str = "silu"
-    mlp_bias: bool = False
-    attention_dropout: float = 0.0
-    pretraining_tp: int = 1
-    use_cache: bool = True
-    reset_position_ids: bool = False
-    norm_init_type: str | None = None
 
     @classmethod
     def merge(cls, values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
@@ -151,6 +91,34 @@ class LlamaConfig(CheckedConfig):
             values[name] = part.read(values.get(name), name)
         return merge_rope(values, values["max_position_embeddings"])
 
+    @classmethod
+    def from_mindformers(cls, source: str | PathLike | Mapping[str, Any], **overrides: Any) -> "LlamaConfig":
+        """The config of a MindFormers run: a YAML file, or what one holds, under `overrides` in either vocabulary.
+
+        Its top-level `parallel_config`, `moe_config`, `recompute_config`, `swap_config`, `calculate_per_token_loss` and
+        `runner_config.batch_size` override `model.model_config`, as in MindFormers' trainer.
+
+        Raises:
+            ConfigError: the file cannot be read, is no Llama's, or breaks a rule.
+        """
+        run = source if isinstance(source, Mapping) else read_yaml(source)
+        return cls.from_dict(merge_run(run), **overrides)
+
+    def to_mindformers(self, path: str | PathLike | None = None) -> dict[str, Any]:
+        """The MindFormers run config of this model; with `path` it is also written there as YAML.
+
+        Raises:
+            ConfigError: MindFormers' Llama has no way to say something that this config says.
+        """
+        self.check()
+        self.check_mindformers()
+        values = {name: getattr(self, name) for name in MINDFORMERS_FIELDS} | self._unknown_keys()
+        values["pad_token_id"] = -1 if self.pad_token_id is None else self.pad_token_id
+        run = to_run(values | {name: getattr(self, name).to_dict() for name in _PARTS})
+        if path is not None:
+            write_yaml(run, path)
+        return run
+
     def __setattr__(self, key: str, value: Any) -> None:
         if key in _PARTS:
             value = _PARTS[key].read(value, key)
@@ -159,16 +127,6 @@ class LlamaConfig(CheckedConfig):
         elif key == "extend_method":
             value = extend_method(value)
         super().__setattr__(key, value)
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.hidden_size // self.num_attention_heads
-
-    @head_dim.setter
-    def head_dim(self, value: int | None) -> None:
-        rule = f"head_dim ({value}) must be hidden_size / num_attention_heads ({self.head_dim})"
-        require(value is None or value == self.head_dim, rule)
 
     @property
     def dtype(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -196,16 +154,6 @@ class LlamaConfig(CheckedConfig):
         self.qkv_has_bias = self.attn_proj_has_bias = value
 
     @property
-    def extension(self) -> Extension:
-        """RoPE in MindFormers' words."""
-        return Extension(self.rope_theta, self.extend_method, self.scaling_factor)
-
-    @property
-    def rope(self) -> RopeSettings:
-        """What this model's rotary embedding is built from."""
-        return self.extension.settings(self.head_dim, self.max_position_embeddings)
-
-    @property
     def rope_parameters(self) -> dict[str, Any]:
         """The same RoPE as transformers v5 writes it, NTK as a plain base."""
         return self.extension.to_hugging_face()
@@ -229,107 +177,29 @@ class LlamaConfig(CheckedConfig):
         self.rope_parameters = value
 
     @property
-    def embedding_dtype(self) -> str:
-        """The type that the embedding is stored in."""
-        return self.embedding_init_type or self.param_init_type
-
-    @property
-    def norm_dtype(self) -> str:
-        """The type that norm weights are stored in: MindFormers' is the one norms compute in."""
-        return self.norm_init_type or self.layernorm_compute_type
-
-    @property
-    def residual_dtype_name(self) -> str:
-        """The type that each residual is added in."""
-        return self.residual_dtype or self.compute_dtype
-
-    @property
-    def has_experts(self) -> bool:
-        """Whether the feed-forward layers route to experts."""
-        return self.moe_config.expert_num > 1
-
-    @property
-    def eos_token_ids(self) -> tuple[int, ...]:
-        """Every token that ends a document, none if there is no such token."""
-        eos = self.eos_token_id
-        return tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
-
-    @property
     def engine(self) -> EngineSettings:
         """How a serving engine runs this model."""
-        return EngineSettings(
-            batch_size=self.batch_size,
-            seq_length=self.seq_length,
-            max_decode_length=self.max_decode_length,
-            use_past=self.use_past,
-            block_size=self.block_size,
-            num_blocks=self.num_blocks,
-            is_dynamic=self.is_dynamic,
-            chunk_prefill=self.chunk_prefill,
-            backend=self.llm_backend,
-            quantization=read_quantization(self.quant_config),
-        )
+        return engine_settings(self)
 
     @property
     def sampling(self) -> SamplingSettings:
         """How the next token is chosen by default."""
-        return SamplingSettings(
-            do_sample=self.do_sample,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            repetition_penalty=self.repetition_penalty,
-            max_decode_length=self.max_decode_length,
-            bos_token_id=self.bos_token_id,
-            eos_token_ids=self.eos_token_ids,
-            pad_token_id=self.pad_token_id,
-        )
+        return sampling_settings(self)
 
     @property
     def parallel(self) -> ParallelSettings:
         """How this model is laid out over devices."""
-        degrees, first, offset = self.parallel_config, 0, self.offset
-        stages = degrees.pipeline_stage
-        if self.pipeline_stage is not None:
-            first, stages, offset = read_pipeline_stage(self.pipeline_stage, stages)
-        return ParallelSettings(
-            config=degrees,
-            stage_layers=stage_layers(self.num_hidden_layers, stages, self.pp_interleave_num, offset),
-            first_stage=first,
-            shard_optimizer=self.parallel_optimizer,
-            ring=self.use_ring_attention,
-            token_chunks=self.fine_grain_interleave,
-        )
+        return parallel_settings(self)
 
     @property
     def training(self) -> TrainingSettings:
         """How a trainer feeds this model and weighs its loss."""
-        return TrainingSettings(
-            batch_size=self.batch_size,
-            seq_length=self.seq_length,
-            ignore_token_id=self.ignore_token_id,
-            pad_token_id=self.pad_token_id,
-            input_sliced_sig=self.input_sliced_sig,
-            per_token_loss=self.calculate_per_token_loss,
-            micro_batches=self.parallel_config.micro_batch_num,
-            recompute=self.parallel_config.recompute,
-            swap=self.parallel_config.swap,
-        )
+        return training_settings(self)
 
     @property
     def fields_without_effect(self) -> list[str]:
         """The fields set away from their defaults that change nothing on torch, with this config's other values."""
-        names = [
-            f"parallel_config.{name}"
-            for name in self.parallel_config.changed()
-            if name in ParallelConfig.WITHOUT_EFFECT
-        ]
-        idle = (name for name in self.moe_config.changed() if name in MoEConfig.WITHOUT_EFFECT or not self.has_experts)
-        names += [f"moe_config.{name}" for name in idle]
-        if self.fine_grain_interleave > 1 and self.parallel_config.model_parallel == 1:
-            names.append("fine_grain_interleave")
-        if self.pp_interleave_num > 1 and self.parallel_config.pipeline_stage == 1:
-            names.append("pp_interleave_num")
-        return names
+        return fields_without_effect(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, and beside them what Hugging Face's Llama calls the same things; `from_dict` reads it back."""
@@ -364,6 +234,21 @@ class LlamaConfig(CheckedConfig):
             'extend_method "DYNAMIC_NTK" has no rope type in Hugging Face ("dynamic" grows otherwise)',
         )
 
+    def check_mindformers(self) -> None:
+        """Raise `ConfigError`, with the reason, for what MindFormers' Llama cannot express."""
+        require(
+            self.extend_method != HF_DYNAMIC,
+            'rope type "dynamic" has no extend_method in MindFormers ("DYNAMIC_NTK" grows otherwise)',
+        )
+        dropout, reset = self.attention_dropout, self.reset_position_ids
+        require(dropout == 0, f"attention_dropout ({dropout}) must be 0 in MindFormers, which drops no attention")
+        require(not reset, "reset_position_ids (True) has no field in MindFormers, where positions run on")
+
+    def check_rules(self) -> None:
+        check_llama(self)
+        for view in (engine_settings, sampling_settings, training_settings, parallel_settings):
+            view(self)  # checked as it is built
+
     def _require_one_bias(self) -> None:
         qkv, out = self.qkv_has_bias, self.attn_proj_has_bias
         require(
@@ -371,81 +256,10 @@ class LlamaConfig(CheckedConfig):
             f"Hugging Face's attention_bias is one switch: qkv_has_bias ({qkv}) must equal attn_proj_has_bias ({out})",
         )
 
-    def check_rules(self) -> None:
-        self._check_ranges()
-        self._check_shape()
-        self._check_attention()
-        self._check_parallel()
-        for view in (self.engine, self.sampling, self.training):
-            view.check_rules()
-
-    def _check_ranges(self) -> None:
-        self.require_at_least(1, "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-        self.require_at_least(1, "max_position_embeddings", "intermediate_size", "vocab_size", "multiple_of")
-        self.require_at_least(1, "fine_grain_interleave", "pp_interleave_num", "pretraining_tp")
-        self.require_at_least(0, "initializer_range")
-        for name in ("rms_norm_eps", "ffn_dim_multiplier"):
-            value = getattr(self, name)
-            require(value is None or value > 0, f"{name} must be above 0, got {value}")
-        for name in DTYPE_FIELDS:
-            if (dtype := getattr(self, name)) is not None:
-                require_one_of(name, dtype, DTYPES)
-        pad, rows = self.pad_token_id, self.vocab_size
-        require(pad is None or 0 <= pad < rows, f"pad_token_id ({pad}) must be below vocab_size ({rows})")
-
-    def _check_shape(self) -> None:
-        require_divides("num_attention_heads", self.num_attention_heads, "hidden_size", self.hidden_size)
-        heads, groups = self.num_attention_heads, self.num_key_value_heads
-        require_divides("num_key_value_heads", groups, "num_attention_heads", heads)
-        require(
-            self.head_dim % 2 == 0,
-            f"RoPE turns pairs: hidden_size / num_attention_heads ({self.head_dim}) must be even",
-        )
-        require(self.hidden_act == "silu", f'hidden_act must be "silu" in a Llama, got "{self.hidden_act}"')
-        require(not self.mlp_bias, "mlp_bias must be False: the feed-forward layers of a Llama have no biases")
-        widths = {"hidden_size": self.hidden_size, "intermediate_size": self.intermediate_size}
-        widths |= {"vocab_size": self.vocab_size, "num_key_value_heads * head_dim": groups * self.head_dim}
-        for name, width in widths.items():
-            require_divides("pretraining_tp", self.pretraining_tp, name, width)
-
-    def _check_attention(self) -> None:
-        require(0 <= self.attention_dropout < 1, f"attention_dropout must be in [0, 1), got {self.attention_dropout}")
-        self.extension.settings(self.head_dim, self.max_position_embeddings)
-        require(
-            self.extend_method != "DYNAMIC_NTK" or self.is_dynamic,
-            'extend_method "DYNAMIC_NTK" needs is_dynamic=True, got is_dynamic=False',
-        )
-        flash, context = self.use_flash_attention, self.parallel_config.context_parallel
-        require(
-            not self.use_ring_attention or (flash and context > 1),
-            f"use_ring_attention (True) needs use_flash_attention=True and context_parallel above 1, got "
-            f"use_flash_attention={flash} and context_parallel={context}",
-        )
-        packed = self.use_eod_attn_mask_compression
-        require(
-            not packed or len(self.eos_token_ids) > 0,
-            "use_eod_attn_mask_compression (True) needs an eos_token_id to end documents, got None",
-        )
-        require(
-            packed or not self.reset_position_ids,
-            "reset_position_ids (True) needs use_eod_attn_mask_compression=True, got False",
-        )
-
-    def _check_parallel(self) -> None:
-        degrees = self.parallel_config
-        model, split = degrees.model_parallel, degrees.model_parallel * degrees.ulysses_degree
-        for name in ("num_attention_heads", "num_key_value_heads"):
-            require_divides("model_parallel x the ulysses degree", split, name, getattr(self, name))
-        for name in ("hidden_size", "intermediate_size"):
-            require_divides("model_parallel", model, name, getattr(self, name))
-        experts = self.moe_config
-        if self.has_experts:
-            require_divides("expert_parallel", degrees.expert_parallel, "expert_num", experts.expert_num)
-        require(
-            experts.expert_model_parallel in (None, 1, model),
-            f"expert_model_parallel ({experts.expert_model_parallel}) must be 1 or model_parallel ({model})",
-        )
-        self.parallel  # noqa: B018  # resolves the stages, which raises where they do not add up
+    def _unknown_keys(self) -> dict[str, Any]:
+        """What a file said beyond the fields, which is kept and written again."""
+        known = self._known_keys()
+        return {key: value for key, value in vars(self).items() if key not in known and not key.startswith("_")}
 
 
 def _resolved(values: dict[str, Any]) -> dict[str, Any]:

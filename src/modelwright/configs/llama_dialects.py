@@ -157,9 +157,14 @@ DTYPE_FIELDS = (
 )
 
 
-def speaks_hugging_face(values: dict[str, Any]) -> bool:
+def speaks_hugging_face(values: Mapping[str, Any]) -> bool:
     """Whether `values` use a name of Hugging Face's and none that only MindFormers has."""
     return not values.keys().isdisjoint(_HUGGING_FACE_ONLY) and values.keys().isdisjoint(_MINDFORMERS_ONLY)
+
+
+def speaks_mindformers(values: Mapping[str, Any]) -> bool:
+    """Whether `values` use MindFormers' name for a thing that both name."""
+    return not values.keys().isdisjoint(ALIASES)
 
 
 def dtype_name(value: Any) -> Any:

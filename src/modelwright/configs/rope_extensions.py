@@ -25,6 +25,7 @@ _DICT_KEYS: dict[str, tuple[str, ...]] = {
         "mscale_all_dim",
     ),
 }
+_KINDS: dict[str, RopeKind] = {"linear": "linear", "YARN": "yarn", "LLAMA3": "llama3"}
 _LEAST = {"factor": 1, "mscale": -math.inf, "mscale_all_dim": 0}
 _HF_KEYS: dict[str, tuple[str, ...]] = {
     "default": (),
@@ -53,7 +54,7 @@ class Extension:
         """What the rotary embedding is built from, for heads `dim` wide."""
         theta, context, factor = float(self.theta), max_position_embeddings, self.factor
         if isinstance(factor, dict):
-            kind: RopeKind = {"linear": "linear", "YARN": "yarn", "LLAMA3": "llama3"}[self.method]
+            kind = _KINDS[self.method]
             numbers = {key: float(value) for key, value in factor.items() if key != _ORIGINAL}
             scaling = RopeScaling(kind, original_max_position_embeddings=factor.get(_ORIGINAL), **numbers)
             return RopeSettings(theta, dim, context, scaling)
@@ -70,7 +71,7 @@ class Extension:
     def to_hugging_face(self) -> dict[str, Any]:
         """transformers' `rope_parameters` of the same rotation; DYNAMIC_NTK, which it lacks, as `dynamic_ntk`."""
         theta, factor = self.theta, self.factor
-        if self.method == "NTK":
+        if self.method == "NTK" and not isinstance(factor, dict):
             return {"rope_type": "default", "rope_theta": theta * factor}
         kinds = {"None": "default", "PI": "linear", "YARN": "yarn", "LLAMA3": "llama3", "DYNAMIC_NTK": "dynamic_ntk"}
         parameters = {"rope_type": kinds.get(self.method, self.method), "rope_theta": theta}

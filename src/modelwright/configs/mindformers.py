@@ -1,0 +1,96 @@
+"""MindFormers' YAML files: which of a run config's sections overrides which, both ways; it knows no family's fields."""
+
+import re
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from modelwright.configs.base import require
+from modelwright.errors import ConfigError
+
+MODEL_TYPE = "LlamaConfig"
+ARCHITECTURE = "LlamaForCausalLM"
+_INSIDE_PARALLEL = {"recompute_config": "recompute", "swap_config": "swap"}
+_BATCH_SIZES = ("mini_batch_size", "batch_size")
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which also reads `1e-5` as the number it is in YAML 1.2."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read_yaml(path: str | PathLike) -> dict[str, Any]:
+    """The mapping in a YAML file; only plain values are built, whatever tags it holds.
+
+    Raises:
+        ConfigError: there is no such file, it is no YAML, or it holds no mapping.
+    """
+    try:
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    require(isinstance(values, dict), f"{path} must hold a mapping, and holds a {type(values).__name__}")
+    return values
+
+
+def write_yaml(run: Mapping[str, Any], path: str | PathLike) -> None:
+    """Write a run config in the order of its sections."""
+    Path(path).write_text(yaml.safe_dump(dict(run), sort_keys=False), encoding="utf-8")
+
+
+def merge_run(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the model's config in a run config, after what its other sections override.
+
+    `model.model_config` speaks first. A top-level `parallel_config` or `moe_config` replaces the one in it;
+    `recompute_config` and `swap_config` replace `recompute` and `swap` of whichever `parallel_config` holds;
+    `calculate_per_token_loss` and `runner_config`'s batch size replace the fields of those names. A section that is
+    absent overrides nothing.
+
+    Raises:
+        ConfigError: there is no `model.model_config`, a section is no mapping, or the model is no Llama.
+    """
+    values = dict(_section(_section(run, "model"), "model_config", "model."))
+    kind = values.pop("type", MODEL_TYPE)
+    require(bool(values), "a MindFormers config needs model.model_config, and this one has none")
+    require(kind == MODEL_TYPE, f'model.model_config type must be "{MODEL_TYPE}", got "{kind}"')
+    for name in ("parallel_config", "moe_config"):
+        if run.get(name) is not None:
+            values[name] = dict(_section(run, name))
+    for name, inside in _INSIDE_PARALLEL.items():
+        if run.get(name) is not None:
+            values["parallel_config"] = (values.get("parallel_config") or {}) | {inside: dict(_section(run, name))}
+    if run.get("calculate_per_token_loss") is not None:
+        values["calculate_per_token_loss"] = run["calculate_per_token_loss"]
+    sizes = [size for key in _BATCH_SIZES if (size := _section(run, "runner_config").get(key)) is not None]
+    if sizes:
+        values["batch_size"] = sizes[0]
+    return {"seq_length": 2048} | values  # a name of MindFormers' own, which says whose defaults hold
+
+
+def to_run(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The run config whose `merge_run` gives `values` back; `parallel_config` and `moe_config` are dicts."""
+    sections = ("parallel_config", "moe_config")
+    model = {"type": MODEL_TYPE} | {key: value for key, value in values.items() if key not in sections}
+    parallel = dict(values["parallel_config"])
+    inside = {name: parallel.pop(key) for name, key in _INSIDE_PARALLEL.items()}
+    return {
+        "model": {"model_config": model, "arch": {"type": ARCHITECTURE}},
+        "parallel_config": parallel,
+        **inside,
+        "moe_config": dict(values["moe_config"]),
+        "calculate_per_token_loss": values["calculate_per_token_loss"],
+        "runner_config": {"batch_size": values["batch_size"]},
+    }
+
+
+def _section(run: Mapping[str, Any], name: str, within: str = "") -> Mapping[str, Any]:
+    section = run.get(name)
+    require(section is None or isinstance(section, Mapping), f"{within}{name} must be a mapping, got {section!r}")
+    return section or {}
