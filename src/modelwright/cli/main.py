@@ -128,5 +128,111 @@ def models(
     list_models(as_json)
 
 
+@app.command()
+def convert(
+    src: Annotated[
+        str,
+        Argument(
+            help="A folder with MindFormers' YAML and safetensors weights (or the YAML itself), a Hugging Face folder, "
+            "a name from `modelwright models`, or a hub id like org/name.",
+            metavar="SRC",
+            show_default=False,
+        ),
+    ],
+    dst: Annotated[Path, Argument(help="The folder to make; it must not hold anything yet.", metavar="DST")],
+    to: Annotated[
+        str | None,
+        Option(
+            help="hf or mindformers. Left out: hf, that is the other layout for a MindFormers source and the same one "
+            "for a Hugging Face source.",
+            metavar="LAYOUT",
+            show_default=False,
+        ),
+    ] = None,
+    qkv_concat: Annotated[
+        bool | None,
+        Option(
+            "--qkv-concat/--no-qkv-concat",
+            help="Fuse the query, key, value and the gate, up projections of a MindFormers target, or keep them apart. "
+            "Left out: as the config says.",
+            show_default=False,
+        ),
+    ] = None,
+    num_key_value_heads: Annotated[
+        int | None,
+        Option(help="Pool the key and value heads down to this many, by their mean.", metavar="K", show_default=False),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        Option(help="float32, bfloat16 or float16. Left out: each tensor keeps its own.", show_default=False),
+    ] = None,
+    max_shard_size: Annotated[str, Option(help="Largest weight file: 5GB, 200MiB or a number of bytes.")] = "5GB",
+) -> None:
+    """Turn a checkpoint into another layout, number type, file size or number of key heads."""
+    from modelwright.cli.convert import ConvertOptions, run_convert
+
+    run_convert(ConvertOptions(src, dst, to, qkv_concat, num_key_value_heads, dtype, max_shard_size))
+
+
+@app.command()
+def plan(
+    config: Annotated[
+        str,
+        Argument(
+            help="A name from `modelwright models`, a folder, a config.json, a MindFormers YAML, or a hub id like "
+            "org/name, whose config alone is fetched.",
+            metavar="CONFIG",
+            show_default=False,
+        ),
+    ],
+    context: Annotated[
+        int | None,
+        Option(help="Tokens of each sequence. Left out: 4096, or the model's own where it is shorter.", metavar="N"),
+    ] = None,
+    batch: Annotated[int | None, Option(help="Sequences at once, on each data-parallel rank.", metavar="N")] = None,
+    dtype: Annotated[
+        str | None, Option(help="float32, bfloat16 or float16. Left out: the config's.", metavar="TYPE")
+    ] = None,
+    kv_dtype: Annotated[str | None, Option(help="The cache's type; also fp8 or int8.", metavar="TYPE")] = None,
+    quant: Annotated[str | None, Option(help="Quantized weights: fp8, int8 or int4.", metavar="KIND")] = None,
+    image: Annotated[str | None, Option(help="A picture in each sequence, in pixels.", metavar="WxH")] = None,
+    device: Annotated[
+        str | None, Option(help="Memory of a device and how many there are, like 24GiB or 80GB,8.", metavar="SIZE[,N]")
+    ] = None,
+    train: Annotated[bool, Option("--train", help="Plan training instead of serving.")] = False,
+    optimizer: Annotated[
+        str | None, Option(help="adamw, adamw8bit, lion or sgd, with --train.", metavar="NAME")
+    ] = None,
+    recompute: Annotated[
+        bool | None, Option(help="Recompute activations in the backward pass, with --train.", show_default=False)
+    ] = None,
+    attention: Annotated[
+        str | None, Option(help="fused, or eager, which writes scores out. Left out: the config's.", metavar="KIND")
+    ] = None,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON object instead of tables.")] = False,
+    plot: Annotated[Path | None, Option(help="Draw the memory.", metavar="OUT.svg")] = None,
+) -> None:
+    """Say what a model costs and whether it fits, from its config alone."""
+    from modelwright.cli.plan import PlanOptions, run_plan
+
+    options = PlanOptions(
+        config=config,
+        context=context,
+        batch=batch,
+        dtype=dtype,
+        kv_dtype=kv_dtype,
+        quant=quant,
+        image=image,
+        device=device,
+        train=train,
+        optimizer=optimizer,
+        recompute=recompute,
+        attention=attention,
+        as_json=as_json,
+        plot=plot,
+    )
+    run_plan(options)
+
+
 if __name__ == "__main__":
     main()

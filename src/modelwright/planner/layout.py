@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 from modelwright.errors import ConfigError
 from modelwright.planner.counts import Counts
@@ -68,7 +68,7 @@ def check_layout(counts: Counts, layout: Layout) -> None:
             f"data x context x model ({ways}) must be divisible by the ranks that share the experts "
             f"({layout.expert} x {layout.expert_model})"
         )
-    for layer in set(counts.layers):
+    for layer, _ in groupby(counts.layers):
         for name, size, ways in (*_cut_by_model(layer, layout), *_cut_by_expert(layer, layout)):
             if size % ways:
                 raise ConfigError(f"{name} ({size}) must be divisible by {ways}, the ranks that {layout} cuts it into")
@@ -108,7 +108,7 @@ def candidates(counts: Counts, ranks: int, *, training: bool, expert: int | None
     So the degrees that come late are kept as small as fitting allows, the last one first. `expert`, where the config
     states it, is kept.
     """
-    experts = max((_experts(layer) for layer in set(counts.layers)), default=0)
+    experts = max((_experts(layer) for layer, _ in groupby(counts.layers)), default=0)
     for context in _divisors(ranks):
         for pipeline in (stages for stages in _divisors(ranks // context) if stages <= len(counts.layers)):
             for model in _divisors(ranks // context // pipeline):

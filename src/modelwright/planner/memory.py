@@ -6,6 +6,7 @@ Leaves out what an allocator rounds up, communication buffers, and what a device
 import functools
 import math
 from dataclasses import dataclass, fields, replace
+from itertools import groupby
 from typing import Self
 
 from modelwright.planner.activations import FLOAT32, alive_in_prefill, kept_for_backward, score_bytes
@@ -81,37 +82,44 @@ class Stored:
         """One rank's share, rounded up."""
         return Stored(*(math.ceil(getattr(self, field.name) / ways) for field in fields(self)))
 
+    def times(self, count: int) -> "Stored":
+        """So many of these."""
+        return Stored(*(count * getattr(self, field.name) for field in fields(self)))
+
     def __add__(self, other: "Stored") -> "Stored":
         return Stored(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
 
 def stage_memory(counts: Counts, layout: Layout, stage: int, precision: Precision, work: Workload) -> Memory:
     """What each rank of pipeline `stage` holds; the ranks of one stage hold equally much."""
-    layers = [counts.layers[index] for index in layout.stages(len(counts.layers))[stage]]
+    runs = _runs(counts, layout.stages(len(counts.layers))[stage])
     first, last = stage == 0, stage == layout.pipeline - 1
-    plain = [_outside(counts, layout, precision, first, last)]
-    routed = []
-    for layer in layers:
-        rest, experts = _layer_weights(layer, layout, precision)
-        plain.append(rest)
-        routed.append(experts)
-    common, experts = sum(plain, Stored()), sum(routed, Stored())
+    common, experts = _outside(counts, layout, precision, first, last), Stored()
+    largest = 0
+    for layer, times in runs:
+        rest, routed = _layer_weights(layer, layout, precision)
+        common, experts = common + rest.times(times), experts + routed.times(times)
+        largest = max(largest, rest.bytes + routed.bytes)
     if work.optimizer is None:
-        kv = sum(_layer_kv(layer, layout, precision, work) for layer in layers)
-        weights = common.bytes + experts.bytes
-        return Memory(weights, kv, _workspace(counts, layers, layout, precision, work, first, last))
-    gathered = 0
+        kv = sum(times * _layer_kv(layer, layout, precision, work) for layer, times in runs)
+        workspace = _workspace(counts, runs, layout, precision, work, first, last)
+        return Memory(common.bytes + experts.bytes, kv, workspace)
     if layout.sharded:
-        gathered = 2 * max(rest.bytes + own.bytes for rest, own in zip(plain[1:], routed, strict=True))
         common, experts = common.shared_by(layout.replicas), experts.shared_by(layout.expert_replicas)
     held = common + experts
     return Memory(
         weights=held.bytes,
-        workspace=gathered,
+        workspace=2 * largest if layout.sharded else 0,  # one layer gathered, and its gradients
         gradients=held.bytes,
         optimizer=math.ceil(held.parameters * OPTIMIZER_BYTES[work.optimizer]) + held.low * FLOAT32,
-        activations=_activations(counts, layers, layout, stage, precision, work),
+        activations=_activations(counts, runs, layout, stage, precision, work),
     )
+
+
+def _runs(counts: Counts, layers: range) -> list[tuple[Layer, int]]:
+    """Runs of equal layers with their lengths: models have hundreds of layers and few kinds."""
+    held = counts.layers[layers.start : layers.stop]
+    return [(layer, len(list(run))) for layer, run in groupby(held)]
 
 
 def peak_memory(counts: Counts, layout: Layout, precision: Precision, work: Workload) -> Memory:
@@ -142,8 +150,7 @@ def _layer_weights(layer: Layer, layout: Layout, precision: Precision) -> tuple[
     if part.shared:
         held += _matrices(part.shared.linears, layout.model, precision)
     one = _matrices(part.expert.linears, layout.expert_model, precision)
-    mine = part.experts // layout.expert
-    return held, Stored(*(mine * getattr(one, field.name) for field in fields(one)))
+    return held, one.times(part.experts // layout.expert)
 
 
 def _matrices(linears: tuple[Linear, ...], tensor: int, precision: Precision) -> Stored:
@@ -187,7 +194,7 @@ def _layer_kv(layer: Layer, layout: Layout, precision: Precision, work: Workload
 
 def _workspace(
     counts: Counts,
-    layers: list[Layer],
+    runs: list[tuple[Layer, int]],
     layout: Layout,
     precision: Precision,
     work: Workload,
@@ -196,8 +203,8 @@ def _workspace(
 ) -> int:
     """The widest moment of a prompt being read: in a layer, in the tower, or while a layer's cache is extended."""
     tokens = work.batch * math.ceil(work.context / layout.context)
-    moments = [max(_layer_kv(layer, layout, precision, work) for layer in set(layers))]
-    for layer in set(layers):
+    moments = [max(_layer_kv(layer, layout, precision, work) for layer, _ in runs)]
+    for layer, _ in runs:
         alive = tokens * alive_in_prefill(layer).bytes_of(precision.computed_width, layout.model)
         moments.append(alive + _scores(layer, layout, work))
     if first and counts.vision and work.tiles:
@@ -222,7 +229,7 @@ def _tower_bytes(vision: Vision, precision: Precision, tiles: int) -> int:
 
 
 def _activations(
-    counts: Counts, layers: list[Layer], layout: Layout, stage: int, precision: Precision, work: Workload
+    counts: Counts, runs: list[tuple[Layer, int]], layout: Layout, stage: int, precision: Precision, work: Workload
 ) -> int:
     """What the micro-batches in flight keep: with one forward, one backward (1F1B) the first stage has most of them.
 
@@ -233,12 +240,12 @@ def _activations(
     tokens = work.batch * math.ceil(work.context / layout.context)
     flying = min(layout.micro_batches or layout.pipeline, layout.pipeline - stage)
     spread = layout.model if layout.sequence_parallel else 1
-    kept = [_kept(layer, tokens, layout, precision, work, spread) for layer in layers]
+    kept = [_kept(layer, tokens, layout, precision, work, spread) for layer, _ in runs]
     if work.recompute:
-        inputs = len(layers) * math.ceil(tokens * counts.dim * precision.computed_width / spread)
+        inputs = sum(times for _, times in runs) * math.ceil(tokens * counts.dim * precision.computed_width / spread)
         total = flying * inputs + max(kept)
     else:
-        total = flying * sum(kept)
+        total = flying * sum(each * times for each, (_, times) in zip(kept, runs, strict=True))
     if stage < layout.pipeline - 1:
         return total
     ways = layout.model if counts.vocab % layout.model == 0 else 1

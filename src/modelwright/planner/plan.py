@@ -96,9 +96,7 @@ class Plan:
     def weights(self) -> dict[str, int]:
         """Bytes of all weights on one device in each type and quantization; a quantized model's rest is as planned."""
         plain = {dtype: weight_bytes(self.counts, Precision.uniform(dtype)) for dtype in BYTES_OF}
-        return plain | {
-            quant: weight_bytes(self.counts, replace(self.precision, quant=quant)) for quant in QUANTS
-        }
+        return plain | {quant: weight_bytes(self.counts, replace(self.precision, quant=quant)) for quant in QUANTS}
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -228,23 +226,21 @@ def _layout(
     asked = None if devices is None else devices.count
     if given is not None:
         if asked not in (None, given.ranks):
-            raise ConfigError(
-                f"parallel_config asks for {given.ranks} devices ({given}), and --device names {asked}"
-            )
+            raise ConfigError(f"parallel_config asks for {given.ranks} devices ({given}), and --device names {asked}")
         return given
     if devices is None:
         return Layout()
     best, least = None, 0
-    for layout in candidates(
-        counts, asked or 1, training=work.optimizer is not None, expert=expert_degree_of(config)
-    ):
+    for layout in candidates(counts, asked or 1, training=work.optimizer is not None, expert=expert_degree_of(config)):
         needed = peak_memory(counts, layout, precision, work).total
         if needed <= devices.memory:
             return layout
         if best is None or needed < least:
             best, least = layout, needed
     if best is None:
-        raise ConfigError(f"no layout of {asked or 1} devices with ep_size {expert_degree_of(config)} divides the model")
+        raise ConfigError(
+            f"no layout of {asked or 1} devices with ep_size {expert_degree_of(config)} divides the model"
+        )
     return best
 
 

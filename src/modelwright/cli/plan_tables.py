@@ -1,0 +1,133 @@
+"""A plan as tables for people, on stdout."""
+
+from rich.console import Console
+from rich.table import Table
+
+from modelwright.planner.memory import Memory
+from modelwright.planner.plan import Plan
+from modelwright.planner.precision import BYTES_OF
+from modelwright.planner.units import format_bytes, format_count, format_operations
+
+PART_NAMES = {
+    "embedding": "embedding",
+    "attention": "attention",
+    "dense_ffn": "dense feed-forward",
+    "routed_experts": "routed experts",
+    "shared_experts": "shared experts",
+    "router": "router",
+    "norms": "norms",
+    "vision": "vision tower",
+    "projector": "projector",
+    "head": "head",
+}
+MEMORY_NAMES = {"kv": "keys and values", "optimizer": "optimizer states"}
+
+
+def show(plan: Plan, name: str) -> None:
+    """Print the tables of a plan; `name` is what the user called the model."""
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    counts, work = plan.counts, plan.work
+    every, activated = format_count(counts.parameters.total), format_count(counts.activated.total)
+    layers = f"{counts.model_type}, {len(counts.layers)} layers"
+    console.print(f"{name}: {layers}, {every} parameters, {activated} activated per token")
+    sequences = f"{work.batch} sequence{'s' * (work.batch != 1)} of {work.context} tokens"
+    console.print(f"planned for {sequences}, {_types(plan)}{_beyond(plan)}\n")
+    for table in (_parameters(plan), _costs(plan), _weights(plan), _memory(plan), _ranks(plan)):
+        console.print(table)
+        console.print()
+    if plan.devices is not None:
+        console.print(verdict(plan))
+    if plan.without_effect:
+        console.print(f"no effect on torch: {', '.join(plan.without_effect)}")
+
+
+def verdict(plan: Plan) -> str:
+    """Whether it fits the devices, and what is the most that does."""
+    assert plan.devices is not None
+    task = "serving" if plan.work.optimizer is None else f"training with {plan.work.optimizer}"
+    answer = "FITS" if plan.fits else "DOES NOT FIT"
+    needed = f"the fullest rank needs {format_bytes(plan.memory.total)} of {format_bytes(plan.devices.memory)}"
+    lines = [f"{answer}: {task} on {plan.devices}: {needed}", f"layout: {plan.layout}"]
+    if not plan.fits and plan.layout.ranks > 1:
+        lines[1] += " (no layout fits; this one comes closest)"
+    if not plan.largest_context and not plan.largest_batch:
+        lines.append("no context and no batch fits")
+        return "\n".join(lines)
+    beyond = f" (the model was made for {plan.max_context})" if (plan.largest_context or 0) > plan.max_context else ""
+    lines.append(f"largest context with batch {plan.work.batch}: {plan.largest_context or 'none'}{beyond}")
+    lines.append(f"largest batch with context {plan.work.context}: {plan.largest_batch or 'none'}")
+    return "\n".join(lines)
+
+
+def _types(plan: Plan) -> str:
+    precision = plan.precision
+    weights = (
+        f"{precision.quant} weights over {precision.weights}" if precision.quant else f"{precision.weights} weights"
+    )
+    return f"{weights}, {precision.kv} cache, {'eager' if plan.work.explicit else 'fused'} attention"
+
+
+def _beyond(plan: Plan) -> str:
+    longer = plan.work.context > plan.max_context
+    return f"; longer than the {plan.max_context} tokens that the model was made for" if longer else ""
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+    return table
+
+
+def _parameters(plan: Plan) -> Table:
+    table = _table("parameters", "all", "activated")
+    every, activated = plan.counts.parameters, plan.counts.activated
+    for part, number in every.items().items():
+        if number or activated.items()[part]:
+            table.add_row(PART_NAMES[part], f"{number:,}", f"{activated.items()[part]:,}")
+    table.add_row("total", f"{every.total:,}", f"{activated.total:,}")
+    return table
+
+
+def _costs(plan: Plan) -> Table:
+    work, counts = plan.work, plan.counts
+    table = _table("per sequence", "")
+    table.add_row("one token of cache", format_bytes(plan.kv_bytes_per_token))
+    table.add_row("  as multi-head attention", format_bytes(plan.mha_kv_bytes_per_token))
+    table.add_row(f"reading {work.context} tokens", format_operations(counts.prefill(work.context, work.tiles).total))
+    table.add_row(f"decoding token {work.context}", format_operations(counts.decode(work.context).total))
+    if plan.image is not None:
+        width, height = plan.image.size
+        table.add_row(f"picture of {width}x{height}", f"{plan.image.tokens} tokens in {plan.image.tiles} tiles")
+    return table
+
+
+def _weights(plan: Plan) -> Table:
+    table = _table("weights", "")
+    for name, size in plan.weights.items():
+        table.add_row(name if name in BYTES_OF else f"{name} over {plan.precision.weights}", format_bytes(size))
+    return table
+
+
+def _memory(plan: Plan) -> Table:
+    columns = {"serving": plan.serving, "training": plan.training, "with recompute": plan.recomputing}
+    heading = "memory" if plan.layout.ranks == 1 else "memory of the fullest rank"
+    table = _table(heading, *columns)
+    for part in Memory(0).items():
+        table.add_row(MEMORY_NAMES.get(part, part), *(_bytes(memory.items()[part]) for memory in columns.values()))
+    table.add_row("total", *(format_bytes(memory.total) for memory in columns.values()))
+    return table
+
+
+def _ranks(plan: Plan) -> Table:
+    table = _table("each rank of", "layers", "heads", "kv heads", "experts", "memory")
+    for rank in plan.ranks:
+        name = str(rank.first) if rank.first == rank.last else f"{rank.first}-{rank.last}"
+        layers = f"{rank.layers.start}-{rank.layers.stop - 1}"
+        held = (str(number) for number in (rank.heads, rank.kv_heads, rank.experts))
+        table.add_row(name, layers, *held, format_bytes(rank.memory.total))
+    return table
+
+
+def _bytes(size: int) -> str:
+    return format_bytes(size) if size else "-"
