@@ -11,10 +11,11 @@ from safetensors import safe_open
 from transformers import ImageGPTConfig as TheirImageGPTConfig
 from transformers import ImageGPTForCausalImageModeling
 
-from modelwright.configs import CheckedConfig, DeepseekV2Config, DeepseekVLV2Config, ImageGPTConfig
-from modelwright.models import DeepseekV2ForCausalLM, DeepseekVLV2ForCausalLM
+from modelwright.configs import CheckedConfig, DeepseekV2Config, DeepseekVLV2Config, ImageGPTConfig, LlamaConfig
+from modelwright.models import DeepseekV2ForCausalLM, DeepseekVLV2ForCausalLM, LlamaForCausalLM
 from modelwright.planner import ByPart
 from tests.fakes import DENSE, GOLDEN, GROUPED, MHA, MOE, VARIANTS, VL2
+from tests.llamas import EXPERTS, HUGGING_FACE, MINDFORMERS
 
 HUB = Path(__file__).parents[1] / "data" / "hub_configs"
 
@@ -41,14 +42,16 @@ def build(config: CheckedConfig) -> torch.nn.Module:
         return BUILDERS[type(config)](config)
 
 
-def _imagegpt(config: ImageGPTConfig) -> torch.nn.Module:
+def their_imagegpt(config: ImageGPTConfig) -> torch.nn.Module:
+    """transformers' ImageGPT of the same sizes."""
     return ImageGPTForCausalImageModeling(TheirImageGPTConfig(**config.to_dict()))
 
 
 BUILDERS: dict[type[CheckedConfig], Callable[[Any], torch.nn.Module]] = {
     DeepseekV2Config: DeepseekV2ForCausalLM,
     DeepseekVLV2Config: DeepseekVLV2ForCausalLM,
-    ImageGPTConfig: _imagegpt,
+    LlamaConfig: LlamaForCausalLM,
+    ImageGPTConfig: their_imagegpt,
 }
 
 
@@ -117,6 +120,38 @@ IMAGEGPT_VARIATIONS: dict[str, dict[str, Any]] = {
     | {"scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True},
     "one_layer": TINY_IMAGEGPT | {"n_layer": 1, "n_positions": 3, "vocab_size": 2},
 }
+LLAMA_VARIATIONS: dict[str, dict[str, Any]] = {
+    "hugging_face": HUGGING_FACE,
+    "hugging_face_biased": HUGGING_FACE | {"attention_bias": True},
+    "hugging_face_sliced": HUGGING_FACE | {"pretraining_tp": 2},
+    "mindformers": MINDFORMERS,
+    "query_bias": MINDFORMERS | {"qkv_has_bias": True},
+    "output_bias": MINDFORMERS | {"attn_proj_has_bias": True},
+    "fused": MINDFORMERS | {"qkv_concat": True, "qkv_has_bias": True},
+    "tied": MINDFORMERS | {"tie_word_embeddings": True},
+    "every_head_its_keys": MINDFORMERS | {"n_kv_heads": None},
+    "width_derived": MINDFORMERS | {"intermediate_size": None, "ffn_dim_multiplier": 1.3, "multiple_of": 16},
+    "low_precision": MINDFORMERS | {"param_init_type": "float16", "embedding_init_type": "float32"},
+    "experts": MINDFORMERS | {"moe_config": EXPERTS},
+    "experts_biased": MINDFORMERS | {"moe_config": EXPERTS | {"balance_via_topk_bias": True}},
+    "shared_experts": MINDFORMERS | {"moe_config": EXPERTS | {"shared_expert_num": 2}},
+    "gated_shared": MINDFORMERS
+    | {"moe_config": EXPERTS | {"shared_expert_num": 1, "use_shared_expert_gating": True}, "tie_word_embeddings": True},
+    "gate_of_nothing": MINDFORMERS | {"moe_config": EXPERTS | {"use_shared_expert_gating": True}},
+    "one_expert_is_dense": MINDFORMERS | {"moe_config": {"expert_num": 1}},
+}
+_MISTRAL_7B = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
+LLAMA_SIZES: dict[str, dict[str, Any]] = {
+    "llama-2-7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
+    "llama-2-70b": {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64}
+    | {"num_key_value_heads": 8},
+    "llama-3.1-8b": _MISTRAL_7B | {"num_key_value_heads": 8, "vocab_size": 128256},
+    "llama-3.2-1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
+    | {"num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": True},
+    "mixtral-8x7b": _MISTRAL_7B | {"num_key_value_heads": 8, "moe_config": {"expert_num": 8, "num_experts_chosen": 2}},
+}
+"""As published; what is left out is the default of both vocabularies."""
+
 IMAGEGPT_SIZES: dict[str, dict[str, Any]] = {
     "small": {"n_layer": 24, "n_embd": 512, "n_head": 8},
     "medium": {"n_layer": 36, "n_embd": 1024, "n_head": 8},
@@ -146,6 +181,8 @@ def configs() -> Iterator[tuple[str, Callable[[], CheckedConfig]]]:
         yield case("v2", name, DeepseekV2Config, values)
     for name, values in VL2_VARIATIONS.items():
         yield case("vl2", name, tiny_vl2_config, values)
+    for name, values in (LLAMA_VARIATIONS | LLAMA_SIZES).items():
+        yield case("llama", name, LlamaConfig, values)
     for name, values in (IMAGEGPT_VARIATIONS | IMAGEGPT_SIZES).items():
         yield case("imagegpt", name, ImageGPTConfig, values)
     for name, values in golden_configs("v2_*.safetensors"):

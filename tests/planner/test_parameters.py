@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelwright.configs import CheckedConfig, DeepseekV2Config, DeepseekVLV2Config, ImageGPTConfig
+from modelwright.configs import CheckedConfig, DeepseekV2Config, DeepseekVLV2Config, ImageGPTConfig, LlamaConfig
 from modelwright.errors import ConfigError
 from modelwright.planner import ByPart, count
 from tests.fakes import MHA, MOE
-from tests.planner.models import IMAGEGPT_SIZES, build, configs, parameters_by_part, read_hub
+from tests.planner.models import IMAGEGPT_SIZES, LLAMA_SIZES, build, configs, parameters_by_part, read_hub
 
 CASES = list(configs())
 
@@ -23,7 +23,7 @@ def test_every_part_is_what_the_built_model_holds(make):
 
 def test_there_are_at_least_forty_configs_and_every_family_is_among_them():
     assert len(CASES) >= 40
-    assert {name.split("/")[0] for name, _ in CASES} >= {"v2", "vl2", "imagegpt", "golden", "hub"}
+    assert {name.split("/")[0] for name, _ in CASES} >= {"v2", "vl2", "llama", "imagegpt", "golden", "hub"}
 
 
 @settings(max_examples=20, deadline=None)
@@ -76,6 +76,22 @@ def test_published_activated_sizes_of_deepseek_vl2(name, language, activated):
     assert 0 <= decoder - language < 0.06
     assert found.total / 1e9 == pytest.approx(activated, abs=0.08)
     assert found.vision == 412_987_248  # SigLIP-SO400M without its pooling head
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "activated"),
+    [
+        ("llama-2-7b", 6_738_415_616, 6_607_343_616 + 4096),
+        ("llama-2-70b", 68_976_648_192, 68_714_504_192 + 8192),
+        ("llama-3.1-8b", 8_030_261_248, 7_504_924_672 + 4096),
+        ("llama-3.2-1b", 1_235_814_400, 1_235_814_400 + 2048),
+        ("mixtral-8x7b", 46_702_792_704, 12_748_853_248 + 4096),
+    ],
+)
+def test_published_sizes_of_llama(name, total, activated):
+    """The totals on the models' pages; activated, all but the embedding, of which a token reads one row."""
+    counts = count(LlamaConfig(**LLAMA_SIZES[name]))
+    assert (counts.parameters.total, counts.activated.total) == (total, activated)
 
 
 @pytest.mark.parametrize(("size", "millions"), [("small", 76), ("medium", 455), ("large", 1362)])

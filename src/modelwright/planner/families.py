@@ -3,16 +3,18 @@
 from collections.abc import Callable
 from typing import Any
 
-from modelwright.configs import CheckedConfig, DeepseekV2Config, DeepseekVLV2Config, ImageGPTConfig
+from modelwright.configs import CheckedConfig, DeepseekV2Config, DeepseekVLV2Config, ImageGPTConfig, LlamaConfig
 from modelwright.errors import ConfigError
 from modelwright.planner.counts import Counts
 from modelwright.planner.deepseek_v2 import count_deepseek_v2
 from modelwright.planner.deepseek_vl2 import count_deepseek_vl2
 from modelwright.planner.imagegpt import count_imagegpt
+from modelwright.planner.llama import count_llama
 
 _FAMILIES: dict[type[CheckedConfig], Callable[[Any], Counts]] = {
     DeepseekV2Config: count_deepseek_v2,
     DeepseekVLV2Config: count_deepseek_vl2,
+    LlamaConfig: count_llama,
     ImageGPTConfig: count_imagegpt,
 }
 

@@ -52,7 +52,10 @@ def _flops(linears: tuple[Linear, ...]) -> int:
 
 @dataclass(frozen=True)
 class GroupedAttention:
-    """`heads` query heads over `kv_heads` key and value heads, all `head_dim` wide; it caches keys and values."""
+    """`heads` query heads over `kv_heads` key and value heads, all `head_dim` wide; it caches keys and values.
+
+    With `turned_by_matrix` RoPE multiplies queries and keys by a matrix instead of slicing them.
+    """
 
     dim: int
     heads: int
@@ -60,7 +63,12 @@ class GroupedAttention:
     head_dim: int
     qkv_bias: bool = False
     out_bias: bool = False
-    norms: int = 0
+    turned_by_matrix: bool = False
+
+    @property
+    def norms(self) -> int:
+        """Parameters of norms within: there are none."""
+        return 0
 
     @property
     def linears(self) -> tuple[Linear, ...]:
@@ -85,7 +93,9 @@ class GroupedAttention:
 
     def flops(self, tokens: int, keys: int) -> int:
         """Of `tokens` queries of one sequence over `keys` keys, their own included."""
-        return tokens * _flops(self.linears) + 2 * self.heads * tokens * keys * 2 * self.head_dim
+        turned = (self.heads + self.kv_heads) * self.head_dim if self.turned_by_matrix else 0
+        products = 2 * self.heads * tokens * keys * 2 * self.head_dim
+        return tokens * (_flops(self.linears) + 2 * turned * self.head_dim) + products
 
 
 @dataclass(frozen=True)
