@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -142,6 +143,21 @@ def write_checkpoint(folder: Path, config: dict[str, Any], weights: dict[str, to
     """``config.json`` and safetensors as on the hub: one file, or ``shards`` files with an index."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
+    return write_weights(folder, weights, shards)
+
+
+def write_mindformers(
+    folder: Path, config: dict[str, Any], weights: dict[str, torch.Tensor], shards: int = 1, **sections: Any
+) -> Path:
+    """A MindFormers run's YAML with ``config`` as its model's and ``sections`` beside, and safetensors as above."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model = {"model_config": {"type": "LlamaConfig", **config}, "arch": {"type": "LlamaForCausalLM"}}
+    (folder / "run.yaml").write_text(yaml.safe_dump({"model": model, **sections}))
+    return write_weights(folder, weights, shards)
+
+
+def write_weights(folder: Path, weights: dict[str, torch.Tensor], shards: int = 1) -> Path:
+    """Safetensors as on the hub: one file, or ``shards`` files with an index, neighbours in different files."""
     if shards == 1:
         save_file(weights, folder / "model.safetensors")
         return folder

@@ -1,0 +1,185 @@
+"""One checkpoint folder into another: dialect, fused layout, key heads, type and shards; one shard in memory at a time.
+
+Leaves out names (``mindformers.py``), layouts (``layouts.py``) and the reading of the source.
+"""
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial, reduce
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modelwright.checkpoints.conversion_source import Dialect, Dropped, Source, TensorReader, open_source
+from modelwright.checkpoints.conversion_target import write_config
+from modelwright.checkpoints.generation import with_generation
+from modelwright.checkpoints.mindformers import mindformers_tensors, packing_of
+from modelwright.checkpoints.new_folder import check_new, new_folder
+from modelwright.checkpoints.recipes import Recipe, chain, pack, pool_heads
+from modelwright.configs import CheckedConfig, LlamaConfig
+from modelwright.configs.mindformers import ARCHITECTURE
+from modelwright.errors import CheckpointError, ConfigError
+from modelwright.models.shards import PlannedTensor, dtype_of, parse_size, write_planned
+
+Progress = Callable[[str, int, int], None]
+DIALECTS: tuple[Dialect, ...] = ("hf", "mindformers")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+ALWAYS_WIDE = ("e_score_correction_bias", "topk_bias")
+"""Ends of the names of tensors that keep their type: a router's bias is too fine for a narrow one."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion wrote.
+
+    Attributes:
+        tensors: how many tensors the new checkpoint holds.
+        bytes: their size together.
+        shards: how many weight files.
+        dropped: what of the source it does not hold, and why.
+    """
+
+    tensors: int
+    bytes: int
+    shards: int
+    dropped: tuple[Dropped, ...]
+
+
+def convert(
+    src: str | Path,
+    dst: str | Path,
+    *,
+    to: str | None = None,
+    qkv_concat: bool | None = None,
+    num_key_value_heads: int | None = None,
+    dtype: str | torch.dtype | None = None,
+    max_shard_size: int | str = "5GB",
+    progress: Progress | None = None,
+) -> Report:
+    """Convert a checkpoint folder; ``dst`` appears whole at the end, or not at all.
+
+    Args:
+        src: a MindFormers folder (YAML and safetensors), its YAML, a Hugging Face folder, or a hub id.
+        dst: a folder that is not there yet, or is empty.
+        to: ``hf`` or ``mindformers``; None is Hugging Face's layout, the other one for a MindFormers source.
+        qkv_concat: fuse (or split) the projections of a MindFormers target; None is as the config says.
+        num_key_value_heads: pool the key and value heads down to this many, by their mean.
+        dtype: ``float32``, ``float16`` or ``bfloat16`` for every tensor but a router's bias; None keeps each one's
+            own (norms may differ from the rest).
+        max_shard_size: bytes of one weight file at most, or text such as ``200MB`` or ``5GiB``.
+        progress: called after each tensor with its name, the bytes made so far and the bytes to make.
+
+    Raises:
+        CheckpointError: unsafe, damaged or missing files, tensors that do not fit the config, a ``dst`` in use.
+        ConfigError: a broken rule of the config, or what the target cannot express.
+    """
+    target, limit, kind = Path(dst).absolute(), parse_size(max_shard_size), _read_dtype(dtype)
+    if to is not None and to not in DIALECTS:
+        raise ConfigError(f"to must be one of {', '.join(DIALECTS)}; got {to!r}")
+    check_new(target)
+    source = open_source(src)
+    if target == source.folder.resolve() or source.folder.resolve() in target.resolve().parents:
+        raise CheckpointError(f"{target} must not lie inside the folder to convert, {source.folder}")
+    dialect: Dialect = "mindformers" if to == "mindformers" else "hf"
+    config = _target_config(source, dialect, qkv_concat, num_key_value_heads, kind)
+    recipes = _target_recipes(source, dialect, config)
+    with new_folder(target) as folder, TensorReader(source.tensors, limit) as reader:
+        planned = _plan(recipes, source, reader, kind, progress)
+        shards = write_planned(folder, planned, limit)
+        dropped = write_config(folder, source, dialect, config)
+    size = sum(entry.nbytes for entry in planned)
+    return Report(len(planned), size, len(shards), (*source.dropped, *dropped))
+
+
+def _read_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    name = str(dtype).removeprefix("torch.")
+    if dtype is not None and name not in DTYPES:
+        raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
+    return DTYPES.get(name)
+
+
+def _target_config(
+    source: Source, dialect: Dialect, qkv_concat: bool | None, kv_heads: int | None, dtype: torch.dtype | None
+) -> CheckedConfig:
+    """The source's config with what was asked for, checked."""
+    config: Any = copy.deepcopy(source.config)
+    if dialect == "mindformers" and source.architecture != ARCHITECTURE:
+        raise ConfigError(f"MindFormers' layout is written for {ARCHITECTURE} only, not for {source.architecture}")
+    if dialect == "mindformers" and source.dialect == "hf":
+        config = with_generation(config, source.folder)
+    if qkv_concat and dialect == "hf":
+        raise ConfigError("qkv_concat fuses projections in MindFormers' layout; Hugging Face's keeps them apart")
+    language = config.get_text_config()
+    if qkv_concat is not None:
+        language.qkv_concat = qkv_concat
+    if kv_heads is not None:
+        language.num_key_value_heads = _fewer_heads(language, kv_heads)
+    if dtype is not None:
+        for part in {id(part): part for part in (config, language)}.values():
+            part.dtype = str(dtype).removeprefix("torch.")
+    config.check()
+    return config
+
+
+def _fewer_heads(language: Any, kv_heads: int) -> int:
+    if getattr(language, "use_mla", False):
+        raise ConfigError(
+            f"num_key_value_heads ({kv_heads}) pools key and value heads, and latent attention (use_mla=True) has none"
+        )
+    heads = language.num_key_value_heads
+    if kv_heads < 1 or heads % kv_heads:
+        raise ConfigError(
+            f"num_key_value_heads ({heads}) must be divisible by the new num_key_value_heads ({kv_heads})"
+        )
+    return kv_heads
+
+
+def _target_recipes(source: Source, dialect: Dialect, config: CheckedConfig) -> list[Recipe]:
+    before, after = source.config.get_text_config(), config.get_text_config()
+    recipes = source.recipes
+    if after.num_key_value_heads != before.num_key_value_heads:
+        recipes = pool_heads(recipes, before.num_key_value_heads, after.num_key_value_heads)
+    if dialect == "mindformers" and isinstance(config, LlamaConfig):
+        recipes = chain(pack(mindformers_tensors(config, packing_of(config))), recipes)
+    return recipes
+
+
+def _plan(
+    recipes: Iterable[Recipe],
+    source: Source,
+    reader: TensorReader,
+    dtype: torch.dtype | None,
+    progress: Progress | None,
+) -> list[PlannedTensor]:
+    """What to write, in order; each tensor is read and made when its turn comes."""
+    sizes = {recipe.name: _stored_dtype(recipe, source, dtype) for recipe in recipes}
+    total = sum(_nbytes(recipe, sizes[recipe.name]) for recipe in recipes)
+    done = 0
+
+    def make(recipe: Recipe) -> Tensor:
+        nonlocal done
+        made = reader.follow(recipe)
+        tensor = made.to(sizes[recipe.name], copy=True, memory_format=torch.contiguous_format)
+        done += tensor.nbytes
+        if progress is not None:
+            progress(recipe.name, done, total)
+        return tensor
+
+    return [
+        PlannedTensor(recipe.name, _nbytes(recipe, sizes[recipe.name]), partial(make, recipe)) for recipe in recipes
+    ]
+
+
+def _stored_dtype(recipe: Recipe, source: Source, dtype: torch.dtype | None) -> torch.dtype:
+    """The type asked for, else the narrowest that holds what the tensor is made of."""
+    if dtype is not None and not recipe.name.endswith(ALWAYS_WIDE):
+        return dtype
+    kinds = [kind for name in recipe.sources if (kind := dtype_of(source.tensors[name])) is not None]
+    return reduce(torch.promote_types, kinds)
+
+
+def _nbytes(recipe: Recipe, dtype: torch.dtype) -> int:
+    return torch.Size(recipe.shape).numel() * dtype.itemsize
