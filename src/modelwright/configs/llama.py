@@ -68,7 +68,7 @@ class LlamaConfig(LlamaFields):
     def merge(cls, values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
         """`CheckedConfig.merge` over one set of names, so that an override replaces a file's other names of a thing."""
         values = completed(values)
-        values |= merge_rope(values, values.get("max_position_embeddings") or cls.max_position_embeddings)
+        values = merge_rope(values, values.get("max_position_embeddings") or cls.max_position_embeddings)
         overrides = dict(overrides)
         for name in ("torch_dtype", "dtype"):
             if (dtype := overrides.pop(name, None)) not in (None, "auto"):
