@@ -73,7 +73,7 @@ class LlamaPreTrainedModel(RouterBiases, ModelwrightPreTrainedModel):
             return
         if not Path(named).is_dir():
             raise CheckpointError(f'checkpoint_name_or_path "{named}" must name an existing folder, and it does not')
-        headers = self._match(read_headers(Path(named)), ignore_mismatched_heads=False)
+        headers = self.match(read_headers(Path(named)))
         self.load_state_dict(self._read(headers, self.weight_dtype(), None), strict=False)
         self.tie_weights()
 
@@ -259,16 +259,13 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
         **kwargs,
     ) -> dict[str, Any]:
         """As transformers', with the earlier documents of a packed prompt hidden from the new tokens."""
-        packed = self.config.use_eod_attn_mask_compression
-        if not packed or past_key_values is None or not past_key_values.get_seq_length():
-            return super().prepare_inputs_for_generation(
-                input_ids, past_key_values=past_key_values, attention_mask=attention_mask, **kwargs
-            )
-        documents = documents_of(input_ids, self.config.eos_token_ids)
-        own = documents == documents[:, -1:]
-        attention_mask = own.long() if attention_mask is None else attention_mask * own
-        if self.config.reset_position_ids:
-            kwargs["position_ids"] = positions_in_documents(documents)
+        if self.config.use_eod_attn_mask_compression:
+            documents = documents_of(input_ids, self.config.eos_token_ids)
+            if self.config.reset_position_ids:
+                kwargs["position_ids"] = positions_in_documents(documents)
+            if past_key_values is not None and past_key_values.get_seq_length():
+                own = documents == documents[:, -1:]
+                attention_mask = own.long() if attention_mask is None else attention_mask * own
         return super().prepare_inputs_for_generation(
             input_ids, past_key_values=past_key_values, attention_mask=attention_mask, **kwargs
         )
