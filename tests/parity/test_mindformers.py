@@ -60,7 +60,7 @@ def test_logits(case):
 
 
 def test_training_loss(case):
-    """What MindFormers returns is the mean over counted tokens; with calculate_per_token_loss their sum, yet undivided."""
+    """MindFormers returns the mean over counted tokens, and with calculate_per_token_loss their sum, yet undivided."""
     name, model, inputs, outputs = case
     ids = inputs["train_input_ids"]  # seq_length + 1 wide, shifted inside
     loss = model(ids, labels=ids, num_items_in_batch=1).loss
