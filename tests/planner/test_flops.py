@@ -174,16 +174,15 @@ def test_with_a_past_the_path_taken_is_the_cheaper_one(tokens, past, rank, width
 
 
 PROCESSOR = DeepseekVLV2Processor.from_pretrained(GOLDEN / "processor")
+FITTING = DeepseekVLV2Config(
+    vision_config={"image_size": PROCESSOR.image_size, "patch_size": PROCESSOR.patch_size},
+    candidate_resolutions=PROCESSOR.candidate_resolutions,
+)
 
 
 @given(st.integers(1, 4000), st.integers(1, 4000))
 def test_a_picture_takes_the_tokens_that_the_processor_lays_out(width, height):
-    vision = count(
-        DeepseekVLV2Config(
-            vision_config={"image_size": PROCESSOR.image_size, "patch_size": PROCESSOR.patch_size},
-            candidate_resolutions=PROCESSOR.candidate_resolutions,
-        )
-    ).vision
+    vision = count(FITTING).vision
     assert vision is not None
     grid = vision.grid((width, height))
     assert vision.image_tokens((width, height)) == PROCESSOR.num_image_tokens(grid)
