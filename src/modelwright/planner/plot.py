@@ -26,10 +26,11 @@ STYLE = """
   .axis { font-size: 12px; fill: #666 }
   .grid { stroke: #8886; stroke-width: 1 }
   .limit { stroke: #c00; stroke-width: 1.5; stroke-dasharray: 6 4 }
-  .mark { stroke: #333; stroke-width: 1.5 }
+  .mark { stroke: #333; stroke-width: 1.5; fill: #333 }
   .over { fill: #c00 }
   @media (prefers-color-scheme: dark) {
-    text { fill: #ddd } .axis { fill: #aaa } .mark { stroke: #ddd } .over { fill: #f77 } .limit { stroke: #f55 }
+    text { fill: #ddd } .axis { fill: #aaa } .mark { stroke: #ddd; fill: #ddd }
+    .over { fill: #f77 } .limit { stroke: #f55 }
   }"""
 _SAMPLES = 64
 
@@ -86,18 +87,18 @@ def _bars(plan: Plan, bars: Sequence[tuple[str, Memory]]) -> list[str]:
     limit = plan.devices.memory if plan.devices else 0
     scale = Scale(max(limit, *(memory.total for _, memory in bars)) * 1.02, LEFT, RIGHT)
     pieces = _grid_x(scale, 84, 236, [(tick, format_bytes(tick)) for tick in scale.ticks(1024)])
+    if limit:
+        pieces.append(_line(scale(limit), 84, scale(limit), 236, "limit"))
     for row, (name, memory) in enumerate(bars):
         y, done = 92 + 48 * row, 0
         pieces.append(_text(LEFT - 12, y + 22, name, anchor="end"))
-        for part, size in memory.items().items():
+        for part, size in ((part, size) for part, size in memory.items().items() if size):
             width = round(scale(done + size) - scale(done), 2)
             shape = f'<rect x="{scale(done)}" y="{y}" width="{width}" height="34" fill="{COLOURS[part]}">'
             pieces.append(f"{shape}<title>{NAMES.get(part, part)}: {format_bytes(size)}</title></rect>")
             done += size
         over = "over" if limit and done > limit else ""
         pieces.append(_text(scale(done) + 6, y + 22, format_bytes(done), over))
-    if limit:
-        pieces.append(_line(scale(limit), 84, scale(limit), 236, "limit"))
     return pieces
 
 

@@ -10,8 +10,8 @@ from modelwright.planner.precision import Precision, Quant, float_type, kv_type,
 def precision_of(config: CheckedConfig, dtype: str | None, kv_dtype: str | None, quant: str | None) -> Precision:
     """The types of a plan: as asked for, else the config's, else float32.
 
-    A Llama stores its norms in `layernorm_compute_type` whatever is asked for, computes and caches in `compute_dtype`,
-    and its `quant_config` says what is quantized.
+    A Llama in MindFormers' dialect stores its norms in `layernorm_compute_type` whatever is asked for; it computes and
+    caches in `compute_dtype`, and its `quant_config` says what is quantized.
 
     Raises:
         RequestError: an option names no type.
@@ -30,7 +30,7 @@ def precision_of(config: CheckedConfig, dtype: str | None, kv_dtype: str | None,
     return Precision(
         weights=asked or config.param_init_type,
         embedding=asked or config.embedding_dtype,
-        norms=config.layernorm_compute_type,
+        norms=asked if asked and config.norm_init_type else config.norm_dtype,
         compute=compute,
         kv=cached or compute,
         quant=method,
