@@ -24,14 +24,18 @@ from recipes.vl2_nano.model import build_model, build_processor, save, write_out
 from recipes.vl2_nano.packing import Stream
 from recipes.vl2_nano.sight import PatchHeads, RowHeads, Sights, word_tokens
 
-WARMUP, DECAY = 0.02, 0.45  # shares of a stage in which the rate rises and falls
+WARMUP = 0.02  # share of a stage in which the rate rises
 
 
 @dataclass
 class Stage:
-    """How long a stage lasts, in minutes of wall clock (of the first process), and its progress from 0 to 1."""
+    """How long a stage lasts, in minutes of wall clock (of the first process), and its progress from 0 to 1.
+
+    ``decay`` is the share of it in which the rate falls.
+    """
 
     minutes: float
+    decay: float
     started: float
     progress: float = 0.0
 
@@ -46,7 +50,7 @@ class Stage:
     @property
     def rate(self) -> float:
         """The learning rate's factor: up, level, and down to nearly nothing."""
-        return max(min(self.progress / WARMUP, (1 - self.progress) / DECAY, 1.0), 0.004)
+        return max(min(self.progress / WARMUP, (1 - self.progress) / self.decay, 1.0), 0.004)
 
 
 class Optimizer:
@@ -152,7 +156,7 @@ def train_tower(
     parts = {"vision": model.vision, "projector": model.projector, "head": eyes.heads}
     named = [(f"{part}.{name}", each) for part, module in parts.items() for name, each in module.named_parameters()]
     optimizer = Optimizer(named, args.rate)
-    stage = Stage(args.sight_minutes, time.monotonic())
+    stage = Stage(args.sight_minutes, args.decay, time.monotonic())
     meter = Meter("tower", stage)
     while stage.running():
         with torch.autocast(device.type, torch.bfloat16):
@@ -171,7 +175,7 @@ def train_model(
     eyes = Eyes(model, processor, args, device, max(args.batch // 3, 1))
     heads = ((f"head.{name}", each) for name, each in eyes.heads.named_parameters())
     optimizer = Optimizer([*model.named_parameters(), *heads], args.rate)
-    stage = Stage(args.minutes, time.monotonic())
+    stage = Stage(args.minutes, args.decay, time.monotonic())
     meter = Meter("model", stage)
     saved = time.monotonic()
     while stage.running():
@@ -218,6 +222,7 @@ def main() -> None:
     parser.add_argument("--mix", type=float, nargs=3, default=(0.55, 0.33, 0.12), help="scenes, cards, pairs")
     parser.add_argument("--sight-mix", type=float, nargs=3, default=(0.4, 0.3, 0.3), help="scenes, cards, sheets")
     parser.add_argument("--rate", type=float, default=7e-4, help="peak learning rate")
+    parser.add_argument("--decay", type=float, default=0.45, help="share of each stage in which the rate falls")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes that draw pictures")
     parser.add_argument("--save-every", type=float, default=5, help="minutes between checkpoints")
