@@ -58,10 +58,8 @@ class LlamaConfig(LlamaFields):
     aliases: ClassVar[frozenset[str]] = frozenset(ALIASES) | {
         "attention_bias",
         "head_dim",
-        "quantization_config",
         "rope_parameters",
         "rope_scaling",
-        "sliding_window",
     }
 
     @classmethod
@@ -74,6 +72,8 @@ class LlamaConfig(LlamaFields):
             if (dtype := overrides.pop(name, None)) not in (None, "auto"):
                 values |= moved_dtype(values, dtype)
         overrides = canonical(overrides)
+        if not overrides.keys().isdisjoint(("hidden_size", "num_attention_heads")) and _states_head_dim(values):
+            del values["head_dim"]  # it followed from what is overridden
         for name in _PARTS:
             if isinstance(values.get(name), dict) and isinstance(overrides.get(name), dict):
                 overrides[name] = values[name] | overrides[name]
@@ -114,6 +114,8 @@ class LlamaConfig(LlamaFields):
         self.check_mindformers()
         values = {name: getattr(self, name) for name in MINDFORMERS_FIELDS} | self._unknown_keys()
         values["pad_token_id"] = -1 if self.pad_token_id is None else self.pad_token_id
+        if self.norm_init_type is not None:  # no field of MindFormers', which keeps unknown keys
+            values["norm_init_type"] = self.norm_init_type
         run = to_run(values | {name: getattr(self, name).to_dict() for name in _PARTS})
         if path is not None:
             write_yaml(run, path)
@@ -262,6 +264,12 @@ class LlamaConfig(LlamaFields):
         return {key: value for key, value in vars(self).items() if key not in known and not key.startswith("_")}
 
 
+def _states_head_dim(values: Mapping[str, Any]) -> bool:
+    """Whether `values` hold the `head_dim` that follows from the others."""
+    hidden, heads, stated = (values.get(name) for name in ("hidden_size", "num_attention_heads", "head_dim"))
+    return all(is_number(value) for value in (hidden, heads, stated)) and stated * heads == hidden
+
+
 def _resolved(values: dict[str, Any]) -> dict[str, Any]:
     """`values` with the numbers that MindFormers derives when they are left out; a wrong type is left to `check`."""
     values = {"hidden_size": 4096, "num_attention_heads": 32, "seq_length": 2048} | values
@@ -286,8 +294,7 @@ def feed_forward_width(hidden_size: int, multiple_of: int = 256, ffn_dim_multipl
         require(holds, f"{name} must be an int of at least 1, got {value!r}")
     width = 4 * hidden_size
     if ffn_dim_multiplier is not None:
-        require(
-            is_number(ffn_dim_multiplier), f"ffn_dim_multiplier must be a finite number, got {ffn_dim_multiplier!r}"
-        )
+        holds = is_number(ffn_dim_multiplier) and ffn_dim_multiplier > 0
+        require(holds, f"ffn_dim_multiplier must be a finite number above 0, got {ffn_dim_multiplier!r}")
         width = int((ffn_dim_multiplier + 0.01) * width)
     return multiple_of * -(-int(2 * width / 3) // multiple_of)
