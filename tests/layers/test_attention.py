@@ -80,3 +80,20 @@ def test_merged_attention_drops_weights_and_output():
     assert backend.asked["dropout"] == 0.5
     assert (out == 0).float().mean().item() == pytest.approx(0.5, abs=0.05)
     assert (layer.eval()(torch.randn(1, 500, 4), backend) == 0).sum() == 0
+
+
+def test_the_grouped_layout_holds_each_key_heads_rows_together():
+    torch.manual_seed(0)
+    how = {"bias": True, "out_bias": False}
+    apart = GroupedQueryAttention(0, 16, 4, 2, 4, **how)
+    grouped = GroupedQueryAttention(0, 16, 4, 2, 4, fused=True, grouped=True, **how)
+    with torch.no_grad():
+        for name, slot in grouped.slots().items():
+            grouped.get_parameter(slot.parameter)[slot.index] = apart.get_parameter(name)
+        grouped.o_proj.weight.copy_(apart.o_proj.weight)
+    rows, first = grouped.qkv_proj.weight, apart.q_proj.weight
+    assert torch.equal(rows[:8], first[:8]) and torch.equal(rows[16:24], first[8:])
+    assert torch.equal(rows[8:12], apart.k_proj.weight[:4]) and torch.equal(rows[12:16], apart.v_proj.weight[:4])
+    assert apart.o_proj.bias is None and apart.q_proj.bias is not None
+    x, rope = torch.randn(2, 5, 16), RotaryEmbedding(4, 100.0)(torch.arange(5).expand(2, -1))
+    torch.testing.assert_close(grouped(x, rope, DenseAttention()), apart(x, rope, DenseAttention()))

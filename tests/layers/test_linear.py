@@ -30,3 +30,13 @@ def test_row_slices_are_added_in_order_in_the_input_type():
     x = torch.ones(1, 4, dtype=torch.bfloat16)
     assert layer(x).item() == 256  # 256 + 1 rounds back to 256 each time
     assert F.linear(x, layer.weight).item() == 260  # 259 in one sum, rounded once
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+@pytest.mark.parametrize("make", [column_linear, row_linear])
+def test_the_product_runs_in_a_type_of_its_own(make, slices):
+    layer, x = make(8, 6, bias=True, slices=slices, compute=torch.bfloat16), torch.randn(3, 8)
+    out = layer(x)
+    assert (out.dtype, layer.weight.dtype) == (torch.bfloat16, torch.float32)
+    torch.testing.assert_close(out, layer.to(torch.bfloat16)(x.bfloat16()), atol=2e-2, rtol=0)
+    assert type(make(8, 6)) is torch.nn.Linear

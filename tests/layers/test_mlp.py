@@ -38,3 +38,17 @@ def test_dropout_falls_after_the_activation_and_after_the_output_in_training_onl
     assert set(out.flatten().tolist()) == {0.0, 4.0}  # kept twice, each time doubled
     assert (out > 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
     assert torch.equal(mlp.eval()(x), torch.ones(4000, 1))
+
+
+def test_gate_and_up_may_be_one_matrix_of_alternating_rows():
+    torch.manual_seed(0)
+    apart, fused = GatedMLP(8, 6, F.silu), GatedMLP(8, 6, F.silu, fused=True)
+    slots = fused.slots()
+    with torch.no_grad():
+        for name, slot in slots.items():
+            fused.get_parameter(slot.parameter)[slot.index] = apart.get_parameter(name)
+        fused.down_proj.weight.copy_(apart.down_proj.weight)
+    assert slots["up_proj.weight"].index == (slice(1, 12, 2),)
+    assert apart.slots() == {}
+    x = torch.randn(3, 8)
+    torch.testing.assert_close(fused(x), apart(x))

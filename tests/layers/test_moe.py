@@ -142,3 +142,36 @@ def test_dropout_of_experts_is_for_training_only():
     assert not torch.equal(moe(x)[0], moe(x)[0])
     moe.eval()
     assert torch.equal(moe(x)[0], moe(x)[0])
+
+
+def test_capacity_takes_weight_from_what_overflows_in_training_only():
+    router, x = make_router(normalise=True, capacity=0.5), torch.randn(8, DIM)
+    free = make_router(normalise=True)(x)
+    torch.testing.assert_close(router.eval()(x).weights, free.weights)
+    bounded = router.train()(x)
+    kept = bounded.weights > 0
+    assert torch.equal(bounded.chosen, free.chosen)
+    assert expert_counts(bounded.chosen[kept]).max() <= 2  # ceil(2 * 8 * 0.5 / 4)
+    full = kept.all(-1)
+    torch.testing.assert_close(bounded.weights[full], free.weights[full])
+    one = kept.sum(-1) == 1
+    torch.testing.assert_close(bounded.weights[one].sum(-1), torch.ones(int(one.sum())))  # normalised after the drop
+
+
+def expert_counts(chosen):
+    return torch.bincount(chosen.flatten(), minlength=EXPERTS)
+
+
+def test_the_router_multiplies_in_a_type_of_its_own():
+    router, x = make_router(compute=torch.bfloat16), torch.randn(5, DIM)
+    assert torch.equal(router(x).logits, (x.bfloat16() @ router.weight.bfloat16().T).float())
+
+
+def test_experts_compute_in_a_type_of_their_own_and_go_by_other_names():
+    experts = make_experts(compute=torch.bfloat16, names=("w1", "w3", "w2"))
+    assert [*experts.slots()][:3] == ["0.w1.weight", "0.w3.weight", "0.w2.weight"]
+    weights, chosen = torch.full((3, TOP_K), 0.5), torch.tensor([[0, 1], [1, 2], [3, 0]])
+    x = torch.randn(3, DIM)
+    out = experts(x, weights, chosen)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), make_experts()(x, weights, chosen), atol=3e-2, rtol=0)

@@ -65,3 +65,28 @@ def test_the_layout_is_chosen_by_name():
     at_zero = torch.tensor([[0]])
     assert RotaryEmbedding(4, 100.0)(at_zero)(x).flatten().tolist() == [1, 2, 3, 4]
     assert RotaryEmbedding(4, 100.0, interleaved=True)(at_zero)(x).flatten().tolist() == [1, 3, 2, 4]
+
+
+def test_tables_and_rotation_in_another_type():
+    positions, x = torch.tensor([[3, 70000]]), torch.randn(1, 1, 2, 8)
+    wide, narrow = RotaryEmbedding(8, 1e4), RotaryEmbedding(8, 1e4, dtype=torch.bfloat16)
+    assert torch.equal(narrow(positions).cos, wide(positions).cos.bfloat16())
+    assert narrow(positions)(x).dtype == torch.float32
+    assert not torch.equal(narrow(positions)(x), wide(positions)(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_matrix_rotates_as_the_slices_do(dtype):
+    positions, x = torch.tensor([[3, 70000]]), torch.randn(1, 2, 2, 8)
+    slices, matrix = (RotaryEmbedding(8, 1e4, dtype=dtype, by_matrix=way) for way in (False, True))
+    assert torch.equal(slices(positions)(x), matrix(positions)(x))
+
+
+def test_mindformers_dynamic_ntk_grows_in_steps():
+    rope = RotaryEmbedding(8, 100.0, kind="dynamic_ntk", trained_length=16)
+    positions = torch.tensor([[0, 15], [0, 16], [0, 40]])
+    frequencies = rope.frequencies(positions)[:, 0]
+    bases = [100.0, 100.0 * 3 ** (8 / 6), 100.0 * 7 ** (8 / 6)]
+    torch.testing.assert_close(frequencies, torch.stack([inverse_frequencies(8, base) for base in bases]))
+    gains = rope(positions).cos[:, 0, 0]
+    torch.testing.assert_close(gains, torch.tensor([1.0, 1 + 0.1 * math.log(17 / 16), 1 + 0.1 * math.log(41 / 16)]))

@@ -63,3 +63,14 @@ def test_dropout_scales_what_it_keeps(attend):
     out = attend(q, k, v, None, 1.0, dropout=0.5)
     assert set(out.flatten().tolist()) == {0.0, 1.0, 2.0}
     assert out.mean().item() == pytest.approx(1.0, abs=0.05)
+
+
+def test_the_softmax_runs_in_the_type_asked_for():
+    scores, mask = torch.tensor([[1.0, 1.0001, 70000.0]]), torch.tensor([[True, True, False]])
+    assert masked_scores(scores, mask, torch.float16).tolist() == [[1.0, 1.0, -65504.0]]
+    q, k, v = torch.randn(3, 1, 2, 5, 8).unbind(0)
+    wide = reference_attention(q, k, v, None, 0.3, causal=True)
+    narrow = reference_attention(q, k, v, None, 0.3, causal=True, softmax_dtype=torch.bfloat16)
+    assert narrow.dtype == torch.float32
+    assert not torch.equal(narrow, wide)
+    torch.testing.assert_close(narrow, wide, atol=3e-2, rtol=0)

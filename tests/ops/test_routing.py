@@ -1,5 +1,7 @@
 """The three ways to choose experts on scores small enough to follow, and the losses at their known values."""
 
+import math
+
 import pytest
 import torch
 
@@ -8,8 +10,11 @@ from modelwright.ops.routing import (
     biased_topk,
     expert_load,
     greedy_topk,
+    group_balance_loss,
     group_limited_topk,
     sequence_balance_loss,
+    within_capacity,
+    z_loss,
 )
 
 SCORES = torch.tensor([[0.30, 0.05, 0.20, 0.19, 0.01, 0.25]])
@@ -82,3 +87,25 @@ def test_load_counts_choices():
     load = expert_load(torch.tensor([[0, 2], [2, 3]]), experts=5)
     assert load.dtype == torch.float32
     assert load.tolist() == [1, 0, 2, 1, 0]
+
+
+def test_room_goes_to_best_choices_first_or_to_tokens_in_turn():
+    chosen = torch.tensor([[0, 1], [0, 1], [1, 0]])
+    weights = torch.tensor([[0.6, 0.4], [0.4, 0.6], [0.7, 0.3]])
+    # one place each: expert 0's goes to token 0, expert 1's to the first who prefers it
+    assert within_capacity(weights, chosen, 2, 0.1, by_token=False).tolist() == [[1, 0], [0, 1], [0, 0]]
+    assert within_capacity(weights, chosen, 2, 0.1, by_token=True).tolist() == [[1, 1], [0, 0], [0, 0]]
+    assert within_capacity(weights, chosen, 2, 5.0, by_token=False).all()
+
+
+def test_groups_of_experts_are_balanced_like_experts():
+    scores = torch.tensor([[0.4, 0.4, 0.1, 0.1]]).expand(4, -1)
+    even, crowded = torch.tensor([[0, 2]] * 4), torch.tensor([[0, 1]] * 4)
+    assert group_balance_loss(scores, even, 2).item() == pytest.approx(1.0)
+    assert group_balance_loss(scores, crowded, 2).item() == pytest.approx(2 * 0.8)
+    assert group_balance_loss(scores, crowded, 4) == batch_balance_loss(scores, crowded)
+
+
+def test_the_z_loss_is_the_mean_square_of_the_log_sum():
+    logits = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+    assert z_loss(logits).item() == pytest.approx((math.log(2) ** 2 + (1 + math.log(2)) ** 2) / 2)

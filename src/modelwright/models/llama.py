@@ -266,7 +266,7 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
             if past_key_values is not None and past_key_values.get_seq_length():
                 own = documents == documents[:, -1:]
                 attention_mask = own.long() if attention_mask is None else attention_mask * own
-        return super().prepare_inputs_for_generation(
+        return super().prepare_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
             input_ids, past_key_values=past_key_values, attention_mask=attention_mask, **kwargs
         )
 
