@@ -15,7 +15,7 @@ def rows(*names: str) -> torch.Tensor:
 
 def test_w_qkv_has_for_each_key_head_its_queries_then_its_key_then_its_value():
     parts = [rows(*(f"{x}{i}" for i in range(n))) for x, n in (("q", 8), ("k", 4), ("v", 4))]
-    wanted = rows(*"q0 q1 q2 q3 k0 k1 v0 v1 q4 q5 q6 q7 k2 k3 v2 v3".split())
+    wanted = rows(*["q0", "q1", "q2", "q3", "k0", "k1", "v0", "v1", "q4", "q5", "q6", "q7", "k2", "k3", "v2", "v3"])
     assert torch.equal(QkvGroups(groups=2, queries=2).join(parts), wanted)  # heads 2 wide
     biases = [part.flatten() for part in parts]
     assert torch.equal(QkvGroups(2, 2).join(biases), wanted.flatten())

@@ -30,6 +30,9 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 ALWAYS_WIDE = ("e_score_correction_bias", "topk_bias")
 """Ends of the names of tensors that keep their type: a router's bias is too fine for a narrow one."""
 
+READ_AT_ONCE = 8
+"""Into how many parts the reading for one shard falls, so that little of the source is in memory beside it."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -86,7 +89,7 @@ def convert(
     dialect: Dialect = "mindformers" if to == "mindformers" else "hf"
     config = _target_config(source, dialect, qkv_concat, num_key_value_heads, kind)
     recipes = _target_recipes(source, dialect, config)
-    with new_folder(target) as folder, TensorReader(source.tensors, limit) as reader:
+    with new_folder(target) as folder, TensorReader(source.tensors, limit // READ_AT_ONCE) as reader:
         planned = _plan(recipes, source, reader, kind, progress)
         shards = write_planned(folder, planned, limit)
         dropped = write_config(folder, source, dialect, config)

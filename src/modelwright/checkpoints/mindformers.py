@@ -23,6 +23,8 @@ from modelwright.configs import LlamaConfig
 WHOLE = Whole()
 Qkv = Literal["split", "groups", "consecutive"]
 ExpertStack = Literal["batched", "transposed", "grouped"]
+FUSED_QKV: dict[str, Qkv] = {"attention.w_qkv.weight": "groups", "attention.w.weight": "consecutive"}
+"""The name inside a layer of each way to fuse query, key and value."""
 
 NO_WEIGHTS = {
     r"(^|\.)(key|value)_cache(_grad)?$|(^|\.)(seq_chunk|mask_cache|pi_cache|fi_cache)$": "a cache of the run",
@@ -78,8 +80,7 @@ def recognise(config: LlamaConfig, shapes: Mapping[str, tuple[int, ...]]) -> Pac
     square expert matrices, which look the same either way, are taken as :func:`packing_of` says.
     """
     ends = {name.split(".", 3)[-1] for name in shapes if name.startswith("model.layers.")}
-    fused = {"attention.w_qkv.weight": "groups", "attention.w.weight": "consecutive"}
-    qkv: Qkv = next((kind for end, kind in fused.items() if end in ends), "split")
+    qkv: Qkv = next((kind for end, kind in FUSED_QKV.items() if end in ends), "split")
     return Packing(qkv, "feed_forward.w_gate_hidden.weight" in ends, _recognise_experts(config, shapes, ends))
 
 
