@@ -140,7 +140,7 @@ def test_numbers_left_out_are_resolved():
         ({"repetition_penalty": 0.0}, "repetition_penalty must be above 0, got 0.0"),
         (
             {"quant_config": {"quant_method": "ptq"}},
-            "int8_weight_only, int4_weight_only, int8_dynamic, int8_kv, rtn; got",
+            "one of int8_weight_only, .*, int8_kv, rtn; got 'ptq'",
         ),
         ({"quantization_config": {"quant_method": "?"}}, r"quant_method must be one of .*; got '\?'"),
         ({"use_ring_attention": True}, "needs use_flash_attention=True and context_parallel above 1, got .*=False and"),
@@ -151,7 +151,7 @@ def test_numbers_left_out_are_resolved():
         ({"reset_position_ids": True}, "needs use_eod_attn_mask_compression=True, got False"),
         (
             {"parallel_config": {"model_paralel": 2}},
-            '"model_paralel" in parallel_config; did you mean "model_parallel"',
+            'in parallel_config; did you mean "model_parallel"',
         ),
         ({"parallel_config": {"model_parallel": 4}}, r"num_key_value_heads \(2\) must be divisible by .* \(4\)"),
         ({"parallel_config": {"expert_parallel": 2}}, r"\(1\) must be divisible by expert_parallel \(2\)"),
@@ -159,11 +159,11 @@ def test_numbers_left_out_are_resolved():
         ({"moe_config": {"expert_nums": 2}}, 'unknown key "expert_nums" in moe_config; did you mean "expert_num"'),
         (
             {"moe_config": {"expert_model_parallel": 2}},
-            r"expert_model_parallel \(2\) must be 1 or model_parallel \(1\)",
+            r"\(2\) must be 1 or model_parallel \(1\)",
         ),
         (
             {"offset": [1, 1]},
-            r"a list of pipeline_stage \(1\) ints, or pp_interleave_num \(1\) such lists; got \[1, 1\]",
+            r"list of pipeline_stage \(1\) ints, or .* \(1\) such lists; got \[1, 1\]",
         ),
         ({"offset": 1}, r"offset \(1\) gives the stages \[5\] layers, 5 together, and there are 4"),
         (

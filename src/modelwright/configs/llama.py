@@ -266,8 +266,9 @@ class LlamaConfig(LlamaFields):
 
 def _states_head_dim(values: Mapping[str, Any]) -> bool:
     """Whether `values` hold the `head_dim` that follows from the others."""
-    hidden, heads, stated = (values.get(name) for name in ("hidden_size", "num_attention_heads", "head_dim"))
-    return all(is_number(value) for value in (hidden, heads, stated)) and stated * heads == hidden
+    numbers = [values.get(name) for name in ("hidden_size", "num_attention_heads", "head_dim")]
+    hidden, heads, stated = (number if isinstance(number, int) else 0 for number in numbers)
+    return stated > 0 and stated * heads == hidden
 
 
 def _resolved(values: dict[str, Any]) -> dict[str, Any]:
