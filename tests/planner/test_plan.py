@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from modelwright.configs.read import read_config
-from modelwright.errors import RequestError
+from modelwright.errors import ConfigError, RequestError
 from modelwright.planner import count
+from modelwright.planner.activations import kept_for_backward
 from modelwright.planner.device import Devices
 from modelwright.planner.layout import Layout
 from modelwright.planner.memory import peak_memory
@@ -66,6 +67,22 @@ def test_recomputation_is_asked_for_by_a_llamas_own_config():
     config = llama(parallel_config={"recompute": True})
     assert plan(config, train=True).work.recompute
     assert not plan(config, train=True, recompute=False).work.recompute
+
+
+def test_leading_layers_of_each_stage_are_recomputed():
+    degrees = {"pipeline_stage": 2, "micro_batch_num": 2}
+
+    def first_stage(rule):
+        config = llama(num_hidden_layers=4, parallel_config=degrees | {"recompute": rule})
+        return plan(config, train=True, context=10, attention="fused").ranks[0].memory.activations
+
+    layer = 10 * kept_for_backward(count(llama()).layers[0]).bytes_of(2)
+    inputs = 10 * 8 * 2
+    assert first_stage(False) == 2 * 2 * layer  # two micro-batches of two layers
+    assert first_stage([1, 0]) == 2 * (inputs + layer) + layer
+    assert first_stage(True) == first_stage([2, 2]) == 2 * 2 * inputs + layer
+    with pytest.raises(ConfigError, match=r"recompute \(\[1\]\) must state a number for each pipeline_stage \(2\)"):
+        first_stage([1])
 
 
 def test_the_largest_that_fits_is_the_largest():

@@ -52,14 +52,15 @@ class Workload:
     """What the model is asked to do.
 
     `batch` sequences of `context` tokens on each data-parallel rank: read and then decoded, or, with `optimizer`, a
-    micro-batch of training. `recompute` keeps only each layer's input and computes the rest again. `explicit` attention
-    writes its scores out; fused kernels do not. `tiles` are those of each sequence's pictures.
+    micro-batch of training. `recompute` keeps only the inputs of layers and computes the rest again: of all of them, or
+    of as many leading ones as it states for each pipeline stage. `explicit` attention writes its scores out; fused
+    kernels do not. `tiles` are those of each sequence's pictures.
     """
 
     context: int
     batch: int = 1
     optimizer: str | None = None
-    recompute: bool = False
+    recompute: bool | tuple[int, ...] = False
     explicit: bool = False
     tiles: int = 0
 
@@ -240,16 +241,21 @@ def _activations(
     tokens = work.batch * math.ceil(work.context / layout.context)
     flying = min(layout.micro_batches or layout.pipeline, layout.pipeline - stage)
     spread = layout.model if layout.sequence_parallel else 1
-    kept = [_kept(layer, tokens, layout, precision, work, spread) for layer, _ in runs]
-    if work.recompute:
-        inputs = sum(times for _, times in runs) * math.ceil(tokens * counts.dim * precision.computed_width / spread)
-        total = flying * inputs + max(kept)
-    else:
-        total = flying * sum(each * times for each, (_, times) in zip(kept, runs, strict=True))
+    kept = [_kept(layer, tokens, layout, precision, work, spread) for layer, times in runs for _ in range(times)]
+    again = _recomputed(work, stage, len(kept))
+    inputs = again * math.ceil(tokens * counts.dim * precision.computed_width / spread)
+    total = flying * (inputs + sum(kept[again:])) + max(kept[:again], default=0)
     if stage < layout.pipeline - 1:
         return total
     ways = layout.model if counts.vocab % layout.model == 0 else 1
     return total + math.ceil(tokens * counts.vocab / ways) * (precision.computed_width + 2 * FLOAT32)
+
+
+def _recomputed(work: Workload, stage: int, layers: int) -> int:
+    """How many of the leading layers of a stage are recomputed."""
+    if isinstance(work.recompute, tuple):
+        return min(work.recompute[stage], layers)
+    return layers if work.recompute else 0
 
 
 def _kept(layer: Layer, tokens: int, layout: Layout, precision: Precision, work: Workload, spread: int) -> int:

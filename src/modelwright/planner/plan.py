@@ -21,7 +21,13 @@ from modelwright.planner.memory import (
     weight_bytes,
 )
 from modelwright.planner.precision import BYTES_OF, KV_BYTES_OF, QUANTS, Precision
-from modelwright.planner.settings import expert_degree_of, explicit_attention, layout_of, precision_of, recomputes
+from modelwright.planner.settings import (
+    expert_degree_of,
+    explicit_attention,
+    layout_of,
+    precision_of,
+    recomputed_layers,
+)
 from modelwright.planner.shapes import ExpertFeedForward
 
 DEFAULT_CONTEXT = 4096
@@ -61,7 +67,7 @@ class Plan:
         precision, work, layout: what was planned for; `work` says whether serving or training.
         image: what a picture takes, None where none was asked about.
         serving, training, recomputing: memory of the fullest rank when serving the context and batch, training on them,
-            and training with every layer recomputed; one of them is `memory`.
+            and training with every layer recomputed; `memory` is one of them, unless only some layers are recomputed.
         ranks: what each rank holds, one entry for each pipeline stage.
         devices: what it must fit; None leaves `fits`, `largest_context` and `largest_batch` None.
         fits: whether the fullest rank does.
@@ -88,9 +94,7 @@ class Plan:
     @property
     def memory(self) -> Memory:
         """Of the fullest rank, doing what was planned for."""
-        if self.work.optimizer is None:
-            return self.serving
-        return self.recomputing if self.work.recompute else self.training
+        return max((rank.memory for rank in self.ranks), key=lambda memory: memory.total)
 
     @property
     def weights(self) -> dict[str, int]:
@@ -157,7 +161,7 @@ def plan(
         context=_context(context, limit, counts, seen),
         batch=_batch(config, batch),
         optimizer=optimizer if train else None,
-        recompute=recomputes(config) if recompute is None else recompute,
+        recompute=recomputed_layers(config) if recompute is None else recompute,
         explicit=explicit_attention(config, attention),
         tiles=seen.tiles if seen else 0,
     )

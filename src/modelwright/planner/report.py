@@ -33,7 +33,7 @@ def as_object(plan: Plan) -> dict[str, Any]:
             "context": work.context,
             "batch": work.batch,
             "optimizer": work.optimizer,
-            "recompute": work.recompute,
+            "recompute": list(work.recompute) if isinstance(work.recompute, tuple) else work.recompute,
             "attention": "eager" if work.explicit else "fused",
             "dtype": plan.precision.weights,
             "compute_dtype": plan.precision.compute,

@@ -96,9 +96,20 @@ def explicit_attention(config: CheckedConfig, attention: str | None) -> bool:
     return attention == "eager"
 
 
-def recomputes(config: CheckedConfig) -> bool:
-    """Whether the config asks to recompute every layer in training."""
-    return isinstance(config, LlamaConfig) and config.training.recompute.recompute is True
+def recomputed_layers(config: CheckedConfig) -> bool | tuple[int, ...]:
+    """What a Llama's `recompute` says: all layers, none, or how many leading ones of each stage.
+
+    Recomputing single operations (`select_recompute`) is planned as keeping them: an upper bound.
+    """
+    if not isinstance(config, LlamaConfig):
+        return False
+    rule, stages = config.training.recompute.recompute, config.parallel_config.pipeline_stage
+    if isinstance(rule, bool):
+        return rule
+    rows = [row for row in rule if isinstance(row, list)] or [rule]
+    if any(len(row) != stages for row in rows):
+        raise ConfigError(f"recompute ({rule}) must state a number for each pipeline_stage ({stages})")
+    return tuple(sum(column) for column in zip(*rows, strict=True))
 
 
 def _known_quant(name: str | None) -> Quant | None:
