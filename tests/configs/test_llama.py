@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from modelwright.configs import LlamaConfig, MoEConfig, ParallelConfig, read_config
 from modelwright.configs.llama import feed_forward_width
-from modelwright.configs.llama_dialects import ALIASES, MINDFORMERS_FIELDS
+from modelwright.configs.llama_names import ALIASES, MINDFORMERS_FIELDS
 from modelwright.errors import ConfigError
 
 HUB = Path(__file__).parents[1] / "data" / "hub_configs"

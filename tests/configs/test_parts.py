@@ -148,6 +148,8 @@ def test_layers_are_laid_out_over_stages(layers, stages, virtual, offset, table)
         (4, 2, 1, [0], r"list of pipeline_stage \(2\) ints, or pp_interleave_num \(1\) such lists; got \[0\]"),
         (4, 2, 1, [[0, 0], [0, 0]], r"pp_interleave_num \(1\) such lists"),
         (4, 2, 2, [[0, 0], 1], r"pp_interleave_num \(2\) such lists"),
+        (4, 2, 1, ["0", "0"], r"got \['0', '0'\]"),
+        (4, 2, 1, "even", "such lists; got even"),
     ],
 )
 def test_stages_that_do_not_add_up_are_refused(layers, stages, virtual, offset, message):

@@ -7,9 +7,6 @@ from typing import Any, ClassVar
 from modelwright.configs.base import require
 from modelwright.configs.engine import EngineSettings
 from modelwright.configs.llama_dialects import (
-    ALIASES,
-    DTYPE_FIELDS,
-    MINDFORMERS_FIELDS,
     as_llama,
     canonical,
     completed,
@@ -19,6 +16,7 @@ from modelwright.configs.llama_dialects import (
     without_overridden_rope,
 )
 from modelwright.configs.llama_fields import LlamaFields
+from modelwright.configs.llama_names import ALIASES, DTYPE_FIELDS, MINDFORMERS_FIELDS
 from modelwright.configs.llama_rules import check_llama
 from modelwright.configs.llama_views import (
     engine_settings,

@@ -1,8 +1,8 @@
 """The rules between a Llama's fields; each raises `ConfigError` with the rule and both values."""
 
 from modelwright.configs.base import require, require_divides, require_one_of
-from modelwright.configs.llama_dialects import DTYPE_FIELDS, DTYPES
 from modelwright.configs.llama_fields import LlamaFields
+from modelwright.configs.llama_names import DTYPE_FIELDS, DTYPES
 
 
 def check_llama(config: LlamaFields) -> None:

@@ -167,8 +167,10 @@ def stage_layers(layers: int, stages: int, virtual: int, offset: int | list[Any]
 def _broadcast(offset: int | list[Any], stages: int, virtual: int) -> list[list[int]]:
     if isinstance(offset, int):
         return [[offset] * stages] * virtual
-    rows = offset if offset and isinstance(offset[0], list) else [offset] * virtual
-    holds = len(rows) == virtual and all(isinstance(row, list) and len(row) == stages for row in rows)
+    rows = offset if isinstance(offset, list) and offset and isinstance(offset[0], list) else [offset] * virtual
+    holds = len(rows) == virtual and all(
+        isinstance(row, list) and len(row) == stages and all(isinstance(extra, int) for extra in row) for row in rows
+    )
     require(
         holds,
         f"offset must be an int, a list of pipeline_stage ({stages}) ints, or pp_interleave_num ({virtual}) such "

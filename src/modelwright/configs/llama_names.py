@@ -1,0 +1,149 @@
+"""The two vocabularies of a Llama config as tables: which name means which field, and the defaults of each dialect."""
+
+from typing import Any
+
+ALIASES = {
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "max_position_embedding": "max_position_embeddings",
+    "theta": "rope_theta",
+    "init_method_std": "initializer_range",
+}
+"""MindFormers' name of a field to its name here, which is Hugging Face's."""
+
+MINDFORMERS_FIELDS: dict[str, Any] = {
+    "batch_size": 1,
+    "seq_length": 2048,
+    "hidden_size": 4096,
+    "num_layers": 32,
+    "num_heads": 32,
+    "n_kv_heads": None,
+    "max_position_embedding": None,
+    "intermediate_size": None,
+    "vocab_size": 32000,
+    "multiple_of": 256,
+    "ffn_dim_multiplier": None,
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "ignore_token_id": -100,
+    "theta": 10000.0,
+    "compute_dtype": "float16",
+    "layernorm_compute_type": "float32",
+    "softmax_compute_type": "float32",
+    "rotary_dtype": "float32",
+    "param_init_type": "float16",
+    "residual_dtype": None,
+    "embedding_init_type": None,
+    "qkv_has_bias": False,
+    "qkv_concat": False,
+    "attn_proj_has_bias": False,
+    "parallel_config": None,
+    "moe_config": None,
+    "use_past": False,
+    "extend_method": "None",
+    "scaling_factor": 1.0,
+    "is_dynamic": False,
+    "use_rope_slice": False,
+    "use_flash_attention": False,
+    "use_ring_attention": False,
+    "use_attn_mask_compression": False,
+    "use_eod_attn_mask_compression": False,
+    "parallel_optimizer": False,
+    "fine_grain_interleave": 1,
+    "pp_interleave_num": 1,
+    "offset": 0,
+    "init_method_std": 0.01,
+    "checkpoint_name_or_path": "",
+    "repetition_penalty": 1.0,
+    "max_decode_length": 1024,
+    "block_size": 16,
+    "num_blocks": 512,
+    "top_k": 5,
+    "top_p": 1.0,
+    "do_sample": True,
+    "quant_config": None,
+    "tie_word_embeddings": False,
+    "llm_backend": "",
+    "fused_rms_norm": True,
+    "input_sliced_sig": False,
+    "rmsnorm_compute_2d": False,
+    "chunk_prefill": False,
+    "calculate_per_token_loss": False,
+    "pipeline_stage": None,
+    "return_hidden_states": False,
+}
+"""The 61 fields of MindFormers' `LlamaConfig` with their defaults; None for the sub-configs means theirs."""
+
+_SHARED = frozenset(
+    {
+        "batch_size",
+        "hidden_size",
+        "intermediate_size",
+        "vocab_size",
+        "rms_norm_eps",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "repetition_penalty",
+        "top_k",
+        "top_p",
+        "do_sample",
+        "tie_word_embeddings",
+    }
+)
+MINDFORMERS_ONLY = frozenset(MINDFORMERS_FIELDS) - _SHARED
+ROPE_VIEWS = ("rope_parameters", "rope_scaling")
+HUGGING_FACE_ONLY = frozenset(ALIASES.values()) | {
+    *ROPE_VIEWS,
+    "architectures",
+    "attention_bias",
+    "attention_dropout",
+    "dtype",
+    "head_dim",
+    "hidden_act",
+    "mlp_bias",
+    "model_type",
+    "pretraining_tp",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
+HUGGING_FACE_DEFAULTS: dict[str, Any] = {
+    "calculate_per_token_loss": True,
+    "do_sample": False,
+    "fused_rms_norm": False,
+    "initializer_range": 0.02,
+    "intermediate_size": 11008,
+    "max_position_embeddings": 2048,
+    "pad_token_id": None,
+    "rms_norm_eps": 1e-6,
+    "top_k": 50,
+    "use_flash_attention": True,
+}
+MISTRAL_DEFAULTS: dict[str, Any] = {
+    "intermediate_size": 14336,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "sliding_window": 4096,
+}
+NONE_MEANS: dict[str, Any] = {
+    "checkpoint_name_or_path": "",
+    "extend_method": "None",
+    "llm_backend": "",
+    "qkv_concat": False,
+    "top_k": 0,
+}
+DTYPES = ("float32", "float16", "bfloat16")
+DTYPE_FIELDS = (
+    "compute_dtype",
+    "embedding_init_type",
+    "layernorm_compute_type",
+    "norm_init_type",
+    "param_init_type",
+    "residual_dtype",
+    "rotary_dtype",
+    "softmax_compute_type",
+)
