@@ -80,8 +80,8 @@ def recognise(config: LlamaConfig, shapes: Mapping[str, tuple[int, ...]]) -> Pac
     square expert matrices, which look the same either way, are taken as :func:`packing_of` says.
     """
     ends = {name.split(".", 3)[-1] for name in shapes if name.startswith("model.layers.")}
-    qkv: Qkv = next((kind for end, kind in FUSED_QKV.items() if end in ends), "split")
-    return Packing(qkv, "feed_forward.w_gate_hidden.weight" in ends, _recognise_experts(config, shapes, ends))
+    qkv: list[Qkv] = [kind for end, kind in FUSED_QKV.items() if end in ends]
+    return Packing(qkv[0] if qkv else "split", "feed_forward.w_gate_hidden.weight" in ends, _recognise_experts(config, shapes, ends))
 
 
 def _recognise_experts(config: LlamaConfig, shapes: Mapping[str, tuple[int, ...]], ends: set[str]) -> ExpertStack:
