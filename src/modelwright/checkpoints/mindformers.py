@@ -81,7 +81,11 @@ def recognise(config: LlamaConfig, shapes: Mapping[str, tuple[int, ...]]) -> Pac
     """
     ends = {name.split(".", 3)[-1] for name in shapes if name.startswith("model.layers.")}
     qkv: list[Qkv] = [kind for end, kind in FUSED_QKV.items() if end in ends]
-    return Packing(qkv[0] if qkv else "split", "feed_forward.w_gate_hidden.weight" in ends, _recognise_experts(config, shapes, ends))
+    return Packing(
+        qkv[0] if qkv else "split",
+        "feed_forward.w_gate_hidden.weight" in ends,
+        _recognise_experts(config, shapes, ends),
+    )
 
 
 def _recognise_experts(config: LlamaConfig, shapes: Mapping[str, tuple[int, ...]], ends: set[str]) -> ExpertStack:
