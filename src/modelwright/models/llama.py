@@ -16,7 +16,7 @@ from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 from modelwright.attention import AttentionBackend, DenseAttention, PackedAttention
 from modelwright.configs import LlamaConfig
 from modelwright.errors import CheckpointError
-from modelwright.layers import Routing, column_linear
+from modelwright.layers import Router, Routing, column_linear
 from modelwright.models.arguments import check_mask, refuse_attentions, refuse_unknown
 from modelwright.models.balance import accumulate_load, llama_balance_loss
 from modelwright.models.decoder import (
@@ -165,7 +165,7 @@ class LlamaModel(LlamaPreTrainedModel):
             x, *routed = layer(x, rope, attention)
             routings += [Routing(*routed)] if routed else []
         if self.training:
-            accumulate_load((layer.block_sparse_moe.gate for layer in self.layers if layer.block_sparse_moe), routings)
+            accumulate_load((part for part in self.layers.modules() if isinstance(part, Router)), routings)
         return self.norm(x).view(shape), hidden, routings
 
     def _backend(
