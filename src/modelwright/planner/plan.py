@@ -192,7 +192,8 @@ def plan(
 
 
 def _max_context(config: CheckedConfig) -> int:
-    return config.get_text_config().max_position_embeddings
+    text: Any = config.get_text_config()
+    return text.max_position_embeddings
 
 
 def _batch(config: CheckedConfig, asked: int | None) -> int:

@@ -1,5 +1,7 @@
 """What a config itself says about types, layout and attention, as the planner's own terms; it reckons nothing."""
 
+from typing import Any
+
 from modelwright.configs import CheckedConfig, DeepseekV2Config, LlamaConfig
 from modelwright.errors import ConfigError, RequestError
 from modelwright.planner.counts import Counts
@@ -106,7 +108,7 @@ def recomputed_layers(config: CheckedConfig) -> bool | tuple[int, ...]:
     rule, stages = config.training.recompute.recompute, config.parallel_config.pipeline_stage
     if isinstance(rule, bool):
         return rule
-    rows = [row for row in rule if isinstance(row, list)] or [rule]
+    rows: list[Any] = [row for row in rule if isinstance(row, list)] or [rule]
     if any(len(row) != stages for row in rows):
         raise ConfigError(f"recompute ({rule}) must state a number for each pipeline_stage ({stages})")
     return tuple(sum(column) for column in zip(*rows, strict=True))
