@@ -2,8 +2,7 @@
 
 from typing import Any, ClassVar
 
-from transformers.activations import ACT2FN
-
+from modelwright.configs.activations import ACTIVATION_NAMES
 from modelwright.configs.base import CheckedConfig, require, require_divides, require_one_of
 from modelwright.configs.rope import (
     RopeSettings,
@@ -179,8 +178,8 @@ class DeepseekV2Config(CheckedConfig):
             require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
         for name in ("attention_dropout", "ffn_dropout"):
             require(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.hidden_act not in ACT2FN:
-            raise ConfigError(f'hidden_act must be one of {", ".join(ACT2FN)}; got "{self.hidden_act}"')
+        if self.hidden_act not in ACTIVATION_NAMES:
+            raise ConfigError(f'hidden_act must be one of {", ".join(ACTIVATION_NAMES)}; got "{self.hidden_act}"')
 
     def _check_attention(self) -> None:
         if not self.use_mla:

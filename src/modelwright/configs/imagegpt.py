@@ -2,8 +2,7 @@
 
 from typing import Any, ClassVar
 
-from transformers.activations import ACT2FN
-
+from modelwright.configs.activations import ACTIVATION_NAMES
 from modelwright.configs.base import CheckedConfig, require, require_divides, require_one_of
 
 
@@ -82,7 +81,7 @@ class ImageGPTConfig(CheckedConfig):
         self.require_at_least(1, "n_positions", "n_embd", "n_layer", "n_head", "n_inner")
         self.require_at_least(0, "initializer_range")
         require_divides("n_head", self.n_head, "n_embd", self.n_embd)
-        require_one_of("activation_function", self.activation_function, ACT2FN)
+        require_one_of("activation_function", self.activation_function, ACTIVATION_NAMES)
         require(self.layer_norm_epsilon > 0, f"layer_norm_epsilon must be above 0, got {self.layer_norm_epsilon}")
         for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
             require(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1), got {getattr(self, name)}")
