@@ -25,7 +25,10 @@ def in_a_new_process(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("args", [("--help",), ("chat", "--help"), ("--version",), ("models", "--help")])
+@pytest.mark.parametrize(
+    "args",
+    [("--help",), ("--version",), *((command, "--help") for command in ("chat", "convert", "models", "plan"))],
+)
 def test_help_and_version_import_nothing_heavy(args):
     done = in_a_new_process(*args)
     assert done.returncode == 0
