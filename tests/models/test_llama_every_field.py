@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from modelwright import LlamaConfig
-from modelwright.configs.llama_dialects import MINDFORMERS_FIELDS
+from modelwright.configs.llama_names import MINDFORMERS_FIELDS
 
 TESTS = Path(__file__).parents[1]
 ACTS = "models/test_llama_fields.py"

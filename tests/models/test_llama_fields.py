@@ -148,7 +148,11 @@ def seen_types(model, ids) -> dict[str, torch.dtype]:
 
 
 def test_weights_are_stored_as_their_fields_say():
-    types: dict[str, Any] = {"param_init_type": "bfloat16", "embedding_init_type": "float16", "layernorm_compute_type": "float32"}
+    types: dict[str, Any] = {
+        "param_init_type": "bfloat16",
+        "embedding_init_type": "float16",
+        "layernorm_compute_type": "float32",
+    }
     model = tiny_llama(**types, moe_config=EXPERTS | {"router_dense_type": "float16"})
     for name, parameter in model.named_parameters():
         wanted = FULL if "norm" in name else HALF if "embed" in name or "gate.weight" in name else BRAIN
