@@ -34,8 +34,9 @@ format: $(READY)  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## time per token at a long context, against transformers on the same weights
+bench: $(READY)  ## time per token at a long context against transformers, and peak memory against the plan's
 	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/plan_memory.py --out benchmarks/results/plan_memory.json
 
 examples: $(READY)  ## run every example; each writes into the folder it is given
 	@mkdir -p out/examples
