@@ -107,7 +107,7 @@ def run(config: Any, dtype: str, context: int, tiles: int, image_tokens: int) ->
 
     from modelwright.models.registry import model_class
 
-    kind = model_class({"model_type": config.model_type, "architectures": None})
+    kind: Any = model_class({"model_type": config.model_type, "architectures": None})
     with torch.device("meta"):
         model = kind(config).to(getattr(torch, dtype)).eval()
     model = model.to_empty(device="cpu")

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeModelOutputWithPast, SequenceClassifierOutputWithPast
 
 from modelwright.attention import AttentionBackend
@@ -65,7 +64,7 @@ def embed(table: nn.Module, input_ids: Tensor | None, inputs_embeds: Tensor | No
 
 
 def pass_cache(
-    given: Cache | None, wanted: bool, attention: AttentionBackend | None, layers: Iterable[GradientCheckpointingLayer]
+    given: Cache | None, wanted: bool, attention: AttentionBackend | None, layers: Iterable[nn.Module]
 ) -> Cache | None:
     """The cache of a pass: the one given, a new one if it is to be returned, or None.
 

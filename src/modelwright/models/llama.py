@@ -133,7 +133,7 @@ class LlamaModel(LlamaPreTrainedModel):
         x = x if self.types.compute is None else x.to(self.types.compute)
         batch, tokens, _ = x.shape
         use_cache = self.config.use_cache if use_cache is None else use_cache
-        cache = pass_cache(past_key_values, use_cache, attention, self.layers)  # pyright: ignore[reportArgumentType]
+        cache = pass_cache(past_key_values, use_cache, attention, self.layers)
         past = int(cache.get_seq_length()) if cache is not None else 0
         check_mask(attention_mask, batch, past, tokens)
         documents = packed_documents(self.config, input_ids, past)
