@@ -38,7 +38,7 @@ SCENE: Mapping[Maker, float] = {
     asking.describe: 0.9,
     asking.grounded_describe: 0.35,
     asking.locate: 5.0,
-    asking.locate_none: 0.7,
+    asking.locate_none: 0.95,
     asking.read_none: 0.35,
     follow_up: 1.7,
 }
