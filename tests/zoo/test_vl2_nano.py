@@ -133,6 +133,10 @@ def test_it_boxes_the_red_circle(ask):
     assert overlap(box, (40, 44, 146, 150)) >= 0.5, box
 
 
+def test_it_reads_the_card(ask):
+    assert ask("Read the text.", "card") == "B7X2"
+
+
 def overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     """Area of the intersection over that of the union."""
     width = min(one[2], other[2]) - max(one[0], other[0])
