@@ -3,8 +3,10 @@
 Leaves out the layers and the forward passes, which each family writes itself.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from transformers import Cache, DynamicCache
 from transformers.modeling_outputs import MoeModelOutputWithPast, SequenceClassifierOutputWithPast
 
 from modelwright.attention import AttentionBackend
+from modelwright.configs.rope import RopeSettings
 from modelwright.errors import ConfigError, RequestError
 from modelwright.layers import Router
 from modelwright.models.balance import move_bias
@@ -34,9 +37,9 @@ class ClassifierOutput(SequenceClassifierOutputWithPast):
 class RouterBiases:
     """The bias rule of ``noaux_tc`` routers, for a model whose config says how fast they move."""
 
+    @abstractmethod
     def router_bias_rate(self) -> float:
         """By how much a step moves a bias."""
-        raise NotImplementedError
 
     def update_router_bias(self) -> None:
         """Move every ``noaux_tc`` bias by the config's rate times ``sign(mean load - load)`` and forget the loads.
@@ -91,6 +94,48 @@ def last_tokens(
     elif input_ids is not None and pad_token_id is not None:
         real = input_ids != pad_token_id
     return (torch.arange(tokens, device=hidden.device) * real).argmax(dim=-1)
+
+
+def classified(
+    head: Any, outputs: DecoderOutput, input_ids: Tensor | None, attention_mask: Tensor | None, labels: Tensor | None
+) -> ClassifierOutput:
+    """Scores ``[batch, num_labels]`` of a classification model at each row's last token, with the loss for ``labels``.
+
+    ``head`` is the transformers model that holds ``score`` and says by ``config.problem_type`` which loss is meant.
+    """
+    hidden = outputs.last_hidden_state
+    assert hidden is not None
+    last = last_tokens(input_ids, attention_mask, hidden, head.config.pad_token_id)
+    logits = head.score(hidden[torch.arange(len(last), device=last.device), last])
+    loss, aux_loss = None, outputs.aux_loss
+    if labels is not None:
+        loss = head.loss_function(labels=labels, pooled_logits=logits, config=head.config)
+        loss = loss if aux_loss is None else loss + aux_loss
+    return ClassifierOutput(
+        loss=loss,
+        aux_loss=aux_loss,
+        logits=logits,
+        past_key_values=outputs.past_key_values,
+        hidden_states=outputs.hidden_states,
+    )
+
+
+def rope_extension(rope: RopeSettings) -> dict[str, Any]:
+    """What a rotary embedding is told of the extension beyond the trained context; nothing for plain RoPE."""
+    scaling = rope.scaling
+    if scaling is None:
+        return {}
+    return {
+        "kind": scaling.kind,
+        "factor": scaling.factor,
+        "trained_length": scaling.original_max_position_embeddings or rope.max_position_embeddings,
+        "beta_fast": scaling.beta_fast,
+        "beta_slow": scaling.beta_slow,
+        "mscale": scaling.mscale,
+        "mscale_all_dim": scaling.mscale_all_dim,
+        "low_freq_factor": scaling.low_freq_factor,
+        "high_freq_factor": scaling.high_freq_factor,
+    }
 
 
 def check_kept(labels: Tensor | None, logits_to_keep: int | Tensor) -> None:

@@ -21,6 +21,7 @@ from modelwright.layers import (
     Rotation,
     Router,
 )
+from modelwright.models.decoder import rope_extension
 
 
 class DecoderLayer(GradientCheckpointingLayer):
@@ -109,18 +110,5 @@ def build_moe(config: DeepseekV2Config) -> MoE:
 
 def build_rope(config: DeepseekV2Config) -> RotaryEmbedding:
     """The config's rotary embedding: interleaved pairs for latent attention, split halves otherwise."""
-    scaling = config.rope.scaling
-    extension = (
-        {}
-        if scaling is None
-        else {
-            "kind": scaling.kind,
-            "factor": scaling.factor,
-            "trained_length": scaling.original_max_position_embeddings or config.max_position_embeddings,
-            "beta_fast": scaling.beta_fast,
-            "beta_slow": scaling.beta_slow,
-            "mscale": scaling.mscale,
-            "mscale_all_dim": scaling.mscale_all_dim,
-        }
-    )
-    return RotaryEmbedding(config.rope.dim, config.rope.theta, interleaved=config.use_mla, **extension)
+    rope = config.rope
+    return RotaryEmbedding(rope.dim, rope.theta, interleaved=config.use_mla, **rope_extension(rope))

@@ -24,9 +24,9 @@ from modelwright.models.decoder import (
     DecoderOutput,
     RouterBiases,
     check_kept,
+    classified,
     embed,
     kept_tokens,
-    last_tokens,
     pass_cache,
     with_balance,
 )
@@ -309,18 +309,5 @@ class LlamaForSequenceClassification(LlamaPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        last = last_tokens(input_ids, attention_mask, outputs.last_hidden_state, self.config.pad_token_id)
-        rows = torch.arange(len(last), device=last.device)
-        logits = self.score(outputs.last_hidden_state[rows, last])
-        loss, aux_loss = None, outputs.aux_loss
-        if labels is not None:
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-            loss = loss if aux_loss is None else loss + aux_loss
-        result = ClassifierOutput(
-            loss=loss,
-            aux_loss=aux_loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-        )
+        result = classified(self, outputs, input_ids, attention_mask, labels)
         return result if self._wants_dict(return_dict) else result.to_tuple()

@@ -23,6 +23,7 @@ from modelwright.layers import (
     Router,
     column_linear,
 )
+from modelwright.models.decoder import rope_extension
 
 MIXTRAL_NAMES = ("w1", "w3", "w2")  # what Hugging Face calls an expert's gate, up and down projections
 
@@ -182,21 +183,6 @@ def build_router(config: LlamaConfig) -> Router:
 
 def build_rope(config: LlamaConfig) -> RotaryEmbedding:
     """The config's rotary embedding: split halves, turned by slices or by a matrix."""
-    rope, scaling = config.rope, config.rope.scaling
-    extension = (
-        {}
-        if scaling is None
-        else {
-            "kind": scaling.kind,
-            "factor": scaling.factor,
-            "trained_length": scaling.original_max_position_embeddings or rope.max_position_embeddings,
-            "beta_fast": scaling.beta_fast,
-            "beta_slow": scaling.beta_slow,
-            "mscale": scaling.mscale,
-            "mscale_all_dim": scaling.mscale_all_dim,
-            "low_freq_factor": scaling.low_freq_factor,
-            "high_freq_factor": scaling.high_freq_factor,
-        }
-    )
-    by_matrix = not config.use_rope_slice
-    return RotaryEmbedding(rope.dim, rope.theta, dtype=Types.of(config).rotary, by_matrix=by_matrix, **extension)
+    rope, by_matrix = config.rope, not config.use_rope_slice
+    dtype = Types.of(config).rotary
+    return RotaryEmbedding(rope.dim, rope.theta, dtype=dtype, by_matrix=by_matrix, **rope_extension(rope))
