@@ -4,6 +4,7 @@ from modelwright import zoo as zoo
 from modelwright.checkpoints import load as load
 from modelwright.configs import DeepseekV2Config as DeepseekV2Config
 from modelwright.configs import DeepseekVLV2Config as DeepseekVLV2Config
+from modelwright.configs import ImageGPTConfig as ImageGPTConfig
 from modelwright.configs import LlamaConfig as LlamaConfig
 from modelwright.configs import MlpProjectorConfig as MlpProjectorConfig
 from modelwright.configs import MoEConfig as MoEConfig
@@ -16,6 +17,9 @@ from modelwright.models import DeepseekV2ForCausalLM as DeepseekV2ForCausalLM
 from modelwright.models import DeepseekV2ForSequenceClassification as DeepseekV2ForSequenceClassification
 from modelwright.models import DeepseekV2Model as DeepseekV2Model
 from modelwright.models import DeepseekVLV2ForCausalLM as DeepseekVLV2ForCausalLM
+from modelwright.models import ImageGPTForCausalImageModeling as ImageGPTForCausalImageModeling
+from modelwright.models import ImageGPTForImageClassification as ImageGPTForImageClassification
+from modelwright.models import ImageGPTModel as ImageGPTModel
 from modelwright.models import LlamaForCausalLM as LlamaForCausalLM
 from modelwright.models import LlamaForSequenceClassification as LlamaForSequenceClassification
 from modelwright.models import LlamaModel as LlamaModel

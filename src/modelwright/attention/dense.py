@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modelwright.ops.attention import causal_mask, fused_attention, reference_attention
+from modelwright.ops.attention import causal_mask, fused_attention, reference_attention, upcast_attention
 from modelwright.ops.latent import absorbed_attention, expanded_attention, prefers_absorbing
 
 
@@ -28,6 +28,7 @@ class DenseAttention:
         causal: whether a token sees only itself and what came before it.
         fused: torch's kernel, or the written-out product when False.
         softmax_dtype: of the written-out product's softmax; torch's kernel has a precision of its own.
+        upcast: scale the queries first and take the product in fp32, autocast off.
 
     Raises:
         ValueError: at the first layer, if the mask has neither two nor four dimensions or is too short.
@@ -41,12 +42,14 @@ class DenseAttention:
         causal: bool = True,
         fused: bool = True,
         softmax_dtype: torch.dtype = torch.float32,
+        upcast: bool = False,
     ):
         self.mask = mask
         self.cache = cache
         self.past = past
         self.causal = causal
-        self._product = fused_attention if fused else partial(reference_attention, softmax_dtype=softmax_dtype)
+        product = fused_attention if fused else partial(reference_attention, softmax_dtype=softmax_dtype)
+        self._product = partial(upcast_attention, product) if upcast else product
         self._rule: tuple[Tensor | None, bool] | None = None  # the same for every layer of the pass
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, dropout: float = 0.0) -> Tensor:

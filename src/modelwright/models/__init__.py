@@ -6,6 +6,11 @@ from modelwright.models.deepseek_v2 import (
     DeepseekV2Model,
 )
 from modelwright.models.deepseek_vl2 import DeepseekVLV2ForCausalLM
+from modelwright.models.imagegpt import (
+    ImageGPTForCausalImageModeling,
+    ImageGPTForImageClassification,
+    ImageGPTModel,
+)
 from modelwright.models.llama import LlamaForCausalLM, LlamaForSequenceClassification, LlamaModel
 
 __all__ = [
@@ -13,6 +18,9 @@ __all__ = [
     "DeepseekV2ForSequenceClassification",
     "DeepseekV2Model",
     "DeepseekVLV2ForCausalLM",
+    "ImageGPTForCausalImageModeling",
+    "ImageGPTForImageClassification",
+    "ImageGPTModel",
     "LlamaForCausalLM",
     "LlamaForSequenceClassification",
     "LlamaModel",

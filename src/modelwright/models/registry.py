@@ -21,6 +21,11 @@ from modelwright.models.deepseek_v2 import (
     DeepseekV2Model,
 )
 from modelwright.models.deepseek_vl2 import DeepseekVLV2ForCausalLM
+from modelwright.models.imagegpt import (
+    ImageGPTForCausalImageModeling,
+    ImageGPTForImageClassification,
+    ImageGPTModel,
+)
 from modelwright.models.llama import LlamaForCausalLM, LlamaForSequenceClassification, LlamaModel
 from modelwright.models.pretrained import ModelwrightPreTrainedModel
 from modelwright.processing import DeepseekVLV2Processor
@@ -30,6 +35,9 @@ ARCHITECTURES: dict[str, type[ModelwrightPreTrainedModel]] = {
     "DeepseekV2ForCausalLM": DeepseekV2ForCausalLM,
     "DeepseekV2ForSequenceClassification": DeepseekV2ForSequenceClassification,
     "DeepseekVLV2ForCausalLM": DeepseekVLV2ForCausalLM,
+    "ImageGPTModel": ImageGPTModel,
+    "ImageGPTForCausalImageModeling": ImageGPTForCausalImageModeling,
+    "ImageGPTForImageClassification": ImageGPTForImageClassification,
     "LlamaModel": LlamaModel,
     "LlamaForCausalLM": LlamaForCausalLM,
     "LlamaForSequenceClassification": LlamaForSequenceClassification,
@@ -40,6 +48,7 @@ ARCHITECTURES: dict[str, type[ModelwrightPreTrainedModel]] = {
 MODEL_TYPES: dict[str, type[ModelwrightPreTrainedModel]] = {
     "deepseek_v2": DeepseekV2ForCausalLM,
     "deepseek_vl_v2": DeepseekVLV2ForCausalLM,
+    "imagegpt": ImageGPTForCausalImageModeling,
     "llama": LlamaForCausalLM,
     "mistral": LlamaForCausalLM,
 }

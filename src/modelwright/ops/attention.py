@@ -5,6 +5,8 @@ v ``[batch, kv_heads, past + tokens, v_dim]``, result ``[batch, heads, tokens, v
 query may look; floating masks are added to the scores.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,6 +43,25 @@ def fused_attention(
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped
     )
+
+
+def upcast_attention(
+    product: Callable[..., Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    dropout: float = 0.0,
+    causal: bool = False,
+) -> Tensor:
+    """Either of the two in fp32, with autocast off and the queries scaled first; the result has the type of ``v``.
+
+    Half precision then neither rounds nor overflows scores (Shoeybi et al., arXiv:1909.08053, scale keys likewise).
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        out = product(q.float() * scale, k.float(), v.float(), mask, 1.0, dropout, causal)
+    return out.to(v.dtype)
 
 
 def masked_scores(scores: Tensor, mask: Tensor | None, dtype: torch.dtype = torch.float32) -> Tensor:
