@@ -1,33 +1,42 @@
-"""Text and pictures to arrays, and the model's words back to boxes; needs no model."""
+"""Text and pictures to arrays, and the model's words back to boxes; needs no model.
 
-from modelwright.processing.batching import ProcessedPrompt, pad_batch
-from modelwright.processing.box_constraint import BoxConstraint
-from modelwright.processing.box_grammar import BoxGrammar
-from modelwright.processing.deepseek_vl2 import DeepseekVLV2Processor
-from modelwright.processing.drawing import draw_groundings
-from modelwright.processing.grounding import (
-    Grounding,
-    GroundingReport,
-    Skipped,
-    format_grounding,
-    parse_grounding,
-    parse_grounding_report,
-)
-from modelwright.processing.images import MAX_PIXELS, load_image
+Each public name is imported from its module at first use, so that `modelwright.processing.pixels`, which needs numpy
+and Pillow only, brings in no torch. ``__init__.pyi`` tells type checkers the same table.
+"""
 
-__all__ = [
-    "MAX_PIXELS",
-    "BoxConstraint",
-    "BoxGrammar",
-    "DeepseekVLV2Processor",
-    "Grounding",
-    "GroundingReport",
-    "ProcessedPrompt",
-    "Skipped",
-    "draw_groundings",
-    "format_grounding",
-    "load_image",
-    "pad_batch",
-    "parse_grounding",
-    "parse_grounding_report",
-]
+from importlib import import_module
+
+_MODULE_OF = {
+    "MAX_PIXELS": "images",
+    "BoxConstraint": "box_constraint",
+    "BoxGrammar": "box_grammar",
+    "DeepseekVLV2Processor": "deepseek_vl2",
+    "Grounding": "grounding",
+    "GroundingReport": "grounding",
+    "ImageGPTImageProcessor": "imagegpt",
+    "Pixels": "pixels",
+    "ProcessedPrompt": "batching",
+    "Skipped": "grounding",
+    "draw_groundings": "drawing",
+    "fit_clusters": "palette",
+    "format_grounding": "grounding",
+    "load_image": "images",
+    "pad_batch": "batching",
+    "parse_grounding": "grounding",
+    "parse_grounding_report": "grounding",
+}
+
+__all__ = [*_MODULE_OF]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> object:
+    """Import ``name`` from its module and keep it here, so that this function runs once a name (PEP 562)."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'modelwright.processing' has no attribute {name!r}")
+    value = getattr(import_module(f"modelwright.processing.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
