@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelwright.layers.slots import Slot
-from modelwright.ops.experts import Activation, grouped_experts
+from modelwright.ops.experts import Activation, GroupedProduct, grouped_experts
 from modelwright.ops.routing import (
     batch_balance_loss,
     biased_topk,
@@ -148,14 +148,17 @@ class Experts(nn.Module):
         self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * width if gated else width, dim))
         self.down_proj = nn.Parameter(torch.empty(experts, dim, width))
 
-    def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
-        """``[tokens, dim]`` to the weighted sum of each token's chosen experts, ``[tokens, dim]``."""
+    def forward(self, x: Tensor, weights: Tensor, chosen: Tensor, product: GroupedProduct | None = None) -> Tensor:
+        """``[tokens, dim]`` to the weighted sum of each token's chosen experts, ``[tokens, dim]``.
+
+        ``product`` is another way to multiply sorted tokens with the stacks, see ``ops/experts.py``.
+        """
         dropout = self.dropout if self.training else 0.0
         x, w_in, w_out = (
             tensor if self.compute is None else tensor.to(self.compute)
             for tensor in (x, self.gate_up_proj, self.down_proj)
         )
-        return grouped_experts(x, chosen, weights, w_in, w_out, self.act, self.gated, dropout)
+        return grouped_experts(x, chosen, weights, w_in, w_out, self.act, self.gated, dropout, product)
 
     def slots(self) -> dict[str, Slot]:
         """Where each expert's official tensors lie in the stacks."""

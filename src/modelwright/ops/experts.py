@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Activation = Callable[[Tensor], Tensor]
+GroupedProduct = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``grouped_linear`` or ``segmented_linear``: one signature, one result."""
 
 
 def expert_hidden(projected: Tensor, act: Activation, gated: bool) -> Tensor:
@@ -44,18 +46,20 @@ def grouped_experts(
     act: Activation,
     gated: bool = True,
     dropout: float = 0.0,
+    product: GroupedProduct | None = None,
 ) -> Tensor:
     """Tokens sorted by expert, one grouped product each way, summed back per token.
 
     Serves one token as well as many: the grouped product touches only the experts that were chosen. ``dropout`` falls
-    on the hidden units and on each expert's output.
+    on the hidden units and on each expert's output. ``product`` stands for :func:`grouped_linear` where given.
     """
+    product = product or grouped_linear
     top_k = chosen.shape[1]
     choices = chosen.flatten()  # [tokens * top_k], by token
     order = choices.argsort(stable=True)  # the same choices, by expert
     counts = choices.new_zeros(w_in.shape[0]).scatter_add(0, choices, torch.ones_like(choices))
-    hidden = expert_hidden(grouped_linear(x[order // top_k], w_in, counts), act, gated)
-    output = F.dropout(grouped_linear(F.dropout(hidden, dropout), w_out, counts), dropout)
+    hidden = expert_hidden(product(x[order // top_k], w_in, counts), act, gated)
+    output = F.dropout(product(F.dropout(hidden, dropout), w_out, counts), dropout)
     by_token = torch.empty_like(output).index_copy(0, order, output).unflatten(0, chosen.shape)
     return (by_token * weights[..., None]).sum(dim=1).to(x.dtype)
 
