@@ -1,6 +1,5 @@
 """What an answer took, as lines for people and as the object of ``--json``."""
 
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 
 from modelwright.cli.conversation import Prompt
 from modelwright.cli.generation import Answer
+from modelwright.cli.memory import peak_memory
 from modelwright.processing import Grounding
 
 
@@ -53,21 +53,9 @@ def as_lines(usage: Usage, device: torch.device) -> str:
             f"prompt       {prompt.tokens} tokens, {prompt.image_tokens} of them of pictures",
             f"answer       {answer.tokens} tokens in {answer.seconds:.3f} s",
             f"first token  after {first}, then {rate}",
-            f"peak memory  {_peak_memory(device)}",
+            f"peak memory  {peak_memory(str(device))}",
         )
     )
-
-
-def _peak_memory(device: torch.device) -> str:
-    parts = []
-    if device.type == "cuda":
-        parts.append(f"{torch.cuda.max_memory_allocated(device) / 2**20:.0f} MiB on {device}")
-    if sys.platform != "win32":
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-        parts.append(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20:.0f} MiB of the process")
-    return ", ".join(parts) or "not known here"
 
 
 def _rounded(value: float | None) -> float | None:

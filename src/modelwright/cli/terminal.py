@@ -1,4 +1,4 @@
-"""Where words go: answers to stdout as they come, everything else to stderr; nothing here knows a model."""
+"""The console of the commands that run models: the libraries kept quiet, and a bar while weights are read."""
 
 import logging
 import sys
@@ -7,23 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import transformers
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
+from modelwright.cli.console import errors as errors
+from modelwright.cli.console import say as say
+from modelwright.cli.console import write as write
 from modelwright.models.pretrained import Progress as LoadProgress
-
-errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-
-
-def say(message: str) -> None:
-    """One line on stderr."""
-    errors.print(message)
-
-
-def write(text: str) -> None:
-    """A piece of an answer, shown at once."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
 
 
 def quieten_libraries() -> None:

@@ -1,0 +1,69 @@
+"""``complete-image`` with PyTorch: a checkpoint of the zoo, a folder or the hub, sampled on any device."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from modelwright import zoo
+from modelwright.checkpoints import find_checkpoint, load, pick_device
+from modelwright.cli import terminal
+from modelwright.cli.complete_image_options import DEFAULT_MODEL
+from modelwright.cli.options import Sampling
+from modelwright.configs.imagegpt import ImageGPTConfig
+from modelwright.errors import RequestError
+from modelwright.models.imagegpt import ImageGPTForCausalImageModeling
+from modelwright.models.imagegpt_sampling import complete
+from modelwright.processing.pixel_settings import PixelSettings
+
+
+class TorchCompleter:
+    """A `Completer` of a checkpoint.
+
+    Raises:
+        RequestError: the model is not one that completes pictures.
+        CheckpointError, ConfigError: its folder cannot be read, or its device or number type not be used.
+    """
+
+    def __init__(self, model: str | None, dtype: str, device: str):
+        terminal.quieten_libraries()
+        self.name = DEFAULT_MODEL if model is None else model
+        self.device = str(pick_device(device))
+        self._dtype = dtype
+        checkpoint = find_checkpoint(_folder(self.name))
+        if not issubclass(checkpoint.model_class, ImageGPTForCausalImageModeling):
+            raise RequestError(
+                f"{self.name} is a {checkpoint.model_class.__name__}, which cannot complete pictures; "
+                f"{ImageGPTForCausalImageModeling.__name__} can"
+            )
+        self._folder = checkpoint.folder
+        config = ImageGPTConfig.from_pretrained(self._folder)
+        self.settings = PixelSettings.read(self._folder)
+        self.start_token, self.positions = config.start_token_id, config.n_positions
+
+    def load(self) -> None:
+        with terminal.loading_bar(self.name) as progress:
+            self._model = load(self._folder, dtype=self._dtype, device=self.device, progress=progress).model
+
+    def complete(
+        self, rows: np.ndarray, new_tokens: int, sampling: Sampling, seed: int, on_token: Callable[[int], None]
+    ) -> np.ndarray:
+        made = complete(
+            self._model,
+            torch.from_numpy(rows).to(self.device),
+            new_tokens,
+            temperature=sampling.heat,
+            top_k=sampling.top_k or 0,
+            top_p=1.0 if sampling.top_p is None else sampling.top_p,
+            generator=torch.Generator(self.device).manual_seed(seed),
+            on_token=on_token,
+        )
+        return made.cpu().numpy()
+
+
+def _folder(model: str) -> str | Path:
+    """The folder of a zoo name (which comes first), a path, or a hub id as it is."""
+    if model == DEFAULT_MODEL or model in zoo.names():
+        return zoo.path(model)
+    return Path(model).expanduser() if model.startswith("~") else model
