@@ -1,0 +1,149 @@
+"""How DeepSeek-V2 and DeepSeek-VL2 are exported: the graphs, the latent cache, and the pictures' way into embeddings."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modelwright.configs import DeepseekV2Config, DeepseekVLV2Config
+from modelwright.export.decoder import EXAMPLE, GROWING, DecoderGraph, decoder_graph, example_inputs, fixed_rotary
+from modelwright.export.dummies import dummy_texts
+from modelwright.export.experts import expert_translations, traceable_experts
+from modelwright.export.graphs import BATCH, SEQUENCE, Axes, CacheLayout, Graph, OnnxConfig, Part
+from modelwright.export.pictures import EmbedGraph, VisionGraph, dummy_conversations
+from modelwright.models import DeepseekV2ForCausalLM, DeepseekVLV2ForCausalLM
+
+TILES = "tiles"
+
+
+def cache_of(config: DeepseekV2Config) -> CacheLayout:
+    """With latent attention the "key" is the rotated key and the "value" the latent, one head each; never more."""
+    if config.use_mla:
+        assert config.kv_lora_rank is not None  # a rule of the config
+        parts = Part("key", 1, config.qk_rope_head_dim), Part("value", 1, config.kv_lora_rank)
+    else:
+        heads, width = config.num_key_value_heads, config.head_dim
+        parts = Part("key", heads, width), Part("value", heads, width)
+    return CacheLayout(config.num_hidden_layers, parts)
+
+
+def max_positions_of(config: DeepseekV2Config) -> int | None:
+    """``max_position_embeddings``, which a rotation that grows with the sequence is meant to leave behind."""
+    scaling = config.rope.scaling
+    return None if scaling is not None and scaling.kind in GROWING else config.max_position_embeddings
+
+
+def traceable(decoder: DeepseekV2ForCausalLM) -> AbstractContextManager[Any]:
+    """``decoder`` with fixed frequencies and experts that are routed at run time, undone at the end."""
+    stack = ExitStack()
+    stack.enter_context(fixed_rotary(decoder.model))
+    stack.enter_context(traceable_experts(decoder))
+    return stack
+
+
+class DeepseekV2OnnxConfig(OnnxConfig):
+    """DeepSeek-V2: token ids to the scores of the next token, over the latent cache."""
+
+    family = DeepseekV2Config.model_type
+    model_class = DeepseekV2ForCausalLM
+    config: DeepseekV2Config
+
+    @property
+    def inputs(self) -> Mapping[str, Axes]:
+        return {"input_ids": {0: BATCH, 1: SEQUENCE}}
+
+    @property
+    def cache(self) -> CacheLayout:
+        return cache_of(self.config)
+
+    @property
+    def max_positions(self) -> int | None:
+        return max_positions_of(self.config)
+
+    def generate_dummy_inputs(
+        self,
+        preprocessor: Any,
+        batch_size: int = 1,
+        seq_length: int = -1,
+        is_pair: bool = False,
+        framework: str | None = None,
+    ) -> Mapping[str, Any]:
+        """What a tokenizer makes of random words; see :func:`dummy_texts`."""
+        return dummy_texts(preprocessor, batch_size, seq_length, is_pair, framework)
+
+    def prepared(self, model: Any) -> AbstractContextManager[Any]:
+        return traceable(model)
+
+    def graphs(self, model: nn.Module, dtype: torch.dtype) -> Iterator[Graph]:
+        module = DecoderGraph(model, self.cache, skips_padding=True)
+        yield _with_experts(decoder_graph(self, module, example_inputs(self, dtype)))
+
+
+class DeepseekVLV2OnnxConfig(OnnxConfig):
+    """DeepSeek-VL2 as three graphs.
+
+    ``vision`` takes tiles to the rows of the language model that stand for them, and says which learned rows go between
+    them; ``embed`` takes token ids to their rows; ``decoder`` takes rows to the scores of the next token. What brings
+    the rows of pictures to their places is :class:`OnnxPictureDecoder`.
+    """
+
+    family = DeepseekVLV2Config.model_type
+    model_class = DeepseekVLV2ForCausalLM
+    config: DeepseekVLV2Config
+
+    @property
+    def inputs(self) -> Mapping[str, Axes]:
+        return {"inputs_embeds": {0: BATCH, 1: SEQUENCE}}
+
+    @property
+    def cache(self) -> CacheLayout:
+        return cache_of(self.config.language_config)
+
+    @property
+    def max_positions(self) -> int | None:
+        return max_positions_of(self.config.language_config)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.language_config.vocab_size
+
+    def content(self, model: Any, ids: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return {"inputs_embeds": model.get_input_embeddings()(ids)}
+
+    def generate_dummy_inputs(
+        self,
+        preprocessor: Any,
+        batch_size: int = 1,
+        seq_length: int = -1,
+        is_pair: bool = False,
+        framework: str | None = None,
+        num_channels: int = 3,
+        image_width: int = 32,
+        image_height: int = 32,
+    ) -> Mapping[str, Any]:
+        """What the processor makes of a question about a picture of random pixels; see :func:`dummy_conversations`."""
+        size = (image_width, image_height)
+        return dummy_conversations(preprocessor, batch_size, seq_length, is_pair, framework, num_channels, size)
+
+    def prepared(self, model: Any) -> AbstractContextManager[Any]:
+        return traceable(model.language)
+
+    def graphs(self, model: Any, dtype: torch.dtype) -> Iterator[Graph]:
+        batch, tokens, _ = EXAMPLE.values()
+        ids, side = torch.zeros(batch, tokens, dtype=torch.long), self.config.vision_config.image_size
+        content = self.content(model, ids)
+        module = DecoderGraph(model.language, self.cache, skips_padding=True)
+        yield _with_experts(decoder_graph(self, module, example_inputs(self, dtype) | content))
+        rows: Axes = {0: BATCH, 1: SEQUENCE}
+        yield Graph("embed", EmbedGraph(model), {"input_ids": rows}, {"inputs_embeds": rows}, {"input_ids": ids})
+        tiles = torch.zeros(2, 3, side, side, dtype=content["inputs_embeds"].dtype)
+        outputs: dict[str, Axes] = {"features": {0: TILES}, "marks": {}}
+        yield Graph("vision", VisionGraph(model), {"images": {0: TILES}}, outputs, {"images": tiles})
+
+
+def _with_experts(graph: Graph) -> Graph:
+    return replace(graph, translations=expert_translations())

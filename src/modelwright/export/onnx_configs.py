@@ -1,0 +1,124 @@
+"""How ImageGPT and Llama are exported: their graphs, the layout of their caches, and what a graph cannot say."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import nn
+
+from modelwright.configs import ImageGPTConfig, LlamaConfig
+from modelwright.configs.llama_names import DTYPE_FIELDS
+from modelwright.errors import ConfigError
+from modelwright.export.decoder import GROWING, DecoderGraph, decoder_graph, example_inputs, fixed_rotary
+from modelwright.export.dummies import dummy_pictures, dummy_texts
+from modelwright.export.graphs import BATCH, SEQUENCE, Axes, CacheLayout, Graph, OnnxConfig, Part
+from modelwright.models import ImageGPTForCausalImageModeling, LlamaForCausalLM
+from modelwright.models.llama_parts import Types
+
+
+class ImageGPTOnnxConfig(OnnxConfig):
+    """ImageGPT: colour tokens to the scores of the next colour."""
+
+    family = ImageGPTConfig.model_type
+    model_class = ImageGPTForCausalImageModeling
+    config: ImageGPTConfig
+
+    @property
+    def inputs(self) -> Mapping[str, Axes]:
+        return {"input_ids": {0: BATCH, 1: SEQUENCE}}
+
+    @property
+    def cache(self) -> CacheLayout:
+        heads, width = self.config.n_head, self.config.head_dim
+        return CacheLayout(self.config.n_layer, (Part("key", heads, width), Part("value", heads, width)))
+
+    @property
+    def max_positions(self) -> int | None:
+        return self.config.n_positions
+
+    def generate_dummy_inputs(
+        self,
+        preprocessor: Any,
+        batch_size: int = 1,
+        seq_length: int = -1,
+        is_pair: bool = False,
+        framework: str | None = None,
+        num_channels: int = 3,
+        image_width: int = 32,
+        image_height: int = 32,
+    ) -> Mapping[str, Any]:
+        """What ``preprocessor`` makes of pictures of random pixels; see :func:`dummy_pictures`."""
+        size = (image_width, image_height)
+        return dummy_pictures(preprocessor, batch_size, seq_length, is_pair, framework, num_channels, size)
+
+    def graphs(self, model: nn.Module, dtype: torch.dtype) -> Iterator[Graph]:
+        module = DecoderGraph(model, self.cache, upcast=self.config.reorder_and_upcast_attn)
+        yield decoder_graph(self, module, example_inputs(self, dtype))
+
+
+class LlamaOnnxConfig(OnnxConfig):
+    """Llama in both dialects: token ids to the scores of the next token."""
+
+    family = LlamaConfig.model_type
+    model_class = LlamaForCausalLM
+    config: LlamaConfig
+
+    @property
+    def inputs(self) -> Mapping[str, Axes]:
+        return {"input_ids": {0: BATCH, 1: SEQUENCE}}
+
+    @property
+    def cache(self) -> CacheLayout:
+        heads, width = self.config.num_key_value_heads, self.config.head_dim
+        return CacheLayout(self.config.num_hidden_layers, (Part("key", heads, width), Part("value", heads, width)))
+
+    @property
+    def max_positions(self) -> int | None:
+        """``max_position_embeddings``, which a rotation that grows with the sequence is meant to leave behind."""
+        scaling = self.config.rope.scaling
+        grows = scaling is not None and scaling.kind in GROWING
+        return None if grows else self.config.max_position_embeddings
+
+    @classmethod
+    def types(cls, config: LlamaConfig, dtype: str) -> dict[str, Any]:
+        """The weights and products in ``dtype``, and the types that go along with it; no other type of 16 bits."""
+        moved = copy.deepcopy(config)
+        moved.dtype = dtype
+        moved.compute_dtype = dtype
+        fields = {name: getattr(moved, name) for name in DTYPE_FIELDS if getattr(moved, name) is not None}
+        fields = {name: kind if kind == dtype else "float32" for name, kind in fields.items()}
+        if config.moe_config.router_dense_type != dtype:
+            fields["moe_config"] = {"router_dense_type": "float32"}
+        return fields
+
+    @property
+    def takes_mask(self) -> bool:
+        """Not with ``use_attn_mask_compression``: attention is then causal and nothing else."""
+        return not self.config.use_attn_mask_compression
+
+    def check(self) -> None:
+        if self.config.use_eod_attn_mask_compression:
+            raise ConfigError(
+                "use_eod_attn_mask_compression=True packs documents into one row, which a graph with a cache does not "
+                "serve: it must be False to export"
+            )
+
+    def generate_dummy_inputs(
+        self,
+        preprocessor: Any,
+        batch_size: int = 1,
+        seq_length: int = -1,
+        is_pair: bool = False,
+        framework: str | None = None,
+    ) -> Mapping[str, Any]:
+        """What a tokenizer makes of random words; see :func:`dummy_texts`."""
+        return dummy_texts(preprocessor, batch_size, seq_length, is_pair, framework)
+
+    def prepared(self, model: Any) -> AbstractContextManager[None]:
+        return fixed_rotary(model.model)
+
+    def graphs(self, model: nn.Module, dtype: torch.dtype) -> Iterator[Graph]:
+        module = DecoderGraph(model, self.cache, softmax_dtype=Types.of(self.config).softmax)
+        yield decoder_graph(self, module, example_inputs(self, dtype))

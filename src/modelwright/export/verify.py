@@ -1,0 +1,230 @@
+"""onnxruntime against PyTorch: the same numbers over drawn shapes, and the same greedy tokens."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modelwright.errors import CheckpointError
+from modelwright.export.families import onnx_config_class
+from modelwright.export.graphs import OnnxConfig
+from modelwright.export.manifest import Manifest
+from modelwright.export.session import DecoderSession
+
+TOLERANCES = {"float32": (1e-4, 0.0), "float16": (2e-2, 2e-2)}
+"""By type, what numbers may differ by: this much, or this share of the output's largest number if that is more."""
+GREEDY_TOKENS = 32
+PROMPT_TOKENS = 4
+FAR = 256
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The lengths of one comparison; with ``padded``, rows begin with padding of drawn lengths."""
+
+    batch: int
+    sequence: int
+    past: int
+    padded: bool = False
+
+    def __str__(self) -> str:
+        padding = ", left padding" if self.padded else ""
+        return f"batch {self.batch}, sequence {self.sequence}, past {self.past}{padding}"
+
+
+@dataclass(frozen=True)
+class Delta:
+    """The largest difference seen in one output, and the shape it was seen at."""
+
+    output: str
+    largest: float
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a comparison found.
+
+    Attributes:
+        dtype: that of both models.
+        draws: how many shapes were compared.
+        deltas: the largest difference of every output, in the graph's order.
+        greedy_tokens: how many greedy choices were compared, all equal but for ``ties``.
+        ties: choices between scores that lie closer to each other than the tolerance tells apart.
+    """
+
+    dtype: str
+    draws: int
+    deltas: tuple[Delta, ...]
+    greedy_tokens: int
+    ties: int
+
+    @property
+    def largest(self) -> float:
+        """The largest difference of all."""
+        return max(delta.largest for delta in self.deltas)
+
+
+def verify(folder: str | Path, model: Any, draws: int = 12, seed: int = 0, threads: int | None = None) -> Verification:
+    """Compare the graphs of ``folder`` with ``model``, the PyTorch model they were made from, in the same type.
+
+    Raises:
+        CheckpointError: an output differs by more than its type's tolerance, or a greedy token differs; the message
+            names the output, the shape and both values.
+    """
+    folder = Path(folder)
+    config = onnx_config_class(type(model))(model.config)
+    manifest = Manifest.read(folder)
+    decoder = DecoderSession(folder, manifest, threads)
+    comparison = Comparison(config, model, decoder, np.random.default_rng(seed))
+    with evaluating(model):
+        for shape in comparison.shapes(draws):
+            comparison.compare(shape)
+        tokens, ties = comparison.greedy()
+    return Verification(manifest.dtype, draws, tuple(comparison.worst.values()), tokens, ties)
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """``model`` in evaluation mode, each part as it was afterwards."""
+    modes = {part: part.training for part in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+class Comparison:
+    """One decoder graph beside the model it was made from; ``worst`` gathers the largest differences."""
+
+    def __init__(self, config: OnnxConfig, model: Any, decoder: DecoderSession, random: np.random.Generator):
+        self.config, self.model, self.decoder, self.random = config, model, decoder, random
+        self.worst: dict[str, Delta] = {}
+        self.limit = config.max_positions or 2 * FAR
+
+    def shapes(self, draws: int) -> Iterator[Shape]:
+        """The corners first (one token, no past, a long past), then lengths by chance; at most ``limit`` tokens."""
+        corners = [Shape(1, 1, 0), Shape(2, 5, 0, True), Shape(1, 1, min(FAR, self.limit - 1)), Shape(3, 1, 4, True)]
+        for number in range(draws):
+            drawn = Shape(*(int(self.random.integers(*ends)) for ends in ((1, 5), (1, 9), (0, 25))), number % 2 == 0)
+            shape = corners[number] if number < len(corners) else drawn
+            sequence = min(shape.sequence, self.limit)
+            past = min(shape.past, self.limit - sequence)
+            padded = shape.padded and self.config.takes_mask and sequence + past > 1
+            yield Shape(shape.batch, sequence, past, padded)
+
+    def compare(self, shape: Shape) -> None:
+        """Draw inputs of this shape and compare every output."""
+        inputs = self._inputs(shape)
+        expected = self.config.run(self.model, inputs)
+        self._check(shape, self._onnx(inputs), expected)
+
+    def greedy(self) -> tuple[int, int]:
+        """How many greedy tokens both choose alike after the same prompt, and how many of them are ties.
+
+        PyTorch's token is what both continue with.
+        """
+        prompt = min(PROMPT_TOKENS, self.limit)
+        steps = min(GREEDY_TOKENS, self.limit - prompt + 1)
+        inputs, ties = self._inputs(Shape(1, prompt, 0)), 0
+        dtype = self.decoder.manifest.dtype
+        for step in range(steps):
+            expected = self.config.run(self.model, inputs)
+            found = self._onnx(inputs)["logits"][0, -1]
+            scores = expected["logits"][0, -1].float().numpy()
+            theirs, ours = int(scores.argmax()), int(found.argmax())
+            if theirs != ours:
+                ties += 1
+                gap, allowed = float(scores[theirs] - scores[ours]), 2 * tolerance(dtype, scores)
+                if not gap <= allowed:
+                    raise CheckpointError(
+                        f"greedy token {step} after {prompt} tokens is {ours} in onnxruntime and {theirs} in PyTorch, "
+                        f"whose scores of the two differ by {gap:.3g} (a tie is within {allowed:.3g})"
+                    )
+            inputs = self._next(inputs, expected, theirs)
+        return steps, ties
+
+    def _inputs(self, shape: Shape) -> dict[str, Tensor]:
+        """Random tokens; a past that PyTorch made of random tokens."""
+        total = shape.past + shape.sequence
+        ids = torch.from_numpy(self.random.integers(self.config.vocab_size, size=(shape.batch, total)))
+        mask = torch.ones_like(ids)
+        if shape.padded:
+            padding = torch.from_numpy(self.random.integers(total, size=(shape.batch, 1)))
+            mask = (torch.arange(total) >= padding).long()
+        content = self.config.content(self.model, ids)
+        return self._after(content, mask, shape.past)
+
+    def _after(self, content: Mapping[str, Tensor], mask: Tensor, past: int) -> dict[str, Tensor]:
+        """The inputs that continue the first ``past`` tokens with the others."""
+        dtype = getattr(torch, self.decoder.manifest.cache_dtype)
+        inputs: dict[str, Tensor] = self.config.cache.random(len(mask), 0, dtype, torch.Generator())
+        if past:
+            first = {name: tensor[:, :past] for name, tensor in content.items()}
+            inputs = self._presents(self.config.run(self.model, {**first, **self._mask(mask[:, :past]), **inputs}))
+        rest = {name: tensor[:, past:] for name, tensor in content.items()}
+        return {**rest, **self._mask(mask), **inputs}
+
+    def _next(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], token: int) -> dict[str, Tensor]:
+        """The inputs of the next greedy step."""
+        pasts = self._presents(outputs)
+        total = next(iter(pasts.values())).shape[2] + 1
+        content = self.config.content(self.model, torch.tensor([[token]]))
+        return {**content, **self._mask(torch.ones(1, total, dtype=torch.long)), **pasts}
+
+    def _mask(self, mask: Tensor) -> dict[str, Tensor]:
+        return {"attention_mask": mask} if self.config.takes_mask else {}
+
+    def _presents(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The presents of one pass as the pasts of the next."""
+        return self.config.cache.named(self.config.cache.pairs(outputs, "present"), "past")
+
+    def _onnx(self, inputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        session = self.decoder.session
+        names = [output.name for output in session.get_outputs()]
+        found = session.run(names, {name: tensor.numpy() for name, tensor in inputs.items()})
+        return dict(zip(names, found, strict=True))
+
+    def _check(self, shape: Shape, found: Mapping[str, np.ndarray], expected: Mapping[str, Tensor]) -> None:
+        for name, tensor in expected.items():
+            delta = difference(name, shape, found[name], tensor.numpy(), self.decoder.manifest.dtype)
+            if name not in self.worst or delta > self.worst[name].largest:
+                self.worst[name] = Delta(name, delta, shape)
+
+
+def tolerance(dtype: str, expected: np.ndarray) -> float:
+    """What numbers of an output may differ by."""
+    least, share = TOLERANCES[dtype]
+    return max(least, share * float(np.abs(expected).max(initial=0.0)))
+
+
+def difference(name: str, shape: object, found: np.ndarray, expected: np.ndarray, dtype: str) -> float:
+    """The largest difference of one output.
+
+    Raises:
+        CheckpointError: it is above the tolerance, or the outputs have different shapes.
+    """
+    if found.shape != expected.shape:
+        raise CheckpointError(
+            f"{name} is {list(found.shape)} in onnxruntime and {list(expected.shape)} in PyTorch ({shape})"
+        )
+    if found.size == 0:
+        return 0.0
+    ours, theirs = found.astype(np.float64), expected.astype(np.float64)
+    deltas = np.where(ours == theirs, 0.0, np.abs(ours - theirs))  # two equal infinities differ by nothing
+    place = np.unravel_index(np.nan_to_num(deltas, nan=np.inf).argmax(), deltas.shape)
+    allowed = tolerance(dtype, theirs)
+    if not deltas[place] <= allowed:
+        where = ", ".join(str(index) for index in place)
+        raise CheckpointError(
+            f"{name} differs by {deltas[place]:.3g} at [{where}] ({shape}): {ours[place]:.6g} in onnxruntime, "
+            f"{theirs[place]:.6g} in PyTorch; at most {allowed:.3g} is allowed in {dtype}"
+        )
+    return float(deltas[place])
