@@ -2,6 +2,8 @@
 
 from modelwright.attention.dense import DenseAttention
 from modelwright.attention.packed import PackedAttention
+from modelwright.attention.paged import PagedAttention
+from modelwright.attention.pool import PagedBatch, PagePool
 from modelwright.attention.protocol import AttentionBackend
 
-__all__ = ["AttentionBackend", "DenseAttention", "PackedAttention"]
+__all__ = ["AttentionBackend", "DenseAttention", "PackedAttention", "PagePool", "PagedAttention", "PagedBatch"]

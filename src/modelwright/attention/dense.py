@@ -76,7 +76,7 @@ class DenseAttention:
             k_rope, latent = self.cache.update(k_rope.unsqueeze(1), latent.unsqueeze(1), layer)
             k_rope, latent = k_rope.squeeze(1), latent.squeeze(1)
         mask, causal = self._mask_for(q_nope.shape[2], latent.shape[1], latent.device)
-        if _is_plain(kv_b, latent) and self._absorbs(kv_b, q_nope, latent):
+        if is_plain(kv_b, latent) and self._absorbs(kv_b, q_nope, latent):
             return absorbed_attention(q_nope, q_rope, latent, k_rope, kv_b.weight, mask, scale, dropout)
         return expanded_attention(
             q_nope, q_rope, kv_b(latent), k_rope, mask, scale, dropout, causal, product=self._product
@@ -110,7 +110,7 @@ class DenseAttention:
         return _never_blind(sees[None, None] if real is None else sees & real[:, None, None]), False
 
 
-def _is_plain(kv_b: nn.Module, latent: Tensor) -> TypeGuard[nn.Linear]:
+def is_plain(kv_b: nn.Module, latent: Tensor) -> TypeGuard[nn.Linear]:
     """Whether the weight of ``kv_b`` alone says what it does; any adapted, quantised or offloaded layer is called."""
     if type(kv_b) is not nn.Linear or type(kv_b.weight) is not nn.Parameter:
         return False

@@ -87,10 +87,8 @@ def absorbed_attention(
     Returns:
         ``[batch, heads, tokens, v_dim]``.
     """
-    batch, heads, tokens, nope = q_nope.shape
-    per_head = kv_b.unflatten(0, (heads, -1))  # [heads, nope + v_dim, rank]
-    w_key, w_value = per_head[:, :nope], per_head[:, nope:]
-    q_latent = torch.einsum("bhtn,hnr->bhtr", q_nope, w_key)
+    heads, tokens, nope = q_nope.shape[1:]
+    q_latent = query_to_latent(q_nope, kv_b)
     # All heads share one key, so heads and tokens are one axis of one product over the cache. The cache stands on the
     # left and the weights below too: kernels for few columns read a long left side once, in bf16 many times faster.
     scores = latent @ q_latent.flatten(1, 2).transpose(1, 2) + k_rope @ q_rope.flatten(1, 2).transpose(1, 2)
@@ -98,5 +96,18 @@ def absorbed_attention(
     scores = masked_scores(scores * scale, mask)
     weights = F.dropout(scores.softmax(dim=-1).to(latent.dtype), dropout)
     attended = (weights.flatten(1, 2) @ latent).unflatten(1, (heads, tokens))  # [batch, heads, tokens, rank]
+    return latent_to_values(attended, kv_b, nope)
+
+
+def query_to_latent(q_nope: Tensor, kv_b: Tensor) -> Tensor:
+    """``[batch, heads, tokens, nope]`` into the latent space, ``[batch, heads, tokens, rank]``."""
+    w_key = kv_b.unflatten(0, (q_nope.shape[1], -1))[:, : q_nope.shape[-1]]  # [heads, nope, rank]
+    return torch.einsum("bhtn,hnr->bhtr", q_nope, w_key)
+
+
+def latent_to_values(attended: Tensor, kv_b: Tensor, nope: int) -> Tensor:
+    """Attended latents ``[batch, heads, tokens, rank]`` to what the heads say, ``[batch, heads, tokens, v_dim]``."""
+    batch, heads, tokens, _ = attended.shape
+    w_value = kv_b.unflatten(0, (heads, -1))[:, nope:]  # [heads, v_dim, rank]
     values = w_value @ attended.permute(1, 3, 0, 2).flatten(2)  # [heads, v_dim, batch * tokens]
     return values.unflatten(2, (batch, tokens)).permute(2, 0, 3, 1)

@@ -1,0 +1,130 @@
+"""What paged attention reads and writes: one layer's pool of pages, and where the tokens of a step stand in it.
+
+Leaves out who owns which page (the engine's block allocator) and the attention itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from modelwright.ops.paged import Pages, copy_pages, read_pages, slots_of, write_pages
+
+
+@dataclass(frozen=True)
+class PagePool:
+    """One layer's pages, of ``page_size`` tokens each.
+
+    ``keys`` and ``values`` have a row per head. In a latent pool ``keys`` are the rotated keys and ``values`` the
+    latents, without heads: two views of one tensor of ``rank + rope`` numbers a token.
+    """
+
+    keys: Pages
+    values: Pages
+
+    @classmethod
+    def grouped(
+        cls,
+        pages: int,
+        page_size: int,
+        kv_heads: int,
+        k_dim: int,
+        v_dim: int,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """Room for keys and values of ``kv_heads`` heads; ``torch.int8`` keeps a scale per token and head."""
+        shape = (pages, page_size, kv_heads)
+        return cls(*(_pages((*shape, width), shape, dtype, device) for width in (k_dim, v_dim)))
+
+    @classmethod
+    def latent(
+        cls,
+        pages: int,
+        page_size: int,
+        rank: int,
+        rope: int,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """Room for latents and rotated keys; ``torch.int8`` keeps a scale for each of the two per token."""
+        whole = _pages((pages, page_size, rank + rope), (pages, page_size, 2), dtype, device)
+        scales = (None, None) if whole.scales is None else whole.scales.unbind(-1)
+        return cls(Pages(whole.rows[..., rank:], scales[1]), Pages(whole.rows[..., :rank], scales[0]))
+
+    @property
+    def page_size(self) -> int:
+        """Tokens in a page."""
+        return self.keys.page_size
+
+    def write(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Store new tokens, see :func:`modelwright.ops.paged.write_pages`."""
+        write_pages(self.keys, slots, keys)
+        write_pages(self.values, slots, values)
+
+    def read(self, table: Tensor, count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The first ``count`` keys and values of a sequence, see :func:`modelwright.ops.paged.read_pages`."""
+        return read_pages(self.keys, table, count, dtype), read_pages(self.values, table, count, dtype)
+
+    def copy(self, copies: Sequence[tuple[int, int]]) -> None:
+        """Copy whole pages, ``(from, to)`` each; all are read before any is written."""
+        copy_pages(self.keys, copies)
+        copy_pages(self.values, copies)
+
+
+def _pages(shape: tuple[int, ...], vectors: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> Pages:
+    """Zeros, which take no memory on a CPU until they are written over."""
+    scales = torch.zeros(vectors, device=device) if dtype == torch.int8 else None
+    return Pages(torch.zeros(shape, dtype=dtype, device=device), scales)
+
+
+@dataclass(frozen=True)
+class PagedBatch:
+    """Where the packed tokens of one step stand; a step has one token of each sequence at least.
+
+    Args:
+        query_starts: ``[sequences + 1]``, where each sequence's tokens begin in the row.
+        contexts: ``[sequences]``, how many keys each has with its new tokens.
+        tables: ``[sequences, pages at most]``, each one's pages in order; the rest of a line is not looked at.
+        slots: ``[tokens]``, int64: ``page * page_size + place``, where each new token's keys go.
+    """
+
+    query_starts: Tensor
+    contexts: Tensor
+    tables: Tensor
+    slots: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        counts: Sequence[int],
+        contexts: Sequence[int],
+        tables: Sequence[Sequence[int]],
+        page_size: int,
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """From plain numbers: each sequence's new tokens, its keys with them, and its pages.
+
+        Raises:
+            ValueError: a sequence has no new tokens, more new tokens than keys, or pages for fewer keys.
+        """
+        starts, slots = [0], []
+        for count, context, table in zip(counts, contexts, tables, strict=True):
+            if not 0 < count <= context <= len(table) * page_size:
+                raise ValueError(
+                    f"new tokens ({count}) must be at least 1 and at most the keys ({context}), "
+                    f"and those at most {page_size} for each of {len(table)} pages"
+                )
+            starts.append(starts[-1] + count)
+            slots += slots_of(table, page_size, context - count, context)
+        longest = max(map(len, tables), default=0)
+        lines = [[*table, *[0] * (longest - len(table))] for table in tables]
+        kinds = {"device": device, "dtype": torch.int32}
+        return cls(
+            torch.tensor(starts, **kinds),
+            torch.tensor(list(contexts), **kinds),
+            torch.tensor(lines, **kinds).view(len(tables), longest),
+            torch.tensor(slots, dtype=torch.int64, device=device),
+        )
