@@ -21,7 +21,7 @@ def as_pictures(images: Any) -> list[Image.Image]:
     Args:
         images: what `load_image` reads (a PIL image, a path, the bytes of a file), a numpy array or torch tensor
             ``[H, W]``, ``[H, W, C]``, ``[C, H, W]`` or a batch of the latter two, or lists of these, nested at will.
-            Of an array whose first and last side could both be channels, the first is (as transformers takes it).
+            Where the first and the last side could both be channels, the one of 3 is, else the first.
             Integers are 0..255 (uint16: 0..65535); floats are 0..1, or 0..255 where a value is above 1.
 
     Raises:
@@ -66,14 +66,15 @@ def _arrays(array: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _channels_last(image: np.ndarray, given: tuple[int, ...]) -> np.ndarray:
-    """[H, W, C] of a picture either way round, [H, W] where C is 1; ``given`` is the shape to name in the error."""
-    if image.ndim == 3 and image.shape[0] in CHANNELS:
-        image = np.moveaxis(image, 0, -1)
-    elif image.ndim != 3 or image.shape[-1] not in CHANNELS:
+    """[H, W, C] of a picture either way round, [H, W] where C is 1; ``given`` is the shape to name in an error."""
+    first, last = image.ndim == 3 and image.shape[0] in CHANNELS, image.ndim == 3 and image.shape[-1] in CHANNELS
+    if not (first or last):
         raise RequestError(
             "an array must be [H, W], [H, W, C], [C, H, W] or a batch of the latter two, with 1, 3 or 4 channels C, "
             f"got shape {list(given)}"
         )
+    if not last or (first and not (image.shape[-1] == 3 != image.shape[0])):
+        image = np.moveaxis(image, 0, -1)
     return image[..., 0] if image.shape[-1] == 1 else image
 
 
