@@ -7,6 +7,9 @@ from importlib import import_module
 
 _FILE_OF = {
     "OnnxDecoder": "runtime",
+    "OnnxPictureDecoder": "picture_runtime",
+    "DeepseekV2OnnxConfig": "deepseek",
+    "DeepseekVLV2OnnxConfig": "deepseek",
     "ImageGPTOnnxConfig": "onnx_configs",
     "LlamaOnnxConfig": "onnx_configs",
     "OnnxConfig": "graphs",

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.export.attention import GraphAttention, visible
+from modelwright.export.experts import expert_translations, traceable_experts
 from modelwright.export.graphs import CacheLayout, Graph, OnnxConfig
 from modelwright.layers import RotaryEmbedding, Rotation
-from modelwright.ops.rotary import rope_table
+from modelwright.ops.rotary import rope_table, rotate_by_matrix, rotate_half_split
 
 KEPT = "kept_tokens"
 """The traced input that ``trace.py`` replaces by what ``logits_to_keep`` says: the indices of tokens with logits."""
@@ -66,30 +67,38 @@ class DecoderGraph(nn.Module):
         return counted[:, past:]
 
 
-class FixedRotary(nn.Module):
-    """A :class:`RotaryEmbedding` whose frequencies are numbers of the graph, torch's own to the last bit."""
+class GraphRotary(nn.Module):
+    """A :class:`RotaryEmbedding` for a graph: its frequencies are torch's own to the last bit where they are constant.
+
+    Halves are exchanged by slices, also where the model does so by a matrix: the numbers are the same.
+    """
 
     def __init__(self, rotary: RotaryEmbedding):
         super().__init__()
         self.rotary = rotary
-        self.frequencies: Tensor
-        self.register_buffer("frequencies", rotary.frequencies(torch.zeros(1, 1, dtype=torch.long)))
         self.softmax_gain = rotary.softmax_gain
+        self.rotate = rotate_half_split if rotary.rotate is rotate_by_matrix else rotary.rotate
+        self.frequencies: Tensor | None
+        constant = None if rotary.kind in GROWING else rotary.frequencies(torch.zeros(1, 1, dtype=torch.long))
+        self.register_buffer("frequencies", constant)
 
     def forward(self, positions: Tensor) -> Rotation:
         """See :class:`RotaryEmbedding`."""
+        if self.frequencies is None:
+            rotation = self.rotary(positions)
+            return Rotation(rotation.cos, rotation.sin, self.rotate)
         cos, sin = rope_table(positions, self.frequencies, self.rotary.scale)
-        return Rotation(cos.to(self.rotary.dtype), sin.to(self.rotary.dtype), self.rotary.rotate)
+        return Rotation(cos.to(self.rotary.dtype), sin.to(self.rotary.dtype), self.rotate)
 
 
 @contextmanager
-def fixed_rotary(decoder: Any) -> Iterator[None]:
-    """``decoder.rotary`` as :class:`FixedRotary`, unless its frequencies depend on the positions."""
-    rotary = decoder.rotary
-    if rotary.kind not in GROWING:
-        decoder.rotary = FixedRotary(rotary)
+def traceable(model: Any) -> Iterator[None]:
+    """A causal model with :class:`GraphRotary`, and experts that are routed at run time; undone at the end."""
+    decoder, rotary = model.model, model.model.rotary
+    decoder.rotary = GraphRotary(rotary)
     try:
-        yield
+        with traceable_experts(model):
+            yield
     finally:
         decoder.rotary = rotary
 
@@ -98,7 +107,7 @@ def example_inputs(config: OnnxConfig, dtype: torch.dtype) -> dict[str, Tensor]:
     """The decoder's inputs as they are traced: every token real, the cache in ``dtype``."""
     batch, tokens, past = EXAMPLE.values()
     numbers = torch.Generator().manual_seed(0)
-    ids = torch.randint(config.config.vocab_size, (batch, tokens), generator=numbers)
+    ids = torch.randint(config.vocab_size, (batch, tokens), generator=numbers)
     example = {"input_ids": ids, "attention_mask": torch.ones(batch, past + tokens, dtype=torch.long)}
     return example | config.cache.random(batch, past, dtype, numbers)
 
@@ -107,4 +116,4 @@ def decoder_graph(config: OnnxConfig, module: DecoderGraph, example: Mapping[str
     """The decoder's graph, whose logits may be those of a few tokens."""
     inputs = {**config.graph_inputs, KEPT: {0: "kept"}}
     chosen = {name: example[name] for name in config.graph_inputs} | {KEPT: torch.arange(2)}
-    return Graph("decoder", module, inputs, config.graph_outputs, chosen)
+    return Graph("decoder", module, inputs, config.graph_outputs, chosen, expert_translations(module))

@@ -1,17 +1,15 @@
-"""How DeepSeek-V2 and DeepSeek-VL2 are exported: the graphs, the latent cache, and the pictures' way into embeddings."""
+"""How DeepSeek-V2 and DeepSeek-VL2 are exported: their graphs, the latent cache, and how pictures become embeddings."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modelwright.configs import DeepseekV2Config, DeepseekVLV2Config
-from modelwright.export.decoder import EXAMPLE, GROWING, DecoderGraph, decoder_graph, example_inputs, fixed_rotary
+from modelwright.export.decoder import EXAMPLE, GROWING, DecoderGraph, decoder_graph, example_inputs, traceable
 from modelwright.export.dummies import dummy_texts
-from modelwright.export.experts import expert_translations, traceable_experts
 from modelwright.export.graphs import BATCH, SEQUENCE, Axes, CacheLayout, Graph, OnnxConfig, Part
 from modelwright.export.pictures import EmbedGraph, VisionGraph, dummy_conversations
 from modelwright.models import DeepseekV2ForCausalLM, DeepseekVLV2ForCausalLM
@@ -34,14 +32,6 @@ def max_positions_of(config: DeepseekV2Config) -> int | None:
     """``max_position_embeddings``, which a rotation that grows with the sequence is meant to leave behind."""
     scaling = config.rope.scaling
     return None if scaling is not None and scaling.kind in GROWING else config.max_position_embeddings
-
-
-def traceable(decoder: DeepseekV2ForCausalLM) -> AbstractContextManager[Any]:
-    """``decoder`` with fixed frequencies and experts that are routed at run time, undone at the end."""
-    stack = ExitStack()
-    stack.enter_context(fixed_rotary(decoder.model))
-    stack.enter_context(traceable_experts(decoder))
-    return stack
 
 
 class DeepseekV2OnnxConfig(OnnxConfig):
@@ -74,12 +64,12 @@ class DeepseekV2OnnxConfig(OnnxConfig):
         """What a tokenizer makes of random words; see :func:`dummy_texts`."""
         return dummy_texts(preprocessor, batch_size, seq_length, is_pair, framework)
 
-    def prepared(self, model: Any) -> AbstractContextManager[Any]:
+    def prepared(self, model: Any) -> AbstractContextManager[None]:
         return traceable(model)
 
     def graphs(self, model: nn.Module, dtype: torch.dtype) -> Iterator[Graph]:
         module = DecoderGraph(model, self.cache, skips_padding=True)
-        yield _with_experts(decoder_graph(self, module, example_inputs(self, dtype)))
+        yield decoder_graph(self, module, example_inputs(self, dtype))
 
 
 class DeepseekVLV2OnnxConfig(OnnxConfig):
@@ -129,7 +119,7 @@ class DeepseekVLV2OnnxConfig(OnnxConfig):
         size = (image_width, image_height)
         return dummy_conversations(preprocessor, batch_size, seq_length, is_pair, framework, num_channels, size)
 
-    def prepared(self, model: Any) -> AbstractContextManager[Any]:
+    def prepared(self, model: Any) -> AbstractContextManager[None]:
         return traceable(model.language)
 
     def graphs(self, model: Any, dtype: torch.dtype) -> Iterator[Graph]:
@@ -137,13 +127,9 @@ class DeepseekVLV2OnnxConfig(OnnxConfig):
         ids, side = torch.zeros(batch, tokens, dtype=torch.long), self.config.vision_config.image_size
         content = self.content(model, ids)
         module = DecoderGraph(model.language, self.cache, skips_padding=True)
-        yield _with_experts(decoder_graph(self, module, example_inputs(self, dtype) | content))
+        yield decoder_graph(self, module, example_inputs(self, dtype) | content)
         rows: Axes = {0: BATCH, 1: SEQUENCE}
         yield Graph("embed", EmbedGraph(model), {"input_ids": rows}, {"inputs_embeds": rows}, {"input_ids": ids})
         tiles = torch.zeros(2, 3, side, side, dtype=content["inputs_embeds"].dtype)
         outputs: dict[str, Axes] = {"features": {0: TILES}, "marks": {}}
         yield Graph("vision", VisionGraph(model), {"images": {0: TILES}}, outputs, {"images": tiles})
-
-
-def _with_experts(graph: Graph) -> Graph:
-    return replace(graph, translations=expert_translations())

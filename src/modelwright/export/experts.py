@@ -52,8 +52,10 @@ def traceable_experts(model: nn.Module) -> Iterator[None]:
             layer.dispatch = dispatch
 
 
-def expert_translations() -> dict[Callable, Callable]:
-    """What a graph with experts needs as :attr:`Graph.translations`."""
+def expert_translations(module: nn.Module) -> dict[Callable, Callable]:
+    """What the graph of ``module`` needs as :attr:`Graph.translations`: nothing where it has no experts."""
+    if not any(isinstance(part, MoE) for part in module.modules()):
+        return {}
     from modelwright.export.grouped_product import grouped_product, stable_sort
 
     operators = torch.ops

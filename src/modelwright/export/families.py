@@ -3,10 +3,13 @@
 from typing import Any
 
 from modelwright.errors import ConfigError
+from modelwright.export.deepseek import DeepseekV2OnnxConfig, DeepseekVLV2OnnxConfig
 from modelwright.export.graphs import OnnxConfig
 from modelwright.export.onnx_configs import ImageGPTOnnxConfig, LlamaOnnxConfig
 
-ONNX_CONFIGS: dict[str, type[OnnxConfig]] = {kind.family: kind for kind in (ImageGPTOnnxConfig, LlamaOnnxConfig)}
+ONNX_CONFIGS: dict[str, type[OnnxConfig]] = {
+    kind.family: kind for kind in (DeepseekV2OnnxConfig, DeepseekVLV2OnnxConfig, ImageGPTOnnxConfig, LlamaOnnxConfig)
+}
 
 
 def onnx_config_class(model_class: type[Any]) -> type[OnnxConfig]:

@@ -11,7 +11,7 @@ from torch import nn
 from modelwright.configs import ImageGPTConfig, LlamaConfig
 from modelwright.configs.llama_names import DTYPE_FIELDS
 from modelwright.errors import ConfigError
-from modelwright.export.decoder import GROWING, DecoderGraph, decoder_graph, example_inputs, fixed_rotary
+from modelwright.export.decoder import GROWING, DecoderGraph, decoder_graph, example_inputs, traceable
 from modelwright.export.dummies import dummy_pictures, dummy_texts
 from modelwright.export.graphs import BATCH, SEQUENCE, Axes, CacheLayout, Graph, OnnxConfig, Part
 from modelwright.models import ImageGPTForCausalImageModeling, LlamaForCausalLM
@@ -117,7 +117,7 @@ class LlamaOnnxConfig(OnnxConfig):
         return dummy_texts(preprocessor, batch_size, seq_length, is_pair, framework)
 
     def prepared(self, model: Any) -> AbstractContextManager[None]:
-        return fixed_rotary(model.model)
+        return traceable(model)
 
     def graphs(self, model: nn.Module, dtype: torch.dtype) -> Iterator[Graph]:
         module = DecoderGraph(model, self.cache, softmax_dtype=Types.of(self.config).softmax)

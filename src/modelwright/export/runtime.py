@@ -103,13 +103,35 @@ class OnnxDecoder:
         Raises:
             RequestError: an argument that does not fit the model or the others.
         """
+        if "embed" in self.manifest.graphs:
+            family = self.manifest.family
+            raise RequestError(f"{self.folder} holds a {family}, whose decoder reads rows: use OnnxPictureDecoder")
+        how = self.continuation(max_new_tokens, temperature, top_k, top_p, seed, eos_token_id, chunk, on_token)
+        ids, mask = self.checked_prompt(input_ids, attention_mask, max_new_tokens)
+        return continue_rows(self.decoder, ids, mask, how, _as_content)
+
+    def continuation(
+        self,
+        max_new_tokens: int,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        seed: int | None,
+        eos_token_id: int | Iterable[int] | None,
+        chunk: int | None,
+        on_token: OnToken | None,
+    ) -> Continuation:
+        """The arguments of :meth:`generate` that say how rows are continued, checked."""
         ends = self.eos_token_ids if eos_token_id is None else _as_tuple(eos_token_id)
         sampling = Sampling(temperature, top_k, top_p)
-        how = Continuation(max_new_tokens, sampling, seed, ends, self.pad_token_id, chunk, on_token)
+        return Continuation(max_new_tokens, sampling, seed, ends, self.pad_token_id, chunk, on_token)
+
+    def checked_prompt(self, input_ids: Any, attention_mask: Any, max_new_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and mask as int64 ``[batch, tokens]``; raises where they do not fit the model or each other."""
         ids = self._checked_ids(input_ids)
         mask = self._checked_mask(attention_mask, ids)
         self._check_room(ids.shape[1], max_new_tokens)
-        return continue_rows(self.decoder, ids, mask, how, _as_content)
+        return ids, mask
 
     def _setting(self, name: str) -> Any:
         own = self.generation_config.get(name)
