@@ -1,0 +1,116 @@
+"""Tokens to text as they come: characters whole, stop texts found wherever tokens split them; no tokens are chosen."""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+_HALF = "\N{REPLACEMENT CHARACTER}"  # what a decoder prints for bytes that are no character, or not one yet
+
+
+class Detokenizer:
+    """Turns tokens into text piece by piece; the pieces together are what the tokenizer makes of all tokens at once.
+
+    Args:
+        tokenizer: of transformers.
+        context: the last tokens of the prompt, where the text goes on from them (a tokenizer may drop the space before
+            a text's first word); not part of the text.
+        hidden: tokens that are left out of the text.
+        skip_special_tokens: leave out all that the tokenizer calls special.
+        leading_space: keep white space at the beginning of the text.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        context: Sequence[int] = (),
+        hidden: Collection[int] = (),
+        skip_special_tokens: bool = True,
+        leading_space: bool = True,
+    ):
+        self._decode = _decoder(tokenizer, skip_special_tokens)
+        self._hidden = frozenset(hidden)
+        self._ids = list(context)
+        self._start = 0  # ids from here on are decoded together, so that spaces between words are kept
+        self._known = len(self._ids)  # ids before this one are in the text
+        self._shown = self._whole_length(self._ids)  # characters of ids[start:known] that are in the text
+        self._strips = not leading_space
+
+    def feed(self, tokens: Iterable[int]) -> str:
+        """The text that `tokens` complete; empty while a character is unfinished."""
+        self._ids += [token for token in tokens if token not in self._hidden]
+        return self._advance(final=False)
+
+    def finish(self) -> str:
+        """What is left, broken characters too; nothing is left after it."""
+        return self._advance(final=True)
+
+    def _advance(self, final: bool) -> str:
+        if self._known == len(self._ids):
+            return ""
+        now = self._decode(self._ids[self._start :])
+        if len(now) <= self._shown or (now.endswith(_HALF) and not final):
+            return ""
+        piece = now[self._shown :]
+        self._start, self._known = self._known, len(self._ids)
+        self._shown = self._whole_length(self._ids[self._start :])
+        if self._strips:
+            piece = piece.lstrip()
+            self._strips = not piece
+        return piece
+
+    def _whole_length(self, ids: list[int]) -> int:
+        """How many characters `ids` make, without an unfinished one at the end, which the next tokens may complete."""
+        return len(self._decode(ids).rstrip(_HALF))
+
+
+class StopTexts:
+    """Passes text on up to the first stop text, and holds back what may be the beginning of one.
+
+    The stop text that is complete first counts, of those complete at once the longest; so it does not matter in what
+    pieces the text comes.
+
+    Attributes:
+        found: the stop text that ended the text; None while there was none.
+    """
+
+    def __init__(self, stops: Sequence[str], include: bool = False):
+        self.found: str | None = None
+        self._stops = tuple(stops)
+        self._include = include
+        self._held = ""
+
+    def feed(self, text: str, counts: bool = True) -> str:
+        """The part of the text so far that is certain; with `counts` false a stop text that it completes is text."""
+        if self.found is not None:
+            return ""
+        text, self._held = self._held + text, ""
+        ends = [(at + len(stop), -len(stop), stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if ends and counts:
+            end, _, self.found = min(ends)
+            return text[:end] if self._include else text[: end - len(self.found)]
+        held = max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held]
+
+    def finish(self) -> str:
+        """What was held back; nothing is left after it."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """The length of the longest end of `text` that is a beginning of `stop`, and not all of it."""
+    lengths = range(min(len(text), len(stop) - 1), 0, -1)
+    return next((length for length in lengths if text.endswith(stop[:length])), 0)
+
+
+def _decoder(tokenizer: Any, skip_special_tokens: bool) -> Callable[[list[int]], str]:
+    """ids to text; a fast tokenizer is asked directly, without what transformers does around it at every token."""
+    if isinstance(tokenizer, PreTrainedTokenizerFast):
+        backend = tokenizer.backend_tokenizer
+        return lambda ids: backend.decode(ids, skip_special_tokens=skip_special_tokens)
+    return lambda ids: tokenizer.decode(
+        ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+    )

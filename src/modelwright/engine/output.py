@@ -1,0 +1,89 @@
+"""`OutputStream`, an output as it grows: its text and the reason why it ends; it draws nothing and prints nothing."""
+
+from collections.abc import Collection
+from enum import StrEnum
+
+from modelwright.engine.detokenize import Detokenizer, StopTexts
+from modelwright.engine.params import SamplingParams
+from modelwright.engine.sampling import NO_TOKEN
+from modelwright.errors import RequestError
+
+
+class FinishReason(StrEnum):
+    """Why an output ended: at an end token, a stop text or the end of its guide; at its length; or cut off."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+
+
+class OutputStream:
+    """Takes the tokens of one sample and gives its text, up to where it ends.
+
+    Args:
+        params: the request's.
+        room: how many tokens it may have, from ``params.room``.
+        ends: the tokens that end it, from ``params.ends``; such a token is no part of the text, unless
+            ``include_stop_str_in_output`` asks for it.
+        detokenizer: None where there is no text, as for pictures made of tokens.
+
+    Attributes:
+        text: all text that was given.
+        tokens: how many tokens were taken, the last one included.
+        finish_reason: None while it goes on.
+        stop_reason: the stop text or the id of ``stop_token_ids`` that ended it; None for other ends.
+
+    Raises:
+        RequestError: stop texts are asked for where there is no text.
+    """
+
+    def __init__(self, params: SamplingParams, room: int, ends: Collection[int], detokenizer: Detokenizer | None):
+        if params.stop and detokenizer is None:
+            raise RequestError(f"stop texts need a tokenizer, and the engine has none; got {list(params.stop)}")
+        self.text = ""
+        self.tokens = 0
+        self.finish_reason: FinishReason | None = None
+        self.stop_reason: str | int | None = None
+        self._params = params
+        self._room = room
+        self._ends = frozenset(ends)
+        self._detokenizer = detokenizer
+        self._stops = StopTexts(params.stop, params.include_stop_str_in_output)
+
+    def put(self, token: int, *, guide_ended: bool = False) -> str:
+        """Take the next token and give the text that it completes; tokens after the end change nothing.
+
+        `NO_TOKEN` aborts the output. `guide_ended` says that the guide allows nothing after `token`.
+        """
+        if self.finish_reason is not None:
+            return ""
+        if token == NO_TOKEN:
+            return self.end(FinishReason.ABORT)
+        self.tokens += 1
+        if token in self._ends:
+            self.stop_reason = token if token in self._params.stop_token_ids else None
+            shown = [token] if self._params.include_stop_str_in_output else []
+            return self._read(shown) + self.end(FinishReason.STOP)
+        piece = self._read([token])
+        if self._stops.found is not None:
+            self.stop_reason = self._stops.found
+            return piece + self.end(FinishReason.STOP)
+        if guide_ended:
+            return piece + self.end(FinishReason.STOP)
+        return piece + self.end(FinishReason.LENGTH) if self.tokens >= self._room else piece
+
+    def end(self, reason: FinishReason) -> str:
+        """End the output and give the text that was held back; an output ends once."""
+        if self.finish_reason is not None:
+            return ""
+        self.finish_reason = reason
+        rest = self._stops.feed(self._detokenizer.finish(), counts=False) if self._detokenizer else ""
+        return self._keep(rest + self._stops.finish())
+
+    def _read(self, tokens: list[int]) -> str:
+        piece = self._detokenizer.feed(tokens) if self._detokenizer else ""
+        return self._keep(self._stops.feed(piece, counts=self.tokens >= self._params.min_tokens))
+
+    def _keep(self, piece: str) -> str:
+        self.text += piece
+        return piece

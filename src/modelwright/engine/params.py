@@ -1,0 +1,229 @@
+"""What a request may ask of the sampler, checked when it is built; nothing is sampled here."""
+
+import inspect
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from transformers import GenerationConfig
+
+from modelwright.configs.base import describe, fits, plain
+from modelwright.configs.sampling import SamplingSettings
+from modelwright.engine.generation_config import read_generation_config
+from modelwright.errors import RequestError
+
+COLDEST = 1e-5
+"""Temperatures below this are greedy: dividing by less would leave the range of float32."""
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What an output must keep to: exactly one of the four.
+
+    Attributes:
+        json_schema: a JSON schema, as text or as a dict (kept as text); ``{}`` is any JSON.
+        regex: a regular expression in Rust's syntax, which the whole output matches.
+        grammar: a context-free grammar in llguidance's variant of Lark, with a rule named ``start``.
+        boxes: after ``<|det|>`` only well-formed boxes; the rest of the output is free.
+
+    Raises:
+        RequestError: none or several are given, or the schema is not JSON. Whether a schema, expression or grammar
+            can be followed is found out where it is compiled.
+    """
+
+    json_schema: str | dict[str, Any] | None = None
+    regex: str | None = None
+    grammar: str | None = None
+    boxes: bool = False
+
+    def __post_init__(self) -> None:
+        given = [field.name for field in fields(self) if getattr(self, field.name) not in (None, False)]
+        _require(len(given) == 1, "a guide must be one of json_schema, regex, grammar, boxes", given or "none")
+        _require(isinstance(self.boxes, bool), "a guide's boxes must be True or False", repr(self.boxes))
+        if self.json_schema is not None:
+            object.__setattr__(self, "json_schema", _schema_text(self.json_schema))
+        for name in ("regex", "grammar"):
+            value = getattr(self, name)
+            _require(value is None or isinstance(value, str), f"a guide's {name} must be text", repr(value))
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How one request is continued. Names and meanings are those of vLLM and transformers, where they have them.
+
+    Attributes:
+        max_tokens: how many new tokens at most; None for up to `max_length` or the end of the model's context.
+        max_length: how many tokens at most, the prompt's included; `max_tokens` wins where both are given.
+        min_tokens: end tokens are not drawn, and stop strings do not count, before so many new tokens.
+        temperature: what scores are divided by; 0 (anything below 1e-5) takes the best token.
+        top_k: sample from the k best tokens, and those as good as the k-th; 0 (or -1) keeps all.
+        top_p: sample from the fewest best tokens that reach this probability, the one that crosses it included.
+        min_p: sample from tokens at least so probable, as a fraction of the best one's probability.
+        repetition_penalty: divides positive and multiplies negative scores of tokens in prompt or output.
+        presence_penalty: subtracted from the scores of tokens in the output.
+        frequency_penalty: subtracted from the scores of tokens in the output, once for each occurrence.
+        logit_bias: token id to what is added to its score; ``-inf`` forbids it.
+        bad_words: words (text) or token sequences that are not written; a lone end token is not forbidden.
+        stop: texts that end the output; they are cut off unless `include_stop_str_in_output`.
+        stop_token_ids: tokens that end the output, besides the end of sentence, even with `ignore_eos`.
+        eos_token_ids: the ends of sentence; None for the model's own.
+        ignore_eos: go on after the end of sentence.
+        include_stop_str_in_output: keep the stop text, or the token that ended the output.
+        n: how many outputs; each has its own noise, derived from `seed`.
+        seed: a seeded output is the same whatever else runs beside it; None draws a seed.
+        logprobs: report each new token's log-probability and so many best alternatives; None for none.
+        prompt_logprobs: the same for the prompt's tokens.
+        guide: what the output must keep to.
+        skip_special_tokens: leave special tokens out of the text.
+
+    Raises:
+        RequestError: a value has the wrong type or breaks a rule; the message names the rule and the value.
+    """
+
+    max_tokens: int | None = None
+    max_length: int | None = None
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] | None = None
+    bad_words: tuple[str | tuple[int, ...], ...] = ()
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    eos_token_ids: tuple[int, ...] | None = None
+    ignore_eos: bool = False
+    include_stop_str_in_output: bool = False
+    n: int = 1
+    seed: int | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    guide: Guide | None = None
+    skip_special_tokens: bool = True
+
+    def __post_init__(self) -> None:
+        for name, expected in inspect.get_annotations(SamplingParams, eval_str=True).items():
+            value = plain(_in_tuples(name, getattr(self, name)), expected)
+            if not fits(value, expected):
+                raise RequestError(f"{name} must be {describe(expected)}, got {value!r} ({type(value).__name__})")
+            object.__setattr__(self, name, value)
+        self._check_lengths()
+        self._check_scores()
+        self._check_tokens()
+
+    @classmethod
+    def from_settings(cls, settings: SamplingSettings, **changes: Any) -> Self:
+        """A config's defaults (its ``sampling`` view), with `changes` in their place."""
+        defaults = {
+            "temperature": 1.0 if settings.do_sample else 0.0,
+            "top_k": settings.top_k,
+            "top_p": settings.top_p,
+            "repetition_penalty": settings.repetition_penalty,
+            "max_length": settings.max_decode_length,
+            "eos_token_ids": settings.eos_token_ids,
+        }
+        return cls(**defaults | changes)
+
+    @classmethod
+    def from_generation_config(cls, config: GenerationConfig, **changes: Any) -> Self:
+        """What ``generate()`` does with `config`, with `changes` in its place.
+
+        Raises:
+            RequestError: `config` asks for what the engine does not do, such as beams.
+        """
+        return cls(**read_generation_config(config) | changes)
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature < COLDEST
+
+    def room(self, prompt_tokens: int, context: int) -> int:
+        """How many tokens may follow a prompt of `prompt_tokens`, in a model whose context holds `context`.
+
+        Raises:
+            RequestError: there is no room for one.
+        """
+        if prompt_tokens >= context:
+            raise RequestError(
+                f"the prompt is {prompt_tokens} tokens long and the model's context holds {context}, "
+                "which leaves no room for an answer"
+            )
+        if self.max_tokens is not None:
+            return min(self.max_tokens, context - prompt_tokens)
+        if self.max_length is not None and prompt_tokens >= self.max_length:
+            raise RequestError(f"max_length ({self.max_length}) must be above the prompt's {prompt_tokens} tokens")
+        return min(self.max_length or context, context) - prompt_tokens
+
+    def ends(self, eos_token_ids: tuple[int, ...]) -> frozenset[int]:
+        """The tokens that end an output of a model whose ends of sentence are `eos_token_ids`."""
+        eos = eos_token_ids if self.eos_token_ids is None else self.eos_token_ids
+        return frozenset(self.stop_token_ids) | frozenset(() if self.ignore_eos else eos)
+
+    def check_vocabulary(self, size: int) -> None:
+        """Raise a RequestError where a token is named that a vocabulary of `size` does not hold."""
+        words = [id_ for word in self.bad_words if not isinstance(word, str) for id_ in word]
+        named = {"logit_bias": self.logit_bias or (), "stop_token_ids": self.stop_token_ids, "bad_words": words}
+        for name, ids in named.items():
+            for id_ in ids:
+                _require(id_ < size, f"{name} must name tokens below the vocabulary's {size}", id_)
+
+    def _check_lengths(self) -> None:
+        for name in ("max_tokens", "max_length", "n"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"{name} must be at least 1", value)
+        for name in ("min_tokens", "logprobs", "prompt_logprobs"):
+            value = getattr(self, name)
+            _require(value is None or value >= 0, f"{name} must be at least 0", value)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise RequestError(f"min_tokens ({self.min_tokens}) must be at most max_tokens ({self.max_tokens})")
+        _require(self.seed is None or 0 <= self.seed < 2**63, "seed must be from 0 to 2**63 - 1", self.seed)
+
+    def _check_scores(self) -> None:
+        _require(self.temperature >= 0, "temperature must be 0 or above", self.temperature)
+        _require(self.top_k >= -1, "top_k must be at least 0", self.top_k)
+        for name in ("top_p", "min_p"):
+            _require(0 <= getattr(self, name) <= 1, f"{name} must be from 0 to 1", getattr(self, name))
+        _require(self.repetition_penalty > 0, "repetition_penalty must be above 0", self.repetition_penalty)
+        for name in ("presence_penalty", "frequency_penalty"):
+            _require(-2 <= getattr(self, name) <= 2, f"{name} must be from -2 to 2", getattr(self, name))
+        for id_, bias in (self.logit_bias or {}).items():
+            _require(fits(id_, int) and id_ >= 0, "logit_bias must name tokens by their ids", repr(id_))
+            usable = isinstance(bias, int | float) and bias < math.inf  # false for nan
+            _require(usable, f"logit_bias of token {id_} must be a number below infinity", bias)
+
+    def _check_tokens(self) -> None:
+        for text in self.stop:
+            _require(text != "", "a stop text must not be empty", repr(text))
+        for word in self.bad_words:
+            _require(len(word) > 0, "a bad word must not be empty", repr(word))
+            _require(isinstance(word, str) or min(word) >= 0, "a bad word's ids must be at least 0", word)
+        for name in ("stop_token_ids", "eos_token_ids"):
+            lowest = min(getattr(self, name) or (0,))
+            _require(lowest >= 0, f"{name} must be at least 0", lowest)
+
+
+def _require(holds: bool, rule: str, value: object) -> None:
+    if not holds:
+        raise RequestError(f"{rule}, got {value}")
+
+
+def _in_tuples(name: str, value: Any) -> Any:
+    """Lists as the tuples that are kept, a lone stop text as one, a mapping as a dict of our own."""
+    if name == "stop" and (value is None or isinstance(value, str)):
+        return () if value is None else (value,)
+    if name == "bad_words" and isinstance(value, list | tuple):
+        return tuple(tuple(word) if isinstance(word, list) else word for word in value)
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _schema_text(schema: str | dict[str, Any]) -> str:
+    try:
+        parsed = json.loads(schema) if isinstance(schema, str) else schema
+        return json.dumps(parsed)  # in the order given: properties are written in it
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"a guide's json_schema must be JSON, got {schema!r}: {error}") from error

@@ -1,0 +1,128 @@
+"""Temperature, top-k, top-p and min-p, and the draw from what they leave; penalties and masks come before.
+
+`limit` is the definition: transformers' warpers, row by row, which sort the whole vocabulary. `draw` gives the same
+tokens from the few best candidates of a row, wherever these settle which tokens are left.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from modelwright.engine.noise import gumbel
+
+WINDOWS = (256, 4096)
+"""How many candidates are looked at before a row is sorted as a whole."""
+_MARGIN = 1e-5
+"""A probability so near its threshold is decided by `limit`; float32 sums differ by less than this."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The settings of R rows, each ``[R]`` and on one device; 0, 1 and 0 set no limit.
+
+    Attributes:
+        top_k: int64.
+        top_p, mass_below: float32; what the kept tokens reach, and what transformers compares with, 1 - top_p.
+        min_p: float32.
+    """
+
+    top_k: Tensor
+    top_p: Tensor
+    mass_below: Tensor
+    min_p: Tensor
+
+    @classmethod
+    def of(cls, limits: list[tuple[int, float, float]], device: torch.device | str = "cpu") -> Self:
+        """From each row's (top_k, top_p, min_p)."""
+        top_k, top_p, min_p = zip(*limits, strict=True)
+        return cls(
+            torch.tensor([max(k, 0) for k in top_k], device=device),
+            torch.tensor(top_p, dtype=torch.float32, device=device),
+            torch.tensor([1 - p for p in top_p], dtype=torch.float32, device=device),
+            torch.tensor(min_p, dtype=torch.float32, device=device),
+        )
+
+    def rows(self, chosen: Tensor) -> Self:
+        """The limits of some rows, by their numbers."""
+        return type(self)(self.top_k[chosen], self.top_p[chosen], self.mass_below[chosen], self.min_p[chosen])
+
+
+def draw_any(scores: Tensor, streams: Tensor) -> Tensor:
+    """Draw from the softmax of scores ``[R, V]`` with the noise of streams ``[R]`` -> token ids ``[R]``."""
+    every_id = torch.arange(scores.shape[-1], device=scores.device)
+    return (gumbel(streams, every_id) + scores).argmax(-1)
+
+
+def draw(scores: Tensor, limits: Limits, streams: Tensor, windows: tuple[int, ...] = WINDOWS) -> Tensor:
+    """Draw from what `limits` leaves of scores ``[R, V]`` with the noise of streams ``[R]`` -> token ids ``[R]``."""
+    tokens = torch.zeros_like(streams)
+    left = torch.arange(len(streams), device=scores.device)  # rows that are not drawn yet
+    for window in windows:
+        if window >= scores.shape[-1] or len(left) == 0:
+            break
+        part = scores if len(left) == len(scores) else scores[left]
+        values, ids = _best(part, window)
+        kept, settled = _kept_of_window(values, part, limits.rows(left))
+        noisy = gumbel(streams[left], ids).add_(values).masked_fill_(~kept, -torch.inf)
+        drawn = ids.gather(1, noisy.argmax(-1, keepdim=True))[:, 0]
+        tokens[left[settled]] = drawn[settled]
+        left = left[~settled]
+    if len(left):
+        tokens[left] = draw_any(limit(scores[left], limits.rows(left)), streams[left])
+    return tokens
+
+
+def limit(scores: Tensor, limits: Limits) -> Tensor:
+    """scores ``[R, V]`` float32 with every token at minus infinity that `limits` leaves out.
+
+    The same values as transformers' ``TopKLogitsWarper``, ``TopPLogitsWarper`` and ``MinPLogitsWarper`` in this order:
+    tokens as good as the k-th stay, of equal tokens at the border of top-p the higher ids stay, and the best always.
+    """
+    vocabulary = scores.shape[-1]
+    ascending, order = scores.sort(dim=-1, stable=True)
+    kth = ascending.gather(1, (vocabulary - limits.top_k.clamp(1, vocabulary))[:, None])
+    beyond_k = (ascending < kth) & (limits.top_k > 0)[:, None]
+    mass = ascending.masked_fill(beyond_k, -torch.inf).softmax(-1).cumsum(-1)
+    beyond_p = (mass <= limits.mass_below[:, None]) & (limits.top_p < 1)[:, None]
+    beyond_p[:, -1] = False
+    removed = torch.empty_like(beyond_k).scatter_(1, order, beyond_k | beyond_p)
+    scores = scores.masked_fill(removed, -torch.inf)
+    probabilities = scores.softmax(-1)
+    best, place = probabilities.max(-1, keepdim=True)
+    unlikely = (probabilities < limits.min_p[:, None] * best).scatter_(1, place, False)
+    return scores.masked_fill(unlikely, -torch.inf)
+
+
+def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` best of each row and their ids, ``[R, count]``, best first and of equals the higher id first."""
+    values, ids = scores.topk(count, dim=-1, sorted=False)
+    ids, order = ids.sort(dim=-1, descending=True)
+    values, order = values.gather(1, order).sort(dim=-1, descending=True, stable=True)
+    return values, ids.gather(1, order)
+
+
+def _kept_of_window(values: Tensor, scores: Tensor, limits: Limits) -> tuple[Tensor, Tensor]:
+    """Which candidates stay ``[R, C]``, and for which rows this is certain to be all that `limit` keeps ``[R]``.
+
+    values ``[R, C]`` are the best of scores ``[R, V]`` in falling order.
+    """
+    last, best = values[:, -1:], values[:, :1]
+    has_k, has_p, has_m = (limits.top_k > 0)[:, None], (limits.top_p < 1)[:, None], (limits.min_p > 0)[:, None]
+    in_window = has_k & (limits.top_k <= values.shape[-1])[:, None]
+    kth = values.gather(1, (limits.top_k.clamp(1, values.shape[-1]) - 1)[:, None])
+    kept = (values >= kth) | ~has_k
+    whole = torch.where(has_k, values.masked_fill(~kept, -torch.inf).logsumexp(-1, True), scores.logsumexp(-1, True))
+    probabilities = (values - whole).exp() * kept
+    before = probabilities.double().cumsum(-1) - probabilities  # the mass of all better candidates
+    top_p = limits.top_p.double()[:, None]
+    doubtful = kept & has_p & ((before - top_p).abs() < _MARGIN)
+    kept = kept & ((before < top_p) | ~has_p)
+    ratio, min_p = (values - best).exp(), limits.min_p[:, None]
+    doubtful |= kept & has_m & (values < best) & ((ratio - min_p).abs() < _MARGIN * min_p)
+    kept = kept & ((ratio >= min_p) | ~has_m)
+    doubtful[:, 0], kept[:, 0] = False, True  # the best stays in any case
+    lowest = values.masked_fill(~kept, torch.inf).amin(-1, keepdim=True)
+    complete = (last == -torch.inf) | ((last < lowest) & (~has_k | (in_window & (last < kth))))
+    return kept, complete[:, 0] & ~doubtful.any(-1)
