@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from modelwright.configs import DeepseekV2Config, DeepseekVLV2Config
 from modelwright.export.decoder import EXAMPLE, GROWING, DecoderGraph, decoder_graph, example_inputs, traceable
 from modelwright.export.dummies import dummy_texts
-from modelwright.export.graphs import BATCH, SEQUENCE, Axes, CacheLayout, Graph, OnnxConfig, Part
+from modelwright.export.graphs import BATCH, SEQUENCE, Axes, CacheLayout, Graph, OnnxConfig, Part, Pass
 from modelwright.export.pictures import EmbedGraph, VisionGraph, dummy_conversations
 from modelwright.models import DeepseekV2ForCausalLM, DeepseekVLV2ForCausalLM
 
@@ -118,6 +118,17 @@ class DeepseekVLV2OnnxConfig(OnnxConfig):
         """What the processor makes of a question about a picture of random pixels; see :func:`dummy_conversations`."""
         size = (image_width, image_height)
         return dummy_conversations(preprocessor, batch_size, seq_length, is_pair, framework, num_channels, size)
+
+    def other_passes(self, model: Any, generator: torch.Generator) -> Iterator[Pass]:
+        """One, two and three tiles through the tower; token ids of two to four rows through the embedding."""
+        embed, side = EmbedGraph(model), self.config.vision_config.image_size
+        with torch.no_grad():
+            for count in (1, 2, 3):
+                images = torch.randn(count, 3, side, side, generator=generator).to(model.dtype)
+                yield Pass("vision", f"tiles {count}", {"images": images}, VisionGraph(model)({"images": images}))
+                ids = torch.randint(self.vocab_size, (count + 1, 2 * count - 1), generator=generator)
+                shape = f"batch {ids.shape[0]}, sequence {ids.shape[1]}"
+                yield Pass("embed", shape, {"input_ids": ids}, embed({"input_ids": ids}))
 
     def prepared(self, model: Any) -> AbstractContextManager[None]:
         return traceable(model.language)

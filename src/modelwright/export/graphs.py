@@ -81,6 +81,16 @@ class Graph:
     translations: Mapping[Callable, Callable] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Pass:
+    """Inputs of one graph and what the model makes of them, both by name; ``shape`` says their lengths in words."""
+
+    graph: str
+    shape: str
+    inputs: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+
+
 class OnnxConfig(ABC):
     """How one family is exported; made from the model's config, as transformers' class of this name was.
 
@@ -160,12 +170,16 @@ class OnnxConfig(ABC):
         """The fields of ``config`` that name types, as a model exported in ``dtype`` has them."""
         return {}
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027  # most families have nothing to refuse
         """Raise a ``ConfigError`` for what the graphs cannot say."""
 
     def content(self, model: Any, ids: Tensor) -> dict[str, Tensor]:
         """What the decoder reads of ``ids`` ``[batch, tokens]``, by :attr:`inputs`."""
         return {"input_ids": ids}
+
+    def other_passes(self, model: Any, generator: torch.Generator) -> Iterator[Pass]:
+        """Drawn passes through each graph beside the decoder: what onnxruntime is compared with there."""
+        return iter(())
 
     def run(self, model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The decoder graph's outputs by the model's own forward pass: what onnxruntime is compared with."""

@@ -14,7 +14,7 @@ from modelwright.errors import CheckpointError
 from modelwright.export.families import onnx_config_class
 from modelwright.export.graphs import OnnxConfig
 from modelwright.export.manifest import Manifest
-from modelwright.export.session import DecoderSession
+from modelwright.export.session import DecoderSession, open_session
 
 TOLERANCES = {"float32": (1e-4, 0.0), "float16": (2e-2, 2e-2)}
 """By type, what numbers may differ by: this much, or this share of the output's largest number if that is more."""
@@ -43,7 +43,7 @@ class Delta:
 
     output: str
     largest: float
-    shape: Shape
+    shape: Shape | str
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,11 @@ def verify(folder: str | Path, model: Any, draws: int = 12, seed: int = 0, threa
         for shape in comparison.shapes(draws):
             comparison.compare(shape)
         tokens, ties = comparison.greedy()
+        sessions: dict[str, Any] = {}
+        for other in config.other_passes(model, torch.Generator().manual_seed(seed)):
+            if other.graph not in sessions:
+                sessions[other.graph] = open_session(folder / manifest.graphs[other.graph], threads)
+            comparison.check(other.shape, outputs_of(sessions[other.graph], other.inputs), other.outputs)
     return Verification(manifest.dtype, draws, tuple(comparison.worst.values()), tokens, ties)
 
 
@@ -124,7 +129,7 @@ class Comparison:
         """Draw inputs of this shape and compare every output."""
         inputs = self._inputs(shape)
         expected = self.config.run(self.model, inputs)
-        self._check(shape, self._onnx(inputs), expected)
+        self.check(shape, self._onnx(inputs), expected)
 
     def greedy(self) -> tuple[int, int]:
         """How many greedy tokens both choose alike after the same prompt, and how many of them are ties.
@@ -187,16 +192,21 @@ class Comparison:
         return self.config.cache.named(self.config.cache.pairs(outputs, "present"), "past")
 
     def _onnx(self, inputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-        session = self.decoder.session
-        names = [output.name for output in session.get_outputs()]
-        found = session.run(names, {name: tensor.numpy() for name, tensor in inputs.items()})
-        return dict(zip(names, found, strict=True))
+        return outputs_of(self.decoder.session, inputs)
 
-    def _check(self, shape: Shape, found: Mapping[str, np.ndarray], expected: Mapping[str, Tensor]) -> None:
+    def check(self, shape: Shape | str, found: Mapping[str, np.ndarray], expected: Mapping[str, Tensor]) -> None:
+        """Compare the outputs of one pass, whose lengths ``shape`` says."""
         for name, tensor in expected.items():
             delta = difference(name, shape, found[name], tensor.numpy(), self.decoder.manifest.dtype)
             if name not in self.worst or delta > self.worst[name].largest:
                 self.worst[name] = Delta(name, delta, shape)
+
+
+def outputs_of(session: Any, inputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """One pass of onnxruntime, by name."""
+    names = [output.name for output in session.get_outputs()]
+    found = session.run(names, {name: tensor.numpy() for name, tensor in inputs.items()})
+    return dict(zip(names, found, strict=True))
 
 
 def tolerance(dtype: str, expected: np.ndarray) -> float:
