@@ -89,7 +89,7 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
         state = skeleton._read(used, dtype, progress)
         if "generation_config" not in kwargs and cls.can_generate():
             kwargs |= _generation_config(folder)
-        with _no_progress_bar():
+        with no_progress_bar():
             loaded = super().from_pretrained(None, *args, config=config, state_dict=state, dtype=dtype, **kwargs)
         model, *info = loaded if isinstance(loaded, tuple) else (loaded,)
         model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
@@ -229,7 +229,7 @@ def _generation_config(folder: Path) -> dict[str, GenerationConfig]:
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
     """transformers' bar off while it takes over tensors that are read already."""
     earlier = transformers_logging.set_tqdm_hook(lambda make, args, kwargs: make(*args, **kwargs | {"disable": True}))
     try:
