@@ -299,5 +299,36 @@ def plan(
     run_plan(options)
 
 
+export = typer.Typer(help="Write a model for another runtime.", no_args_is_help=True)
+app.add_typer(export, name="export")
+
+
+@export.command("onnx")
+def export_onnx(
+    model: Annotated[
+        str,
+        Argument(
+            help="A name from `modelwright models`, a checkpoint folder, or a hub id like org/name.",
+            metavar="MODEL",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        Argument(
+            help="The folder to make; one that an export made before is replaced.", metavar="OUT", show_default=False
+        ),
+    ],
+    dtype: Annotated[str, Option(help="float32 or float16.")] = "float32",
+    opset: Annotated[int, Option(help="ONNX's version, 18 to 23.", metavar="N")] = 20,
+    draws: Annotated[int, Option(help="How many drawn shapes to compare with PyTorch.", metavar="N")] = 12,
+    seed: Annotated[int, Option(help="Of the drawn shapes and tokens.")] = 0,
+) -> None:
+    """Write ONNX graphs with the cache as inputs and outputs, compared with PyTorch before they appear."""
+    from modelwright.cli.export import ExportOptions, run_export
+
+    run_export(ExportOptions(model, out, dtype, opset, draws, seed))
+
+
 if __name__ == "__main__":
     main()

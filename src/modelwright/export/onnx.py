@@ -16,7 +16,7 @@ from modelwright.export.graphs import OnnxConfig
 from modelwright.export.manifest import Manifest
 from modelwright.export.trace import DEFAULT_OPSET, EXTERNAL_ABOVE, check_opset, write_graph
 from modelwright.export.verify import Verification, evaluating, verify
-from modelwright.models.pretrained import ModelwrightPreTrainedModel
+from modelwright.models.pretrained import ModelwrightPreTrainedModel, no_progress_bar
 
 DTYPES = ("float32", "float16")
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -78,6 +78,8 @@ def export_onnx(
     """
     name, out, tell = _dtype_name(dtype), Path(out), progress or (lambda _: None)
     check_opset(opset)
+    if draws < 1:
+        raise ConfigError(f"draws must be at least 1, got {draws}")
     _require_packages()
     check_ours(out)
     tell("reading the model")
@@ -137,7 +139,8 @@ def _as_type(model: Any, dtype: str) -> Any:
         fields = fields | {"checkpoint_name_or_path": ""}
     config = type(model.config).from_dict(said, **fields)
     state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-    return type(model).from_pretrained(None, config=config, state_dict=state, dtype=getattr(torch, dtype))
+    with no_progress_bar():
+        return type(model).from_pretrained(None, config=config, state_dict=state, dtype=getattr(torch, dtype))
 
 
 def _cache_dtype(config: OnnxConfig, model: Any) -> torch.dtype:

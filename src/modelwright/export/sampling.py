@@ -1,4 +1,4 @@
-"""Choosing the next tokens from scores with numpy: greedy, or by temperature, top-k and top-p, in transformers' order."""
+"""Choosing the next tokens from scores with numpy: greedy, or by temperature, top-k and top-p, as transformers does."""
 
 import math
 from dataclasses import dataclass
