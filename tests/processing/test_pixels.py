@@ -162,7 +162,7 @@ def test_what_is_written_is_read_again(tmp_path):
         size=(4, 6),
         resample=0,
         do_resize=False,
-        image_std=0.6,
+        image_std=0.4,
     )
     path = first.write(tmp_path / "new")
     again = PixelSettings.read(tmp_path / "new")
@@ -177,9 +177,9 @@ def test_what_is_written_is_read_again(tmp_path):
         ({"clusters": [[1, 2], [3, 4]]}, r"clusters must have shape \[k, 3\] with at least one colour, got \[2, 2\]"),
         ({"clusters": []}, r"clusters must have shape \[k, 3\] with at least one colour, got \[0\]"),
         ({"clusters": [[0, 0, "red"]]}, r"clusters must be numbers of shape \[k, 3\]: could not convert"),
-        ({"clusters": [[0, 128, 255]]}, r"clusters must lie in -1\.\.1, the values that pixels take, got 0\.\.255"),
+        ({"clusters": [[0, 128, 255]]}, r"clusters must lie in -1\.\.1, as pixels do, got 0\.\.255"),
         ({"clusters": [[0, float("nan"), 0]]}, r"clusters must lie in -1\.\.1, .*, got nan\.\.nan"),
-        ({"do_normalize": False, "clusters": [[-1, 0, 0]]}, r"clusters must lie in 0\.\.1, .*, got -1\.\.0"),
+        ({"image_std": 0.25, "clusters": [[-3, 0, 0]]}, r"clusters must lie in -2\.\.2, .*, got -3\.\.0"),
         ({"size": 0}, 'size must be {"height": h, "width": w}, a pair .* all at least 1; got 0'),
         ({"size": {"shortest_edge": 32}}, "size must be .* got {'shortest_edge': 32}"),
         ({"size": [1, 2, 3]}, r"size must be .* got \[1, 2, 3\]"),

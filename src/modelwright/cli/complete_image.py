@@ -50,9 +50,9 @@ class Completer(Protocol):
         ...
 
     def complete(
-        self, rows: np.ndarray, new_tokens: int, sampling: Sampling, seed: int, on_token: Callable[[int], None]
+        self, rows: np.ndarray, new_tokens: int, sampling: Sampling, seed: int, tick: Callable[[], None]
     ) -> np.ndarray:
-        """int64 ``[n, tokens + new_tokens]`` from ``rows [n, tokens]``; ``on_token`` is called after each token."""
+        """int64 ``[n, tokens + new_tokens]`` from ``rows [n, tokens]``; ``tick`` is called after each token."""
         ...
 
 
@@ -137,21 +137,21 @@ def _complete(
     if original is not None:
         given[:, 1:] = original[:kept]
     seed = secrets.randbits(31) if options.sampling.seed is None else options.sampling.seed
-    with _bar(pixels - kept) as on_token:
-        rows = completer.complete(given, pixels - kept, options.sampling, seed, on_token)
+    with _bar(pixels - kept) as tick:
+        rows = completer.complete(given, pixels - kept, options.sampling, seed, tick)
     return Completion(rows[:, 1:], kept, seed, loaded - start, time.perf_counter() - loaded)
 
 
 @contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], None]]:
+def _bar(total: int) -> Iterator[Callable[[], None]]:
     """A bar of the pixels sampled, gone when they are; nothing where stderr is no terminal."""
     if not errors.is_terminal:
-        yield lambda _: None
+        yield lambda: None
         return
     columns = (TextColumn("sampling pixels"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True) as bars:
         task = bars.add_task("", total=total)
-        yield lambda _: bars.advance(task)
+        yield lambda: bars.advance(task)
 
 
 def _save(options: CompleteImageOptions, sheet: Any) -> None:

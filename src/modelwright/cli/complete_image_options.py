@@ -32,9 +32,7 @@ class CompleteImageOptions:
         if not 0 <= self.keep < 1:
             raise RequestError(f"--keep must be at least 0 and below 1, got {self.keep}")
         if self.picture is None and self.keep > 0:
-            raise RequestError(
-                f"--keep {self.keep:g} keeps the top of a PICTURE, and none was given; --keep 0 needs none"
-            )
+            raise RequestError(f"--keep {self.keep:g} needs a PICTURE to keep the top of; --keep 0 does without")
         if self.count < 1:
             raise RequestError(f"-n must be at least 1, got {self.count}")
         self.sampling.check()

@@ -37,14 +37,16 @@ class OnnxCompleter:
         self._decoder = OnnxDecoder(self._folder)
 
     def complete(
-        self, rows: np.ndarray, new_tokens: int, sampling: Sampling, seed: int, on_token: Callable[[int], None]
+        self, rows: np.ndarray, new_tokens: int, sampling: Sampling, seed: int, tick: Callable[[], None]
     ) -> np.ndarray:
         return self._decoder.generate(
             rows,
             new_tokens,
+            attention_mask=np.ones_like(rows),  # no colour is padding,
+            eos_token_id=(),  # and none ends a picture
             temperature=sampling.heat,
             top_k=sampling.top_k or 0,
             top_p=1.0 if sampling.top_p is None else sampling.top_p,
             seed=seed,
-            on_token=on_token,
+            on_token=lambda _: tick(),
         )

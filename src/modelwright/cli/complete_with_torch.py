@@ -47,7 +47,7 @@ class TorchCompleter:
             self._model = load(self._folder, dtype=self._dtype, device=self.device, progress=progress).model
 
     def complete(
-        self, rows: np.ndarray, new_tokens: int, sampling: Sampling, seed: int, on_token: Callable[[int], None]
+        self, rows: np.ndarray, new_tokens: int, sampling: Sampling, seed: int, tick: Callable[[], None]
     ) -> np.ndarray:
         made = complete(
             self._model,
@@ -57,7 +57,7 @@ class TorchCompleter:
             top_k=sampling.top_k or 0,
             top_p=1.0 if sampling.top_p is None else sampling.top_p,
             generator=torch.Generator(self.device).manual_seed(seed),
-            on_token=on_token,
+            on_token=lambda _: tick(),
         )
         return made.cpu().numpy()
 

@@ -26,7 +26,7 @@ class PixelSettings:
     """How a picture becomes colours of a palette; names and defaults are transformers' own.
 
     Attributes:
-        clusters: the palette, float64 ``[k, 3]``, in the range that pixels take after ``do_normalize`` (-1..1).
+        clusters: the palette, float64 ``[k, 3]``, in the range that pixels take: -1..1 unless normalised otherwise.
         size: ``{"height": h, "width": w}`` in pixels; may be given as one number, a square's, or as the pair.
         do_resize: pictures are stretched to ``size``; without it they keep their own.
         resample: Pillow's number of the filter: 0 nearest, 1 Lanczos, 2 bilinear, 3 bicubic, 4 box, 5 Hamming.
@@ -197,12 +197,11 @@ def _clusters(values: Any, levels: np.ndarray) -> np.ndarray:
         raise ConfigError(f"clusters must be numbers of shape [k, 3]: {error}") from error
     if clusters.ndim != 2 or clusters.shape[1] != 3 or not len(clusters):
         raise ConfigError(f"clusters must have shape [k, 3] with at least one colour, got {list(clusters.shape)}")
-    low, high = float(levels.min()), float(levels.max())
+    low, high = min(-1.0, float(levels.min())), max(1.0, float(levels.max()))  # where normalising is off, -1..1 too
     slack = (high - low) / 255  # a palette may be rounded
     if not (clusters.min() >= low - slack and clusters.max() <= high + slack):
         raise ConfigError(
-            f"clusters must lie in {low:g}..{high:g}, the values that pixels take, "
-            f"got {clusters.min():g}..{clusters.max():g}"
+            f"clusters must lie in {low:g}..{high:g}, as pixels do, got {clusters.min():g}..{clusters.max():g}"
         )
     clusters.setflags(write=False)
     return clusters
