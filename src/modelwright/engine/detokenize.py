@@ -6,6 +6,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 _HALF = "\N{REPLACEMENT CHARACTER}"  # what a decoder prints for bytes that are no character, or not one yet
+_LONGEST = 4  # bytes of a character, and so the tokens it may be split over
 
 
 class Detokenizer:
@@ -32,9 +33,10 @@ class Detokenizer:
         self._decode = _decoder(tokenizer, skip_special_tokens)
         self._hidden = frozenset(hidden)
         self._ids = list(context)
+        self._given = len(self._ids)
         self._start = 0  # ids from here on are decoded together, so that spaces between words are kept
-        self._known = len(self._ids)  # ids before this one are in the text
-        self._shown = self._whole_length(self._ids)  # characters of ids[start:known] that are in the text
+        self._known = self._whole(self._ids)  # ids before this one are in the text, or in the prompt's
+        self._shown = len(self._decode(self._ids[: self._known]))  # characters of ids[start:known]
         self._strips = not leading_space
 
     def feed(self, tokens: Iterable[int]) -> str:
@@ -47,22 +49,23 @@ class Detokenizer:
         return self._advance(final=True)
 
     def _advance(self, final: bool) -> str:
-        if self._known == len(self._ids):
+        if max(self._known, self._given) == len(self._ids):
             return ""
         now = self._decode(self._ids[self._start :])
         if len(now) <= self._shown or (now.endswith(_HALF) and not final):
             return ""
         piece = now[self._shown :]
         self._start, self._known = self._known, len(self._ids)
-        self._shown = self._whole_length(self._ids[self._start :])
+        self._shown = len(self._decode(self._ids[self._start :]))
         if self._strips:
             piece = piece.lstrip()
             self._strips = not piece
         return piece
 
-    def _whole_length(self, ids: list[int]) -> int:
-        """How many characters `ids` make, without an unfinished one at the end, which the next tokens may complete."""
-        return len(self._decode(ids).rstrip(_HALF))
+    def _whole(self, ids: list[int]) -> int:
+        """How many of `ids` come before an unfinished character at their end, which the next tokens may complete."""
+        ends = range(len(ids), max(len(ids) - _LONGEST, -1), -1)
+        return next((end for end in ends if not self._decode(ids[:end]).endswith(_HALF)), len(ids))
 
 
 class StopTexts:

@@ -100,7 +100,7 @@ class GrammarGuide:
 
     def ended(self, tokens: Sequence[int]) -> bool:
         self._follow(tokens)
-        return self._matcher.is_stopped()
+        return self._matcher.is_stopped() and not self._matcher.is_error()
 
     def _follow(self, tokens: Sequence[int]) -> None:
         if self._read < len(tokens) and not self._matcher.is_error():

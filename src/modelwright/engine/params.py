@@ -216,8 +216,8 @@ def _in_tuples(name: str, value: Any) -> Any:
     """Lists as the tuples that are kept, a lone stop text as one, a mapping as a dict of our own."""
     if name == "stop" and (value is None or isinstance(value, str)):
         return () if value is None else (value,)
-    if name == "bad_words" and isinstance(value, list | tuple):
-        return tuple(tuple(word) if isinstance(word, list) else word for word in value)
+    if name in ("bad_words", "eos_token_ids") and isinstance(value, list | tuple):
+        return tuple(tuple(item) if isinstance(item, list) else item for item in value)
     return dict(value) if isinstance(value, Mapping) else value
 
 

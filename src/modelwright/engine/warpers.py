@@ -78,7 +78,8 @@ def limit(scores: Tensor, limits: Limits) -> Tensor:
     """scores ``[R, V]`` float32 with every token at minus infinity that `limits` leaves out.
 
     The same values as transformers' ``TopKLogitsWarper``, ``TopPLogitsWarper`` and ``MinPLogitsWarper`` in this order:
-    tokens as good as the k-th stay, of equal tokens at the border of top-p the higher ids stay, and the best always.
+    tokens as good as the k-th stay, and the best always. Of equal tokens at the border of top-p the higher ids stay,
+    where transformers takes as many, but whichever its sort leaves last.
     """
     vocabulary = scores.shape[-1]
     ascending, order = scores.sort(dim=-1, stable=True)

@@ -1,0 +1,163 @@
+"""Guides: outputs of random logits that match, end, and say why they cannot be followed."""
+
+import json
+import re
+import sys
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from modelwright import zoo
+from modelwright.engine import guide as guides
+from modelwright.engine.guide import GuideCompiler
+from modelwright.engine.noise import sample_key
+from modelwright.engine.params import Guide, SamplingParams
+from modelwright.engine.sample_row import SampleRow, TokenGuide
+from modelwright.engine.sampling import NO_TOKEN, sample
+from modelwright.errors import RequestError
+from modelwright.processing import parse_grounding_report
+
+NANO = AutoTokenizer.from_pretrained(zoo.path("vl2-nano"))
+END = NANO.eos_token_id
+PROMPT = NANO.encode("Answer:", add_special_tokens=False)
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"enum": ["Ann", "Bob"]}, "age": {"type": "integer", "minimum": 1, "maximum": 99}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+    "x-guidance": {"whitespace_flexible": False},
+}
+
+
+@pytest.fixture(scope="module")
+def compiler() -> GuideCompiler:
+    return GuideCompiler(NANO, [END])
+
+
+def draw(guide: TokenGuide, seed: int, prompt: list[int] = PROMPT, most: int = 200, **params) -> list[int]:
+    """An output of random logits over a vocabulary that is padded beyond the tokenizer's, up to its end."""
+    tokens = list(prompt)
+    row = SampleRow(SamplingParams(**params), tokens, len(prompt), sample_key(seed), frozenset({END}), guide=guide)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(most):
+        if guide.ended(tokens):
+            break
+        token = int(sample(torch.randn(1, len(NANO) + 9, generator=generator), [row]).tokens)
+        if token in (END, NO_TOKEN):
+            break
+        tokens.append(token)
+    return tokens[len(prompt) :]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_schema_is_kept_to(compiler, temperature):
+    people = set()
+    for seed in range(8):
+        follower = compiler.start(Guide(json_schema=PERSON), len(PROMPT))
+        person = json.loads(NANO.decode(draw(follower, seed, temperature=temperature)))
+        assert list(person) == ["name", "age"] and person["name"] in ("Ann", "Bob") and 1 <= person["age"] <= 99
+        people.add(tuple(person.values()))
+    assert len(people) > 2
+
+
+@pytest.mark.parametrize("pattern", [r"[0-9]{3}-[a-f]{2}", r"(yes|no)!", r"[你好🙂]{2}"])
+def test_an_expression_is_matched_as_a_whole_and_ends(compiler, pattern):
+    for seed in range(5):
+        follower = compiler.start(Guide(regex=pattern), len(PROMPT))
+        output = draw(follower, seed)
+        assert re.fullmatch(pattern, NANO.decode(output))
+        assert follower.ended([*PROMPT, *output])
+
+
+def test_a_grammar_is_kept_to(compiler):
+    grammar = 'start: sum\nsum: NUMBER ("+" NUMBER)~1..3\nNUMBER: /[1-9][0-9]?/'
+    for seed in range(5):
+        output = draw(compiler.start(Guide(grammar=grammar), len(PROMPT)), seed)
+        assert re.fullmatch(r"[1-9][0-9]?(\+[1-9][0-9]?){1,3}", NANO.decode(output))
+
+
+def test_the_end_is_allowed_where_the_guide_is_satisfied_and_only_there(compiler):
+    follower = compiler.start(Guide(regex="[0-9]{2,3}"), 0)
+    digits = NANO.encode("123", add_special_tokens=False)
+    assert [bool(follower.allowed(digits[:length])[END]) for length in range(4)] == [False, False, True, True]
+    assert follower.allowed(digits).sum() == 1 and follower.ended(digits)
+
+
+def test_every_end_of_sentence_is_allowed(compiler):
+    other = NANO.convert_tokens_to_ids("<|User|>")
+    follower = GuideCompiler(NANO, [END, other]).start(Guide(regex="a?"), 0)
+    assert follower.allowed([])[[END, other]].all()
+
+
+def test_what_was_compiled_is_kept_and_followers_do_not_share_their_place(compiler, monkeypatch):
+    first = compiler.start(Guide(regex="xy"), 0)
+    monkeypatch.setattr(guides, "_llguidance", lambda: pytest.fail("compiled again"))
+    second = compiler.start(Guide(regex="xy"), 0)
+    [x, y] = NANO.encode("xy", add_special_tokens=False)
+    assert first.allowed([x])[y] and not second.allowed([])[y] and second.allowed([])[x]
+
+
+def test_a_follower_catches_up_with_tokens_it_was_not_asked_about(compiler):
+    tokens = NANO.encode('{"name":"An', add_special_tokens=False)
+    at_once, step_by_step = (compiler.start(Guide(json_schema=PERSON), 0) for _ in range(2))
+    for length in range(len(tokens)):
+        step_by_step.allowed(tokens[:length])
+    assert torch.equal(at_once.allowed(tokens), step_by_step.allowed(tokens))
+
+
+def test_a_follower_that_is_led_astray_allows_nothing(compiler):
+    follower = compiler.start(Guide(regex="[0-9]+"), 0)
+    tokens = NANO.encode("ab", add_special_tokens=False)
+    assert not follower.allowed(tokens).any() and not follower.ended(tokens)
+    assert "doesn't satisfy the grammar" in follower.error
+    assert draw(follower, 0, tokens) == []
+
+
+def test_a_guide_and_a_prohibition_that_leave_nothing_draw_no_token(compiler):
+    follower = compiler.start(Guide(regex="z"), len(PROMPT))
+    [z] = NANO.encode("z", add_special_tokens=False)
+    row = SampleRow(SamplingParams(logit_bias={z: -float("inf")}), PROMPT, len(PROMPT), guide=follower)
+    assert sample(torch.zeros(1, len(NANO)), [row]).tokens.tolist() == [NO_TOKEN]
+
+
+@pytest.mark.parametrize(
+    ("guide", "reason"),
+    [
+        (Guide(regex="(a"), "the guide's regex cannot be followed: .*unclosed group"),
+        (Guide(grammar="nothing: here"), "the guide's grammar cannot be followed: .*start"),
+        (Guide(json_schema={"type": "objec"}), "the guide's json_schema cannot be followed: .*objec"),
+        (Guide(json_schema={"type": "string", "pattern": "(a"}), "json_schema cannot be followed: .*unclosed group"),
+    ],
+)
+def test_a_guide_that_cannot_be_followed_says_why(compiler, guide, reason):
+    with pytest.raises(RequestError, match=f"(?s){reason}"):
+        compiler.start(guide, 0)
+
+
+def test_boxes_after_det_are_well_formed_and_the_rest_is_free():
+    prompt = NANO.encode("<|ref|>cat<|/ref|><|det|>", add_special_tokens=False)
+    close = NANO.convert_tokens_to_ids("<|/det|>")
+    for seed in range(6):
+        follower = GuideCompiler(NANO, [END]).start(Guide(boxes=True), len(prompt))
+        output = draw(follower, seed, prompt, most=400, logit_bias={close: 3.0})
+        answer = NANO.decode([*prompt, *output[: output.index(close) + 1]])
+        report = parse_grounding_report(answer, (999, 999))
+        assert report.skipped == [] and len(report.groundings) == 1
+        assert follower.allowed([*prompt, *output[: output.index(close) + 1], 70]) is None
+    assert GuideCompiler(NANO, [END]).start(Guide(boxes=True), 1).allowed(PROMPT) is None
+
+
+def test_a_missing_llguidance_is_named_with_its_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(RequestError, match=r'^guides need llguidance: pip install "modelwright\[guide\]"$'):
+        GuideCompiler(NANO, [END]).start(Guide(regex="a"), 0)
+
+
+def test_tokenizers_that_do_not_fit_are_refused():
+    with pytest.raises(RequestError, match=r"guides need a fast tokenizer \(PreTrainedTokenizerFast\), got NoneType"):
+        GuideCompiler(None, [1]).start(Guide(regex="a"), 0)
+    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
+    with pytest.raises(RequestError, match=r"the guide's boxes cannot be followed: .*the tokenizer has no token"):
+        GuideCompiler(bare, [0]).start(Guide(boxes=True), 0)
