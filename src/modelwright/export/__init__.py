@@ -16,7 +16,7 @@ _FILE_OF = {
     "Report": "onnx",
     "export_onnx": "onnx",
     "Verification": "verify",
-    "verify": "verify",
+    "verify_onnx": "verify",
 }
 
 __all__ = list(_FILE_OF)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -15,7 +15,7 @@ from modelwright.export.folder import check_ours, exported_folder, write_small_f
 from modelwright.export.graphs import OnnxConfig
 from modelwright.export.manifest import Manifest
 from modelwright.export.trace import DEFAULT_OPSET, EXTERNAL_ABOVE, check_opset, write_graph
-from modelwright.export.verify import Verification, evaluating, verify
+from modelwright.export.verify import Verification, evaluating, verify_onnx
 from modelwright.models.pretrained import ModelwrightPreTrainedModel, no_progress_bar
 
 DTYPES = ("float32", "float16")
@@ -94,7 +94,7 @@ def export_onnx(
         _manifest(config, files, name, cache_dtype, opset).write(place)
         write_small_files(place, model, folder)
         tell("comparing onnxruntime with PyTorch")
-        verification = verify(place, model, draws, seed)
+        verification = verify_onnx(place, model, draws, seed)
         graphs = tuple(_sizes(path) for path in files)
     return Report(out, config.family, name, opset, graphs, verification)
 
