@@ -9,6 +9,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from modelwright.configs.base import CheckedConfig, require, require_divides, require_one_of
 from modelwright.configs.deepseek_v2 import DeepseekV2Config
+from modelwright.configs.tiling import image_token_count
 from modelwright.errors import ConfigError
 
 C = TypeVar("C", bound=CheckedConfig)
@@ -92,6 +93,12 @@ class MlpProjectorConfig(CheckedConfig):
     token_pooling: bool = False
     use_bias: bool = True
 
+    def side_after(self, side: int) -> int:
+        """Tokens along a side of what becomes of `side` by `side` patches; a last group that lacks some is padded."""
+        if self.token_pooling:
+            side = -(-side // 2)
+        return -(-side // self.downsample_ratio) if self.projector_type == "downsample_mlp_gelu" else side
+
     def check_rules(self) -> None:
         require_one_of("projector_type", self.projector_type, PROJECTOR_TYPES)
         self.require_at_least(1, "input_dim", "n_embed", "depth", "mlp_ratio", "downsample_ratio")
@@ -144,6 +151,10 @@ class DeepseekVLV2Config(CheckedConfig):
     def tile_size(self) -> int:
         """Side of the square tiles that pictures are cut into, in pixels."""
         return self.candidate_resolutions[0][0]
+
+    def picture_tokens(self, grid: tuple[int, int]) -> int:
+        """Tokens of the prompt that a picture takes whose local tiles form `grid`, (columns, rows)."""
+        return image_token_count(grid, self.projector_config.side_after(self.vision_config.grid), self.tile_tag)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> DeepseekV2Config:
         """The language model's config, whichever part is asked for."""

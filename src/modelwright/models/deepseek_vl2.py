@@ -133,6 +133,17 @@ class DeepseekVLV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
         )
 
     @torch.no_grad()
+    def encode_pictures(self, tiles: Tensor, crops: list[tuple[int, int]]) -> list[Tensor]:
+        """Pictures without a prompt: their rows of the decoder's input, ``[rows, hidden]`` each.
+
+        Args:
+            tiles: ``[tiles, 3, size, size]``, those of all pictures one after the other, global views first.
+            crops: each picture's ``(width_tiles, height_tiles)``.
+        """
+        (features,) = self._tile_features(tiles[None], [crops])
+        return list(self._rows_of(features, crops).split([self.config.picture_tokens(crop) for crop in crops]))
+
+    @torch.no_grad()
     def incremental_prefilling(
         self,
         input_ids: Tensor | None = None,

@@ -66,12 +66,11 @@ def _projector(config: MlpProjectorConfig, side: int) -> tuple[tuple[Rows, ...],
     """The projector's layers for tiles of `side` by `side` patches, and the side of what comes out."""
     layers: list[Rows] = []
     if config.token_pooling:
-        side = -(-side // 2)
-        layers.append(Rows(side**2, Linear(4 * config.input_dim, config.input_dim, config.use_bias)))
-    if config.projector_type == "downsample_mlp_gelu":
-        side = -(-side // config.downsample_ratio)
+        pooled = -(-side // 2)
+        layers.append(Rows(pooled**2, Linear(4 * config.input_dim, config.input_dim, config.use_bias)))
+    after = config.side_after(side)
     widths = pairwise(_projector_widths(config))
-    return (*layers, *(Rows(side**2, Linear(before, after, config.use_bias)) for before, after in widths)), side
+    return (*layers, *(Rows(after**2, Linear(narrow, wide, config.use_bias)) for narrow, wide in widths)), after
 
 
 def _projector_widths(config: MlpProjectorConfig) -> list[int]:

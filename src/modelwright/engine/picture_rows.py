@@ -1,0 +1,37 @@
+"""`PictureRows`, the rows that pictures become, made outside the decoder's steps and kept for prompts that repeat."""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from modelwright.engine.prompt import PromptPicture
+from modelwright.models import DeepseekVLV2ForCausalLM
+
+
+class PictureRows:
+    """Rows ``[rows, hidden]`` by a picture's key; the `kept` pictures that were asked for last stay."""
+
+    def __init__(self, model: DeepseekVLV2ForCausalLM, kept: int):
+        self.encoded = 0
+        self._model, self._kept = model, kept
+        self._rows: OrderedDict[bytes, Tensor] = OrderedDict()
+
+    def of(self, pictures: Iterable[PromptPicture]) -> list[Tensor]:
+        """The rows of each; what is not kept is encoded, one picture at a time and a bounded number of tiles at once.
+
+        The model's ``vision_batch_size`` is that bound.
+        """
+        found = []
+        for picture in pictures:
+            if picture.key not in self._rows:
+                self._rows[picture.key] = self._encode(picture)
+            self._rows.move_to_end(picture.key)
+            found.append(self._rows[picture.key])
+        while len(self._rows) > self._kept:
+            self._rows.popitem(last=False)
+        return found
+
+    def _encode(self, picture: PromptPicture) -> Tensor:
+        self.encoded += 1
+        return self._model.encode_pictures(picture.tiles, [picture.crop])[0]

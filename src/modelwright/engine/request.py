@@ -1,0 +1,104 @@
+"""`Request`, what is asked and the samples that answer it, from the prompt to the result; it runs no model."""
+
+import time
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from modelwright.engine.logprobs import TokenLogprobs, token_logprobs
+from modelwright.engine.output import FinishReason, OutputStream
+from modelwright.engine.params import SamplingParams
+from modelwright.engine.prompt import Prompt
+from modelwright.engine.results import Completion, Result, Update
+from modelwright.engine.sample_row import SampleRow
+from modelwright.engine.sequence import Sequence
+
+
+@dataclass(eq=False)
+class Sample:
+    """One of a request's outputs while it grows: its place in the schedule, its draws and its text."""
+
+    index: int
+    sequence: Sequence
+    row: SampleRow
+    stream: OutputStream
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+
+    def take(self, token: int, logprobs: TokenLogprobs | None, seconds: float) -> str:
+        """Take what was drawn and give the text that it completes."""
+        guide, drawn = self.row.guide, token >= 0
+        ended = guide is not None and drawn and guide.ended([*self.row.tokens, token])
+        piece = self.stream.put(token, guide_ended=ended)
+        if drawn:
+            self.tokens.append(token)
+            self.times.append(seconds)
+        if logprobs is not None:
+            self.logprobs.append(logprobs)
+        return piece
+
+    def completion(self) -> Completion:
+        """The output, once it has ended."""
+        reason = self.stream.finish_reason
+        assert reason is not None, "the output goes on"
+        asked = self.row.params.logprobs is not None
+        return Completion(
+            self.index,
+            self.stream.text,
+            tuple(self.tokens),
+            reason,
+            self.stream.stop_reason,
+            tuple(self.logprobs) if asked else None,
+        )
+
+
+@dataclass(eq=False)
+class Request:
+    """One request and when it came."""
+
+    id: str
+    prompt: Prompt
+    params: SamplingParams
+    samples: SequenceOf[Sample]
+    arrived: float = field(default_factory=time.perf_counter)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        """Whether all its outputs have."""
+        return all(sample.stream.finish_reason is not None for sample in self.samples)
+
+    def read_prompt(self, start: int, logits: Tensor) -> None:
+        """Take the logits ``[tokens, vocabulary]`` of the prompt from token `start` on."""
+        after = self.prompt.tokens[start + 1 : start + 1 + len(logits)]
+        if after:
+            ids = logits.new_tensor(after).long()
+            self.prompt_logprobs += token_logprobs(logits[: len(after)], ids, self.params.prompt_logprobs or 0)
+
+    def take(self, sample: Sample, token: int, logprobs: TokenLogprobs | None) -> Update:
+        """One drawn token of a sample."""
+        piece = sample.take(token, logprobs, time.perf_counter() - self.arrived)
+        done = sample.completion() if sample.stream.finish_reason is not None else None
+        return Update(self.id, sample.index, piece, (token,) if token >= 0 else (), done)
+
+    def abort(self) -> list[Update]:
+        """End what has not ended."""
+        updates = []
+        for sample in self.samples:
+            if sample.stream.finish_reason is None:
+                piece = sample.stream.end(FinishReason.ABORT)
+                updates.append(Update(self.id, sample.index, piece, (), sample.completion()))
+        return updates
+
+    def result(self) -> Result:
+        """Everything, once all outputs have ended."""
+        asked = self.params.prompt_logprobs is not None
+        return Result(
+            self.id,
+            self.prompt.tokens,
+            tuple(sample.completion() for sample in self.samples),
+            tuple(self.prompt_logprobs) if asked else None,
+            tuple(tuple(sample.times) for sample in self.samples),
+        )

@@ -1,0 +1,83 @@
+"""What comes out of the engine: pieces of outputs as they grow, whole outputs, and a step in numbers."""
+
+from dataclasses import dataclass
+
+from modelwright.engine.logprobs import TokenLogprobs
+from modelwright.engine.output import FinishReason
+from modelwright.engine.step import StepStatistics
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One finished output of a request.
+
+    Attributes:
+        index: which of the request's ``n``.
+        text: without what ended it; empty where the engine has no tokenizer.
+        tokens: all that were drawn, an end token included.
+        finish_reason: stop, length or abort.
+        stop_reason: the stop text or the id of ``stop_token_ids`` that ended it, if one did.
+        logprobs: of each token, where they were asked for.
+    """
+
+    index: int
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: FinishReason
+    stop_reason: str | int | None
+    logprobs: tuple[TokenLogprobs, ...] | None
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a step added to one output.
+
+    Attributes:
+        request: the request's id; `index` says which of its outputs.
+        text: what became certain of the text.
+        tokens: what was drawn; empty where the request was aborted.
+        completion: the whole output, with its last piece.
+    """
+
+    request: str
+    index: int
+    text: str
+    tokens: tuple[int, ...]
+    completion: Completion | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A request that is served.
+
+    Attributes:
+        request: its id.
+        prompt: its token ids.
+        completions: the ``n`` outputs, by index.
+        prompt_logprobs: of each prompt token but the first, where they were asked for.
+        token_times: for each completion, when its tokens came, in seconds after the request.
+    """
+
+    request: str
+    prompt: tuple[int, ...]
+    completions: tuple[Completion, ...]
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None
+    token_times: tuple[tuple[float, ...], ...]
+
+    @property
+    def text(self) -> str:
+        """Of the first output."""
+        return self.completions[0].text
+
+
+@dataclass(frozen=True)
+class EngineStatistics:
+    """The last step: what it did, how long it took, and how many tokens it computed a second."""
+
+    step: StepStatistics
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Prompt tokens and drawn ones alike."""
+        return self.step.tokens / self.seconds
