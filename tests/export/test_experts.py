@@ -37,7 +37,9 @@ class Routed(nn.Module):
         return {name: part(inputs["x"], *routing, opaque_grouped_linear) for name, part in self.experts.items()}
 
 
-def make_experts(act: str = "silu", gated: bool = True, dtype: torch.dtype = torch.float32, count: int = EXPERTS) -> Any:
+def make_experts(
+    act: str = "silu", gated: bool = True, dtype: torch.dtype = torch.float32, count: int = EXPERTS
+) -> Experts:
     torch.manual_seed(0)
     experts = Experts(count, DIM, WIDTH, ACT2FN[act], gated).eval()
     for stack in (experts.gate_up_proj, experts.down_proj):
@@ -53,17 +55,16 @@ def draw(tokens: int, top_k: int, seed: int, dtype: torch.dtype, count: int = EX
     return {"x": torch.randn(tokens, DIM, generator=numbers).to(dtype), "weights": weights, "chosen": chosen}
 
 
-def open_experts(folder: Path, experts: Mapping[str, Experts], count: int = EXPERTS) -> Any:
-    """A session over a graph that was traced with one routing of five tokens to two experts each."""
-    module = Routed(experts)
-    stack = next(iter(experts.values())).down_proj
-    example = draw(5, min(2, count), 0, stack.dtype, count)
-    axes = {"x": {0: "tokens"}, "weights": {0: "tokens", 1: "top_k"}, "chosen": {0: "tokens", 1: "top_k"}}
-    if count == 1:
-        axes = {name: {0: "tokens"} for name in axes}
-    translations = expert_translations(MoE(Router(DIM, count, 1), next(iter(experts.values())), None))
+def open_experts(folder: Path, experts: Mapping[str, Experts], top_k: int = 2) -> Any:
+    """A session over a graph that was traced with one routing of five tokens."""
+    first = next(iter(experts.values()))
+    count = len(first.down_proj)
+    example = draw(5, top_k, 0, first.down_proj.dtype, count)
+    inputs = {name: {0: "tokens"} for name in example}
     outputs = {name: {0: "tokens"} for name in experts}
-    return open_session(write_graph(Graph("experts", module, axes, outputs, example, translations), folder), threads=1)
+    translations = expert_translations(MoE(Router(DIM, count, top_k), first, None))
+    graph = Graph("experts", Routed(experts), inputs, outputs, example, translations)
+    return open_session(write_graph(graph, folder), threads=1)
 
 
 def largest_delta(session: Any, experts: Mapping[str, Experts], inputs: Mapping[str, Tensor]) -> dict[str, float]:
@@ -82,72 +83,80 @@ def largest_delta(session: Any, experts: Mapping[str, Experts], inputs: Mapping[
 
 
 @pytest.fixture(scope="module")
-def every_activation(tmp_path_factory):
-    """One graph with experts of each activation a config may name, gated and not in turn."""
-    experts = {name: make_experts(name, gated=number % 2 == 0) for number, name in enumerate(ACTIVATION_NAMES)}
-    return experts, open_experts(tmp_path_factory.mktemp("activations"), experts)
-
-
-@settings(max_examples=25)
-@given(tokens=st.integers(1, 40), top_k=st.integers(1, EXPERTS), seed=st.integers(0, 999))
-def test_every_activation_over_any_routing(every_activation, tokens, top_k, seed):
-    experts, session = every_activation
-    deltas = largest_delta(session, experts, draw(tokens, top_k, seed, torch.float32))
-    assert list(deltas) == list(ACTIVATION_NAMES)
-    assert max(deltas.values()) < 1e-4, deltas
-
-
-def test_all_tokens_of_one_expert_and_each_token_of_another(every_activation):
-    experts, session = every_activation
-    inputs = draw(EXPERTS, 1, 0, torch.float32)
-    for chosen in (torch.full((EXPERTS, 1), 3), torch.arange(EXPERTS)[:, None], torch.arange(EXPERTS).flip(0)[:, None]):
-        assert max(largest_delta(session, experts, inputs | {"chosen": chosen}).values()) < 1e-4
-
-
-@pytest.fixture(scope="module")
-def half(tmp_path_factory):
-    experts = {"gated": make_experts(dtype=torch.float16), "plain": make_experts("gelu", False, torch.float16)}
-    return experts, open_experts(tmp_path_factory.mktemp("half"), experts)
-
-
-@settings(max_examples=20)
-@given(tokens=st.integers(1, 40), top_k=st.integers(1, EXPERTS), seed=st.integers(0, 999))
-def test_half_precision(half, tokens, top_k, seed):
-    experts, session = half
-    inputs = draw(tokens, top_k, seed, torch.float16)
-    weights = inputs["weights"]
-    deltas = largest_delta(session, experts, inputs | {"weights": weights / weights.sum(dim=-1, keepdim=True)})
-    assert max(deltas.values()) < 2e-2, deltas
-
-
-def test_a_single_expert(tmp_path):
-    experts = {"only": make_experts(count=1)}
-    session = open_experts(tmp_path, experts, count=1)
-    for tokens in (1, 2, 9):
-        assert largest_delta(session, experts, draw(tokens, 1, tokens, torch.float32, count=1))["only"] < 1e-4
-
-
-def test_only_the_chosen_experts_are_computed(tmp_path):
-    """Experts 4 and 5 hold no numbers: whoever computed them and weighed the result by zero would see it."""
-    experts = {"routed": make_experts()}
+def made(tmp_path_factory):
+    """Experts with and without a gate, and some of which the last two hold no numbers, in one graph."""
+    experts = {"gated": make_experts(), "plain": make_experts("gelu_new", gated=False), "holed": make_experts()}
     with torch.no_grad():
-        experts["routed"].gate_up_proj[4:] = torch.nan
-        experts["routed"].down_proj[4:] = torch.nan
-    session = open_experts(tmp_path, experts)
-    feeds = {name: tensor.numpy() for name, tensor in draw(9, 2, 1, torch.float32, count=4).items()}
-    [found] = session.run(None, feeds)
+        experts["holed"].gate_up_proj[-2:] = torch.nan
+        experts["holed"].down_proj[-2:] = torch.nan
+    folder = tmp_path_factory.mktemp("experts")
+    return folder, experts, open_experts(folder, experts)
+
+
+@settings(max_examples=30)
+@given(tokens=st.integers(1, 40), seed=st.integers(0, 999))
+def test_any_number_of_tokens_and_any_routing(made, tokens, seed):
+    _, experts, session = made
+    deltas = largest_delta(session, experts, draw(tokens, 2, seed, torch.float32))
+    assert max(deltas["gated"], deltas["plain"]) < 1e-4, deltas
+
+
+def test_all_tokens_at_the_same_experts_and_each_at_others(made):
+    _, experts, session = made
+    inputs = draw(EXPERTS, 2, 0, torch.float32)
+    everyone = torch.arange(EXPERTS)
+    for first, second in ((3, 0), (everyone, everyone.roll(1)), (everyone.flip(0), everyone // 3 * 3)):
+        chosen = torch.stack([torch.as_tensor(part).expand(EXPERTS) for part in (first, second)], dim=1)
+        deltas = largest_delta(session, experts, inputs | {"chosen": chosen})
+        assert max(deltas["gated"], deltas["plain"]) < 1e-4
+
+
+def test_only_the_chosen_experts_are_computed(made):
+    """Whoever computed an expert without numbers and weighed its result by zero would see it."""
+    feeds = {name: tensor.numpy() for name, tensor in draw(9, 2, 1, torch.float32, count=EXPERTS - 2).items()}
+    [found] = made[2].run(["holed"], feeds)
     assert np.isfinite(found).all()
-    feeds["chosen"][3, 1] = 5
-    [found] = session.run(None, feeds)
+    feeds["chosen"][3, 1] = EXPERTS - 1
+    [found] = made[2].run(["holed"], feeds)
     assert np.isnan(found[3]).all() and np.isfinite(np.delete(found, 3, axis=0)).all()
 
 
-def test_the_graph_holds_one_loop_for_each_product_and_every_weight_once(tmp_path):
-    open_experts(tmp_path, {"routed": make_experts()})
-    graph = onnx.load(tmp_path / "experts.onnx").graph
-    assert [node.op_type for node in graph.node].count("Loop") == 2
+def test_the_graph_holds_one_loop_for_each_product_and_every_weight_once(made):
+    folder, experts, _ = made
+    graph = onnx.load(folder / "experts.onnx").graph
+    assert [node.op_type for node in graph.node].count("Loop") == 2 * len(experts)
     stacks = [list(tensor.dims) for tensor in graph.initializer if len(tensor.dims) == 3]
-    assert sorted(stacks) == [[EXPERTS, DIM, WIDTH], [EXPERTS, 2 * WIDTH, DIM]]
+    gated, plain, back = [EXPERTS, 2 * WIDTH, DIM], [EXPERTS, WIDTH, DIM], [EXPERTS, DIM, WIDTH]
+    assert sorted(stacks) == sorted([gated, gated, plain, back, back, back])
+
+
+@pytest.mark.slow
+def test_every_activation_that_a_config_may_name(tmp_path):
+    experts = {name: make_experts(name, gated=number % 2 == 0) for number, name in enumerate(ACTIVATION_NAMES)}
+    session = open_experts(tmp_path, experts)
+    for seed, tokens in enumerate((1, 2, 30)):
+        deltas = largest_delta(session, experts, draw(tokens, 2, seed, torch.float32))
+        assert list(deltas) == list(ACTIVATION_NAMES)
+        assert max(deltas.values()) < 1e-4, deltas
+
+
+@pytest.mark.slow
+def test_every_expert_for_every_token_in_half_precision(tmp_path):
+    experts = {"gated": make_experts(dtype=torch.float16), "plain": make_experts("gelu", False, torch.float16)}
+    session = open_experts(tmp_path, experts, top_k=EXPERTS)
+    for seed, tokens in enumerate((1, 2, 30)):
+        inputs = draw(tokens, EXPERTS, seed, torch.float16)
+        weights = inputs["weights"] / inputs["weights"].sum(dim=-1, keepdim=True)
+        deltas = largest_delta(session, experts, inputs | {"weights": weights})
+        assert max(deltas.values()) < 2e-2, deltas
+
+
+@pytest.mark.slow
+def test_a_single_expert(tmp_path):
+    experts = {"only": make_experts(count=1)}
+    session = open_experts(tmp_path, experts, top_k=1)
+    for tokens in (1, 2, 9):
+        assert largest_delta(session, experts, draw(tokens, 1, tokens, torch.float32, count=1))["only"] < 1e-4
 
 
 def test_a_model_keeps_its_own_dispatchers():

@@ -1,4 +1,4 @@
-"""DeepSeek-V2's graphs against the model's own pass and the official code's numbers: latent cache, routers, rotations."""
+"""DeepSeek-V2's graphs against the model and the official code's numbers: latent cache, routers, rotations."""
 
 import numpy as np
 import onnx
@@ -84,9 +84,6 @@ def test_the_report(made):
 def test_greedy_tokens_of_a_padded_batch(made):
     ids, mask = tokens(3, 6, seed=1), torch.ones(3, 6, dtype=torch.long)
     mask[0, :4] = mask[2, :1] = 0
-    expected = made.model.generate(
-        ids, attention_mask=mask, max_new_tokens=32, min_new_tokens=32, do_sample=False, pad_token_id=0, eos_token_id=1
-    )
     decoder = OnnxDecoder(made.folder, threads=1)
     steps = []
     found = decoder.generate(
@@ -95,7 +92,6 @@ def test_greedy_tokens_of_a_padded_batch(made):
     free = _greedy(made.model, ids, mask, 32)
     assert np.array_equal(found, free)
     assert np.array_equal(np.stack(steps, axis=1), free[:, 6:])
-    assert expected.shape == free.shape
 
 
 @pytest.mark.slow

@@ -11,16 +11,16 @@ op: Any = opset18  # its own annotations know tensors and no sequences
 @script(Opset("modelwright", 1), default_opset=op)
 def GroupedLinear(x, weight, counts) -> FLOAT:
     """``grouped_linear`` of ``ops/experts.py``: an iteration for each expert that has rows."""
-    chosen = op.Squeeze(op.NonZero(counts), op.Constant(value_ints=[0]))  # [chosen experts], ascending
-    lengths = op.Gather(counts, chosen)
+    busy = op.Squeeze(op.NonZero(counts), op.Constant(value_ints=[0]))  # [experts that have rows], ascending
+    lengths = op.Gather(counts, busy)
     ends = op.CumSum(lengths, op.Constant(value_int=0))
     starts = op.Sub(ends, lengths)
     no_rows = op.Concat(op.Constant(value_ints=[0]), op.Shape(weight, start=1, end=2), axis=0)  # [0, out]
     products = op.SequenceConstruct(op.CastLike(op.ConstantOfShape(no_rows), x))  # which says their type
-    for i in range(op.Size(chosen)):
+    for i in range(op.Size(busy)):
         place = op.Unsqueeze(i, op.Constant(value_ints=[0]))
         rows = op.Slice(x, op.Gather(starts, place), op.Gather(ends, place), op.Constant(value_ints=[0]))
-        matrix = op.Gather(weight, op.Gather(chosen, i))  # [out, in]
+        matrix = op.Gather(weight, op.Gather(busy, i))  # [out, in]
         products = op.SequenceInsert(products, op.Gemm(rows, matrix, transB=1))
     return op.ConcatFromSequence(products, axis=0)
 
