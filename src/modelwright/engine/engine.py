@@ -53,7 +53,8 @@ class Engine:
         self.model, self.config, self.tokenizer = model, config or EngineConfig(), tokenizer
         self.statistics: EngineStatistics | None = None
         settings, text_config = self.config, model.config.get_text_config()
-        self.context = min(settings.max_context or text_config.max_position_embeddings, _positions(text_config))
+        trained = text_config.max_position_embeddings
+        self.context = min(settings.max_context or trained, trained)
         sees = isinstance(model, DeepseekVLV2ForCausalLM)
         self._pictures = PictureRows(model, settings.kept_pictures) if sees else None
         self._pages, pools = self._make_cache()
@@ -140,6 +141,10 @@ class Engine:
             if parsed.pictures:
                 self._with_pictures[own.sequence.id] = parsed
         return name
+
+    def serves(self, id: str) -> bool:
+        """Whether the request of that id has not ended."""
+        return id in self._requests
 
     def abort(self, id: str) -> list[Update]:
         """End a request wherever it stands; nothing if it has ended."""
@@ -257,7 +262,3 @@ class Engine:
             wanted, settings.page_size, layout.numbers * dtype.itemsize, weight.device
         )
         return pages, layout.pools(pages, settings.page_size, dtype, weight.device)
-
-
-def _positions(config: Any) -> int:
-    return config.max_position_embeddings

@@ -6,7 +6,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modelwright.attention import PagedAttention, PagedBatch, PagePool
 from modelwright.configs import CheckedConfig, LlamaConfig
@@ -48,13 +48,9 @@ class Runner:
             raise ConfigError("use_eod_attn_mask_compression must be False for the engine: its prompts are not packed")
         self._decoder = model.language if isinstance(model, DeepseekVLV2ForCausalLM) else model
         self._pools, self._pictures = pools, pictures
-        self._embedding = self._decoder.get_input_embeddings()
+        self._embedding: nn.Module = self._decoder.get_input_embeddings()
+        self.device: torch.device = model.get_input_embeddings().weight.device  # where tokens go in
         self._apart = _depends_on_length(config)
-
-    @property
-    def device(self) -> torch.device:
-        """Where tokens go in."""
-        return self._embedding.weight.device
 
     @torch.inference_mode()
     def run(self, step: Step, prompts: Mapping[str, Prompt]) -> Logits:
