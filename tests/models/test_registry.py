@@ -3,6 +3,7 @@
 import pytest
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers import DeepseekV2Config as TheirConfig
+from transformers import ImageGPTConfig as TheirImageGPTConfig
 
 from modelwright.configs import DeepseekVLV2Config
 from modelwright.errors import ConfigError
@@ -11,6 +12,9 @@ from modelwright.models import (
     DeepseekV2ForSequenceClassification,
     DeepseekV2Model,
     DeepseekVLV2ForCausalLM,
+    ImageGPTForCausalImageModeling,
+    ImageGPTForImageClassification,
+    ImageGPTModel,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
     LlamaModel,
@@ -28,6 +32,13 @@ from tests.fakes import tiny_vl2
         ({"architectures": None, "model_type": "deepseek_v2"}, DeepseekV2ForCausalLM),
         ({"architectures": ["DeepseekVLV2ForCausalLM"], "model_type": "deepseek_vl_v2"}, DeepseekVLV2ForCausalLM),
         ({"model_type": "deepseek_vl_v2"}, DeepseekVLV2ForCausalLM),
+        (
+            {"architectures": ["ImageGPTForCausalImageModeling"], "model_type": "imagegpt"},
+            ImageGPTForCausalImageModeling,
+        ),
+        ({"architectures": ["ImageGPTForImageClassification"]}, ImageGPTForImageClassification),
+        ({"architectures": ["ImageGPTModel"]}, ImageGPTModel),
+        ({"model_type": "imagegpt"}, ImageGPTForCausalImageModeling),
         ({"architectures": ["LlamaModel"], "model_type": "llama"}, LlamaModel),
         ({"architectures": ["LlamaForSequenceClassification"]}, LlamaForSequenceClassification),
         ({"model_type": "llama"}, LlamaForCausalLM),
@@ -39,7 +50,7 @@ def test_architectures_then_model_type(config, cls):
 
 
 OURS = ", ".join(ARCHITECTURES)
-TYPES = "deepseek_v2, deepseek_vl_v2, llama, mistral"
+TYPES = "deepseek_v2, deepseek_vl_v2, imagegpt, llama, mistral"
 
 
 @pytest.mark.parametrize(
@@ -71,6 +82,7 @@ def test_registering_twice_changes_nothing_and_shadows_nothing():
     register()
     assert CONFIG_MAPPING["deepseek_vl_v2"] is DeepseekVLV2Config
     assert CONFIG_MAPPING["deepseek_v2"] is TheirConfig
+    assert CONFIG_MAPPING["imagegpt"] is TheirImageGPTConfig
     config = tiny_vl2().config
     for auto in (AutoModelForCausalLM, AutoModelForImageTextToText):
         assert isinstance(auto.from_config(config), DeepseekVLV2ForCausalLM)

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import ImageGPTConfig as TheirImageGPTConfig
-from transformers import ImageGPTForCausalImageModeling
 
 from modelwright.configs import (
     CheckedConfig,
@@ -19,7 +17,12 @@ from modelwright.configs import (
     LlamaConfig,
     read_config,
 )
-from modelwright.models import DeepseekV2ForCausalLM, DeepseekVLV2ForCausalLM, LlamaForCausalLM
+from modelwright.models import (
+    DeepseekV2ForCausalLM,
+    DeepseekVLV2ForCausalLM,
+    ImageGPTForCausalImageModeling,
+    LlamaForCausalLM,
+)
 from modelwright.planner import ByPart
 from tests.fakes import DENSE, GOLDEN, GROUPED, MHA, MOE, VARIANTS, VL2
 from tests.llamas import EXPERTS, HUGGING_FACE, MINDFORMERS
@@ -51,16 +54,11 @@ def build(config: CheckedConfig) -> torch.nn.Module:
         return BUILDERS[type(config)](config)
 
 
-def their_imagegpt(config: ImageGPTConfig) -> torch.nn.Module:
-    """transformers' ImageGPT of the same sizes."""
-    return ImageGPTForCausalImageModeling(TheirImageGPTConfig(**config.to_dict()))
-
-
 BUILDERS: dict[type[CheckedConfig], Callable[[Any], torch.nn.Module]] = {
     DeepseekV2Config: DeepseekV2ForCausalLM,
     DeepseekVLV2Config: DeepseekVLV2ForCausalLM,
     LlamaConfig: LlamaForCausalLM,
-    ImageGPTConfig: their_imagegpt,
+    ImageGPTConfig: ImageGPTForCausalImageModeling,
 }
 
 

@@ -12,13 +12,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
 
 from modelwright.configs import DeepseekV2Config, DeepseekVLV2Config, ImageGPTConfig, LlamaConfig
-from modelwright.models import DeepseekV2ForCausalLM, DeepseekVLV2ForCausalLM, LlamaForCausalLM
+from modelwright.models import (
+    DeepseekV2ForCausalLM,
+    DeepseekVLV2ForCausalLM,
+    ImageGPTForCausalImageModeling,
+    LlamaForCausalLM,
+)
 from modelwright.ops.latent import prefers_absorbing
 from modelwright.planner import ByPart, count
 from modelwright.planner.shapes import LatentAttention
 from modelwright.processing import DeepseekVLV2Processor
 from tests.fakes import DENSE, GOLDEN, MHA, MOE, NOAUX, VARIANTS, tokens, vl2_inputs
-from tests.planner.models import LLAMA_VARIATIONS, TINY_IMAGEGPT, their_imagegpt, tiny_vl2_config
+from tests.planner.models import LLAMA_VARIATIONS, TINY_IMAGEGPT, tiny_vl2_config
 
 PASSES = [(9, 0), (1, 0), (1, 23), (5, 23), (17, 3)]
 """(new tokens, cached tokens): a prefill, a first token, a decode, and two chunks of a longer prompt."""
@@ -120,10 +125,12 @@ def test_every_pass_of_llama_is_counted_exactly(fields):
         assert counts.flops(new, past).total == measured(model, new, past)
 
 
-@pytest.mark.parametrize("fields", [{}, {"n_inner": 7}, {"reorder_and_upcast_attn": True}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"n_inner": 7}, {"reorder_and_upcast_attn": True}, {"tie_word_embeddings": True}]
+)
 def test_every_pass_of_imagegpt_is_counted_exactly(fields):
     config = ImageGPTConfig(**TINY_IMAGEGPT | {"n_positions": 32} | fields)
-    model = their_imagegpt(config).eval()
+    model = exact(ImageGPTForCausalImageModeling, config)
     for new, past in PASSES:
         assert count(config).flops(new, past).total == measured(model, new, past)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from modelwright.configs import CheckedConfig
+from modelwright.configs import CheckedConfig, ImageGPTConfig
 from modelwright.errors import CheckpointError
 from modelwright.models.pretrained import ModelwrightPreTrainedModel
 from modelwright.models.registry import model_class
@@ -40,6 +40,11 @@ class Checkpoint:
     def reads_pictures(self) -> bool:
         """Whether its config has a vision part."""
         return "vision_config" in self.config_class.sub_configs
+
+    @property
+    def tokens_are_colours(self) -> bool:
+        """Whether its tokens are the colours of a palette, so that it needs no tokenizer."""
+        return issubclass(self.config_class, ImageGPTConfig)
 
 
 def find_checkpoint(path: str | Path) -> Checkpoint:

@@ -22,7 +22,8 @@ class Loaded:
 
     Attributes:
         model: in evaluation mode, on its device.
-        processor: the family's processor; the tokenizer for a family that reads text alone.
+        processor: the family's processor; the tokenizer for a family that reads text alone, the image processor for
+            one whose tokens are colours.
     """
 
     model: Any
@@ -57,7 +58,8 @@ def load(
         overrides: fields of the config.
 
     Raises:
-        CheckpointError: a missing folder, config, weights or tokenizer; a tensor missing, unexpected or misshapen.
+        CheckpointError: a missing folder, config, weights, tokenizer or palette; a tensor missing, unexpected or
+            misshapen.
         ConfigError: an unknown model type (what we have is listed), a broken rule, an unusable dtype or device.
     """
     place = pick_device(device)
@@ -96,7 +98,10 @@ def _devices() -> str:
 
 def _load_processor(checkpoint: Checkpoint, config: Any) -> Any:
     folder = checkpoint.folder
-    if not any((folder / part / "tokenizer.json").is_file() for part in ("", "tokenizer")):
+    if checkpoint.tokens_are_colours:
+        if not (folder / "preprocessor_config.json").is_file():
+            raise CheckpointError(f"{folder} has no preprocessor_config.json, which says what colour each token is")
+    elif not any((folder / part / "tokenizer.json").is_file() for part in ("", "tokenizer")):
         raise CheckpointError(f"{folder} has no tokenizer.json, without which no text can be read or written")
     if checkpoint.reads_pictures and not (folder / "processor_config.json").is_file():
         raise CheckpointError(f"{folder} has no processor_config.json, which says how pictures are cut into tiles")

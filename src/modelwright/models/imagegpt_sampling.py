@@ -7,13 +7,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from transformers import StaticCache
 
 from modelwright.errors import RequestError
 from modelwright.models.imagegpt import ImageGPTForCausalImageModeling
+from modelwright.models.imagegpt_decode import feeder
 
 
-@torch.inference_mode()
 def complete(
     model: ImageGPTForCausalImageModeling,
     input_ids: Tensor,
@@ -47,14 +46,14 @@ def complete(
     rows[:, :given] = input_ids
     if new_tokens == 0:
         return rows
-    cache = StaticCache(model.config, max_cache_len=given + new_tokens - 1)
-    fed = rows[:, :given]
-    for made in range(new_tokens):
-        logits = model(fed, past_key_values=cache, logits_to_keep=1).logits[:, -1].float()  # [batch, colours]
-        fed = choose(logits, temperature, top_k, top_p, generator)
-        rows[:, given + made] = fed[:, 0]
-        if on_token is not None:
-            on_token(made + 1)
+    with torch.inference_mode():
+        feed = feeder(model, batch, slots=given + new_tokens - 1)
+        new = rows[:, :given]
+        for made in range(1, new_tokens + 1):
+            new = choose(feed(new).float(), temperature, top_k, top_p, generator)
+            rows[:, given + made - 1] = new[:, 0]
+            if on_token is not None:
+                on_token(made)
     return rows
 
 
@@ -83,6 +82,7 @@ def _check(
     top_p: float,
 ) -> None:
     rules = {
+        "the model must be in evaluation mode: call model.eval() first": not model.training,
         f"input_ids must be [batch, tokens] with at least one of each, got {list(input_ids.shape)}": input_ids.dim()
         == 2
         and input_ids.numel() > 0,

@@ -13,8 +13,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from modelwright.configs import DeepseekVLV2Config
-from modelwright.errors import ConfigError
+from modelwright.configs import DeepseekVLV2Config, ImageGPTConfig
+from modelwright.errors import CheckpointError, ConfigError
 from modelwright.models.deepseek_v2 import (
     DeepseekV2ForCausalLM,
     DeepseekV2ForSequenceClassification,
@@ -28,7 +28,7 @@ from modelwright.models.imagegpt import (
 )
 from modelwright.models.llama import LlamaForCausalLM, LlamaForSequenceClassification, LlamaModel
 from modelwright.models.pretrained import ModelwrightPreTrainedModel
-from modelwright.processing import DeepseekVLV2Processor
+from modelwright.processing import DeepseekVLV2Processor, ImageGPTImageProcessor
 
 ARCHITECTURES: dict[str, type[ModelwrightPreTrainedModel]] = {
     "DeepseekV2Model": DeepseekV2Model,
@@ -66,13 +66,28 @@ def _vl2_processor(folder: Path, config: DeepseekVLV2Config) -> Any:
     )
 
 
+def _image_processor(folder: Path, config: ImageGPTConfig) -> Any:
+    """The image processor, whose palette must have a colour for each token that the model knows."""
+    processor = ImageGPTImageProcessor.from_pretrained(folder)
+    colours = None if processor.clusters is None else len(processor.clusters)
+    if colours not in (None, config.start_token_id):
+        raise CheckpointError(
+            f"the palette in {folder} has {colours} colours and must have vocab_size - 1 ({config.start_token_id})"
+        )
+    return processor
+
+
 PROCESSORS: dict[str, Callable[[Path, Any], Any]] = {
     "deepseek_v2": _tokenizer,
     "deepseek_vl_v2": _vl2_processor,
+    "imagegpt": _image_processor,
     "llama": _tokenizer,
     "mistral": _tokenizer,
 }
-"""What reads a family's processor (for text alone: its tokenizer) from a checkpoint folder, by ``model_type``."""
+"""What reads a family's processor from a checkpoint folder, by ``model_type``.
+
+For text alone that is its tokenizer, for pixels its image processor.
+"""
 
 
 def model_class(config: dict[str, Any]) -> type[ModelwrightPreTrainedModel]:
