@@ -89,8 +89,8 @@ def train_judge(count: int, epochs: int, batch: int, seed: int = SEED) -> Judge:
 def main() -> None:
     """Train, keep in fp16, and say how many fresh pictures it names right."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=16_000, help="pictures to draw")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--count", type=int, default=12_000, help="pictures to draw")
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=100)
     args = parser.parse_args()
     judge = train_judge(args.count, args.epochs, args.batch)
