@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from modelwright.ops.paged import Pages, copy_pages, read_pages, slots_of, write_pages
+from modelwright.ops.pages import Pages, copy_pages, read_pages, slots_of, write_pages
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class PagePool:
         return self.keys.page_size
 
     def write(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Store new tokens, see :func:`modelwright.ops.paged.write_pages`."""
+        """Store new tokens, see :func:`modelwright.ops.pages.write_pages`."""
         write_pages(self.keys, slots, keys)
         write_pages(self.values, slots, values)
 
     def read(self, table: Tensor, count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The first ``count`` keys and values of a sequence, see :func:`modelwright.ops.paged.read_pages`."""
+        """The first ``count`` keys and values of a sequence, see :func:`modelwright.ops.pages.read_pages`."""
         return read_pages(self.keys, table, count, dtype), read_pages(self.values, table, count, dtype)
 
     def copy(self, copies: Sequence[tuple[int, int]]) -> None:

@@ -1,94 +1,19 @@
-"""Attention over keys and values kept in pages: storing them, int8 included, and the written-out product per sequence.
+"""Attention over keys and values kept in pages: written out per sequence, and the faster ways that give the same.
 
-A page holds ``page_size`` tokens, wherever it lies in the pool; a sequence's table names its pages in order. Queries of
-all sequences are packed in one row, ``starts`` ``[sequences + 1]`` says where each one's begin, and ``contexts``
-``[sequences]`` how many keys it has in the end: its queries are the last of its tokens. Leaves out who gets which page
-(``engine/blocks.py``), and the compiled decode kernels (``ops/kernels/``), which these functions document.
+Queries of all sequences are packed in one row, ``starts`` ``[sequences + 1]`` says where each one's begin, and
+``contexts`` ``[sequences]`` how many keys it has in the end: its queries are the last of its tokens. Leaves out how
+pages are stored (``ops/pages.py``) and the compiled kernels (``ops/kernels/``), which gathered products stand in for.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modelwright.ops import kernels
 from modelwright.ops.attention import causal_mask, fused_attention, reference_attention
-
-INT8_MAX = 127
-
-
-@dataclass(frozen=True)
-class Pages:
-    """One kind of vector of every token of a pool.
-
-    ``rows`` is ``[pages, page_size, ..., width]``, where ``...`` may be heads; int8 rows are to be multiplied with
-    ``scales`` ``[pages, page_size, ...]`` (fp32), other types have none. Both may be views of a wider pool.
-    """
-
-    rows: Tensor
-    scales: Tensor | None = None
-
-    @property
-    def page_size(self) -> int:
-        """Tokens in a page."""
-        return self.rows.shape[1]
-
-    @property
-    def width(self) -> int:
-        """Numbers in a vector."""
-        return self.rows.shape[-1]
-
-
-def quantise_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """``[..., width]`` to int8 of that shape and fp32 scales ``[...]``, by the largest magnitude of each vector.
-
-    ``dequantise_rows`` is then off by at most half a scale, which is the largest magnitude / 254.
-    """
-    wide = rows.float()
-    scales = wide.abs().amax(dim=-1) / INT8_MAX
-    steps = wide / scales.clamp(min=torch.finfo(torch.float32).tiny)[..., None]
-    return steps.round().clamp(-INT8_MAX, INT8_MAX).to(torch.int8), scales
-
-
-def dequantise_rows(rows: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    """The inverse of :func:`quantise_rows`, rounded to ``dtype`` once."""
-    return (rows.float() * scales[..., None]).to(dtype)
-
-
-def write_pages(pages: Pages, slots: Tensor, values: Tensor) -> None:
-    """Store ``values`` ``[tokens, ..., width]`` at ``slots`` ``[tokens]``, each ``page * page_size + place``."""
-    rows = pages.rows.view(-1, *pages.rows.shape[2:])  # [pages * page_size, ..., width]
-    if pages.scales is None:
-        rows.index_copy_(0, slots, values.to(rows.dtype))
-        return
-    steps, scales = quantise_rows(values)
-    rows.index_copy_(0, slots, steps)
-    pages.scales.view(-1, *pages.scales.shape[2:]).index_copy_(0, slots, scales)
-
-
-def read_pages(pages: Pages, table: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    """The first ``count`` vectors of a sequence, ``[count, ..., width]`` in ``dtype``; no other page is touched."""
-    table = table[: -(-count // pages.page_size)]
-    rows = pages.rows[table].flatten(0, 1)[:count]
-    if pages.scales is None:
-        return rows.to(dtype)
-    return dequantise_rows(rows, pages.scales[table].flatten(0, 1)[:count], dtype)
-
-
-def copy_pages(pages: Pages, copies: Sequence[tuple[int, int]]) -> None:
-    """Copy whole pages, ``(from, to)`` each; all are read before any is written."""
-    if not copies:
-        return
-    sources, targets = torch.tensor(copies, device=pages.rows.device).unbind(1)
-    for stored in (pages.rows, pages.scales):
-        if stored is not None:
-            stored[targets] = stored[sources]
-
-
-def slots_of(table: Sequence[int], page_size: int, start: int, stop: int) -> list[int]:
-    """The slots of a sequence's tokens ``start`` to ``stop - 1``."""
-    return [table[place // page_size] * page_size + place % page_size for place in range(start, stop)]
+from modelwright.ops.pages import Pages, read_pages
 
 
 def paged_attention(
@@ -139,7 +64,23 @@ def paged_latent_attention(
 
 
 def decode_attention(q: Tensor, keys: Pages, values: Pages, contexts: Tensor, tables: Tensor, scale: float) -> Tensor:
-    """One query per sequence, ``[sequences, heads, k_dim]`` -> ``[sequences, heads, v_dim]``."""
+    """One query per sequence, ``[sequences, heads, k_dim]`` -> ``[sequences, heads, v_dim]``; compiled if it can be."""
+    if kernels.serves_decode(q, keys, values):
+        return kernels.decode([q], [keys], values, contexts, tables, scale)
+    return gathered_attention(q, keys, values, contexts, tables, scale)
+
+
+def decode_latent_attention(
+    q_latent: Tensor, q_rope: Tensor, latent: Pages, k_rope: Pages, contexts: Tensor, tables: Tensor, scale: float
+) -> Tensor:
+    """One query per sequence, ``[sequences, heads, rank]`` and its rotated part -> ``[sequences, heads, rank]``."""
+    if kernels.serves_decode(q_latent, latent, k_rope):
+        return kernels.decode([q_latent, q_rope], [latent, k_rope], latent, contexts, tables, scale)
+    return gathered_latent_attention(q_latent, q_rope, latent, k_rope, contexts, tables, scale)
+
+
+def gathered_attention(q: Tensor, keys: Pages, values: Pages, contexts: Tensor, tables: Tensor, scale: float) -> Tensor:
+    """:func:`decode_attention` by torch alone: each sequence's pages are gathered."""
     parts = []
     for query, table, context in zip(q, tables, contexts.tolist(), strict=True):
         k, v = (read_pages(kind, table, context, q.dtype).transpose(0, 1)[None] for kind in (keys, values))
@@ -147,10 +88,10 @@ def decode_attention(q: Tensor, keys: Pages, values: Pages, contexts: Tensor, ta
     return torch.stack(parts)
 
 
-def decode_latent_attention(
+def gathered_latent_attention(
     q_latent: Tensor, q_rope: Tensor, latent: Pages, k_rope: Pages, contexts: Tensor, tables: Tensor, scale: float
 ) -> Tensor:
-    """One query per sequence, ``[sequences, heads, rank]`` and its rotated part -> ``[sequences, heads, rank]``."""
+    """:func:`decode_latent_attention` by torch alone: each sequence's latents are gathered, and not expanded."""
     parts = []
     for inner, rotated, table, context in zip(q_latent, q_rope, tables, contexts.tolist(), strict=True):
         past, past_rope = (read_pages(kind, table, context, q_latent.dtype) for kind in (latent, k_rope))

@@ -1,0 +1,426 @@
+// One query per sequence over keys and values in pages: read once, where they lie, by all heads that share them.
+//
+// A sequence's keys are cut into parts that threads take in turn; each part keeps a running maximum, sum and result per
+// head (Milakov & Gimelshein, arXiv:1805.02867), and the parts of a sequence are put together in the end. Scores are
+// taken in powers of two. Two ways to add a block of keys: `FloatBlock` for any CPU, and where the CPU multiplies bf16
+// `HalfBlock`, whose lanes are heads, so that no sum crosses lanes. A key may have two parts (latent and rotated).
+
+#include <algorithm>
+#include <vector>
+
+#include "vectors.h"
+
+namespace {
+
+constexpr int BLOCK = 32;       // keys taken at once
+constexpr int64_t PART = 128;   // keys of a sequence that are worth a thread's while
+constexpr int MOST_PARTS = 2;   // of a key
+constexpr float NEVER = -1e30f;
+
+}  // namespace
+
+// Vectors in pages, see `_Stored` in attention.py. Strides count elements.
+struct Stored {
+    int32_t kind;  // 0 fp32, 1 bf16, 2 int8
+    int64_t width;
+    const void* rows;
+    int64_t page, token, head;
+    const float* scales;
+    int64_t scale_page, scale_token, scale_head;
+};
+
+struct Queries {
+    const void* rows;
+    int64_t sequence, head;
+};
+
+// Everything about a call but the queries' type, see `_Decode` in attention.py.
+struct Decode {
+    int64_t sequences, heads, kv_heads, parts;
+    Queries queries[MOST_PARTS];
+    Stored keys[MOST_PARTS];
+    Stored values;
+    const int32_t* contexts;
+    const int32_t* tables;
+    int64_t table, page_size;
+    float scale;
+};
+
+namespace {
+
+inline int64_t whole_vectors(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
+
+// Some keys of a sequence: where each one's place is in the pool.
+struct Places {
+    int count;
+    int64_t page[BLOCK], token[BLOCK];
+
+    Places(const Decode& d, int64_t sequence, int64_t first, int64_t last) : count(int(last - first)) {
+        const int32_t* table = d.tables + sequence * d.table;
+        for (int j = 0; j < count; j++) {
+            page[j] = table[(first + j) / d.page_size];
+            token[j] = (first + j) % d.page_size;
+        }
+    }
+    int64_t row(const Stored& s, int j, int64_t head) const {
+        return page[j] * s.page + token[j] * s.token + head * s.head;
+    }
+    float scale(const Stored& s, int j, int64_t head) const {
+        return s.scales ? s.scales[page[j] * s.scale_page + token[j] * s.scale_token + head * s.scale_head] : 1.0f;
+    }
+};
+
+// The running state of a sequence's heads.
+struct State {
+    int64_t width;  // numbers kept per head
+    std::vector<float> highest, total, out;
+
+    State(int64_t heads, int64_t width) : width(width), highest(heads), total(heads), out(heads * width) { clear(); }
+    void clear() {
+        std::fill(highest.begin(), highest.end(), NEVER);
+        std::fill(total.begin(), total.end(), 0.0f);
+        std::fill(out.begin(), out.end(), 0.0f);
+    }
+};
+
+template <typename T>
+void widen(const T* row, int64_t width, float scale, float* to) {
+    for (int64_t i = 0; i < width; i += LANES) {
+        Floats x = i + LANES <= width ? load(row + i) : load_some(row + i, width - i);
+        store(to + i, x * scale);
+    }
+}
+
+// `width` numbers of a stored row as floats, and zeros up to a whole vector.
+void widen(const Stored& s, int64_t row, float scale, float* to) {
+    switch (s.kind) {
+        case 0: return widen(static_cast<const float*>(s.rows) + row, s.width, scale, to);
+        case 1: return widen(static_cast<const bf16*>(s.rows) + row, s.width, scale, to);
+        case 2: return widen(static_cast<const int8_t*>(s.rows) + row, s.width, scale, to);
+    }
+}
+
+inline float dot(const float* a, const float* b, int64_t width) {
+    Floats total{};
+    for (int64_t i = 0; i < width; i += LANES) total += load(a + i) * load(b + i);
+    return sum(total);
+}
+
+// Keys and values of a block are made floats once for all heads that share them.
+template <typename X>
+class FloatBlock {
+public:
+    State state;
+
+    explicit FloatBlock(const Decode& d)
+        : state(d.heads, whole_vectors(d.values.width)), d(d), v(BLOCK * state.width) {
+        for (int64_t p = 0; p < d.parts; p++) k_width += whole_vectors(d.keys[p].width);
+        q.resize(d.heads * k_width);
+        k.resize(BLOCK * k_width);
+    }
+
+    void begin(int64_t sequence) {
+        state.clear();
+        std::fill(q.begin(), q.end(), 0.0f);
+        for (int64_t h = 0; h < d.heads; h++) {
+            float* to = &q[h * k_width];
+            for (int64_t p = 0; p < d.parts; p++) {
+                const Queries& from = d.queries[p];
+                const X* row = static_cast<const X*>(from.rows) + sequence * from.sequence + h * from.head;
+                for (int64_t i = 0; i < d.keys[p].width; i++) to[i] = to_float(row[i]) * d.scale;
+                to += whole_vectors(d.keys[p].width);
+            }
+        }
+    }
+
+    void add(const Places& places) {
+        const int64_t group = d.heads / d.kv_heads;
+        for (int64_t head = 0; head < d.kv_heads; head++) {
+            for (int j = 0; j < places.count; j++) {
+                float* to = &k[j * k_width];
+                for (int64_t p = 0; p < d.parts; p++) {
+                    widen(d.keys[p], places.row(d.keys[p], j, head), places.scale(d.keys[p], j, head), to);
+                    to += whole_vectors(d.keys[p].width);
+                }
+                widen(d.values, places.row(d.values, j, head), places.scale(d.values, j, head), &v[j * state.width]);
+            }
+            for (int64_t h = head * group; h < (head + 1) * group; h++) add_head(h, places.count);
+        }
+    }
+
+    void finish(int64_t h, float* to) const { std::copy_n(&state.out[h * state.width], d.values.width, to); }
+
+private:
+    const Decode& d;
+    int64_t k_width = 0;
+    std::vector<float> q, k, v;
+
+    void add_head(int64_t h, int count) {
+        float weights[BLOCK];
+        for (int j = 0; j < BLOCK; j++) weights[j] = j < count ? dot(&q[h * k_width], &k[j * k_width], k_width) : NEVER;
+        float highest = state.highest[h];
+        for (int j = 0; j < count; j++) highest = std::max(highest, weights[j]);
+        const float kept = exp2_negative(splat(state.highest[h] - highest))[0];
+        float total = 0;
+        for (int j = 0; j < BLOCK; j += LANES) {
+            Floats some = exp2_negative(load(weights + j) - highest);
+            store(weights + j, some);
+            total += sum(some);
+        }
+        state.highest[h] = highest;
+        state.total[h] = state.total[h] * kept + total;
+        for (int64_t i = 0; i < state.width; i += LANES) {
+            float* out = &state.out[h * state.width + i];
+            Floats mixed = load(out) * kept;
+            for (int j = 0; j < count; j++) mixed += load(&v[j * state.width + i]) * weights[j];
+            store(out, mixed);
+        }
+    }
+};
+
+#if HAS_BF16_DOTS
+// Up to 16 heads that share their keys are the lanes of a vector. A product takes two numbers a lane: of a key, two
+// neighbours, the same for all heads; of the values, the same channel of two neighbouring keys.
+class HalfBlock {
+public:
+    State state;
+
+    explicit HalfBlock(const Decode& d)
+        : state(d.heads, d.values.width), d(d), group(d.heads / d.kv_heads), sets((group + LANES - 1) / LANES) {
+        for (int64_t p = 0; p < d.parts; p++) k_width += d.keys[p].width;
+        q.resize(d.kv_heads * sets * k_width / 2 * LANES);
+        for (int64_t p = 0; p < d.parts; p++)
+            if (d.keys[p].kind == 2) rounded[p].resize(BLOCK * d.keys[p].width);
+        shared = d.values.rows == d.keys[0].rows && d.values.width == d.keys[0].width;
+        if (d.values.kind == 2 && !shared) rounded[MOST_PARTS].resize(BLOCK * d.values.width);
+    }
+
+    // Whether widths and types are such that this way serves, and enough heads share keys that it pays.
+    static bool serves(const Decode& d) {
+        bool fits = d.values.kind != 0 && d.values.width % 32 == 0 && d.heads / d.kv_heads >= 4;
+        for (int64_t p = 0; p < d.parts; p++) fits = fits && d.keys[p].kind != 0 && d.keys[p].width % 32 == 0;
+        return fits;
+    }
+
+    void begin(int64_t sequence) {
+        state.clear();
+        std::fill(q.begin(), q.end(), 0u);
+        for (int64_t h = 0; h < d.heads; h++) {
+            const int64_t lane = h % group % LANES;
+            uint32_t* to = &q[(h / group * sets + h % group / LANES) * k_width / 2 * LANES];
+            for (int64_t p = 0; p < d.parts; p++) {
+                const Queries& from = d.queries[p];
+                const bf16* row = static_cast<const bf16*>(from.rows) + sequence * from.sequence + h * from.head;
+                for (int64_t i = 0; i < d.keys[p].width; i += 2, to += LANES) std::memcpy(to + lane, row + i, 4);
+            }
+        }
+    }
+
+    void add(const Places& places) {
+        for (int64_t head = 0; head < d.kv_heads; head++) {
+            const bf16* keys[MOST_PARTS][BLOCK];
+            const bf16* values[BLOCK];
+            for (int64_t p = 0; p < d.parts; p++) point(d.keys[p], places, head, rounded[p], keys[p]);
+            if (shared) std::copy_n(keys[0], BLOCK, values);
+            else point(d.values, places, head, rounded[MOST_PARTS], values);
+            for (int64_t set = 0; set < sets; set++) {
+                const int64_t lanes = std::min<int64_t>(LANES, group - set * LANES);
+                add_set(places, head, set, int(lanes), keys, values);
+            }
+        }
+    }
+
+    // The result of a head in the order of its channels; unpacking leaves each 32 as 4 of every 8, then the others.
+    void finish(int64_t h, float* to) const {
+        const float* from = &state.out[h * state.width];
+        for (int64_t i = 0; i < d.values.width; i++)
+            to[i] = from[i / 32 * 32 + (i % 8 / 4) * 16 + i % 32 / 8 * 4 + i % 4];
+    }
+
+private:
+    const Decode& d;
+    const int64_t group, sets;
+    int64_t k_width = 0;
+    bool shared;
+    std::vector<uint32_t> q;  // [kv_heads, sets, k_width / 2, 16 heads], two numbers each
+    std::vector<bf16> rounded[MOST_PARTS + 1];
+
+    // Where each key's row is, as bf16: in the pool, or made from int8, whose integers are exact. Beyond the last, the
+    // last again: a zero weight would not undo what stands in a page that was never written.
+    void point(const Stored& s, const Places& places, int64_t head, std::vector<bf16>& room, const bf16** rows) {
+        for (int j = 0; j < BLOCK; j++) {
+            if (j >= places.count) {
+                rows[j] = rows[places.count - 1];
+            } else if (s.kind == 1) {
+                rows[j] = static_cast<const bf16*>(s.rows) + places.row(s, j, head);
+            } else {
+                const int8_t* row = static_cast<const int8_t*>(s.rows) + places.row(s, j, head);
+                bf16* to = &room[j * s.width];
+                for (int64_t i = 0; i < s.width; i += 32) {
+                    __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)(row + i))));
+                    __m512 high =
+                        _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)(row + i + 16))));
+                    _mm512_storeu_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+                }
+                rows[j] = to;
+            }
+        }
+    }
+
+    void add_set(const Places& places, int64_t head, int64_t set, int lanes, const bf16* const (*keys)[BLOCK],
+                 const bf16* const* values) {
+        Floats scores[BLOCK];
+        const uint32_t* query = &q[(head * sets + set) * k_width / 2 * LANES];
+        for (int j = 0; j < BLOCK; j++) scores[j] = splat(0.0f);
+        for (int64_t p = 0; p < d.parts; p++) {
+            for (int j = 0; j < places.count; j += 8) {
+                __m512 sums[8];
+                multiply(query, keys[p] + j, d.keys[p].width, sums);
+                for (int i = 0; i < 8 && j + i < places.count; i++) {
+                    Floats part;
+                    std::memcpy(&part, &sums[i], sizeof part);
+                    scores[j + i] += part * (places.scale(d.keys[p], j + i, head) * d.scale);
+                }
+            }
+            query += d.keys[p].width / 2 * LANES;
+        }
+        const int64_t first = head * group + set * LANES;
+        float kept[LANES];
+        uint32_t weights[BLOCK / 2 * LANES];
+        weigh(places, head, first, lanes, scores, kept, weights);
+        int h = 0;
+        for (; h + 8 <= lanes; h += 8) mix<8>(first + h, kept + h, weights + h, values, places.count);
+        if (h + 4 <= lanes) mix<4>(first + h, kept + h, weights + h, values, places.count), h += 4;
+        for (; h < lanes; h++) mix<1>(first + h, kept + h, weights + h, values, places.count);
+    }
+
+    static void multiply(const uint32_t* query, const bf16* const* keys, int64_t width, __m512* sums) {
+        __m512 s[8];
+        const bf16* k[8];
+        for (int j = 0; j < 8; j++) s[j] = _mm512_setzero_ps(), k[j] = keys[j];
+        for (int64_t i = 0; i < width; i += 2) {
+            const __m512bh heads = (__m512bh)_mm512_loadu_si512(query + i / 2 * LANES);
+            for (int j = 0; j < 8; j++) {
+                int32_t pair;
+                std::memcpy(&pair, k[j] + i, 4);
+                s[j] = _mm512_dpbf16_ps(s[j], heads, (__m512bh)_mm512_set1_epi32(pair));
+            }
+        }
+        for (int j = 0; j < 8; j++) sums[j] = s[j];
+    }
+
+    // Scores to weights against the new maximum, two keys' bf16 weights a number; `kept` is what earlier ones shrink to.
+    void weigh(const Places& places, int64_t head, int64_t first, int lanes, Floats* scores, float* kept,
+               uint32_t* weights) {
+        const Floats before = load_some(&state.highest[first], lanes);
+        Floats highest = before, total = splat(0.0f);
+        for (int j = 0; j < places.count; j++) highest = larger(highest, scores[j]);
+        for (int j = 0; j < BLOCK; j += 2) {
+            Floats pair[2];
+            for (int i = 0; i < 2; i++) {
+                pair[i] = splat(0.0f);
+                if (j + i < places.count) {
+                    pair[i] = exp2_negative(scores[j + i] - highest);
+                    total += pair[i];
+                    pair[i] = pair[i] * places.scale(d.values, j + i, head);
+                }
+            }
+            __m512 low, high;
+            std::memcpy(&low, &pair[0], sizeof low);
+            std::memcpy(&high, &pair[1], sizeof high);
+            __m512i first_half = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(low));
+            __m512i second_half = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(high));
+            _mm512_storeu_si512(weights + j / 2 * LANES,
+                                _mm512_or_si512(first_half, _mm512_slli_epi32(second_half, 16)));
+        }
+        Floats shrunk = exp2_negative(before - highest);
+        for (int h = 0; h < lanes; h++) {
+            kept[h] = shrunk[h];
+            state.highest[first + h] = highest[h];
+            state.total[first + h] = state.total[first + h] * shrunk[h] + total[h];
+        }
+    }
+
+    template <int HEADS>
+    void mix(int64_t first, const float* kept, const uint32_t* weights, const bf16* const* values, int count) {
+        for (int64_t i = 0; i < state.width; i += 32) {
+            __m512 out[HEADS][2];
+            for (int h = 0; h < HEADS; h++)
+                for (int half = 0; half < 2; half++)
+                    out[h][half] = _mm512_mul_ps(_mm512_loadu_ps(&state.out[(first + h) * state.width + i + half * 16]),
+                                                 _mm512_set1_ps(kept[h]));
+            for (int j = 0; j < count; j += 2) {
+                const __m512i a = _mm512_loadu_si512(values[j] + i), b = _mm512_loadu_si512(values[j + 1] + i);
+                const __m512bh low = (__m512bh)_mm512_unpacklo_epi16(a, b);
+                const __m512bh high = (__m512bh)_mm512_unpackhi_epi16(a, b);
+                for (int h = 0; h < HEADS; h++) {
+                    const __m512bh weight = (__m512bh)_mm512_set1_epi32(int32_t(weights[j / 2 * LANES + h]));
+                    out[h][0] = _mm512_dpbf16_ps(out[h][0], low, weight);
+                    out[h][1] = _mm512_dpbf16_ps(out[h][1], high, weight);
+                }
+            }
+            for (int h = 0; h < HEADS; h++)
+                for (int half = 0; half < 2; half++)
+                    _mm512_storeu_ps(&state.out[(first + h) * state.width + i + half * 16], out[h][half]);
+        }
+    }
+};
+#endif
+
+// Part `part` of `parts` of a sequence's keys: where it begins and ends, whole blocks each but the last.
+inline int64_t cut(int64_t keys, int64_t part, int64_t parts) {
+    const int64_t blocks = (keys + BLOCK - 1) / BLOCK;
+    return std::min(keys, blocks * part / parts * BLOCK);
+}
+
+template <typename Block, typename X>
+void decode(const Decode& d, X* out, int threads) {
+    const int64_t v_width = d.values.width, wanted = 8 * int64_t(threads);
+    std::vector<int64_t> starts{0};  // where the parts of each sequence stand among all
+    for (int64_t s = 0; s < d.sequences; s++) {
+        const int64_t useful = std::max<int64_t>((d.contexts[s] + PART - 1) / PART, 1);
+        starts.push_back(starts.back() + std::clamp<int64_t>((wanted + d.sequences - 1) / d.sequences, 1, useful));
+    }
+    const int64_t parts = starts.back();
+    std::vector<float> highest(parts * d.heads), total(parts * d.heads), said(parts * d.heads * v_width);
+#pragma omp parallel num_threads(threads) if (parts > 1)
+    {
+        Block block(d);
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < parts; i++) {
+            const int64_t s = std::upper_bound(starts.begin(), starts.end(), i) - starts.begin() - 1;
+            const int64_t part = i - starts[s], of = starts[s + 1] - starts[s];
+            const int64_t last = cut(d.contexts[s], part + 1, of);
+            block.begin(s);
+            for (int64_t key = cut(d.contexts[s], part, of); key < last; key += BLOCK)
+                block.add(Places(d, s, key, std::min(key + BLOCK, last)));
+            for (int64_t h = 0; h < d.heads; h++) block.finish(h, &said[(i * d.heads + h) * v_width]);
+            std::copy_n(block.state.highest.begin(), d.heads, &highest[i * d.heads]);
+            std::copy_n(block.state.total.begin(), d.heads, &total[i * d.heads]);
+        }
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < d.sequences * d.heads; i++) {
+            const int64_t s = i / d.heads, h = i % d.heads;
+            float top = NEVER, whole = 0;
+            for (int64_t p = starts[s]; p < starts[s + 1]; p++) top = std::max(top, highest[p * d.heads + h]);
+            std::vector<float> mixed(v_width);
+            for (int64_t p = starts[s]; p < starts[s + 1]; p++) {
+                const float share = exp2_negative(splat(highest[p * d.heads + h] - top))[0];
+                whole += share * total[p * d.heads + h];
+                for (int64_t c = 0; c < v_width; c++) mixed[c] += share * said[(p * d.heads + h) * v_width + c];
+            }
+            for (int64_t c = 0; c < v_width; c++) store(out + i * v_width + c, mixed[c] / whole);
+        }
+    }
+}
+
+}  // namespace
+
+// `d.scale` holds the logarithm's factor already: scores are exponents of two.
+extern "C" void paged_decode(const Decode* d, int32_t halves, void* out, int32_t threads) {
+#if HAS_BF16_DOTS
+    if (halves && HalfBlock::serves(*d)) return decode<HalfBlock>(*d, static_cast<bf16*>(out), threads);
+#endif
+    if (halves) decode<FloatBlock<bf16>>(*d, static_cast<bf16*>(out), threads);
+    else decode<FloatBlock<float>>(*d, static_cast<float*>(out), threads);
+}

@@ -1,0 +1,118 @@
+"""Linear layers and chosen experts over a few rows by the compiled kernels: the checks and the pointers."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from modelwright.ops.kernels.build import build
+from modelwright.ops.weight_only import Int4Weight, Int8Weight
+
+INPUTS = (torch.float32, torch.bfloat16)
+Weight = Tensor | Int8Weight | Int4Weight
+
+
+class _Weight(ctypes.Structure):
+    _fields_ = [
+        ("kind", ctypes.c_int32),
+        ("inputs", ctypes.c_int64),
+        ("group", ctypes.c_int64),
+        ("data", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("offsets", ctypes.c_void_p),
+    ]
+
+
+def serves_linear(x: Tensor, *weights: Weight) -> bool:
+    """Whether the kernels take ``x`` and these weights: on the CPU, contiguous, of known types, without autograd."""
+    if x.device.type != "cpu" or x.dtype not in INPUTS or (torch.is_grad_enabled() and x.requires_grad):
+        return False
+    return all(_fits(x, weight) for weight in weights) and build().library is not None
+
+
+def _fits(x: Tensor, weight: Weight) -> bool:
+    if isinstance(weight, Tensor):
+        return weight.dtype == x.dtype and weight.device == x.device and weight.is_contiguous()
+    return weight.steps.device == x.device and weight.steps.is_contiguous() and weight.scales.is_contiguous()
+
+
+def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias``: x ``[..., in]``, weight ``[out, in]`` -> ``[..., out]``; the weight is read once.
+
+    Meant for few rows, and worth it up to about 32 of them.
+    """
+    _check(x, weight)
+    rows = x.reshape(-1, x.shape[-1])
+    if rows.stride(-1) != 1:
+        rows = rows.contiguous()
+    outputs = _rows(weight)
+    out = x.new_empty(*x.shape[:-1], outputs)
+    bias = None if bias is None else bias.to(x.dtype).contiguous()
+    library = build().library
+    assert library is not None
+    library.linear_rows(
+        ctypes.byref(_pointers(weight)),
+        ctypes.c_int64(outputs),
+        x.dtype == torch.bfloat16,
+        ctypes.c_void_p(rows.data_ptr()),
+        ctypes.c_int64(rows.stride(0)),
+        ctypes.c_int64(len(rows)),
+        ctypes.c_void_p(None if bias is None else bias.data_ptr()),
+        ctypes.c_void_p(out.data_ptr()),
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def serves_experts(x: Tensor, w_in: Weight, w_out: Weight) -> bool:
+    """:func:`serves_linear` for both weights, which are to be stored alike."""
+    return type(w_in) is type(w_out) and serves_linear(x, w_in, w_out)
+
+
+def experts(x: Tensor, chosen: Tensor, weights: Tensor, w_in: Weight, w_out: Weight) -> Tensor:
+    """The gated feed-forward (SiLU) of each token's chosen experts; only theirs are read, and each once.
+
+    x ``[tokens, dim]``, chosen and weights ``[tokens, top_k]``, w_in ``[experts, 2 * width, dim]`` (gate rows, then up
+    rows), w_out ``[experts, dim, width]`` -> ``[tokens, dim]``; see :func:`modelwright.ops.experts.looped_experts`.
+    """
+    x, chosen = x.contiguous(), chosen.to(torch.int64).contiguous()
+    weights = weights.to(torch.float32).contiguous()
+    _check(x, w_in)
+    out = torch.empty_like(x)
+    library = build().library
+    assert library is not None
+    library.expert_rows(
+        ctypes.byref(_pointers(w_in)),
+        ctypes.byref(_pointers(w_out)),
+        ctypes.c_int64(_rows(w_in) // 2),
+        x.dtype == torch.bfloat16,
+        ctypes.c_void_p(x.data_ptr()),
+        ctypes.c_int64(len(x)),
+        ctypes.c_int64(chosen.shape[1]),
+        ctypes.c_void_p(chosen.data_ptr()),
+        ctypes.c_void_p(weights.data_ptr()),
+        ctypes.c_void_p(out.data_ptr()),
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def _rows(weight: Weight) -> int:
+    return (weight if isinstance(weight, Tensor) else weight.steps).shape[-2]
+
+
+def _check(x: Tensor, weight: Weight) -> None:
+    """Pointers carry no sizes, so that what does not fit is refused before."""
+    inputs = _pointers(weight).inputs
+    if x.shape[-1] != inputs:
+        raise ValueError(f"the width of x ({x.shape[-1]}) must be the inputs of the weight ({inputs})")
+
+
+def _pointers(weight: Weight) -> _Weight:
+    if isinstance(weight, Tensor):
+        return _Weight(0, weight.shape[-1], 0, weight.data_ptr())
+    if isinstance(weight, Int8Weight):
+        return _Weight(2, weight.steps.shape[-1], 0, weight.steps.data_ptr(), weight.scales.data_ptr())
+    offsets = None if weight.offsets is None else weight.offsets.data_ptr()
+    inputs = 2 * weight.steps.shape[-1]
+    return _Weight(3, inputs, weight.group, weight.steps.data_ptr(), weight.scales.data_ptr(), offsets)

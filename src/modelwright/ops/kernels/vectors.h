@@ -1,0 +1,102 @@
+// Vectors of 16 floats that any compiler lowers to what the CPU has, and the stored types they are loaded from.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#include <immintrin.h>
+#define HAS_BF16_DOTS 1
+#else
+#define HAS_BF16_DOTS 0
+#endif
+
+constexpr int LANES = 16;
+
+typedef float Floats __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
+typedef int32_t Ints __attribute__((vector_size(LANES * sizeof(int32_t)), aligned(4), may_alias));
+typedef uint32_t Words __attribute__((vector_size(LANES * sizeof(uint32_t)), aligned(4), may_alias));
+typedef uint16_t Halves __attribute__((vector_size(LANES * sizeof(uint16_t)), aligned(2), may_alias));
+typedef int8_t Bytes __attribute__((vector_size(LANES * sizeof(int8_t)), aligned(1), may_alias));
+
+struct bf16 {
+    uint16_t bits;
+};
+
+inline float to_float(float x) { return x; }
+inline float to_float(int8_t x) { return x; }
+inline float to_float(bf16 x) {
+    uint32_t wide = uint32_t(x.bits) << 16;
+    float value;
+    std::memcpy(&value, &wide, 4);
+    return value;
+}
+
+inline void store(float* at, float value) { *at = value; }
+inline void store(bf16* at, float value) {  // to the nearest, ties to even
+    uint32_t wide;
+    std::memcpy(&wide, &value, 4);
+    at->bits = value != value ? 0x7FC0 : uint16_t((wide + 0x7FFF + ((wide >> 16) & 1)) >> 16);
+}
+
+inline Floats splat(float x) { return Floats{} + x; }
+
+inline Floats load(const float* at) { return *reinterpret_cast<const Floats*>(at); }
+inline Floats load(const bf16* at) {
+    Words wide = __builtin_convertvector(*reinterpret_cast<const Halves*>(at), Words) << 16;
+    Floats value;
+    std::memcpy(&value, &wide, sizeof value);
+    return value;
+}
+inline Floats load(const int8_t* at) {
+    return __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const Bytes*>(at), Ints), Floats);
+}
+
+// The first `count` <= 16 values, and zeros.
+template <typename T>
+inline Floats load_some(const T* at, int64_t count) {
+    T whole[LANES] = {};
+    std::memcpy(whole, at, count * sizeof(T));
+    return load(whole);
+}
+
+inline void store(float* at, Floats value) { *reinterpret_cast<Floats*>(at) = value; }
+
+inline float sum(Floats x) {
+#if defined(__AVX512F__)
+    __m512 whole;
+    std::memcpy(&whole, &x, sizeof whole);
+    return _mm512_reduce_add_ps(whole);
+#else
+    float total = 0;
+    for (int i = 0; i < LANES; i++) total += x[i];
+    return total;
+#endif
+}
+
+inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+
+// 2^x for x <= 0, to 2e-7 of the result; below -126 it is 0.
+inline Floats exp2_negative(Floats x) {
+    Floats bounded = larger(x, splat(-126.0f));
+    Floats shifted = bounded + 12582912.0f;  // 1.5 * 2^23: the sum's last bits are the nearest integer
+    Floats whole = shifted - 12582912.0f;
+    Floats f = bounded - whole;  // [-0.5, 0.5]
+    Floats value = splat(1.5353362e-4f);
+    value = value * f + 1.3398874e-3f;
+    value = value * f + 9.6184370e-3f;
+    value = value * f + 5.5503324e-2f;
+    value = value * f + 2.4022648e-1f;
+    value = value * f + 6.9314720e-1f;
+    value = value * f + 1.0f;
+    Ints power = (__builtin_convertvector(whole, Ints) + 127) << 23;
+    Floats scale;
+    std::memcpy(&scale, &power, sizeof scale);
+    return x < -126.0f ? splat(0.0f) : value * scale;
+}
+
+// What one thread takes at a time: whole blocks, enough bytes that handing them out costs nothing.
+inline int64_t rows_at_a_time(int64_t row_bytes, int64_t block) {
+    int64_t rows = 131072 / (row_bytes > 0 ? row_bytes : 1);
+    return rows < block ? block : rows / block * block;
+}

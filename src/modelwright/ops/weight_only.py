@@ -1,0 +1,101 @@
+"""Weights stored in int8 or int4 with the activations left as they are, and the linear layer that documents them.
+
+int8 has a scale per output row. int4 has a scale, and where asked an offset, per group of input channels: a weight is
+``scale * (step - 8) + offset`` with steps 0 to 15. Two steps lie in a byte: of each 64 channels, byte j holds channel j
+in its low and channel 32 + j in its high half. Leaves out calibration, and activations in int8.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+INT4_GROUPS = (32, 64, 128)
+RUN = 64
+"""Input channels whose steps share a run of 32 bytes."""
+
+
+@dataclass(frozen=True)
+class Int8Weight:
+    """``steps`` int8 ``[..., out, in]`` and ``scales`` fp32 ``[..., out]``."""
+
+    steps: Tensor
+    scales: Tensor
+
+
+@dataclass(frozen=True)
+class Int4Weight:
+    """``steps`` uint8 ``[..., out, in / 2]``; ``scales`` and ``offsets`` (or None) bf16 ``[..., out, in / group]``."""
+
+    steps: Tensor
+    scales: Tensor
+    offsets: Tensor | None = None
+
+    @property
+    def group(self) -> int:
+        """Input channels that share a scale."""
+        return 2 * self.steps.shape[-1] // self.scales.shape[-1]
+
+
+def quantise_int8(weight: Tensor) -> Int8Weight:
+    """Round ``[..., out, in]`` to the nearest of 255 steps, the row's largest magnitude being 127 of them."""
+    wide = weight.float()
+    scales = wide.abs().amax(dim=-1) / 127
+    steps = wide / scales.clamp(min=torch.finfo(torch.float32).tiny)[..., None]
+    return Int8Weight(steps.round().clamp(-127, 127).to(torch.int8), scales)
+
+
+def quantise_int4(weight: Tensor, group: int = 32, offset: bool = False) -> Int4Weight:
+    """Round ``[..., out, in]`` to 16 steps per group of ``group`` inputs.
+
+    Without an offset the number of largest magnitude becomes step 0, whatever its sign, so that 0 stays exact and all
+    16 steps are used; with one the steps run from the group's least number to its greatest.
+
+    Raises:
+        ValueError: an unknown group, or inputs that are no whole number of groups and of runs of 64.
+    """
+    if group not in INT4_GROUPS or weight.shape[-1] % max(group, RUN):
+        raise ValueError(
+            f"int4 groups must be of {', '.join(map(str, INT4_GROUPS))} inputs and divide them, as must {RUN}; "
+            f"got groups of {group} and {weight.shape[-1]} inputs"
+        )
+    wide = weight.float().unflatten(-1, (-1, group))  # [..., out, groups, group]
+    if offset:
+        least, most = wide.amin(dim=-1), wide.amax(dim=-1)
+        scales = ((most - least) / 15).bfloat16()
+        offsets = (least + 8 * scales.float()).bfloat16()
+        centred = wide - offsets.float()[..., None]
+    else:
+        largest = wide.gather(-1, wide.abs().argmax(dim=-1, keepdim=True))[..., 0]
+        scales, offsets, centred = (largest / -8).bfloat16(), None, wide
+    divisor = torch.where(scales == 0, 1.0, scales.float())
+    steps = (centred / divisor[..., None]).round().clamp(-8, 7) + 8
+    return Int4Weight(_pack(steps.flatten(-2).to(torch.uint8)), scales, offsets)
+
+
+def _pack(steps: Tensor) -> Tensor:
+    runs = steps.unflatten(-1, (-1, RUN))
+    return (runs[..., : RUN // 2] | runs[..., RUN // 2 :] << 4).flatten(-2)
+
+
+def _unpack(packed: Tensor) -> Tensor:
+    runs = packed.unflatten(-1, (-1, RUN // 2))
+    return torch.cat((runs & 15, runs >> 4), dim=-1).flatten(-2)
+
+
+def dequantise(weight: Int8Weight | Int4Weight, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The weight ``[..., out, in]`` that the steps stand for, rounded to ``dtype`` once."""
+    if isinstance(weight, Int8Weight):
+        return (weight.steps.float() * weight.scales[..., None]).to(dtype)
+    steps = _unpack(weight.steps).unflatten(-1, (-1, weight.group)).float() - 8
+    wide = steps * weight.scales.float()[..., None]
+    if weight.offsets is not None:
+        wide = wide + weight.offsets.float()[..., None]
+    return wide.flatten(-2).to(dtype)
+
+
+def weight_only_linear(x: Tensor, weight: Int8Weight | Int4Weight, bias: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias`` in fp32, rounded to the type of ``x``. The documentation of the kernel."""
+    out = F.linear(x.float(), dequantise(weight), None if bias is None else bias.float())
+    return out.to(x.dtype)

@@ -1,0 +1,220 @@
+"""The compiled kernels: built once and safely, switched off on request, and equal to the torch code beside them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from modelwright.ops import kernels
+from modelwright.ops.experts import looped_experts
+from modelwright.ops.kernels import build
+from modelwright.ops.paged import paged_attention
+from modelwright.ops.pages import Pages
+from modelwright.ops.weight_only import Int4Weight, Int8Weight, dequantise, quantise_int4, quantise_int8
+
+compiled = pytest.mark.skipif(not kernels.available(), reason=f"no kernels: {kernels.reason()}")
+CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.bfloat16: {"rtol": 2**-7, "atol": 2**-8}}
+"""The sums are taken in fp32; a bf16 result is the nearest of its neighbours, or the next."""
+STORED = {
+    "plain": lambda weight: weight,
+    "int8": quantise_int8,
+    "int4/32": lambda weight: quantise_int4(weight, 32),
+    "int4/64 offset": lambda weight: quantise_int4(weight, 64, offset=True),
+    "int4/128": lambda weight: quantise_int4(weight, 128),
+    "int4/32 offset": lambda weight: quantise_int4(weight, 32, offset=True),
+}
+
+
+def wide(weight: Tensor | Int8Weight | Int4Weight) -> Tensor:
+    return weight.float() if isinstance(weight, Tensor) else dequantise(weight)
+
+
+@compiled
+@pytest.mark.parametrize("kind", STORED)
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.integers(1, 20),
+    st.integers(1, 40) | st.sampled_from([300]),
+    st.sampled_from([128, 256, 640]),
+    st.integers(0, 63),
+    st.booleans(),
+    st.integers(0, 2**16),
+)
+def test_linear_equals_torch(kind, dtype, rows, out, inputs, odd, bias, seed):
+    torch.manual_seed(seed)
+    if kind in ("plain", "int8"):
+        inputs -= odd  # any width
+    weight = STORED[kind]((torch.randn(out, inputs) / inputs**0.5).to(dtype))
+    x = torch.randn(rows, inputs + 3).to(dtype)[:, :inputs]  # rows further apart than they are wide
+    shift = torch.randn(out).to(dtype) if bias else None
+    assert kernels.serves_linear(x, weight)
+    expected = F.linear(x.float(), wide(weight), None if shift is None else shift.float())
+    result = kernels.linear(x, weight, shift)
+    assert result.dtype == dtype
+    torch.testing.assert_close(result.float(), expected, **CLOSE[dtype])
+
+
+@compiled
+def test_linear_keeps_the_leading_dimensions():
+    x, weight = torch.randn(2, 3, 16), torch.randn(5, 16)
+    torch.testing.assert_close(kernels.linear(x, weight), F.linear(x, weight))
+    assert kernels.linear(x[:0], weight).shape == (0, 3, 5)
+
+
+@compiled
+@pytest.mark.parametrize("store", STORED.values(), ids=STORED)
+def test_a_width_that_does_not_fit_is_refused(store):
+    with pytest.raises(ValueError, match=r"the width of x \(64\) must be the inputs of the weight \(128\)"):
+        kernels.linear(torch.zeros(1, 64), store(torch.zeros(8, 128)))
+
+
+@compiled
+@pytest.mark.parametrize("kind", STORED)
+@settings(max_examples=15, deadline=None)
+@given(
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.integers(1, 9),
+    st.integers(1, 4),
+    st.sampled_from([128, 256]),
+    st.integers(0, 2**16),
+)
+def test_experts_equal_the_loop(kind, dtype, tokens, top_k, width, seed):
+    torch.manual_seed(seed)
+    dim = 128 if kind != "plain" else 72
+    w_in = STORED[kind]((torch.randn(6, 2 * width, dim) / dim**0.5).to(dtype))
+    w_out = STORED[kind]((torch.randn(6, dim, width) / width**0.5).to(dtype))
+    x, weights = torch.randn(tokens, dim).to(dtype), torch.rand(tokens, top_k)
+    chosen = torch.rand(tokens, 6).argsort(dim=-1)[:, :top_k]
+    assert kernels.serves_experts(x, w_in, w_out)
+    expected = looped_experts(x.float(), chosen, weights, wide(w_in), wide(w_out), F.silu)
+    result = kernels.experts(x, chosen, weights, w_in, w_out)
+    assert result.dtype == dtype
+    bounds = CLOSE[dtype] if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}  # the hidden units are bf16 too
+    torch.testing.assert_close(result.float(), expected, **bounds)
+
+
+@compiled
+def test_experts_nobody_chose_are_not_read():
+    w_in, w_out = torch.randn(3, 32, 16), torch.randn(3, 16, 16)
+    w_in[1], w_out[1] = torch.nan, torch.nan
+    out = kernels.experts(torch.randn(2, 16), torch.tensor([[0, 2], [2, 0]]), torch.ones(2, 2), w_in, w_out)
+    assert out.isfinite().all()
+
+
+@compiled
+def test_what_the_kernels_do_not_serve_is_said():
+    x, weight = torch.randn(2, 64), torch.randn(8, 64)
+    assert kernels.serves_linear(x, weight, quantise_int8(weight), quantise_int4(weight))
+    assert not kernels.serves_linear(x, weight.bfloat16())
+    assert not kernels.serves_linear(x.half(), weight.half())
+    assert not kernels.serves_linear(x, torch.randn(64, 8).T)
+    assert not kernels.serves_linear(x.clone().requires_grad_(), weight)
+    assert not kernels.serves_experts(x, weight[None], quantise_int8(weight[None]))
+
+
+def test_the_switch_leaves_torch_alone_and_says_so():
+    script = (
+        "import torch; from modelwright.ops import kernels; from modelwright.ops.paged import decode_attention\n"
+        "from modelwright.ops.pages import Pages; pages = Pages(torch.ones(1, 2, 1, 4))\n"
+        "out = decode_attention(torch.ones(1, 1, 4), pages, pages, torch.tensor([2]), torch.tensor([[0]]), 1.0)\n"
+        "print(kernels.available(), kernels.reason(), out.tolist())"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"MODELWRIGHT_KERNELS": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout.split("\n")[0] == "False MODELWRIGHT_KERNELS=0 [[[1.0, 1.0, 1.0, 1.0]]]"
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    (folder / "one.h").write_text("#define ANSWER 42\n")
+    (folder / "one.cpp").write_text('#include "one.h"\nextern "C" int answer() { return ANSWER; }\n')
+    return folder
+
+
+@compiled
+def test_what_was_compiled_is_found_again_until_a_source_changes(sources, tmp_path):
+    first = build.compiled(sources, "c++", tmp_path / "cache")
+    made = first.stat().st_mtime_ns
+    assert build.compiled(sources, "c++", tmp_path / "cache") == first and first.stat().st_mtime_ns == made
+    (sources / "one.h").write_text("#define ANSWER 43\n")
+    second = build.compiled(sources, "c++", tmp_path / "cache")
+    assert second != first
+    assert sorted((tmp_path / "cache").iterdir()) == sorted([first, second])  # and nothing half done
+
+
+@compiled
+def test_several_may_compile_at_once(sources, tmp_path):
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(lambda _: build.compiled(sources, "c++", tmp_path / "cache"), range(3)))
+    assert len(set(made)) == 1 and list((tmp_path / "cache").iterdir()) == [made[0]]
+
+
+@compiled
+def test_a_compiler_that_refuses_is_quoted(sources, tmp_path):
+    (sources / "two.cpp").write_text("this is no C++\n")
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        build.compiled(sources, "c++", tmp_path / "cache")
+    assert "two.cpp" in caught.value.stderr
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_without_a_compiler_there_are_no_kernels(monkeypatch):
+    monkeypatch.delenv(build.SWITCH, raising=False)
+    monkeypatch.setenv("PATH", "")
+    found = build.build.__wrapped__()
+    assert found == build.Build(None, "there is no C++ compiler (c++, g++ or clang++) on the PATH")
+
+
+@compiled
+def test_a_cache_that_cannot_be_written_leaves_no_kernels(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    found = build.build.__wrapped__()
+    assert found.library is None and str(tmp_path / "file") in found.reason
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@compiled
+def test_threads_share_the_work_and_change_nothing(three_threads):
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 256), torch.randn(2048, 256)  # two megabytes: several pieces
+    w_in, w_out = torch.randn(4, 1024, 256) / 16, torch.randn(4, 256, 512) / 16
+    chosen = torch.tensor([[0, 3], [3, 1]])
+    shared, routed = kernels.linear(x, weight), kernels.experts(x, chosen, torch.ones(2, 2), w_in, w_out)
+    torch.set_num_threads(1)
+    assert torch.equal(shared, kernels.linear(x, weight))
+    assert torch.equal(routed, kernels.experts(x, chosen, torch.ones(2, 2), w_in, w_out))
+
+
+@compiled
+def test_parts_of_a_long_sequence_are_put_together(three_threads):
+    torch.manual_seed(0)
+    keys, values = Pages(torch.randn(200, 16, 2, 8)), Pages(torch.randn(200, 16, 2, 8))
+    contexts, tables = [3000, 1, 129], torch.randperm(200).repeat(3, 1)
+    q = torch.randn(3, 4, 8) * 3  # sharp: some parts matter far less than others
+    out = kernels.decode([q], [keys], values, torch.tensor(contexts), tables, 1.0)
+    torch.testing.assert_close(out, paged_attention(q, keys, values, range(4), contexts, tables, 1.0))
