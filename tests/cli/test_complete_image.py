@@ -1,5 +1,6 @@
 """``modelwright complete-image`` on tiny random ImageGPTs: the sheet and the JSON, with torch or not, and refusals."""
 
+import io
 import json
 import shutil
 import struct
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from modelwright.checkpoints import load
 from modelwright.cli import complete_image as command
@@ -24,6 +26,7 @@ from modelwright.processing import ImageGPTImageProcessor, Pixels
 from modelwright.processing.contact_sheet import contact_sheet
 
 SIDE = 6
+OPTIONS = "model keep samples output temperature top-p top-k seed onnx dtype device json stats"
 CORNERS = [[r, g, b] for r in (-1, 1) for g in (-1, 1) for b in (-1, 1)]
 
 
@@ -152,6 +155,13 @@ def test_a_model_in_another_number_type(sample, picture):
     assert refused(sample(picture, "--device", "tpu9")).startswith("device 'tpu9' cannot be used here; torch finds")
 
 
+def test_a_bar_is_drawn_where_stderr_is_a_terminal(sample, picture, monkeypatch):
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=80)
+    monkeypatch.setattr(command, "errors", terminal)
+    assert sample(picture).code == 0
+    assert "sampling pixels" in terminal.file.getvalue() and "18/18" in terminal.file.getvalue()
+
+
 def test_ctrl_c_leaves_nothing_behind(sample, picture, sheet, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -220,6 +230,13 @@ def test_wrong_options_are_refused_before_anything_heavy_is_imported():
         "modelwright: --keep 0.5 needs a PICTURE to keep the top of; --keep 0 does without",
         "imported:",
     ]
+
+
+def test_help_imports_nothing_heavy():
+    done = in_a_new_process("complete-image", "--help")
+    assert (done.returncode, done.stderr.strip()) == (0, "imported:")
+    for option in OPTIONS.split():
+        assert f"--{option}" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -60,23 +60,36 @@ def test_it_does_better_than_an_even_grid():
 
 def test_large_pictures_and_many_colours_are_bounded(monkeypatch):
     monkeypatch.setattr(palette, "MAX_PIXELS_EACH", 64)
-    monkeypatch.setattr(palette, "MAX_COLOURS", 20)
+    monkeypatch.setattr(palette, "MAX_COLOURS", 40)
     seen = []
 
     def spy(colours, counts, k, seed):
-        seen.append(len(colours))
-        return colours[:k].astype(np.float64)
+        seen.append((colours, counts))
+        return colours[:k]
 
     monkeypatch.setattr(palette, "_k_means", spy)
-    large = noise(0, (64, 32))
-    assert palette._shrunk(large[0]).size == (6, 11)  # by 6, the least that leaves about 64 pixels
-    assert (fit_clusters(large, 3, seed=5) == fit_clusters(large, 3, seed=5)).all()
-    assert seen == [20, 20]
+    (large,) = noise(0, (64, 32))
+    shrunk = palette._shrunk(large)
+    assert shrunk.size == (6, 11)  # by 6, the least that leaves about 64 pixels
+    fit_clusters(large, 3)
+    [(colours, counts)] = seen
+    assert 5 <= len(colours) <= 40  # the 66 colours there are, divided by at most 8 at the last step
+    assert counts.sum() == 66
+    np.testing.assert_allclose(counts @ colours, np.asarray(shrunk).reshape(-1, 3).sum(0))
 
 
-@pytest.mark.parametrize("k", [0, -1, 2.5, True, None])
+def test_merging_keeps_what_few_colours_are(monkeypatch):
+    colours, counts = np.array([[0, 0, 0], [1, 1, 1], [9, 9, 9]], np.uint8), np.array([3, 1, 5])
+    for most, expected in ((3, [[0] * 3, [1] * 3, [9] * 3]), (2, [[0.25] * 3, [9] * 3]), (1, [[46 / 9] * 3])):
+        monkeypatch.setattr(palette, "MAX_COLOURS", most)
+        merged, sums = palette._merged(colours, counts)
+        np.testing.assert_allclose(merged, expected)
+        assert sums.sum() == 9
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.5, True, None, 8193])
 def test_k_must_be_a_whole_number(k):
-    with pytest.raises(RequestError, match=f"k must be a whole number of at least 1, got {k}"):
+    with pytest.raises(RequestError, match=f"k must be a whole number from 1 to 8192, got {k}"):
         fit_clusters(noise(0, (2, 2)), k)
 
 
