@@ -36,7 +36,5 @@ def test_words_that_cannot_be_tokens_are_refused():
         def encode(self, text, add_special_tokens):
             return []
 
-    with pytest.raises(
-        RequestError, match=r"a bad word must be written in tokens, and the tokenizer makes none of 'no'"
-    ):
+    with pytest.raises(RequestError, match=r"must be written in tokens, and the tokenizer makes none of 'no'"):
         encode_bad_words(SamplingParams(bad_words=["no"]), (), Silent())

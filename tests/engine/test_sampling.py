@@ -15,7 +15,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from modelwright.engine.noise import sample_key
+from modelwright.engine.noise import gumbel, sample_key, streams_of
 from modelwright.engine.params import SamplingParams
 from modelwright.engine.sample_row import SampleRow
 from modelwright.engine.sampling import NO_TOKEN, sample
@@ -79,6 +79,49 @@ def test_the_draw_depends_on_the_position_and_not_on_the_calls_before():
     assert not torch.equal(first, other_seed)
 
 
+def by_transformers(logits: torch.Tensor, asked: SamplingParams, tokens: list[int]) -> torch.Tensor:
+    """The scores that `generate()` draws from."""
+    processors = LogitsProcessorList()
+    if asked.repetition_penalty != 1:
+        processors.append(RepetitionPenaltyLogitsProcessor(asked.repetition_penalty))
+    processors.append(TemperatureLogitsWarper(float(asked.temperature)))
+    if asked.top_k:
+        processors.append(TopKLogitsWarper(asked.top_k))
+    if asked.top_p < 1:
+        processors.append(TopPLogitsWarper(asked.top_p))
+    if asked.min_p:
+        processors.append(MinPLogitsWarper(asked.min_p))
+    return processors(torch.tensor([tokens]), logits)  # type: ignore[arg-type]
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(
+        st.builds(
+            SamplingParams,
+            temperature=st.floats(0.05, 5),
+            top_k=st.integers(0, 50),
+            top_p=st.floats(0, 1),
+            min_p=st.sampled_from([0.0, 0.01, 0.3]),
+            repetition_penalty=st.sampled_from([1.0, 1.3]),
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    st.integers(0, 999),
+)
+def test_rows_draw_from_transformers_scores_bit_for_bit(asked, seed):
+    """The best of transformers' scores with our noise is the token, in a vocabulary that windows do not cover."""
+    logits = torch.randn(len(asked), 600, generator=torch.Generator().manual_seed(seed)) * 3
+    rows = [new_row(params, seed + i, output=(5, 6)) for i, params in enumerate(asked)]
+    noise = gumbel(streams_of([(row.key, row.position) for row in rows]), torch.arange(600))
+    expected = [
+        (by_transformers(logits[i : i + 1], row.params, list(row.tokens))[0] + noise[i]).argmax().item()
+        for i, row in enumerate(rows)
+    ]
+    assert sample(logits, rows).tokens.tolist() == expected
+
+
 def deviation(counts: torch.Tensor, due: torch.Tensor) -> float:
     """Pearson's chi-square as standard deviations of a normal (Wilson and Hilferty 1931): above 3.1 once in 1000.
 
@@ -108,16 +151,7 @@ def deviation(counts: torch.Tensor, due: torch.Tensor) -> float:
 )
 def test_twenty_thousand_draws_have_the_distribution_of_transformers(asked):
     logits = logits_of(7, 1)
-    processors = LogitsProcessorList()
-    if asked.repetition_penalty != 1:
-        processors.append(RepetitionPenaltyLogitsProcessor(asked.repetition_penalty))
-    processors.append(TemperatureLogitsWarper(float(asked.temperature)))
-    if asked.top_k:
-        processors.append(TopKLogitsWarper(asked.top_k))
-    if asked.top_p < 1:
-        processors.append(TopPLogitsWarper(asked.top_p))
-    processors.append(MinPLogitsWarper(asked.min_p))
-    expected = processors(torch.tensor([[1, 2]]), logits)[0].double().softmax(-1)  # type: ignore[arg-type]
+    expected = by_transformers(logits, asked, [1, 2])[0].double().softmax(-1)
     rows = [new_row(asked, draw) for draw in range(DRAWS)]
     drawn = torch.cat([sample(logits.expand(1000, -1), rows[at : at + 1000]).tokens for at in range(0, DRAWS, 1000)])
     counts = drawn.bincount(minlength=VOCABULARY)
