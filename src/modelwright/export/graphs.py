@@ -184,7 +184,7 @@ class OnnxConfig(ABC):
     def run(self, model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The decoder graph's outputs by the model's own forward pass: what onnxruntime is compared with."""
         pairs = self.cache.pairs(inputs, "past")
-        cache = DynamicCache()
+        cache: Any = DynamicCache()
         if pairs[0][0].shape[2]:
             for layer, pair in enumerate(pairs):
                 cache.update(*pair, layer)

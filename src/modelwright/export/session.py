@@ -95,9 +95,9 @@ class DecoderSession:
     ) -> tuple[np.ndarray, Past]:
         """The first tokens, ``chunk`` at a time: the last one's scores ``[batch, vocabulary]`` and the past."""
         batch, tokens = next(iter(content.values())).shape[:2]
-        chunk, past = chunk or tokens, self.no_past(batch)
-        for start in range(0, tokens, chunk):
-            stop = min(start + chunk, tokens)
+        size, past = tokens if chunk is None else chunk, self.no_past(batch)
+        for start in range(0, tokens, size):
+            stop = min(start + size, tokens)
             part = {name: array[:, start:stop] for name, array in content.items()}
             logits, past = self.run(part, mask[:, :stop], past)
         return logits[:, -1], past

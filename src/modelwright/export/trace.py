@@ -85,7 +85,7 @@ def _traced(graph: Graph, opset: int) -> Any:
             custom_translation_table=dict(graph.translations) or None,
             verbose=False,
         )
-    except (torch.onnx.OnnxExporterError, torch.fx.experimental.symbolic_shapes.ConstraintViolationError) as error:
+    except torch.onnx.OnnxExporterError as error:
         raise ConfigError(f"torch cannot export the {graph.name} graph: {_first_line(error)}") from error
     assert exported is not None
     return exported.model
