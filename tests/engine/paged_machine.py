@@ -16,33 +16,32 @@ def mix(*values: object) -> int:
     return crc32(repr(values).encode())
 
 
-def histories(salt: str, keys: list) -> list[int]:
-    """What a slot of a page holds: a number that depends on all keys up to its position."""
-    result, before = [], mix(salt)
-    for key in keys:
-        before = mix(before, key)
-        result.append(before)
-    return result
-
-
 def keys_of(sequence: Sequence) -> list:
     return [*(sequence.keys or sequence.prompt), *sequence.generated]
 
 
 def draw(id: str, history: int) -> int:
-    return mix(id, history) % VOCABULARY
+    """The next token; only those named "stops..." ever draw `STOP`."""
+    token = mix(id, history) % VOCABULARY
+    return token if id.startswith("stops") else max(token, STOP + 1)
 
 
 def alone(sequence: Sequence) -> list[int]:
     """What a sequence generates with nobody beside it."""
-    prompt, drawn = list(sequence.keys or sequence.prompt), []
+    history, drawn = mix(sequence.salt), []
+    for key in sequence.keys or sequence.prompt:
+        history = mix(history, key)
     while len(drawn) < sequence.max_tokens and (not drawn or drawn[-1] != STOP):
-        drawn.append(draw(sequence.id, histories(sequence.salt, [*prompt, *drawn])[-1]))
+        drawn.append(draw(sequence.id, history))
+        history = mix(history, drawn[-1])
     return drawn
 
 
 class PagedMachine:
-    """Runs steps on pages of numbers, as a model would on pages of keys and values."""
+    """Runs steps on pages of numbers, as a model would on pages of keys and values.
+
+    A slot holds its token's history: a number that depends on the salt and on all keys up to that position.
+    """
 
     def __init__(self, pool: BlockPool):
         self.pool = pool
