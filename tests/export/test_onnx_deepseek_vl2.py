@@ -124,9 +124,9 @@ def test_tiles_are_arranged_as_the_model_does(crop, side, tag, position, seed):
         ({"images_spatial_crop": None}, "images_spatial_crop is missing"),
         ({"images_spatial_crop": [[[2, 1]]]}, "row 0 needs 3 tiles by images_spatial_crop and images holds 2"),
         ({"images": None}, "row 0 has 13 image places in images_seq_mask and 0 image rows from its tiles"),
-        ({"images_seq_mask": np.ones((1, 22))}, "row 0 has 22 image places in images_seq_mask and 13 image rows"),
-        ({"max_new_tokens": 200}, "22 tokens and 200 new ones need 221 positions, and the model has 128"),
-        ({"input_ids": np.full((1, 22), 64)}, r"input_ids must be at least 0 and below vocab_size \(64\), got 64"),
+        ({"images_seq_mask": np.ones((1, 19))}, "row 0 has 19 image places in images_seq_mask and 13 image rows"),
+        ({"max_new_tokens": 200}, "19 tokens and 200 new ones need 218 positions, and the model has 128"),
+        ({"input_ids": np.full((1, 19), 64)}, r"input_ids must be at least 0 and below vocab_size \(64\), got 64"),
     ],
 )
 def test_what_does_not_fit_is_refused(decoder, change, message):
