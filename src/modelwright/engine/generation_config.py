@@ -28,7 +28,7 @@ _NOT_SERVED: dict[str, tuple[Any, ...]] = {
     "no_repeat_ngram_size": (0,),
     "encoder_repetition_penalty": (1.0,),
     "encoder_no_repeat_ngram_size": (0,),
-    "guidance_scale": (1, 1.0),
+    "guidance_scale": (1.0,),
     "sequence_bias": (),
     "begin_suppress_tokens": (),
     "forced_bos_token_id": (),
