@@ -355,7 +355,7 @@ def test_pages_are_found_by_pixels_and_salt(salt, pixels, start):
 
 
 def test_requests_of_one_prefix_wait_for_the_one_that_reads_it():
-    scheduler, machine = served(num_blocks=200, block_size=16, max_batch=16, token_budget=8192)
+    scheduler, machine = served(num_blocks=2200, block_size=16, max_batch=16, token_budget=8192)
     prefix = count(1, 2049)
     group = [Sequence(f"r{index}", (*prefix, 3000 + index), 4) for index in range(16)]
     for sequence in group:
