@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from modelwright.checkpoints import load
 from modelwright.cli import complete_image as command
 from modelwright.cli.complete_image_options import kept_rows
 from modelwright.cli.still import cut_middle
@@ -79,7 +78,7 @@ def test_the_sheet_shows_the_picture_what_was_kept_and_the_samples(sample, nano,
     ended = sample(picture, "--seed", 3, "-n", 5)
     assert (ended.code, ended.err) == (0, "")
     assert ended.out == f"{sheet}: 5 samples of 6 x 6 pixels, 3 of 6 rows kept, seed 3\n"
-    model, _ = load(nano)
+    model = ImageGPTForCausalImageModeling.from_pretrained(nano)
     pixels = Pixels.from_folder(nano)
     original = [0] * 18 + [4] * 18  # the middle square: black above, red below
     given = torch.tensor([[8, *original[:18]]] * 5)
@@ -122,7 +121,7 @@ def test_a_seed_that_was_drawn_is_told_and_repeats_it(sample, picture):
 def test_without_heat_or_choice_all_samples_are_the_likeliest(sample, nano, picture):
     cold = json.loads(sample(picture, "--json", "--temperature", 0).out)["samples"]
     assert cold == [cold[0]] * 4
-    model, _ = load(nano)
+    model = ImageGPTForCausalImageModeling.from_pretrained(nano)
     made = model.generate(torch.tensor([[8, *cold[0][:18]]]), max_new_tokens=18, do_sample=False)
     assert made[0, 1:].tolist() == cold[0]
     for option, value in (("--top-k", 1), ("--top-p", 1e-9)):
@@ -316,12 +315,12 @@ def test_an_odd_picture_is_refused_with_a_sentence(sample, sheet, tmp_path, kind
 def test_a_model_that_cannot_complete_pictures(run, nano, v2, tmp_path):
     at = ("--keep", 0, "-o", tmp_path / "out.png", "--model")
     assert refused(run("complete-image", *at, v2)) == (
-        f"{v2} is a DeepseekV2ForCausalLM, which cannot complete pictures; ImageGPTForCausalImageModeling can"
+        f"{v2} is of class DeepseekV2ForCausalLM, which cannot complete pictures; ImageGPTForCausalImageModeling can"
     )
     headless = shutil.copytree(nano, tmp_path / "headless")
     ImageGPTModel.from_pretrained(nano).save_pretrained(headless)
-    assert "is a ImageGPTModel, which cannot complete pictures" in refused(run("complete-image", *at, headless))
-    assert "is a DeepseekVLV2ForCausalLM, which cannot" in refused(run("complete-image", *at, "vl2-nano"))
+    assert "is of class ImageGPTModel, which cannot complete pictures" in refused(run("complete-image", *at, headless))
+    assert "is of class DeepseekVLV2ForCausalLM, which cannot" in refused(run("complete-image", *at, "vl2-nano"))
     assert refused(run("complete-image", *at, tmp_path / "gone")).endswith("is not a folder and not a hub id")
     bare = shutil.copytree(nano, tmp_path / "bare")
     (bare / "preprocessor_config.json").unlink()

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from modelwright import zoo
-from modelwright.checkpoints import find_checkpoint, load, pick_device
+from modelwright.checkpoints import find_checkpoint, pick_device
 from modelwright.cli import terminal
 from modelwright.cli.complete_image_options import DEFAULT_MODEL
 from modelwright.cli.options import Sampling
@@ -34,17 +34,18 @@ class TorchCompleter:
         checkpoint = find_checkpoint(_folder(self.name))
         if not issubclass(checkpoint.model_class, ImageGPTForCausalImageModeling):
             raise RequestError(
-                f"{self.name} is a {checkpoint.model_class.__name__}, which cannot complete pictures; "
+                f"{self.name} is of class {checkpoint.model_class.__name__}, which cannot complete pictures; "
                 f"{ImageGPTForCausalImageModeling.__name__} can"
             )
-        self._folder = checkpoint.folder
+        self._kind, self._folder = checkpoint.model_class, checkpoint.folder
         config = ImageGPTConfig.from_pretrained(self._folder)
         self.settings = PixelSettings.read(self._folder)
         self.start_token, self.positions = config.start_token_id, config.n_positions
 
     def load(self) -> None:
         with terminal.loading_bar(self.name) as progress:
-            self._model = load(self._folder, dtype=self._dtype, device=self.device, progress=progress).model
+            model = self._kind.from_pretrained(self._folder, dtype=self._dtype, progress=progress)
+        self._model = model.to(self.device)
 
     def complete(
         self, rows: np.ndarray, new_tokens: int, sampling: Sampling, seed: int, tick: Callable[[], None]

@@ -62,7 +62,7 @@ def _shrunk(picture: Image.Image) -> Image.Image:
 
 
 def _merged(colours: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most `MAX_COLOURS` colours float64 [m, 3] and counts [m]: colours that share their upper bits as their mean."""
+    """At most `MAX_COLOURS` colours float64 [m, 3] and counts [m]: those that share their upper bits as their mean."""
     merged, sums = colours.astype(np.float64), counts
     for dropped in range(1, 8):
         if len(merged) <= MAX_COLOURS:
