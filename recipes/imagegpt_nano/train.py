@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--resume", type=Path, help="start from the weights of this folder; give another seed as well")
     parser.add_argument("--minutes", type=float, default=25)
     parser.add_argument("--batch", type=int, default=16, help="pictures a step, of each process")
-    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
     parser.add_argument("--decay", type=float, default=0.5, help="share of the time in which the rate falls")
     parser.add_argument("--seed", type=int, default=0, help="below 1000; each process adds 1000 times its rank")
     parser.add_argument("--save-every", type=float, default=3, help="minutes between checkpoints")
