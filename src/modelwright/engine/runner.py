@@ -75,7 +75,7 @@ class Runner:
             position_ids=torch.tensor([positions], device=self.device),
             attention=PagedAttention(self._pools, batch),
             use_cache=False,
-            logits_to_keep=torch.tensor(kept.places, device=self.device),
+            logits_to_keep=torch.tensor(kept.places, dtype=torch.int64, device=self.device),  # none, maybe
         ).logits[0]
         return Logits(logits[kept.drawing], {id_: logits[rows] for id_, rows in kept.prompts.items()})
 
