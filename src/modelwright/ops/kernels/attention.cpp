@@ -294,19 +294,27 @@ private:
         for (; h < lanes; h++) mix<1>(first + h, kept + h, weights + h, values, places.count);
     }
 
+    // Eight keys with 16 heads; two pairs a turn go to sums of their own, so that no product waits for the one before.
     static void multiply(const uint32_t* query, const bf16* const* keys, int64_t width, __m512* sums) {
-        __m512 s[8];
+        __m512 even[8], odd[8];
         const bf16* k[8];
-        for (int j = 0; j < 8; j++) s[j] = _mm512_setzero_ps(), k[j] = keys[j];
-        for (int64_t i = 0; i < width; i += 2) {
-            const __m512bh heads = (__m512bh)_mm512_loadu_si512(query + i / 2 * LANES);
+        for (int j = 0; j < 8; j++) even[j] = odd[j] = _mm512_setzero_ps(), k[j] = keys[j];
+        for (int64_t i = 0; i < width; i += 4, query += 2 * LANES) {
+            const __m512bh first = (__m512bh)_mm512_loadu_si512(query);
+            const __m512bh second = (__m512bh)_mm512_loadu_si512(query + LANES);
             for (int j = 0; j < 8; j++) {
-                int32_t pair;
-                std::memcpy(&pair, k[j] + i, 4);
-                s[j] = _mm512_dpbf16_ps(s[j], heads, (__m512bh)_mm512_set1_epi32(pair));
+                even[j] = _mm512_dpbf16_ps(even[j], first, pair(k[j] + i));
+                odd[j] = _mm512_dpbf16_ps(odd[j], second, pair(k[j] + i + 2));
             }
         }
-        for (int j = 0; j < 8; j++) sums[j] = s[j];
+        for (int j = 0; j < 8; j++) sums[j] = _mm512_add_ps(even[j], odd[j]);
+    }
+
+    // Two neighbouring numbers, the same in every lane.
+    static __m512bh pair(const void* at) {
+        int32_t both;
+        std::memcpy(&both, at, 4);
+        return (__m512bh)_mm512_set1_epi32(both);
     }
 
     // Scores to weights against the new maximum, two keys' bf16 weights a number; `kept` is what earlier ones shrink to.
@@ -349,14 +357,14 @@ private:
                 for (int half = 0; half < 2; half++)
                     out[h][half] = _mm512_mul_ps(_mm512_loadu_ps(&state.out[(first + h) * state.width + i + half * 16]),
                                                  _mm512_set1_ps(kept[h]));
-            for (int j = 0; j < count; j += 2) {
+            const uint32_t* weight = weights;
+            for (int j = 0; j < count; j += 2, weight += LANES) {
                 const __m512i a = _mm512_loadu_si512(values[j] + i), b = _mm512_loadu_si512(values[j + 1] + i);
                 const __m512bh low = (__m512bh)_mm512_unpacklo_epi16(a, b);
                 const __m512bh high = (__m512bh)_mm512_unpackhi_epi16(a, b);
                 for (int h = 0; h < HEADS; h++) {
-                    const __m512bh weight = (__m512bh)_mm512_set1_epi32(int32_t(weights[j / 2 * LANES + h]));
-                    out[h][0] = _mm512_dpbf16_ps(out[h][0], low, weight);
-                    out[h][1] = _mm512_dpbf16_ps(out[h][1], high, weight);
+                    out[h][0] = _mm512_dpbf16_ps(out[h][0], low, pair(weight + h));
+                    out[h][1] = _mm512_dpbf16_ps(out[h][1], high, pair(weight + h));
                 }
             }
             for (int h = 0; h < HEADS; h++)

@@ -103,20 +103,18 @@ inline void dots(const Matrix* rows, const bf16* const* xs, float (*out)[MOST]) 
     for (int r = 0; r < R; r++)
         for (int m = 0; m < M; m++) sums[r][m] = _mm512_setzero_ps();
     const int64_t in = rows[0].in;
-    auto step = [&](int64_t k, __mmask32 some) {
+    for (int64_t k = 0; k < in; k += 32) {
+        const __mmask32 some = in - k >= 32 ? ~__mmask32(0) : (__mmask32(1) << (in - k)) - 1;
         __m512bh w[R];
-        for (int r = 0; r < R; r++) w[r] = halves(rows[r], k, some);
+        for (int r = 0; r < R; r++) {
+            rows[r].ask(k);
+            w[r] = halves(rows[r], k, some);
+        }
         for (int m = 0; m < M; m++) {
             __m512bh x = (__m512bh)_mm512_maskz_loadu_epi16(some, xs[m] + k);
             for (int r = 0; r < R; r++) sums[r][m] = _mm512_dpbf16_ps(sums[r][m], w[r], x);
         }
-    };
-    int64_t k = 0;
-    for (; k + 32 <= in; k += 32) {
-        for (int r = 0; r < R; r++) rows[r].ask(k);
-        step(k, ~__mmask32(0));
     }
-    if (k < in) step(k, (__mmask32(1) << (in - k)) - 1);
     for (int r = 0; r < R; r++)
         for (int m = 0; m < M; m++) out[r][m] = rows[r].finish(_mm512_reduce_add_ps(sums[r][m]));
 }

@@ -39,7 +39,10 @@ def _fits(x: Tensor, weight: Weight) -> bool:
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """``x @ weight.T + bias``: x ``[..., in]``, weight ``[out, in]`` -> ``[..., out]``; the weight is read once.
 
-    Meant for few rows, and worth it up to about 32 of them.
+    Meant for up to about 8 rows; beyond, torch's product does more with each number it has read.
+
+    Raises:
+        ValueError: the widths differ.
     """
     _check(x, weight)
     rows = x.reshape(-1, x.shape[-1])
