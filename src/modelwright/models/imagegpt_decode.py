@@ -28,7 +28,9 @@ def feeder(model: ImageGPTForCausalImageModeling, batch: int, slots: int) -> Fee
 
 def is_plain(model: ImageGPTForCausalImageModeling) -> bool:
     """Whether the weights alone say what the model does: no adapter, no quantised weight, one device, no autocast."""
-    if type(model) is not ImageGPTForCausalImageModeling or torch.is_autocast_enabled(model.device.type):
+    if type(model) is not ImageGPTForCausalImageModeling or model.device.type == "meta":
+        return False
+    if torch.is_autocast_enabled(model.device.type):
         return False
     own = (nn.Embedding, ColourHead, Conv1D)
     body: Any = model.transformer
@@ -39,7 +41,7 @@ def is_plain(model: ImageGPTForCausalImageModeling) -> bool:
         return False
     parameters = list(model.parameters())
     one_kind = {(parameter.device, parameter.dtype) for parameter in parameters} == {(model.device, model.dtype)}
-    return one_kind and model.device.type != "meta" and all(type(p) is nn.Parameter for p in parameters)
+    return one_kind and all(type(p) is nn.Parameter for p in parameters)
 
 
 def _through_the_model(model: ImageGPTForCausalImageModeling, slots: int) -> Feed:

@@ -11,6 +11,7 @@ from torch import Tensor
 from modelwright.errors import RequestError
 from modelwright.models.imagegpt import ImageGPTForCausalImageModeling
 from modelwright.models.imagegpt_decode import feeder
+from modelwright.models.imagegpt_parts import check_range
 
 
 def complete(
@@ -94,6 +95,7 @@ def _check(
     for message, holds in rules.items():
         if not holds:
             raise RequestError(message)
+    check_range("input_ids", input_ids, model.config.vocab_size, "vocab_size")
     fed, limit = input_ids.shape[1] + new_tokens - 1, model.config.n_positions
     if new_tokens > 0 and fed > limit:
         raise RequestError(
