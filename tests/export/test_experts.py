@@ -34,7 +34,9 @@ class Routed(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         routing = inputs["weights"], inputs["chosen"]
-        return {name: part(inputs["x"], *routing, opaque_grouped_linear) for name, part in self.experts.items()}
+        return {
+            f"out.{name}": part(inputs["x"], *routing, opaque_grouped_linear) for name, part in self.experts.items()
+        }
 
 
 def make_experts(
@@ -61,7 +63,7 @@ def open_experts(folder: Path, experts: Mapping[str, Experts], top_k: int = 2) -
     count = len(first.down_proj)
     example = draw(5, top_k, 0, first.down_proj.dtype, count)
     inputs = {name: {0: "tokens"} for name in example}
-    outputs = {name: {0: "tokens"} for name in experts}
+    outputs = {f"out.{name}": {0: "tokens"} for name in experts}
     translations = expert_translations(MoE(Router(DIM, count, top_k), first, None))
     graph = Graph("experts", Routed(experts), inputs, outputs, example, translations)
     return open_session(write_graph(graph, folder), threads=1)
@@ -73,6 +75,7 @@ def largest_delta(session: Any, experts: Mapping[str, Experts], inputs: Mapping[
     found = session.run(names, {name: tensor.numpy() for name, tensor in inputs.items()})
     deltas = {}
     for name, array in zip(names, found, strict=True):
+        name = name.removeprefix("out.")
         part = experts[name]
         routed = inputs["x"], inputs["chosen"], inputs["weights"]
         with torch.no_grad():
@@ -114,10 +117,10 @@ def test_all_tokens_at_the_same_experts_and_each_at_others(made):
 def test_only_the_chosen_experts_are_computed(made):
     """Whoever computed an expert without numbers and weighed its result by zero would see it."""
     feeds = {name: tensor.numpy() for name, tensor in draw(9, 2, 1, torch.float32, count=EXPERTS - 2).items()}
-    [found] = made[2].run(["holed"], feeds)
+    [found] = made[2].run(["out.holed"], feeds)
     assert np.isfinite(found).all()
     feeds["chosen"][3, 1] = EXPERTS - 1
-    [found] = made[2].run(["holed"], feeds)
+    [found] = made[2].run(["out.holed"], feeds)
     assert np.isnan(found[3]).all() and np.isfinite(np.delete(found, 3, axis=0)).all()
 
 
