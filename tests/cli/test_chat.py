@@ -13,6 +13,7 @@ from modelwright.checkpoints import load
 from modelwright.cli import chat as chat_module
 from modelwright.cli.generation import Answer
 from tests.checkpoints.tiny import PICTURE, write_v2
+from tests.imagegpts import tiny_imagegpt
 
 BOXES = "<|ref|>the red circle<|/ref|><|det|>[[100, 200, 500, 600], [0, 0, 999, 999], [5, 5, 5, 5]]<|/det|>"
 
@@ -28,7 +29,7 @@ def says(monkeypatch):
     """Makes every model answer the given text."""
 
     def install(text: str):
-        def answer(loaded, prompt, sampling, chunk_size, emit):
+        def answer(engine, tokenizer, prompt, params, emit):
             emit(text)
             return Answer(text, 3, 0.1, 0.2, 20.0)
 
@@ -124,7 +125,7 @@ def test_stats_are_on_stderr(ask):
     assert ended.out == ask("What is it?", "--image", PICTURE).out
     names = [line.split("  ")[0] for line in ended.err.splitlines()]
     assert names == ["prompt", "answer", "first token", "peak memory"]
-    assert ", 27 of them of pictures" in ended.err
+    assert ", 27 of them of pictures, 0 found in the cache" in ended.err
     assert "MiB of the process" in ended.err
 
 
@@ -275,8 +276,7 @@ def test_a_text_only_model_given_a_picture(run, v2):
 def test_a_prompt_longer_than_the_context(ask):
     sentence = refused(ask("word " * 200))
     assert sentence == (
-        "the prompt is 1007 tokens long and the model's context holds 512 (max_position_embeddings), "
-        "which leaves no room for an answer"
+        "the prompt is 1007 tokens long and the model's context holds 512, which leaves no room for an answer"
     )
 
 
@@ -291,3 +291,10 @@ def test_a_model_without_a_head_cannot_chat(run, vl2, v2, tmp_path):
     folder = shutil.copytree(v2, tmp_path / "copy")
     DeepseekV2Model.from_pretrained(v2).save_pretrained(folder)
     assert refused(run("chat", folder, "Hi")) == f"{folder} is a DeepseekV2Model, which cannot chat"
+
+
+def test_a_model_of_pictures_cannot_chat(run, tmp_path):
+    folder = tmp_path
+    tiny_imagegpt().save_pretrained(folder)
+    sentence = f"{folder} continues pictures and cannot chat: that is `modelwright complete-image`"
+    assert refused(run("chat", folder, "Hi")) == sentence

@@ -1,14 +1,18 @@
 """The interactive session, its lines piped in: history, commands, refusals and Ctrl-C."""
 
 import json
+import os
+import re
+import signal
 
 import pytest
 
 from modelwright.checkpoints import find_checkpoint, load
 from modelwright.cli.conversation import Turn, ask, encode
 from modelwright.cli.generation import Answer, answer
-from modelwright.cli.options import Sampling
 from modelwright.cli.session import Session, as_markdown
+from modelwright.engine.engine import Engine
+from modelwright.engine.params import SamplingParams
 from modelwright.errors import RequestError
 from tests.checkpoints.tiny import PICTURE
 
@@ -139,17 +143,57 @@ def test_a_stopped_answer_stays_in_the_conversation(session, capsys):
     assert capsys.readouterr().err == "(stopped)\n"
 
 
-def test_ctrl_c_ends_the_answer_and_keeps_what_was_said(vl2):
+@pytest.fixture
+def chat(vl2):
+    """The tiny model, its engine, and a question that it answers at length."""
     loaded = load(vl2)
+    return loaded, Engine(loaded.model), encode(loaded, (ask("Hello", (), reads_pictures=True),))
+
+
+def test_ctrl_c_ends_the_answer_and_keeps_what_was_said(chat):
+    loaded, engine, prompt = chat
     pieces = []
 
     def interrupt_at_the_third(piece):
         pieces.append(piece)
         if len(pieces) == 3:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
 
-    prompt = encode(loaded, (ask("Hello", (), reads_pictures=True),))
-    said = answer(loaded, prompt, Sampling(max_new_tokens=30), None, interrupt_at_the_third)
+    params = SamplingParams(temperature=0, max_tokens=30)
+    said = answer(engine, loaded.tokenizer, prompt, params, interrupt_at_the_third)
     assert said.interrupted
     assert said.text == "".join(pieces).rstrip()
     assert said.tokens < 30
+    assert not engine.has_work
+    whole = answer(engine, loaded.tokenizer, prompt, params, lambda _: None)
+    assert (whole.tokens, whole.interrupted) == (30, False)
+    assert whole.text.startswith(said.text)
+
+
+def test_a_second_ctrl_c_is_raised_and_the_handler_of_before_is_back(chat):
+    loaded, engine, prompt = chat
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt_twice(_):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        answer(engine, loaded.tokenizer, prompt, SamplingParams(max_tokens=30), interrupt_twice)
+    assert not engine.has_work
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_earlier_turns_are_found_in_the_pages(run, vl2):
+    """Turn by turn: all full pages of what was asked and answered so far, of 16 tokens each."""
+    question = "word " * 10
+    lines = f"{question}\nAnd again\n/clear\n{question}\n"
+    ended = run("chat", vl2, "--max-new-tokens", 20, "--stats", stdin=lines)
+    prompts = [line for line in ended.err.splitlines() if line.startswith("prompt")]
+    lengths = [int(re.search(r"(\d+) tokens", line)[1]) for line in prompts]
+    found = [int(re.search(r"(\d+) found in the cache", line)[1]) for line in prompts]
+    pages = (lengths[0] - 1) // 16
+    assert pages >= 3
+    assert found[0] == 0
+    assert found[1] % 16 == 0 and 16 * pages <= found[1] < lengths[1]
+    assert found[2] == 16 * pages

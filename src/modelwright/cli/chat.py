@@ -1,22 +1,26 @@
-"""``modelwright chat``: loads a model and asks it once, or hands it to an interactive session."""
+"""``modelwright chat``: loads a model into an engine and asks it once, or hands it to an interactive session."""
 
 import json
 import time
 from pathlib import Path
+from typing import Any
 
-from modelwright import zoo
-from modelwright.checkpoints import Checkpoint, Loaded, find_checkpoint, load, pick_device
+from modelwright.checkpoints import Checkpoint, pick_device
 from modelwright.cli import terminal
 from modelwright.cli.boxes import check_target, draw_boxes, find_boxes
 from modelwright.cli.conversation import Picture, Turn, ask, encode, open_pictures, refuse_pictures
+from modelwright.cli.defaults import end_tokens, engine_config, sampling_params
 from modelwright.cli.generation import Answer, answer
-from modelwright.cli.options import DEFAULT_MODEL, ChatOptions
+from modelwright.cli.interrupt import INTERRUPTED
+from modelwright.cli.loading import find_model, load_model
+from modelwright.cli.options import ChatOptions
 from modelwright.cli.report import Usage, as_lines, as_object
 from modelwright.cli.session import Session
+from modelwright.engine.engine import Engine
 from modelwright.errors import RequestError
 
-INTERRUPTED = 130
-"""The exit status of a command ended by Ctrl-C, as shells know it."""
+STEP_TOKENS = 512
+"""How much of a prompt is read in a step: few enough that Ctrl-C is heard soon, which waits for the step's end."""
 
 
 def run_chat(options: ChatOptions) -> int:
@@ -26,28 +30,36 @@ def run_chat(options: ChatOptions) -> int:
         check_target(options.draw)
     pick_device(options.device)
     pictures = open_pictures(options.images)
-    checkpoint = _find(options.model)
+    checkpoint = find_model(options.model)
+    if checkpoint.tokens_are_colours:
+        raise RequestError(f"{options.model} continues pictures and cannot chat: that is `modelwright complete-image`")
     if pictures and not checkpoint.reads_pictures:
         raise refuse_pictures(options.model, checkpoint.family, len(pictures))
     first = None if options.prompt is None else ask(options.prompt, pictures, checkpoint.reads_pictures)
-    chat = Chat(options, checkpoint)
-    if first is None:
-        return Session(chat, options.model, checkpoint, pictures).run()
-    reply = chat.reply((first,))
-    return INTERRUPTED if reply.interrupted else 0
+    try:
+        chat = Chat(options, checkpoint)
+        if first is None:
+            return Session(chat, options.model, checkpoint, pictures).run()
+        return INTERRUPTED if chat.reply((first,)).interrupted else 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 class Chat:
-    """A loaded model and how the user wants its answers shown."""
+    """A model in an engine of its own, and how the user wants its answers shown.
+
+    The engine serves one conversation at a time, and finds the earlier turns of it in its pages.
+    """
 
     def __init__(self, options: ChatOptions, checkpoint: Checkpoint):
         start = time.perf_counter()
-        with terminal.loading_bar(options.model) as progress:
-            self.loaded: Loaded = load(checkpoint.folder, dtype=options.dtype, device=options.device, progress=progress)
-        self.load_seconds = time.perf_counter() - start
         self.options = options
-        if not self.loaded.model.can_generate():
-            raise RequestError(f"{options.model} is a {type(self.loaded.model).__name__}, which cannot chat")
+        self.loaded = load_model(options.model, checkpoint, options.dtype, options.device, "chat")
+        config = self.loaded.model.config
+        self.engine = Engine(self.loaded.model, engine_config(config, _limits(options.chunk_size)))
+        ends = end_tokens(self.loaded.tokenizer, self.loaded.model)
+        self.params = sampling_params(config, {"eos_token_ids": ends} | options.sampling.given())
+        self.load_seconds = time.perf_counter() - start
 
     def reply(self, turns: tuple[Turn, ...]) -> Answer:
         """Answer the last of ``turns``, show it as asked, and draw its boxes if asked."""
@@ -55,7 +67,7 @@ class Chat:
         system = (Turn("system", options.system.strip()),) if options.system.strip() else ()
         prompt = encode(self.loaded, (*system, *turns))
         emit = (lambda _: None) if options.as_json else terminal.write
-        reply = answer(self.loaded, prompt, options.sampling, options.chunk_size, emit)
+        reply = answer(self.engine, self.loaded.tokenizer, prompt, self.params, emit)
         usage = Usage(prompt, reply, self.load_seconds)
         pictures = tuple(picture for turn in turns for picture in turn.pictures)
         if options.as_json:
@@ -74,8 +86,8 @@ class Chat:
         terminal.say(draw_boxes(path, report, pictures))
 
 
-def _find(model: str) -> Checkpoint:
-    """The checkpoint of a zoo name (which comes first), a folder or a hub id."""
-    if model == DEFAULT_MODEL or model in zoo.names():
-        return find_checkpoint(zoo.path(model))
-    return find_checkpoint(Path(model).expanduser() if model.startswith("~") else model)
+def _limits(chunk_size: int | None) -> dict[str, Any]:
+    """One conversation at a time, whose prompts are read in steps of `chunk_size` tokens where that is asked for."""
+    if chunk_size is None:
+        return {"max_batch": 1, "token_budget": STEP_TOKENS}
+    return {"max_batch": 1, "token_budget": chunk_size, "chunk_prefill": True}

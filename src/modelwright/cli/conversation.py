@@ -45,10 +45,10 @@ class Turn:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation as ``generate`` takes it.
+    """A conversation as the engine takes it.
 
     Attributes:
-        inputs: ``input_ids`` ``[1, tokens]`` and what belongs to them, on the model's device.
+        inputs: ``input_ids`` ``[1, tokens]`` and what belongs to them, on the CPU.
         image_tokens: how many of the tokens stand for rows of pictures.
     """
 
@@ -93,13 +93,12 @@ def encode(loaded: Loaded, turns: Sequence[Turn]) -> Prompt:
 
     Special tokens written in the text are those tokens.
     """
-    device = loaded.model.device
     if isinstance(loaded.processor, PreTrainedTokenizerBase):
-        ids = torch.tensor([_encode_text(loaded.processor, turns)], device=device)
+        ids = torch.tensor([_encode_text(loaded.processor, turns)])
         return Prompt({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, image_tokens=0)
     batch = loaded.processor(conversations=[_message(turn) for turn in turns], inference_mode=True)
     names = ("input_ids", "attention_mask", "images", "images_seq_mask", "images_spatial_crop")
-    return Prompt({name: batch[name].to(device) for name in names}, int(batch["images_seq_mask"].sum()))
+    return Prompt({name: batch[name] for name in names}, int(batch["images_seq_mask"].sum()))
 
 
 def _encode_text(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> list[int]:

@@ -75,14 +75,16 @@ def chat(
     draw: Annotated[
         Path | None, Option(help="Write the last picture with the boxes of the answer.", metavar="OUT.png")
     ] = None,
-    max_new_tokens: Annotated[int, Option(help="Longest answer, in tokens.")] = 512,
+    max_new_tokens: Annotated[int | None, Option(help="Longest answer, in tokens. Left out: 512.")] = None,
     temperature: Annotated[
         float | None,
         Option(help="0 takes the likeliest token, more is wilder. Left out: 1 with --top-p or --top-k, otherwise 0."),
     ] = None,
     top_p: Annotated[float | None, Option(help="Sample from the likeliest tokens of this total probability.")] = None,
     top_k: Annotated[int | None, Option(help="Sample from this many of the likeliest tokens; 0 is all.")] = None,
-    repetition_penalty: Annotated[float, Option(help="Above 1 makes tokens seen already less likely.")] = 1.0,
+    repetition_penalty: Annotated[
+        float | None, Option(help="Above 1 makes tokens seen already less likely. Left out: 1.")
+    ] = None,
     seed: Annotated[int | None, Option(help="Makes sampling repeatable.")] = None,
     chunk_size: Annotated[
         int | None, Option(help="Read the prompt this many tokens at a time, to bound memory.", metavar="N")

@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from modelwright import zoo
 from modelwright.errors import RequestError
@@ -17,11 +18,11 @@ _PATH = re.compile(r"(\.{1,2}|~)?/\S*")
 class Sampling:
     """How tokens are chosen; None is an option that was not given."""
 
-    max_new_tokens: int = 512
+    max_new_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
-    repetition_penalty: float = 1.0
+    repetition_penalty: float | None = None
     seed: int | None = None
 
     @property
@@ -31,14 +32,21 @@ class Sampling:
             return self.temperature
         return 0.0 if self.top_p is None and self.top_k is None else 1.0
 
+    def given(self) -> dict[str, Any]:
+        """The options that were given, under their names in `SamplingParams`."""
+        values = {"max_tokens": self.max_new_tokens, "temperature": self.temperature, "top_p": self.top_p}
+        values |= {"top_k": self.top_k, "repetition_penalty": self.repetition_penalty, "seed": self.seed}
+        return {name: value for name, value in values.items() if value is not None}
+
     def check(self) -> None:
         """Raise a RequestError for the first option out of its range."""
-        _require(self.max_new_tokens >= 1, "--max-new-tokens must be at least 1", self.max_new_tokens)
+        longest = self.max_new_tokens
+        _require(longest is None or longest >= 1, "--max-new-tokens must be at least 1", longest)
         _require(0 <= self.heat < math.inf, "--temperature must be 0 or above", self.heat)
         _require(self.top_p is None or 0 < self.top_p <= 1, "--top-p must be above 0 and at most 1", self.top_p)
         _require(self.top_k is None or self.top_k >= 0, "--top-k must be at least 0", self.top_k)
         penalty = self.repetition_penalty
-        _require(0 < penalty < math.inf, "--repetition-penalty must be above 0", penalty)
+        _require(penalty is None or 0 < penalty < math.inf, "--repetition-penalty must be above 0", penalty)
         _require(self.seed is None or 0 <= self.seed < 2**63, "--seed must be from 0 to 2**63 - 1", self.seed)
 
 

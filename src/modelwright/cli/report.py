@@ -50,7 +50,8 @@ def as_lines(usage: Usage, device: torch.device) -> str:
     rate = "-" if answer.tokens_per_second is None else f"{answer.tokens_per_second:.1f} tokens/s"
     return "\n".join(
         (
-            f"prompt       {prompt.tokens} tokens, {prompt.image_tokens} of them of pictures",
+            f"prompt       {prompt.tokens} tokens, {prompt.image_tokens} of them of pictures, "
+            f"{answer.reused} found in the cache",
             f"answer       {answer.tokens} tokens in {answer.seconds:.3f} s",
             f"first token  after {first}, then {rate}",
             f"peak memory  {peak_memory(str(device))}",

@@ -1,0 +1,53 @@
+"""What an engine and a request get where the user says nothing: the model's serving fields, or the command's own.
+
+A Llama whose config says ``use_past`` was configured for serving, as MindFormers' run files are: its engine and
+sampling fields are then the defaults. Every other model answers greedily, with at most `NEW_TOKENS` tokens.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from modelwright.configs import CheckedConfig, LlamaConfig
+from modelwright.engine.engine_config import EngineConfig
+from modelwright.engine.params import SamplingParams
+
+NEW_TOKENS = 512
+"""How long an answer may become."""
+
+
+def engine_config(config: CheckedConfig, asked: Mapping[str, Any]) -> EngineConfig:
+    """The limits of an engine for a model of `config`; `asked` are the fields that the user named.
+
+    Raises:
+        ConfigError: a number is out of its range, or the config asks for what the engine does not do.
+    """
+    text_config = config.get_text_config()
+    if isinstance(text_config, LlamaConfig) and text_config.use_past:
+        return EngineConfig.from_settings(text_config.engine, **asked)
+    return EngineConfig(**asked)
+
+
+def sampling_params(config: CheckedConfig, asked: Mapping[str, Any]) -> SamplingParams:
+    """How a request to a model of `config` is continued; `asked` are the fields that the user named.
+
+    Asking for ``top_p``, ``top_k`` or ``min_p`` alone asks for sampling at temperature 1. Special tokens stay in the
+    text, because grounding is written with them.
+
+    Raises:
+        RequestError: a value has the wrong type or is out of its range.
+    """
+    text_config = config.get_text_config()
+    asked = {"skip_special_tokens": False} | dict(asked)
+    if asked.keys() & {"top_p", "top_k", "min_p"}:
+        asked = {"temperature": 1.0} | asked
+    if isinstance(text_config, LlamaConfig) and text_config.use_past:
+        return SamplingParams.from_settings(text_config.sampling, **asked)
+    lengths = {} if asked.keys() & {"max_tokens", "max_length"} else {"max_tokens": NEW_TOKENS}
+    return SamplingParams(**{"temperature": 0.0} | lengths | asked)
+
+
+def end_tokens(tokenizer: Any, model: Any) -> tuple[int, ...]:
+    """The tokenizer's end of sentence; the model's, which files may leave at a default, only where it has none."""
+    ends = getattr(tokenizer, "eos_token_id", None)
+    ends = model.generation_config.eos_token_id if ends is None else ends
+    return tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
