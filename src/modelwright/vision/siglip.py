@@ -64,7 +64,7 @@ class AttentionPool(nn.Module):
         self.mlp = PlainMLP(width, hidden, gelu_tanh, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        q = self.q(self.latent.expand(len(x), -1, -1)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        q = self.q(self.latent.expand(x.shape[0], -1, -1)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = self.kv(x).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         pooled = self.product(q, k, v, None, self.scale)  # [tiles, heads, 1, head_dim]
         pooled = self.proj(pooled.transpose(1, 2).flatten(2))
@@ -105,7 +105,7 @@ class VisionTower(nn.Module):
         self._check(pictures)
         x = self.patch_embed(pictures)
         if self.cls_token is not None:
-            x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1)
+            x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
         x = x + self.pos_embed
         attention = DenseAttention(causal=False, fused=not self.config.deterministic)
         for layer, block in enumerate(self.blocks):
