@@ -110,8 +110,6 @@ void experts(const Weight& w_in, const Weight& w_out, int64_t width, const X* x,
 
 extern "C" {
 
-int32_t multiplies_bf16() { return HAS_BF16_DOTS; }
-
 void linear_rows(const Weight* weight, int64_t out, int32_t halves, const void* x, int64_t x_stride, int64_t count,
                  const void* bias, void* y, int32_t threads) {
     if (halves) {
