@@ -23,9 +23,8 @@ from modelwright.models.arguments import check_mask, refuse_attentions, refuse_u
 from modelwright.models.decoder import check_kept, embed, kept_tokens, pass_cache
 from modelwright.models.imagegpt_parts import (
     ColourHead,
-    ImageGPTAttention,
     ImageGPTBlock,
-    ImageGPTMLP,
+    ResidualProjection,
     build_norm,
     check_positions,
     check_range,
@@ -50,21 +49,14 @@ class ImageGPTPreTrainedModel(ModelwrightPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """As the base; what is added to the residual starts smaller by ``sqrt(2 * n_layer)``, the number of additions.
 
-        GPT-2's scheme (Radford et al., 2019, section 2.3).
+        GPT-2's scheme (Radford et al., 2019, section 2.3). transformers calls this for modules with parameters of
+        their own only.
         """
         super()._init_weights(module)
-        std = self.config.initializer_range
-        if isinstance(module, ImageGPTAttention):
-            _init_projection(module.c_attn, std)
-        if isinstance(module, ImageGPTMLP):
-            _init_projection(module.c_fc, std)
-        if isinstance(module, ImageGPTAttention | ImageGPTMLP):
-            _init_projection(module.c_proj, std / math.sqrt(2 * self.config.n_layer))
-
-
-def _init_projection(module: Conv1D, std: float) -> None:
-    init.normal_(module.weight, std=std)
-    init.zeros_(module.bias)
+        if isinstance(module, Conv1D):
+            shrink = math.sqrt(2 * self.config.n_layer) if isinstance(module, ResidualProjection) else 1.0
+            init.normal_(module.weight, std=self.config.initializer_range / shrink)
+            init.zeros_(module.bias)
 
 
 class ImageGPTModel(ImageGPTPreTrainedModel):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import Conv1D, DynamicCache, StaticCache
 
 from modelwright.models.imagegpt import ImageGPTForCausalImageModeling
-from modelwright.models.imagegpt_parts import ColourHead
+from modelwright.models.imagegpt_parts import ColourHead, ResidualProjection
 from modelwright.ops.packed_linear import Product, packed_product
 
 Feed = Callable[[Tensor], Tensor]
@@ -32,7 +32,7 @@ def is_plain(model: ImageGPTForCausalImageModeling) -> bool:
         return False
     if torch.is_autocast_enabled(model.device.type):
         return False
-    own = (nn.Embedding, ColourHead, Conv1D)
+    own = (nn.Embedding, ColourHead, Conv1D, ResidualProjection)
     body: Any = model.transformer
     projections = [body.wte, body.wpe, model.lm_head]
     for block in body.h:

@@ -26,6 +26,10 @@ def attention_scale(config: ImageGPTConfig, layer: int) -> float:
     return scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale
 
 
+class ResidualProjection(Conv1D):
+    """A projection whose result is added to the residual, which is why its first weights are smaller."""
+
+
 class ImageGPTAttention(nn.Module):
     """Multi-head attention with one merged projection: ``[batch, tokens, n_embd]`` to the same."""
 
@@ -35,7 +39,7 @@ class ImageGPTAttention(nn.Module):
         self.scale = attention_scale(config, layer)
         self.attn_dropout, self.resid_dropout = config.attn_pdrop, config.resid_pdrop
         self.c_attn = Conv1D(3 * config.n_embd, config.n_embd)
-        self.c_proj = Conv1D(config.n_embd, config.n_embd)
+        self.c_proj = ResidualProjection(config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor, attention: AttentionBackend) -> Tensor:
         q, k, v = (self._heads(part) for part in self.c_attn(x).chunk(3, dim=-1))  # [batch, heads, tokens, head_dim]
@@ -53,7 +57,7 @@ class ImageGPTMLP(nn.Module):
     def __init__(self, config: ImageGPTConfig):
         super().__init__()
         self.c_fc = Conv1D(config.inner_width, config.n_embd)
-        self.c_proj = Conv1D(config.n_embd, config.inner_width)
+        self.c_proj = ResidualProjection(config.n_embd, config.inner_width)
         self.act = ACT2FN[config.activation_function]
         self.dropout = config.resid_pdrop
 
