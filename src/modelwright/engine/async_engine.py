@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from types import TracebackType
@@ -13,6 +14,8 @@ from modelwright.engine.engine import Engine
 from modelwright.engine.params import SamplingParams
 from modelwright.engine.results import EngineStatistics, Update
 from modelwright.errors import RequestError
+
+_CLOSED = "the engine is closed"
 
 
 @dataclass(eq=False)
@@ -24,12 +27,14 @@ class _Stream:
 
     def put(self, item: Update | BaseException) -> None:
         """Called on the engine's thread; a loop that is closed has nobody left to read."""
-        if not self.loop.is_closed():
+        with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self.queue.put_nowait, item)
 
 
 class AsyncEngine:
-    """Runs `engine` on a thread; use it in one event loop, as ``async with AsyncEngine(engine) as serving``.
+    """Runs `engine` on a thread, for the tasks of one event loop.
+
+    Use it as ``async with AsyncEngine(engine) as serving``, or call `close` in the end.
 
     Args:
         engine: nobody else may use it meanwhile.
@@ -39,8 +44,11 @@ class AsyncEngine:
     def __init__(self, engine: Engine, max_requests: int = 256):
         if max_requests < 1:
             raise RequestError(f"max_requests must be at least 1, got {max_requests}")
+        if engine.has_work:
+            raise RequestError("an AsyncEngine needs an engine of its own, and this one is serving requests")
         self._engine = engine
         self._room = asyncio.Semaphore(max_requests)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._orders: deque[Callable[[], None]] = deque()  # what the thread is to do between steps
         self._awake = threading.Condition()
         self._streams: dict[str, _Stream] = {}
@@ -70,12 +78,15 @@ class AsyncEngine:
         Leaving the loop early, or cancelling the task, aborts the request.
 
         Raises:
-            RequestError: the request cannot be served, or the engine is closed.
+            RequestError: the request cannot be served, the engine is closed, or it serves another event loop.
+            RuntimeError: the model failed, for the reason that is its cause; later requests may be served.
         """
         params, id_ = params or SamplingParams(), f"stream-{next(self._numbers)}"
+        loop = self._own_loop()
         async with self._room:
-            stream, left = _Stream(asyncio.get_running_loop()), params.n
-            self._order(lambda: self._add(id_, stream, prompt, params, priority))
+            stream, left = _Stream(loop), params.n
+            if not self._order(lambda: self._add(id_, stream, prompt, params, priority)):
+                raise RequestError(_CLOSED)
             try:
                 while left:
                     item = await stream.queue.get()
@@ -84,38 +95,53 @@ class AsyncEngine:
                     left -= item.completion is not None
                     yield item
             finally:
-                if left and not self._closed:
+                if left:
                     self._order(lambda: self._abort(id_))
 
     def close(self) -> None:
-        """End the thread; requests that have not ended raise in the tasks that read them."""
+        """End the thread after its step; requests that have not ended raise in the tasks that read them."""
         with self._awake:
             self._closed = True
             self._awake.notify()
         self._thread.join()
 
-    def _order(self, order: Callable[[], None]) -> None:
+    def _own_loop(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            raise RequestError("an AsyncEngine serves one event loop, and was used in another one before")
+        self._loop = loop
+        return loop
+
+    def _order(self, order: Callable[[], None]) -> bool:
+        """Let the thread do something after its step; False if it does nothing any more."""
         with self._awake:
-            if self._closed:
-                raise RequestError("the engine is closed")
-            self._orders.append(order)
-            self._awake.notify()
+            if not self._closed:
+                self._orders.append(order)
+                self._awake.notify()
+            return not self._closed
 
     def _run(self) -> None:
-        while True:
+        try:
+            while self._obey():
+                try:
+                    self._hand_out(self._engine.step())
+                except Exception as error:  # of the model: those who wait must hear of it, and the next may be served
+                    self._fail("the engine failed", error)
+        finally:  # whatever ends the thread, nobody waits for it forever
             with self._awake:
-                self._awake.wait_for(lambda: self._closed or self._orders or self._engine.has_work)
-                orders, closed = list(self._orders), self._closed
+                self._closed = True
                 self._orders.clear()
-            for order in orders:
-                order()
-            if closed:
-                self._fail(RequestError("the engine is closed"))
-                return
-            try:
-                self._hand_out(self._engine.step())
-            except Exception as error:  # of the model: those who wait must hear of it, and the next may be served
-                self._fail(error)
+            self._fail(_CLOSED)
+
+    def _obey(self) -> bool:
+        """Wait for something to do and carry out what was ordered; False once the engine is closed."""
+        with self._awake:
+            self._awake.wait_for(lambda: self._closed or self._orders or self._engine.has_work)
+            orders = list(self._orders)
+            self._orders.clear()
+        for order in orders:
+            order()
+        return not self._closed
 
     def _add(self, id_: str, stream: _Stream, prompt: Any, params: SamplingParams, priority: int) -> None:
         try:
@@ -125,8 +151,8 @@ class AsyncEngine:
             stream.put(error)
 
     def _abort(self, id_: str) -> None:
-        self._engine.abort(id_)
         self._streams.pop(id_, None)
+        self._engine.abort(id_)
 
     def _hand_out(self, updates: list[Update]) -> None:
         for update in updates:
@@ -134,7 +160,10 @@ class AsyncEngine:
         for id_ in {update.request for update in updates if not self._engine.serves(update.request)}:
             del self._streams[id_]
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, message: str, cause: Exception | None = None) -> None:
+        """Tell everybody who waits, and abort what they wait for."""
         for id_, stream in list(self._streams.items()):
+            error = RequestError(message) if cause is None else RuntimeError(f"{message}: {cause}")
+            error.__cause__ = cause
             stream.put(error)
             self._abort(id_)

@@ -2,12 +2,14 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from modelwright.attention import PagePool
-from modelwright.configs import CheckedConfig, DeepseekV2Config, ImageGPTConfig, LlamaConfig
-from modelwright.errors import ConfigError
+from modelwright.configs import DeepseekV2Config, ImageGPTConfig
+from modelwright.engine.engine_config import EngineConfig
+from modelwright.engine.served_model import ServedModel
 
 _SHARE_OF_FREE_MEMORY = 4
 
@@ -24,10 +26,20 @@ class CacheLayout:
     keys: int
     values: int
 
-    @property
-    def numbers(self) -> int:
-        """Numbers that all layers keep of a token."""
-        return self.layers * (self.heads or 1) * (self.keys + self.values)
+    @classmethod
+    def of(cls, config: Any) -> "CacheLayout":
+        """The layout for a decoder of `config`."""
+        layers = config.num_hidden_layers
+        if isinstance(config, DeepseekV2Config) and config.use_mla:
+            return cls(layers, None, config.qk_rope_head_dim, config.kv_lora_rank or 0)
+        heads = config.n_head if isinstance(config, ImageGPTConfig) else config.num_key_value_heads
+        return cls(layers, heads, config.head_dim, config.head_dim)
+
+    def token_bytes(self, dtype: torch.dtype) -> int:
+        """What all layers keep of a token; int8 has a scale of fp32 beside each vector."""
+        vectors = self.layers * (self.heads or 1)
+        scales = 2 * torch.float32.itemsize if dtype == torch.int8 else 0
+        return vectors * ((self.keys + self.values) * dtype.itemsize + scales)
 
     def pools(self, pages: int, page_size: int, dtype: torch.dtype, device: torch.device) -> list[PagePool]:
         """An empty pool for each layer; ``torch.int8`` keeps scales beside the numbers."""
@@ -38,28 +50,28 @@ class CacheLayout:
         return [PagePool.grouped(*sizes, dtype, device) for _ in range(self.layers)]
 
 
-def cache_layout(config: CheckedConfig) -> CacheLayout:
-    """The layout for a decoder of `config`.
+def make_pools(served: ServedModel, settings: EngineConfig, pages: int) -> list[PagePool]:
+    """The pools of `pages` for a model."""
+    dtype = _stored_in(served, settings)
+    return CacheLayout.of(served.config).pools(pages, settings.page_size, dtype, served.device)
 
-    Raises:
-        ConfigError: the config is that of no decoder we have.
-    """
-    if isinstance(config, DeepseekV2Config):
-        layers = config.num_hidden_layers
-        if config.use_mla:
-            return CacheLayout(layers, None, config.qk_rope_head_dim, config.kv_lora_rank or 0)
-        return CacheLayout(layers, config.num_key_value_heads, config.head_dim, config.head_dim)
-    if isinstance(config, LlamaConfig):
-        return CacheLayout(config.num_hidden_layers, config.num_key_value_heads, config.head_dim, config.head_dim)
-    if isinstance(config, ImageGPTConfig):
-        return CacheLayout(config.n_layer, config.n_head, config.head_dim, config.head_dim)
-    raise ConfigError(f"the engine serves decoders, and {type(config).__name__} is the config of none")
+
+def count_pages(served: ServedModel, settings: EngineConfig, context: int) -> int:
+    """As many as asked for; else for `max_batch` sequences of `context` tokens, or what there is room for."""
+    if settings.num_pages is not None:
+        return settings.num_pages
+    token_bytes = CacheLayout.of(served.config).token_bytes(_stored_in(served, settings))
+    return default_pages(settings.max_batch * context, settings.page_size, token_bytes, served.device)
 
 
 def default_pages(wanted_tokens: int, page_size: int, token_bytes: int, device: torch.device) -> int:
     """Pages for `wanted_tokens`, or for what fits into a quarter of the free memory of `device`; at least one."""
     room = _free_memory(device) // _SHARE_OF_FREE_MEMORY
     return max(1, min(-(-wanted_tokens // page_size), room // (page_size * token_bytes)))
+
+
+def _stored_in(served: ServedModel, settings: EngineConfig) -> torch.dtype:
+    return torch.int8 if settings.kv_dtype == "int8" else served.dtype
 
 
 def _free_memory(device: torch.device) -> int:

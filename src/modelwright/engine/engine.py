@@ -1,38 +1,28 @@
 """`Engine`, many requests through one model: schedule, run, sample, step by step; it knows no threads and no HTTP."""
 
-import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
 from itertools import count
 from typing import Any
 
-import torch
-
 from modelwright.engine.blocks import BlockPool
-from modelwright.engine.cache import cache_layout, default_pages
-from modelwright.engine.detokenize import Detokenizer
+from modelwright.engine.cache import count_pages, make_pools
 from modelwright.engine.engine_config import EngineConfig
-from modelwright.engine.guide import GuideCompiler
-from modelwright.engine.noise import sample_key
-from modelwright.engine.output import OutputStream
+from modelwright.engine.intake import Intake
 from modelwright.engine.params import SamplingParams
 from modelwright.engine.picture_rows import PictureRows
-from modelwright.engine.prompt import Prompt, read_prompt
+from modelwright.engine.prompt import PromptPicture
 from modelwright.engine.request import Request, Sample
 from modelwright.engine.results import EngineStatistics, Result, Update
 from modelwright.engine.runner import Logits, Runner
-from modelwright.engine.sample_row import SampleRow, encode_bad_words
 from modelwright.engine.sampling import Sampled, sample
 from modelwright.engine.scheduler import Scheduler
 from modelwright.engine.scheduler_settings import SchedulerSettings
 from modelwright.engine.sequence import Sequence
+from modelwright.engine.served_model import ServedModel
 from modelwright.engine.step import Step
-from modelwright.errors import RequestError
-from modelwright.models import DeepseekVLV2ForCausalLM
-
-_CONTEXT_OF_TEXT = 8
-"""How many of the prompt's last tokens say how the text goes on."""
+from modelwright.errors import ConfigError, RequestError
 
 
 class Engine:
@@ -46,37 +36,33 @@ class Engine:
         tokenizer: of transformers; without one prompts are token ids and outputs have no text.
 
     Attributes:
+        context: how many tokens a sequence may have, drawn ones included.
         statistics: of the last step; None before the first.
+
+    Raises:
+        ConfigError: the engine does not serve that model, or not with that config.
     """
 
     def __init__(self, model: Any, config: EngineConfig | None = None, tokenizer: Any = None):
-        self.model, self.config, self.tokenizer = model, config or EngineConfig(), tokenizer
+        self.config = settings = config or EngineConfig()
+        self.tokenizer = tokenizer
         self.statistics: EngineStatistics | None = None
-        settings, text_config = self.config, model.config.get_text_config()
-        trained = text_config.max_position_embeddings
-        self.context = min(settings.max_context or trained, trained)
-        sees = isinstance(model, DeepseekVLV2ForCausalLM)
-        self._pictures = PictureRows(model, settings.kept_pictures) if sees else None
-        self._pages, pools = self._make_cache()
-        self._runner = Runner(model, pools, self._pictures)
-        pool = BlockPool(self._pages, settings.page_size, settings.reuse_prefixes)
-        limits = SchedulerSettings(settings.max_batch, settings.token_budget, settings.chunk_prefill, self.context)
-        self._scheduler = Scheduler(pool, limits)
+        served = ServedModel.of(model)
+        self.context = _context(served, settings)
+        self._intake = Intake(served, tokenizer, self.context)
+        self._pictures = PictureRows(model, settings.kept_pictures) if served.sees else None
+        pages = count_pages(served, settings, self.context)
+        self._runner = Runner(served, make_pools(served, settings, pages), self._pictures)
+        pool = BlockPool(pages, settings.page_size, settings.reuse_prefixes)
+        self._scheduler = Scheduler(pool, _limits(served, settings, self.context))
         self._requests: dict[str, Request] = {}
-        self._samples: dict[str, tuple[Request, Sample]] = {}
-        self._with_pictures: dict[str, Prompt] = {}
-        self._guides = GuideCompiler(tokenizer, self._eos()) if tokenizer is not None else None
-        self._seeds, self._numbers = random.Random(), count()
+        self._samples: dict[str, tuple[Request, Sample]] = {}  # by the ids of their sequences
+        self._numbers = count()
 
     @property
     def has_work(self) -> bool:
         """Whether any request has not ended."""
         return bool(self._requests)
-
-    @property
-    def vocabulary(self) -> int:
-        """How many tokens may be drawn."""
-        return self.model.get_output_embeddings().weight.shape[0]
 
     def generate(
         self,
@@ -89,11 +75,13 @@ class Engine:
         Args:
             prompts: each text, token ids, or the batch of one row that a processor makes.
             params: for all, or one for each; by default those of `SamplingParams`.
-            on_update: called with every piece as it comes.
+            on_update: called with every piece as it comes, those of requests that were added before included.
 
         Raises:
             RequestError: a request that cannot be served; then none is.
         """
+        if isinstance(prompts, str | Mapping):
+            raise RequestError(f"generate takes a list of prompts, got one {type(prompts).__name__}")
         each = [params or SamplingParams()] * len(prompts) if not isinstance(params, SequenceOf) else params
         if len(each) != len(prompts):
             raise RequestError(f"there must be one SamplingParams for each prompt, got {len(each)} for {len(prompts)}")
@@ -124,22 +112,14 @@ class Engine:
         Raises:
             RequestError: it cannot be served: too long, a token beyond the vocabulary, a guide that cannot be followed.
         """
-        params = params or SamplingParams()
-        name = f"request-{next(self._numbers)}" if id is None else id
+        name = self._new_name() if id is None else id
         if name in self._requests:
             raise RequestError(f"a request needs an id of its own, {name!r} is being served")
-        parsed = read_prompt(prompt, self.tokenizer, self.model.config)
-        self._check(parsed, params)
-        room = params.room(len(parsed.tokens), self.context)
-        sequences = [self._sequence(name, index, parsed, params, room, priority) for index in range(params.n)]
-        samples = self._make_samples(sequences, parsed, params, room)
-        self._scheduler.add(sequences[0], sequences[1:])
-        request = Request(name, parsed, params, samples)
+        request = self._intake.request(name, prompt, params or SamplingParams(), priority)
+        first, *others = [own.sequence for own in request.samples]
+        self._scheduler.add(first, others)
         self._requests[name] = request
-        for own in samples:
-            self._samples[own.sequence.id] = request, own
-            if parsed.pictures:
-                self._with_pictures[own.sequence.id] = parsed
+        self._samples |= {own.sequence.id: (request, own) for own in request.samples}
         return name
 
     def serves(self, id: str) -> bool:
@@ -153,112 +133,73 @@ class Engine:
             return []
         for own in request.samples:
             self._scheduler.abort(own.sequence.id)
-        updates = request.abort()
         self._forget(request)
-        return updates
+        return request.abort()
 
     def step(self) -> list[Update]:
-        """Compute one step and say what it added; nothing without work."""
+        """Compute one step and say what it added; nothing without work.
+
+        If the model raises, so does this, and the step's requests will be computed again.
+        """
         if not self.has_work:
             return []
         start = time.perf_counter()
         step = self._scheduler.schedule()
+        drawing = [sequence for chunk in step.chunks for sequence in chunk.draws]
         try:
-            logits = self._runner.run(step, self._with_pictures)
-            drawing = [sequence for chunk in step.chunks for sequence in chunk.draws]
+            logits = self._runner.run(step, self._pictures_in(step))
             sampled = sample(logits.drawing, [self._samples[sequence.id][1].row for sequence in drawing])
+            updates = self._read(step, drawing, logits, sampled)
         except BaseException:
             self._scheduler.discard(step)
             raise
-        updates = self._take(step, drawing, logits, sampled)
+        self._commit(step, drawing, sampled)
         self.statistics = EngineStatistics(step.statistics, time.perf_counter() - start)
         return updates
 
-    def _take(self, step: Step, drawing: list[Sequence], logits: Logits, sampled: Sampled) -> list[Update]:
-        """Hand out what a step computed."""
+    def _pictures_in(self, step: Step) -> dict[str, tuple[PromptPicture, ...]]:
+        """The pictures of the sequences of a step that have any."""
+        prompts = {chunk.sequence.id: self._samples[chunk.sequence.id][0].prompt for chunk in step.chunks}
+        return {id_: prompt.pictures for id_, prompt in prompts.items() if prompt.pictures}
+
+    def _read(self, step: Step, drawing: list[Sequence], logits: Logits, sampled: Sampled) -> list[Update]:
+        """Take what a step computed into its requests."""
         starts = {chunk.sequence.id: chunk.start for chunk in step.chunks}
         for id_, rows in logits.prompts.items():
             self._samples[id_][0].read_prompt(starts[id_], rows)
-        tokens = sampled.tokens.tolist()
-        updates, reasons = [], {}
-        for sequence, token, logprobs in zip(drawing, tokens, sampled.logprobs, strict=True):
+        updates = []
+        for sequence, token, logprobs in zip(drawing, sampled.tokens.tolist(), sampled.logprobs, strict=True):
             request, own = self._samples[sequence.id]
             updates.append(request.take(own, token, logprobs))
-            if own.stream.finish_reason is not None:
-                reasons[sequence.id] = own.stream.finish_reason.value
-        drawn = {sequence.id: token for sequence, token in zip(drawing, tokens, strict=True)}
-        self._scheduler.commit(step, drawn, reasons)
-        for request in {self._samples[sequence.id][0] for sequence in drawing}:
+        return updates
+
+    def _commit(self, step: Step, drawing: list[Sequence], sampled: Sampled) -> None:
+        """Let the sequences of a step go on, and let go of what has ended."""
+        drawn = dict(zip((sequence.id for sequence in drawing), sampled.tokens.tolist(), strict=True))
+        ended = {id_: reason for id_ in drawn if (reason := self._samples[id_][1].stream.finish_reason) is not None}
+        self._scheduler.commit(step, drawn, ended)
+        for request in {self._samples[id_][0] for id_ in ended}:
             if request.ended:
                 self._forget(request)
-        return updates
 
     def _forget(self, request: Request) -> None:
         del self._requests[request.id]
         for own in request.samples:
             del self._samples[own.sequence.id]
-            self._with_pictures.pop(own.sequence.id, None)
 
-    def _sequence(
-        self, name: str, index: int, prompt: Prompt, params: SamplingParams, room: int, priority: int
-    ) -> Sequence:
-        return Sequence(
-            id=name if index == 0 else f"{name}#{index}",
-            prompt=prompt.tokens,
-            max_tokens=room,
-            keys=prompt.keys if prompt.pictures else (),
-            priority=priority,
-            prompt_logprobs=params.prompt_logprobs is not None,
-        )
+    def _new_name(self) -> str:
+        return next(name for number in self._numbers if (name := f"request-{number}") not in self._requests)
 
-    def _make_samples(
-        self, sequences: Iterable[Sequence], prompt: Prompt, params: SamplingParams, room: int
-    ) -> list[Sample]:
-        ends = params.ends(self._eos())
-        seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
-        words = encode_bad_words(params, ends, self.tokenizer)
-        samples = []
-        for index, sequence in enumerate(sequences):
-            guide = None
-            if params.guide is not None:
-                if self._guides is None:
-                    raise RequestError("a guide needs a tokenizer, and the engine has none")
-                guide = self._guides.start(params.guide, len(prompt.tokens))
-            row = SampleRow(params, sequence.tokens, len(prompt.tokens), sample_key(seed, index), ends, words, guide)
-            samples.append(
-                Sample(index, sequence, row, OutputStream(params, room, ends, self._detokenizer(prompt, params)))
-            )
-        return samples
 
-    def _detokenizer(self, prompt: Prompt, params: SamplingParams) -> Detokenizer | None:
-        if self.tokenizer is None:
-            return None
-        context = prompt.tokens[-_CONTEXT_OF_TEXT:]
-        return Detokenizer(self.tokenizer, context=context, skip_special_tokens=params.skip_special_tokens)
+def _context(served: ServedModel, settings: EngineConfig) -> int:
+    asked = settings.max_context
+    if asked is not None and asked > served.context:
+        raise ConfigError(f"max_context ({asked}) must be at most the model's context ({served.context})")
+    return asked or served.context
 
-    def _check(self, prompt: Prompt, params: SamplingParams) -> None:
-        known = self.model.get_input_embeddings().weight.shape[0]
-        for token in prompt.tokens:
-            if not 0 <= token < known:
-                raise RequestError(
-                    f"a prompt's tokens must be at least 0 and below the vocabulary's {known}, got {token}"
-                )
-        params.check_vocabulary(self.vocabulary)
 
-    def _eos(self) -> tuple[int, ...]:
-        """The model's ends of sentence: its generation config's, else the tokenizer's."""
-        ends = self.model.generation_config.eos_token_id
-        if ends is None and self.tokenizer is not None:
-            ends = self.tokenizer.eos_token_id
-        return tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
-
-    def _make_cache(self) -> tuple[int, list[Any]]:
-        """How many pages there are, and the pools that hold them."""
-        settings, layout = self.config, cache_layout(self.model.config.get_text_config())
-        weight = self.model.get_input_embeddings().weight
-        dtype = torch.int8 if settings.kv_dtype == "int8" else self.model.dtype
-        wanted = settings.max_batch * self.context
-        pages = settings.num_pages or default_pages(
-            wanted, settings.page_size, layout.numbers * dtype.itemsize, weight.device
-        )
-        return pages, layout.pools(pages, settings.page_size, dtype, weight.device)
+def _limits(served: ServedModel, settings: EngineConfig, context: int) -> SchedulerSettings:
+    """Prompts are read whole where parts of one would be rotated by their own ends."""
+    stretches = served.trained_length is not None and context > served.trained_length
+    in_parts = settings.chunk_prefill and not stretches
+    return SchedulerSettings(settings.max_batch, settings.token_budget, in_parts, context)

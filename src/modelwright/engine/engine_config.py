@@ -3,15 +3,16 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
-from modelwright.configs.engine import EngineSettings
-from modelwright.errors import ConfigError
+from modelwright.configs.base import require, require_one_of
+from modelwright.configs.engine import EngineSettings, QuantSettings
+from modelwright.configs.part import ConfigPart
 
 KV_DTYPES = ("auto", "int8")
 BACKENDS_SERVED = ("", "eager")
 
 
 @dataclass(frozen=True)
-class EngineConfig:
+class EngineConfig(ConfigPart):
     """The limits and the cache of an engine.
 
     Attributes:
@@ -22,12 +23,13 @@ class EngineConfig:
         num_pages: pages of the cache; None for as many as `max_batch` whole contexts need, if they fit into a quarter
             of the memory that is free.
         kv_dtype: ``auto`` keeps keys and values as the model computes them, ``int8`` in a quarter or half of the room.
-        chunk_prefill: whether parts of prompts share a step with decodes.
+        chunk_prefill: whether parts of prompts share a step with decodes. The prompts of a model that rotates by a
+            sequence's length (rope types ``dynamic`` and DYNAMIC_NTK) are read whole in any case.
         reuse_prefixes: whether pages are found again by prompts that begin alike.
         kept_pictures: of how many pictures the rows are kept for prompts that show them again.
 
     Raises:
-        ConfigError: a number is below 1, or an unknown `kv_dtype`.
+        ConfigError: a value has the wrong type, a number is below 1, or a name is unknown.
     """
 
     max_batch: int = 64
@@ -40,35 +42,42 @@ class EngineConfig:
     reuse_prefixes: bool = True
     kept_pictures: int = 64
 
-    def __post_init__(self) -> None:
-        for name in ("max_batch", "token_budget", "max_context", "page_size", "num_pages", "kept_pictures"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
-        if self.token_budget < self.max_batch:
-            raise ConfigError(f"token_budget ({self.token_budget}) must be at least max_batch ({self.max_batch})")
-        if self.kv_dtype not in KV_DTYPES:
-            raise ConfigError(f"kv_dtype must be one of {', '.join(KV_DTYPES)}, got {self.kv_dtype!r}")
+    def check_rules(self) -> None:
+        self.require_at_least(1, "max_batch", "token_budget", "max_context", "page_size", "num_pages", "kept_pictures")
+        budget, batch = self.token_budget, self.max_batch
+        require(budget >= batch, f"token_budget ({budget}) must be at least max_batch ({batch})")
+        require_one_of("kv_dtype", self.kv_dtype, KV_DTYPES)
 
     @classmethod
     def from_settings(cls, settings: EngineSettings, **changes: Any) -> Self:
         """What a config's inference fields ask for (its ``engine`` view), with `changes` in their place.
 
+        ``batch_size`` is `max_batch`, ``seq_length`` is `max_context`, ``block_size`` and ``num_blocks`` are the pages,
+        and ``max_decode_length`` is for `SamplingParams.from_settings`. Rows are packed and never rounded up to a
+        length, so ``is_dynamic`` asks for nothing more.
+
         Raises:
-            ConfigError: they ask for what the engine does not do: another backend, or weights to be quantized.
+            ConfigError: they ask for what the engine does not do: to keep no keys, to compile its passes, or to
+                quantize weights.
         """
-        if settings.backend not in BACKENDS_SERVED:
-            raise ConfigError(f'llm_backend must be "" or "eager" for the engine, got "{settings.backend}"')
-        quantization = settings.quantization
-        if quantization is not None and (quantization.weights or quantization.activations):
-            raise ConfigError("quant_config: the engine quantizes keys and values only, and was asked for weights")
+        require(settings.use_past, "use_past must be True for the engine, which keeps keys in pages; got False")
+        require(
+            settings.backend in BACKENDS_SERVED,
+            f'llm_backend must be "" or "eager" for the engine, whose passes differ in length and are not compiled; '
+            f'got "{settings.backend}"',
+        )
+        stored = settings.quantization or QuantSettings()
+        require(
+            stored.weights is None,
+            f"quant_config asks for {stored.weights} weights, and the engine quantizes keys and values only",
+        )
         asked = {
             "max_batch": settings.batch_size,
             "token_budget": max(cls.token_budget, settings.batch_size),
             "max_context": settings.seq_length,
             "page_size": settings.block_size,
             "num_pages": settings.num_blocks,
-            "kv_dtype": "int8" if quantization is not None and quantization.kv_cache == "int8" else "auto",
+            "kv_dtype": stored.kv_cache or "auto",
             "chunk_prefill": settings.chunk_prefill,
         }
         return cls(**asked | changes)

@@ -8,9 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelwright.configs import CheckedConfig, DeepseekVLV2Config
+from modelwright.configs import DeepseekVLV2Config
 from modelwright.engine.prefix import Key
+from modelwright.engine.served_model import ServedModel
 from modelwright.errors import RequestError
+
+_PARTS = {"input_ids": 2, "attention_mask": 2, "images": 5, "images_seq_mask": 2, "images_spatial_crop": 3}
+"""What is read of a processor's output, and how many dimensions each has."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,15 @@ class Prompt:
         return tuple(keys)
 
 
-def read_prompt(given: Any, tokenizer: Any, config: CheckedConfig) -> Prompt:
+def read_prompt(given: Any, tokenizer: Any, served: ServedModel) -> Prompt:
     """A prompt from text, from token ids, or from the batch of one row that a processor makes.
 
+    Padding is left out: where an ``attention_mask`` says so, or without one what is the model's padding id. That is
+    what `generate()` makes of the same prompt, and no penalty counts it.
+
     Raises:
-        RequestError: text without a tokenizer, several rows, pictures for a model that sees none, or places and rows of
-            pictures that differ in number.
+        RequestError: text without a tokenizer, several rows, pictures for a model that sees none, or places, tiles and
+            rows of pictures that differ in number.
     """
     if isinstance(given, Prompt):
         return given
@@ -60,50 +67,77 @@ def read_prompt(given: Any, tokenizer: Any, config: CheckedConfig) -> Prompt:
         if tokenizer is None:
             raise RequestError("a prompt as text needs a tokenizer, and the engine has none")
         return Prompt(tuple(tokenizer.encode(given)))
-    if not isinstance(given, Mapping):
-        return Prompt(_ids(given))
-    return _from_batch(given, config)
+    if isinstance(given, Mapping):
+        return _from_batch(given, served)
+    return Prompt(tuple(token for token in _ids(given) if token != served.padding))
 
 
-def _ids(given: Any) -> tuple[int, ...]:
+def _ids(given: Any) -> Sequence[int]:
     values = given.tolist() if hasattr(given, "tolist") else given
     if not isinstance(values, Sequence) or not all(isinstance(value, int) for value in values):
         raise RequestError(f"a prompt must be text, token ids or a processor's output, got {type(given).__name__}")
-    return tuple(values)
+    return values
 
 
-def _from_batch(batch: Mapping[str, Any], config: CheckedConfig) -> Prompt:
-    if "input_ids" not in batch:
-        raise RequestError(f"a processor's output must hold input_ids, got {', '.join(batch) or 'nothing'}")
-    parts = {name: torch.as_tensor(value) for name, value in batch.items() if value is not None}
+def _from_batch(batch: Mapping[str, Any], served: ServedModel) -> Prompt:
+    parts = _read_parts(batch)
     ids = parts["input_ids"]
-    if ids.dim() != 2 or len(ids) != 1:
-        raise RequestError(f"input_ids of one prompt must be [1, tokens], got {list(ids.shape)}")
-    real = parts["attention_mask"][0].bool() if "attention_mask" in parts else torch.ones_like(ids[0], dtype=torch.bool)
-    tokens = tuple(ids[0][real].tolist())
-    crops = [(w, h) for w, h in parts["images_spatial_crop"][0].tolist() if w and h] if _has_pictures(parts) else []
-    if not crops:
+    if "attention_mask" in parts:
+        real = parts["attention_mask"].bool()
+    else:
+        real = torch.tensor([token != served.padding for token in ids.tolist()], dtype=torch.bool)
+    tokens = tuple(ids[real].tolist())
+    marked = parts.get("images_seq_mask", torch.zeros_like(ids)).bool()
+    places = marked[real].nonzero()[:, 0].tolist()
+    crops = [(w, h) for w, h in parts["images_spatial_crop"].tolist() if w and h] if "images" in parts else []
+    if not crops and not places:
         return Prompt(tokens)
+    config = served.model.config
     if not isinstance(config, DeepseekVLV2Config):
         raise RequestError(f"a {config.model_type} model reads text only, and the prompt holds {len(crops)} pictures")
-    places = parts["images_seq_mask"][0][real].bool().nonzero()[:, 0].tolist()
-    return Prompt(tokens, tuple(_pictures(parts["images"][0], crops, places, config)))
+    return Prompt(tokens, tuple(_pictures(parts, crops, places, config)))
 
 
-def _has_pictures(parts: Mapping[str, Tensor]) -> bool:
-    return all(name in parts for name in ("images", "images_seq_mask", "images_spatial_crop"))
+def _read_parts(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The parts of a batch of one row, without the row's dimension, on the CPU."""
+    if "input_ids" not in batch:
+        raise RequestError(f"a processor's output must hold input_ids, got {', '.join(batch) or 'nothing'}")
+    parts = {}
+    for name, dimensions in _PARTS.items():
+        if batch.get(name) is None:
+            continue
+        part = torch.as_tensor(batch[name])
+        if part.dim() != dimensions or len(part) != 1:
+            raise RequestError(
+                f"{name} of one prompt must have {dimensions} dimensions, the first 1, got {_shape(part)}"
+            )
+        parts[name] = part[0].cpu()
+    missing = [name for name in ("images_seq_mask", "images_spatial_crop") if "images" in parts and name not in parts]
+    if missing:
+        raise RequestError(f"images come with images_seq_mask and images_spatial_crop; {missing[0]} is missing")
+    return parts
 
 
 def _pictures(
-    tiles: Tensor, crops: list[tuple[int, int]], places: list[int], config: DeepseekVLV2Config
+    parts: Mapping[str, Tensor], crops: list[tuple[int, int]], places: list[int], config: DeepseekVLV2Config
 ) -> list[PromptPicture]:
-    counts = [config.picture_tokens(crop) for crop in crops]
-    if sum(counts) != len(places):
-        raise RequestError(f"the prompt has {len(places)} image places and its pictures have {sum(counts)} rows")
+    rows = [config.picture_tokens(crop) for crop in crops]
+    if sum(rows) != len(places):
+        raise RequestError(f"the prompt has {len(places)} image places and its pictures have {sum(rows)} rows")
+    tiles, counts, side = parts["images"], [1 + w * h for w, h in crops], config.vision_config.image_size
+    if sum(counts) > len(tiles) or tiles.shape[1:] != (3, side, side):
+        raise RequestError(f"images must be at least {sum(counts)} tiles of [3, {side}, {side}], got {_shape(tiles)}")
     pictures, tile, place = [], 0, 0
-    for crop, count in zip(crops, counts, strict=True):
-        own = tiles[tile : tile + 1 + crop[0] * crop[1]].contiguous()
-        key = sha256(repr(crop).encode() + own.view(torch.uint8).numpy().tobytes()).digest()
-        pictures.append(PromptPicture(key, own, crop, tuple(places[place : place + count])))
-        tile, place = tile + len(own), place + count
+    for crop, count, height in zip(crops, counts, rows, strict=True):
+        own = tiles[tile : tile + count].contiguous()
+        pictures.append(PromptPicture(_key(own, crop), own, crop, tuple(places[place : place + height])))
+        tile, place = tile + count, place + height
     return pictures
+
+
+def _key(tiles: Tensor, crop: tuple[int, int]) -> bytes:
+    return sha256(repr((crop, tiles.dtype)).encode() + tiles.view(torch.uint8).numpy().tobytes()).digest()
+
+
+def _shape(part: Tensor) -> list[int]:
+    return list(part.shape)

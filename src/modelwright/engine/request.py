@@ -71,7 +71,8 @@ class Request:
         return all(sample.stream.finish_reason is not None for sample in self.samples)
 
     def read_prompt(self, start: int, logits: Tensor) -> None:
-        """Take the logits ``[tokens, vocabulary]`` of the prompt from token `start` on."""
+        """Take the logits ``[tokens, vocabulary]`` of the prompt from token `start` on, perhaps for the second time."""
+        del self.prompt_logprobs[start:]
         after = self.prompt.tokens[start + 1 : start + 1 + len(logits)]
         if after:
             ids = logits.new_tensor(after).long()
@@ -81,7 +82,14 @@ class Request:
         """One drawn token of a sample."""
         piece = sample.take(token, logprobs, time.perf_counter() - self.arrived)
         done = sample.completion() if sample.stream.finish_reason is not None else None
-        return Update(self.id, sample.index, piece, (token,) if token >= 0 else (), done)
+        return Update(
+            self.id,
+            sample.index,
+            piece,
+            (token,) if token >= 0 else (),
+            () if logprobs is None else (logprobs,),
+            done,
+        )
 
     def abort(self) -> list[Update]:
         """End what has not ended."""
@@ -89,7 +97,7 @@ class Request:
         for sample in self.samples:
             if sample.stream.finish_reason is None:
                 piece = sample.stream.end(FinishReason.ABORT)
-                updates.append(Update(self.id, sample.index, piece, (), sample.completion()))
+                updates.append(Update(self.id, sample.index, piece, (), (), sample.completion()))
         return updates
 
     def result(self) -> Result:

@@ -36,6 +36,7 @@ class Update:
         request: the request's id; `index` says which of its outputs.
         text: what became certain of the text.
         tokens: what was drawn; empty where the request was aborted.
+        logprobs: of each of them, where they were asked for.
         completion: the whole output, with its last piece.
     """
 
@@ -43,6 +44,7 @@ class Update:
     index: int
     text: str
     tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
     completion: Completion | None = None
 
 

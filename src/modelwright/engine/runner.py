@@ -1,20 +1,21 @@
 """`Runner`, one step through the model: tokens packed into a row, logits of those that need them; it plans nothing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from modelwright.attention import PagedAttention, PagedBatch, PagePool
-from modelwright.configs import CheckedConfig, LlamaConfig
+from modelwright.attention import AttentionBackend, PagedAttention, PagedBatch, PagePool
+from modelwright.attention.upcast import UpcastAttention
 from modelwright.engine.picture_rows import PictureRows
-from modelwright.engine.prompt import Prompt
+from modelwright.engine.prompt import PromptPicture
+from modelwright.engine.served_model import ServedModel
 from modelwright.engine.step import Chunk, Step
-from modelwright.errors import ConfigError
-from modelwright.models import DeepseekVLV2ForCausalLM
+
+Pictures = Mapping[str, Sequence[PromptPicture]]
+"""The pictures of sequences that have any, by the sequences' ids."""
 
 
 @dataclass(frozen=True)
@@ -34,76 +35,76 @@ class Runner:
     """Runs steps of one model over its pools of pages.
 
     Args:
-        model: a decoder with a language head, or one that sees pictures; in evaluation mode.
+        served: the model.
         pools: one for each layer.
         pictures: for a model that sees them.
-
-    Raises:
-        ConfigError: the config asks for attention that pages do not serve.
     """
 
-    def __init__(self, model: Any, pools: Sequence[PagePool], pictures: PictureRows | None):
-        config = model.config.get_text_config()
-        if isinstance(config, LlamaConfig) and config.use_eod_attn_mask_compression:
-            raise ConfigError("use_eod_attn_mask_compression must be False for the engine: its prompts are not packed")
-        self._decoder = model.language if isinstance(model, DeepseekVLV2ForCausalLM) else model
-        self._pools, self._pictures = pools, pictures
-        self._embedding: nn.Module = self._decoder.get_input_embeddings()
-        self.device: torch.device = model.get_input_embeddings().weight.device  # where tokens go in
-        self._apart = _depends_on_length(config)
+    def __init__(self, served: ServedModel, pools: Sequence[PagePool], pictures: PictureRows | None):
+        self._served, self._pools, self._pictures = served, pools, pictures
 
     @torch.inference_mode()
-    def run(self, step: Step, prompts: Mapping[str, Prompt]) -> Logits:
-        """The logits of a step; `prompts` holds, by the ids of their sequences, the prompts that have pictures."""
+    def run(self, step: Step, pictures: Pictures) -> Logits:
+        """The logits of a step."""
         for pool in self._pools:
             pool.copy(step.copies)
-        groups = [(chunk,) for chunk in step.chunks] if self._apart else [step.chunks]
-        passes = [self._pass(group, prompts) for group in groups]
+        passes = [self._pass(chunks, pictures) for chunks in self._rows(step.chunks)]
         drawing = torch.cat([one.drawing for one in passes]) if len(passes) > 1 else passes[0].drawing
         return Logits(drawing, {id_: rows for one in passes for id_, rows in one.prompts.items()})
 
-    def _pass(self, chunks: Sequence[Chunk], prompts: Mapping[str, Prompt]) -> Logits:
+    def _rows(self, chunks: Sequence[Chunk]) -> list[Sequence[Chunk]]:
+        """The chunks that go through the model together: all of them, unless some rotate by their own length.
+
+        Those go alone, and tokens that were drawn and are computed again go one by one, as they first did: a token is
+        rotated by the length that its sequence had.
+        """
+        trained = self._served.trained_length
+        if trained is None or all(chunk.end <= trained for chunk in chunks):
+            return [chunks]
+        return [(part,) for chunk in chunks for part in _as_first_read(chunk)]
+
+    def _pass(self, chunks: Sequence[Chunk], pictures: Pictures) -> Logits:
         """One forward pass over the chunks, packed into a row."""
-        counts, ends = [chunk.count for chunk in chunks], [chunk.end for chunk in chunks]
-        tables = [chunk.sequence.table for chunk in chunks]
-        batch = PagedBatch.of(counts, ends, tables, self._pools[0].page_size, self.device)
+        device = self._served.device
         ids = [token for chunk in chunks for token in chunk.sequence.tokens[chunk.start : chunk.end]]
         positions = [position for chunk in chunks for position in range(chunk.start, chunk.end)]
         kept = _Kept.of(chunks)
-        logits = self._decoder(
-            **self._inputs(ids, chunks, prompts),
-            position_ids=torch.tensor([positions], device=self.device),
-            attention=PagedAttention(self._pools, batch),
+        logits = self._served.decoder(
+            **self._inputs(torch.tensor([ids], device=device), chunks, pictures),
+            position_ids=torch.tensor([positions], device=device),
+            attention=self._attention(chunks),
             use_cache=False,
-            logits_to_keep=torch.tensor(kept.places, dtype=torch.int64, device=self.device),  # none, maybe
+            logits_to_keep=torch.tensor(kept.places, dtype=torch.int64, device=device),
         ).logits[0]
-        return Logits(logits[kept.drawing], {id_: logits[rows] for id_, rows in kept.prompts.items()})
+        drawing = logits[torch.tensor(kept.drawing, dtype=torch.int64, device=device)]
+        return Logits(drawing, {id_: logits[rows] for id_, rows in kept.prompts.items()})
 
-    def _inputs(self, ids: list[int], chunks: Sequence[Chunk], prompts: Mapping[str, Prompt]) -> dict[str, Tensor]:
+    def _attention(self, chunks: Sequence[Chunk]) -> AttentionBackend:
+        counts, ends = [chunk.count for chunk in chunks], [chunk.end for chunk in chunks]
+        tables = [chunk.sequence.table for chunk in chunks]
+        batch = PagedBatch.of(counts, ends, tables, self._pools[0].page_size, self._served.device)
+        attention = PagedAttention(self._pools, batch)
+        return UpcastAttention(attention) if self._served.upcasts else attention
+
+    def _inputs(self, tokens: Tensor, chunks: Sequence[Chunk], pictures: Pictures) -> dict[str, Tensor]:
         """Token ids ``[1, tokens]``, or their embeddings where rows of pictures stand among them."""
-        tokens = torch.tensor([ids], device=self.device)
-        starts = accumulate((chunk.count for chunk in chunks), initial=0)
-        seen = [
-            (start - chunk.start, chunk, prompts[chunk.sequence.id])
-            for start, chunk in zip(starts, chunks, strict=False)
-            if chunk.sequence.id in prompts
-        ]
-        if not seen:
+        if not any(chunk.sequence.id in pictures for chunk in chunks):
             return {"input_ids": tokens}
-        embeds = self._embedding(tokens)
-        for shift, chunk, prompt in seen:
-            self._place_pictures(embeds[0], shift, chunk, prompt)
+        embeds = self._served.decoder.get_input_embeddings()(tokens)
+        starts = accumulate((chunk.count for chunk in chunks), initial=0)
+        for start, chunk in zip(starts, chunks, strict=False):
+            for picture in pictures.get(chunk.sequence.id, ()):
+                self._place(embeds[0, start : start + chunk.count], chunk, picture)
         return {"inputs_embeds": embeds}
 
-    def _place_pictures(self, row: Tensor, shift: int, chunk: Chunk, prompt: Prompt) -> None:
-        """Write the rows of pictures that fall into `chunk`, whose token `t` stands at ``row[t + shift]``."""
+    def _place(self, own: Tensor, chunk: Chunk, picture: PromptPicture) -> None:
+        """Write the rows of a picture that fall into a chunk over its embeddings ``[tokens, hidden]``."""
         assert self._pictures is not None  # a prompt with pictures is refused by a model that sees none
-        for picture in prompt.pictures:
-            inside = [i for i, place in enumerate(picture.places) if chunk.start <= place < chunk.end]
-            if inside:
-                (rows,) = self._pictures.of([picture])
-                places = torch.tensor([picture.places[i] + shift for i in inside], device=row.device)
-                row[places] = rows[inside[0] : inside[-1] + 1].to(row)
+        inside = [row for row, place in enumerate(picture.places) if chunk.start <= place < chunk.end]
+        if inside:
+            (rows,) = self._pictures.of([picture])
+            places = torch.tensor([picture.places[row] - chunk.start for row in inside], device=own.device)
+            own[places] = rows[inside[0] : inside[-1] + 1].to(own)
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,11 @@ def _wants_prompt(chunk: Chunk) -> bool:
     return sequence.prompt_logprobs and len(sequence.tokens) == len(sequence.prompt)
 
 
-def _depends_on_length(config: CheckedConfig) -> bool:
-    """Whether a token's rotation depends on its row's length, so that sequences cannot share a row."""
-    rope = getattr(config, "rope", None)
-    return rope is not None and rope.scaling is not None and rope.scaling.kind in ("dynamic", "dynamic_ntk")
+def _as_first_read(chunk: Chunk) -> list[Chunk]:
+    """The parts of a chunk that were computed in passes of their own the first time: the prompt, and each token."""
+    drawn = range(max(chunk.start, len(chunk.sequence.prompt)), chunk.end)
+    parts = [Chunk(chunk.sequence, place, 1) for place in drawn]
+    if chunk.start < len(chunk.sequence.prompt):
+        parts.insert(0, Chunk(chunk.sequence, chunk.start, min(chunk.end, len(chunk.sequence.prompt)) - chunk.start))
+    parts[-1] = replace(parts[-1], draws=chunk.draws)
+    return parts
