@@ -77,6 +77,7 @@ def _traced(graph: Graph, opset: int) -> Any:
     try:
         with torch.no_grad():
             program = torch.export.export(graph.module, (example,), dynamic_shapes=(shapes,), strict=False)
+        _select_kept(program)
         exported = torch.onnx.export(
             program,
             input_names=list(graph.inputs),
@@ -89,6 +90,17 @@ def _traced(graph: Graph, opset: int) -> Any:
         raise ConfigError(f"torch cannot export the {graph.name} graph: {_first_line(error)}") from error
     assert exported is not None
     return exported.model
+
+
+def _select_kept(program: Any) -> None:
+    """The tokens with logits by one ``Gather``, where the exporter would write transpositions around a ``GatherND``.
+
+    In float16 onnxruntime (1.24 to 1.31) fuses a transposition, a cast and the head's product into a node on which a
+    later step of its own crashes (its issue 28392).
+    """
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.index.Tensor and len(node.args[1]) == 2 and node.args[1][0] is None:
+            node.target, node.args = torch.ops.aten.index_select.default, (node.args[0], 1, node.args[1][1])
 
 
 def _dims(axes: Axes, lengths: dict[str, Any]) -> dict[int, Any]:
