@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from modelwright.ops.attention import causal_mask, fused_attention, masked_scores, reference_attention
+from modelwright.ops.attention import (
+    causal_mask,
+    fused_attention,
+    masked_scores,
+    reference_attention,
+    upcast_attention,
+)
 
 
 def test_the_reference_is_softmax_of_the_scaled_products():
@@ -74,3 +80,27 @@ def test_the_softmax_runs_in_the_type_asked_for():
     assert narrow.dtype == torch.float32
     assert not torch.equal(narrow, wide)
     torch.testing.assert_close(narrow, wide, atol=3e-2, rtol=0)
+
+
+@pytest.mark.parametrize("product", [reference_attention, fused_attention])
+def test_upcasting_is_the_product_in_fp32_whatever_autocast_says(product):
+    q, k, v = (part.bfloat16() for part in torch.randn(3, 2, 4, 5, 8))
+    mask = causal_mask(5, 5, past=0, device=q.device)
+    wanted = product(q.float(), k.float(), v.float(), mask, 0.3).bfloat16()
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            found = upcast_attention(product, q, k, v, mask, 0.3)
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found, wanted, atol=2**-7, rtol=0)
+    causal = upcast_attention(product, q, k, v, None, 0.3, causal=True)
+    torch.testing.assert_close(causal, wanted, atol=2**-7, rtol=0)
+
+
+def test_upcasting_keeps_scores_that_half_precision_cannot_hold():
+    """200 * 200 * 8 is more than 65504, the largest number of fp16."""
+    q, k = torch.full((1, 1, 1, 8), 200.0).half(), torch.full((1, 1, 3, 8), 200.0).half()
+    k[:, :, 1:] = 100
+    v = torch.eye(3)[None, None].half()
+    assert not reference_attention(q, k, v, None, 1 / 8).isfinite().all()
+    for product in (reference_attention, fused_attention):
+        assert torch.equal(upcast_attention(product, q, k, v, None, 1 / 8), v[:, :, :1])
