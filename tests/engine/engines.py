@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -56,20 +56,34 @@ def expected(model: Any, prompt: Any, new: int, **inputs: Any) -> Expected:
     return Expected(tuple(found.sequences[0, ids.shape[1] :].tolist()), torch.cat(found.logits).float())
 
 
-def record(engine: Engine) -> Mapping[str, dict[int, Tensor]]:
-    """The logits that each sequence's tokens are drawn from, by its id and the token's number, as the engine runs."""
-    rows: dict[str, dict[int, Tensor]] = defaultdict(dict)
-    run = engine._runner.run
+@dataclass
+class Recorded:
+    """The logits that an engine computes.
+
+    Attributes:
+        drawn: those that each sequence's tokens are drawn from, by its id and the token's number.
+        prompts: those of the prompts whose own are wanted ``[tokens, vocabulary]``, by id, part after part.
+    """
+
+    drawn: dict[str, dict[int, Tensor]] = field(default_factory=lambda: defaultdict(dict))
+    prompts: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+
+
+def record(engine: Engine) -> Recorded:
+    """What the engine computes from here on."""
+    found, run = Recorded(), engine._runner.run
 
     def watched(step: Step, pictures: Any) -> Logits:
         logits = run(step, pictures)
         drawing = [sequence for chunk in step.chunks for sequence in chunk.draws]
         for sequence, row in zip(drawing, logits.drawing, strict=True):
-            rows[sequence.id][len(sequence.generated)] = row.float()
+            found.drawn[sequence.id][len(sequence.generated)] = row.float()
+        for id_, rows in logits.prompts.items():
+            found.prompts[id_].append(rows.float())
         return logits
 
     engine._runner.run = watched  # type: ignore[method-assign]
-    return rows
+    return found
 
 
 def check_equal(tokens: SequenceOf[int], logits: Mapping[int, Tensor], wanted: Expected, within: float) -> None:
@@ -82,10 +96,10 @@ def check_equal(tokens: SequenceOf[int], logits: Mapping[int, Tensor], wanted: E
 def check_served(model: Any, prompts: SequenceOf[Any], new: int = 6, within: float = TOLERANCE, **settings: Any) -> None:
     """Let an engine and `generate()` continue the prompts, ids each, and compare."""
     engine = engine_of(model, **settings)
-    rows = record(engine)
+    recorded = record(engine)
     for prompt, result in zip(prompts, engine.generate(prompts, greedy(new)), strict=True):
         wanted = expected(model, prompt, new)
-        check_equal(result.completions[0].tokens, rows[result.request], wanted, within)
+        check_equal(result.completions[0].tokens, recorded.drawn[result.request], wanted, within)
     check_idle(engine)
 
 
