@@ -34,6 +34,11 @@ _ROOM_OF = {
     "Grounding": "processing",
     "draw_groundings": "processing",
     "parse_grounding": "processing",
+    "AsyncEngine": "engine.async_engine",
+    "Engine": "engine.engine",
+    "EngineConfig": "engine.engine_config",
+    "Guide": "engine.params",
+    "SamplingParams": "engine.params",
     "load": "checkpoints",
     "register": "models.registry",
 }

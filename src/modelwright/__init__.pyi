@@ -10,6 +10,11 @@ from modelwright.configs import MlpProjectorConfig as MlpProjectorConfig
 from modelwright.configs import MoEConfig as MoEConfig
 from modelwright.configs import ParallelConfig as ParallelConfig
 from modelwright.configs import VisionEncoderConfig as VisionEncoderConfig
+from modelwright.engine.async_engine import AsyncEngine as AsyncEngine
+from modelwright.engine.engine import Engine as Engine
+from modelwright.engine.engine_config import EngineConfig as EngineConfig
+from modelwright.engine.params import Guide as Guide
+from modelwright.engine.params import SamplingParams as SamplingParams
 from modelwright.errors import CheckpointError as CheckpointError
 from modelwright.errors import ConfigError as ConfigError
 from modelwright.errors import RequestError as RequestError
