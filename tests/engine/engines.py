@@ -93,7 +93,9 @@ def check_equal(tokens: SequenceOf[int], logits: Mapping[int, Tensor], wanted: E
     assert tuple(tokens) == wanted.tokens
 
 
-def check_served(model: Any, prompts: SequenceOf[Any], new: int = 6, within: float = TOLERANCE, **settings: Any) -> None:
+def check_served(
+    model: Any, prompts: SequenceOf[Any], new: int = 6, within: float = TOLERANCE, **settings: Any
+) -> None:
     """Let an engine and `generate()` continue the prompts, ids each, and compare."""
     engine = engine_of(model, **settings)
     recorded = record(engine)

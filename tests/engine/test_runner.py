@@ -17,8 +17,7 @@ from tests.llamas import EXPERTS, HUGGING_FACE, MINDFORMERS, ROPES, tiny_llama
 PLAIN = MINDFORMERS | {"pad_token_id": None}  # `generate()` hides a drawn padding id from itself, as if it were padding
 DYNAMIC: dict[str, dict[str, Any]] = {
     "llama, dynamic": HUGGING_FACE | {"max_position_embeddings": 12, "rope_scaling": ROPES["dynamic"]},
-    "llama, DYNAMIC_NTK": PLAIN
-    | {"extend_method": "DYNAMIC_NTK", "is_dynamic": True, "max_position_embedding": 12},
+    "llama, DYNAMIC_NTK": PLAIN | {"extend_method": "DYNAMIC_NTK", "is_dynamic": True, "max_position_embedding": 12},
 }
 LLAMAS: dict[str, dict[str, Any]] = {
     "llama": PLAIN,
