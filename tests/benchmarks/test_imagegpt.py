@@ -38,6 +38,7 @@ def test_a_contestant_that_stops_early_ends_the_run():
 
 def test_the_table_says_what_was_measured():
     result = imagegpt.Result("float32", 1, 3, 70.0, 50.0, 34.0, None, 80.0)
-    row = "| float32 | 1 | 70.0 | 50.0 | 34.0 | 2.06 x | - | 80.0 |"
-    assert imagegpt.table(TOY, 8, [result]).splitlines()[-1] == row
+    assert imagegpt.row(result) == "| float32 | 1 | 70.0 | 50.0 | 34.0 | 2.06 x | - | 80.0 |"
+    assert imagegpt.head(TOY, 8).startswith("tokens a second; 8 sampled, 2 layers, 8 wide, 2 heads")
+    assert imagegpt.head(TOY, 8).splitlines()[-1].count("|") == imagegpt.row(result).count("|")
     assert set(imagegpt.machine()) == {"cpu", "threads", "python", "torch", "transformers"}
