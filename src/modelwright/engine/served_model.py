@@ -67,7 +67,7 @@ class ServedModel:
             raise ConfigError(f"the engine needs all weights on one device, got {', '.join(devices)}")
         config: Any = model.config.get_text_config()
         _check_attention(config)
-        decoder = model.language if isinstance(model, DeepseekVLV2ForCausalLM) else model
+        decoder: Any = model.language if isinstance(model, DeepseekVLV2ForCausalLM) else model
         embedding = decoder.get_input_embeddings().weight
         return cls(
             model=model,
