@@ -7,13 +7,14 @@ import inspect
 import math
 import numbers
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils.quantization_config import QuantizationMethod
 
 from modelwright.errors import ConfigError
 
@@ -87,6 +88,8 @@ class CheckedConfig(PreTrainedConfig):
         require(model_type == cls.model_type, f'model_type must be "{cls.model_type}" here, got "{model_type}"')
         cls._refuse_misspelt(values)
         own = _own_fields(cls)
+        if not is_transformers_quantization(values.get("quantization_config")):
+            values = {"quant_config" if key == "quantization_config" else key: values[key] for key in values}
         return {key: plain(value, own.get(key)) for key, value in values.items() if key != "model_type"}
 
     def check(self) -> None:
@@ -105,6 +108,13 @@ class CheckedConfig(PreTrainedConfig):
         self.check()
         with _as_config_error(type(self)):
             super().validate()  # type: ignore[misc]  # `@strict` adds it at run time
+
+    def to_dict(self) -> dict[str, Any]:
+        """transformers' own; a quantization that is no field is called as in a `config.json`, `quantization_config`."""
+        values = super().to_dict()
+        if "quant_config" in values and "quant_config" not in _own_fields(type(self)):
+            values["quantization_config"] = values.pop("quant_config")
+        return values
 
     def require_at_least(self, least: int | float, *names: str) -> None:
         """Raise `ConfigError` for the first of the fields `names` that is below `least`; `None` passes."""
@@ -201,6 +211,13 @@ def _own_fields(cls: type[CheckedConfig]) -> dict[str, Any]:
     owners = [owner for owner in reversed(cls.__mro__) if issubclass(owner, CheckedConfig)]
     annotations = [inspect.get_annotations(owner, eval_str=True) for owner in owners]
     return {name: kind for each in annotations for name, kind in each.items() if name in names}
+
+
+def is_transformers_quantization(value: Any) -> bool:
+    """Whether a `quantization_config` is transformers' own, which acts while weights load and is kept for it."""
+    if value is None or not isinstance(value, Mapping):
+        return value is not None
+    return value.get("quant_method") in {method.value for method in QuantizationMethod}
 
 
 def plain(value: Any, expected: Any) -> Any:

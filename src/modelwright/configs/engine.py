@@ -1,7 +1,7 @@
 """What a serving engine reads from a config: lengths, pages, backend and quantization; no engine lives here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from modelwright.configs.base import require, require_one_of
@@ -10,15 +10,38 @@ from modelwright.errors import ConfigError
 
 BACKENDS = ("", "eager", "compile", "cudagraph")
 QUANT_METHODS = ("int8_weight_only", "int4_weight_only", "int8_dynamic", "int8_kv", "rtn")
+INT4_GROUPS = (32, 64, 128)
+WEIGHT_KEYS = {
+    "int8_weight_only": ("lm_head",),
+    "int8_dynamic": ("lm_head",),
+    "int4_weight_only": ("group_size", "lm_head"),
+}
+"""What a `quant_config` may say besides its method."""
 
 
 @dataclass(frozen=True)
 class QuantSettings:
-    """Stored types of a quantized model, `None` where nothing is: weights, activations and cached keys and values."""
+    """Stored types of a quantized model, `None` where nothing is: weights, activations and cached keys and values.
+
+    `group` input channels of an int4 weight share a scale; `head` is whether the output head is quantized too.
+    """
 
     weights: str | None = None
     activations: str | None = None
     kv_cache: str | None = None
+    group: int = 64
+    head: bool = False
+
+    def to_config(self) -> dict[str, Any]:
+        """The `quant_config` that :func:`read_quantization` reads as this."""
+        said = {"weight_dtype": self.weights, "activation_dtype": self.activations, "kvcache_dtype": self.kv_cache}
+        values: dict[str, Any] = {"quant_method": "rtn", **{key: value for key, value in said.items() if value}}
+        if self.weights and not self.kv_cache:
+            method = "int8_dynamic" if self.activations else f"{self.weights}_weight_only"
+            values = {"quant_method": method}
+        if self.weights == "int4":
+            values["group_size"] = self.group
+        return values | ({"lm_head": True} if self.head else {})
 
 
 @dataclass(frozen=True)
@@ -59,9 +82,11 @@ def read_quantization(values: Mapping[str, Any] | None) -> QuantSettings | None:
 
     The method stands under `quant_method`. `rtn` is MindFormers' rounding to nearest, whose `weight_dtype`,
     `activation_dtype` and `kvcache_dtype` say what is stored how; the other methods are named after what they do.
+    Where weights are quantized, `lm_head` says whether the head is too, and `group_size` how many inputs share an int4
+    scale.
 
     Raises:
-        ConfigError: the method or a type is unknown, or nothing would be quantized.
+        ConfigError: the method, a type or a key is unknown, or nothing would be quantized.
     """
     if not values:
         return None
@@ -69,24 +94,49 @@ def read_quantization(values: Mapping[str, Any] | None) -> QuantSettings | None:
     if method not in QUANT_METHODS:
         raise ConfigError(f"quant_config quant_method must be one of {', '.join(QUANT_METHODS)}; got {method!r}")
     given = {key: value for key, value in values.items() if key != "quant_method" and value is not None}
-    if method != "rtn":
-        require(not given, f'quant_config of quant_method "{method}" takes no more keys, got {sorted(given)}')
-        return {
-            "int8_weight_only": QuantSettings(weights="int8"),
-            "int4_weight_only": QuantSettings(weights="int4"),
-            "int8_dynamic": QuantSettings(weights="int8", activations="int8"),
-            "int8_kv": QuantSettings(kv_cache="int8"),
-        }[method]
-    return _rounding(given)
+    if method == "rtn":
+        return _rounding(given)
+    more = [key for key in given if key not in WEIGHT_KEYS.get(method, ())]
+    require(not more, f'quant_config of quant_method "{method}" takes no more keys, got {sorted(more)}')
+    settings = {
+        "int8_weight_only": QuantSettings(weights="int8"),
+        "int4_weight_only": QuantSettings(weights="int4"),
+        "int8_dynamic": QuantSettings(weights="int8", activations="int8"),
+        "int8_kv": QuantSettings(kv_cache="int8"),
+    }[method]
+    return _with_details(settings, given)
+
+
+def weight_quantization(config: Any) -> QuantSettings | None:
+    """What a model's config asks for, if that concerns its weights.
+
+    Only a Llama's config has `quant_config` for a field; the others keep it as a key of their file.
+
+    Raises:
+        ConfigError: as :func:`read_quantization`.
+    """
+    settings = read_quantization(getattr(config, "quant_config", None))
+    return settings if settings is not None and settings.weights else None
 
 
 def _rounding(given: Mapping[str, Any]) -> QuantSettings:
     allowed = {"weight_dtype": ("int8", "int4"), "activation_dtype": ("int8",), "kvcache_dtype": ("int8",)}
+    details = ("group_size", "lm_head") if "weight_dtype" in given else ()
     for key, value in given.items():
+        if key in details:
+            continue
         require(key in allowed, f'quant_config of quant_method "rtn" takes {", ".join(allowed)}; got "{key}"')
         require_one_of(f"quant_config {key}", value, allowed[key])
     settings = QuantSettings(given.get("weight_dtype"), given.get("activation_dtype"), given.get("kvcache_dtype"))
     require(bool(given), f'quant_config of quant_method "rtn" needs one of {", ".join(allowed)}; got none')
     if settings.activations and settings.weights != "int8":
         raise ConfigError(f'quant_config activation_dtype "int8" needs weight_dtype "int8", got {settings.weights!r}')
-    return settings
+    return _with_details(settings, given)
+
+
+def _with_details(settings: QuantSettings, given: Mapping[str, Any]) -> QuantSettings:
+    group, head = given.get("group_size", settings.group), given.get("lm_head", settings.head)
+    sizes = ", ".join(map(str, INT4_GROUPS))
+    require(group in INT4_GROUPS, f"quant_config group_size must be one of {sizes}; got {group!r}")
+    require(isinstance(head, bool), f"quant_config lm_head must be true or false; got {head!r}")
+    return replace(settings, group=group, head=head)

@@ -5,7 +5,7 @@ from os import PathLike
 from typing import Any, ClassVar
 
 from modelwright.configs.base import require
-from modelwright.configs.engine import EngineSettings
+from modelwright.configs.engine import EngineSettings, weight_quantization
 from modelwright.configs.llama_dialects import (
     as_llama,
     canonical,
@@ -215,6 +215,8 @@ class LlamaConfig(LlamaFields):
         }
         if self.qkv_has_bias == self.attn_proj_has_bias:
             views["attention_bias"] = self.attention_bias
+        if weight_quantization(self) is not None:  # whoever reads the weights must know that they are integers
+            views |= {"quantization_config": self.quant_config, "quant_config": None}
         return super().to_dict() | views
 
     def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:

@@ -7,9 +7,7 @@ leave out; all others get those of MindFormers' documentation.
 from collections.abc import Mapping
 from typing import Any
 
-from transformers.utils.quantization_config import QuantizationMethod
-
-from modelwright.configs.base import require
+from modelwright.configs.base import is_transformers_quantization, require
 from modelwright.configs.llama_names import (
     ALIASES,
     DTYPE_FIELDS,
@@ -51,7 +49,7 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
     for alias, name in ALIASES.items():
         if name != "rope_theta":
             _merge_alias(values, alias, name)
-    if not _is_transformers_quantization(values.get("quantization_config")):
+    if not is_transformers_quantization(values.get("quantization_config")):
         _merge_alias(values, "quantization_config", "quant_config")
     _read_dtype(values)
     _read_biases(values)
@@ -171,13 +169,6 @@ def _require_agreement(chosen: Extension, view: dict[str, Any], name: str, conte
         agrees,
         f'{name} ({view}) contradicts extend_method "{chosen.method}" with scaling_factor ({chosen.factor})',
     )
-
-
-def _is_transformers_quantization(value: Any) -> bool:
-    """Whether a `quantization_config` is transformers' own, which acts while weights load and is kept for it."""
-    if value is None or not isinstance(value, Mapping):
-        return value is not None
-    return value.get("quant_method") in {method.value for method in QuantizationMethod}
 
 
 def _merge_alias(values: dict[str, Any], alias: str, name: str) -> None:

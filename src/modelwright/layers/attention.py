@@ -56,7 +56,7 @@ class GroupedQueryAttention(nn.Module):
         """Where the official q, k and v projections lie inside the fused one; empty when they are apart."""
         if not self.fused:
             return {}
-        kinds = ["weight"] if self.qkv_proj.bias is None else ["weight", "bias"]
+        kinds = list(self.qkv_proj.state_dict())  # weight and bias, or the parts of a stored weight
         period = sum(self.widths) // self.groups if self.groups > 1 else 0
         table, start = {}, 0
         for name, width in zip("qkv", self.widths, strict=True):

@@ -49,7 +49,11 @@ class GatedMLP(nn.Module):
         if not self.fused:
             return {}
         rows = {"runs": self.gate_up_proj.out_features // 2, "period": 2}
-        return {f"{name}.weight": Slot("gate_up_proj.weight", i, i + 1, **rows) for i, name in enumerate(GATE_UP)}
+        return {
+            f"{name}.{kind}": Slot(f"gate_up_proj.{kind}", i, i + 1, **rows)
+            for i, name in enumerate(GATE_UP)
+            for kind in self.gate_up_proj.state_dict()  # the weight, or its parts where it is stored in integers
+        }
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         """Gate and up, ``[..., hidden]`` each."""

@@ -62,9 +62,9 @@ class LlamaPreTrainedModel(RouterBiases, ModelwrightPreTrainedModel):
         return {name: state[place.parameter].dtype for name, place in self.places().items()}
 
     def weight_dtype(self) -> torch.dtype:
-        """The type of the projections, which embedding and norms need not share."""
+        """The type of the projections, which embedding and norms need not share, or were rounded from."""
         projections = (p.dtype for name, p in self.named_parameters() if name.endswith("o_proj.weight"))
-        return next(projections, self.dtype)
+        return next(projections, getattr(torch, self.config.param_init_type))
 
     def load_named_checkpoint(self) -> None:
         """Read the folder that ``checkpoint_name_or_path`` names; a model on the meta device has nothing to fill."""
@@ -73,8 +73,9 @@ class LlamaPreTrainedModel(RouterBiases, ModelwrightPreTrainedModel):
             return
         if not Path(named).is_dir():
             raise CheckpointError(f'checkpoint_name_or_path "{named}" must name an existing folder, and it does not')
-        headers = self.match(read_headers(Path(named)))
-        self.load_state_dict(self._read(headers, self.weight_dtype(), None), strict=False)
+        found = read_headers(Path(named))
+        source = self.source_of(found)
+        self.load_state_dict(self._read(source.match(found), self.weight_dtype(), None, source), strict=False)
         self.tie_weights()
 
 

@@ -18,10 +18,21 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import logging as transformers_logging
 
+from modelwright.configs.base import is_transformers_quantization
+from modelwright.configs.engine import weight_quantization
 from modelwright.errors import CheckpointError
 from modelwright.layers import Experts, Router
 from modelwright.models.layout import Place, check_shape, join, places_of, split
-from modelwright.models.shards import TensorHeader, dtype_of, parse_size, read_headers, read_tensors, write_shards
+from modelwright.models.quantized import OFFSET, SCALE, quantize_layers, quantize_tensors
+from modelwright.models.shards import (
+    INTEGERS,
+    TensorHeader,
+    dtype_of,
+    parse_size,
+    read_headers,
+    read_tensors,
+    write_shards,
+)
 from modelwright.models.source import asked_dtype, choose_dtype, find_folder, read_config, read_json
 
 logger = logging.getLogger(__name__)
@@ -45,7 +56,15 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config, *args, **kwargs):
         config.check()
+        weight_quantization(config)  # raises
         super().__init__(config, *args, **kwargs)
+
+    def post_init(self) -> None:
+        """As transformers', and matrices stored in integers where the config asks for them."""
+        super().post_init()
+        settings = weight_quantization(self.config)
+        if settings is not None:
+            quantize_layers(self, settings)
 
     @classmethod
     def from_pretrained(
@@ -61,6 +80,8 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
         Keyword arguments are those of transformers: ``dtype``, ``device_map``, ``attn_implementation``,
         ``quantization_config``, ``output_loading_info``, and fields of the config to override. With
         ``ignore_mismatched_sizes`` a new head (of another number of labels) may differ in shape and starts afresh.
+        A config (or a ``quantization_config`` of ours, as a dict) that asks for quantized weights rounds those of a
+        checkpoint of floats as they are read, and expects those of any other as they are then stored.
 
         Args:
             progress: called after each tensor with its name, the bytes read so far and the bytes to read.
@@ -79,14 +100,18 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
         kwargs.pop("trust_remote_code", None)  # nothing is ever imported because of a checkpoint
         kwargs = {key: value for key, value in kwargs.items() if key not in ("_from_auto", "_commit_hash")}
         folder = find_folder(pretrained_model_name_or_path, kwargs)
+        quantization = _take_quantization(kwargs)
         config, kwargs = read_config(cls.config_class, folder, config, kwargs)
+        if quantization is not None:
+            config.quant_config = quantization
         config.dtype = asked_dtype(kwargs) or config.dtype
         with torch.device("meta"):
             skeleton = cls(copy.deepcopy(config))
         found = read_headers(folder)
-        used = skeleton.match(found, bool(kwargs.pop("ignore_mismatched_sizes", False)))
+        source = skeleton.source_of(found)
+        used = source.match(found, bool(kwargs.pop("ignore_mismatched_sizes", False)))
         dtype = choose_dtype(kwargs, config, used.values())
-        state = skeleton._read(used, dtype, progress)
+        state = skeleton._read(used, dtype, progress, source)
         if "generation_config" not in kwargs and cls.can_generate():
             kwargs |= _generation_config(folder)
         with no_progress_bar():
@@ -176,26 +201,51 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
             raise CheckpointError(_misfit(type(self).__name__, missing, unexpected, "checkpoint"))
         if unused:
             logger.warning("the checkpoint's tensors %s are not used by %s", _listed(unused), type(self).__name__)
-        used = {}
+        used, stored = {}, self.state_dict()
         for name, header in found.items():
             other_shape = name in places and header.shape != places[name].shape
             if name not in places or (ignore_mismatched_heads and other_shape and name in self.new_heads):
                 continue
-            _check_header(name, header, places[name].shape)
+            _check_header(name, header, places[name].shape, stored[places[name].parameter].dtype)
             used[name] = header
         return used
 
-    def _read(self, headers: dict[str, TensorHeader], dtype: torch.dtype, progress: Progress | None):
-        """In-memory tensors by name; no more than one shard is open meanwhile."""
+    def source_of(self, found: dict[str, TensorHeader]) -> "ModelwrightPreTrainedModel":
+        """The model whose checkpoint these headers are of: this one, or what it was before its weights were rounded."""
+        settings = weight_quantization(self.config)
+        if settings is None or any(_is_quantized(header) for header in found.values()):
+            return self
+        config = copy.deepcopy(self.config)
+        config.quant_config = None
+        with torch.device("meta"):
+            return type(self)(config)
 
-        types = self.stored_types(dtype)
-        tensors = read_tensors(headers, progress)
-        return join(self.places(), self.state_dict(), tensors, lambda name, _: types[name])
+    def _read(
+        self,
+        headers: dict[str, TensorHeader],
+        dtype: torch.dtype,
+        progress: Progress | None,
+        source: "ModelwrightPreTrainedModel",
+    ) -> dict[str, Tensor]:
+        """In-memory tensors by name, rounded if ``source`` holds floats; no more than one shard is open meanwhile."""
+        places, types = self.places(), source.stored_types(dtype)
+        tensors = ((name, tensor.to(types[name])) for name, tensor in read_tensors(headers, progress))
+        settings = weight_quantization(self.config)
+        if source is not self and settings is not None:
+            tensors = quantize_tensors(tensors, source, places, settings)
+        return join(places, self.state_dict(), tensors, lambda _, tensor: tensor.dtype)
 
     def stored_types(self, dtype: torch.dtype) -> dict[str, torch.dtype]:
         """The type that each official tensor is kept in where the model is loaded as ``dtype``."""
-        wide = tuple(self._keep_in_fp32_modules_strict)
-        return {name: torch.float32 if name.endswith(wide) else dtype for name in self.places()}
+        wide, own = tuple(self._keep_in_fp32_modules_strict), self.state_dict()
+
+        def kind(name: str, place: Place) -> torch.dtype:
+            built = own[place.parameter].dtype
+            if name.endswith((SCALE, OFFSET)) or not built.is_floating_point:
+                return built
+            return torch.float32 if name.endswith(wide) else dtype
+
+        return {name: kind(name, place) for name, place in self.places().items()}
 
     def weight_dtype(self) -> torch.dtype:
         """The type that a saved config names for the weights."""
@@ -248,12 +298,27 @@ def _fit_prefix(found: dict[str, TensorHeader], places: dict[str, Place], prefix
     return found
 
 
-def _check_header(name: str, header: TensorHeader, shape: tuple[int, ...]) -> None:
+def _take_quantization(kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """A ``quantization_config`` of ours, out of ``kwargs``; transformers' own stays there."""
+    given = kwargs.get("quantization_config")
+    if is_transformers_quantization(given):
+        return None
+    return kwargs.pop("quantization_config", None)
+
+
+def _is_quantized(header: TensorHeader) -> bool:
+    return header.dtype in INTEGERS or header.name.endswith((SCALE, OFFSET))
+
+
+def _check_header(name: str, header: TensorHeader, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """A tensor of a quantized weight has the very type it is read as; any other may have any floating type."""
     check_shape(name, header.shape, shape, header.shard.name)
-    if dtype_of(header) is None:
-        raise CheckpointError(
-            f"{name} is stored as {header.dtype} in {header.shard.name}; weights must be F64, F32, F16 or BF16"
-        )
+    where = f"{name} is stored as {header.dtype} in {header.shard.name}"
+    if name.endswith((SCALE, OFFSET)) or dtype in INTEGERS.values():
+        if (dtype_of(header) or INTEGERS.get(header.dtype)) != dtype:
+            raise CheckpointError(f"{where}, and the config's quantization asks for {dtype}")
+    elif dtype_of(header) is None:
+        raise CheckpointError(f"{where}; weights must be F64, F32, F16 or BF16")
 
 
 def _misfit(model: str, missing: list[str], unexpected: list[str], what: str) -> str:

@@ -22,6 +22,8 @@ from modelwright.errors import CheckpointError, ConfigError
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+INTEGERS = {"I8": torch.int8, "U8": torch.uint8}
+"""Types of quantized weights: one step to a byte, or two."""
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -37,7 +39,7 @@ class TensorHeader:
     @property
     def nbytes(self) -> int:
         """Bytes in the file; 0 for a type that weights cannot have."""
-        dtype = dtype_of(self)
+        dtype = dtype_of(self) or INTEGERS.get(self.dtype)
         return 0 if dtype is None else math.prod(self.shape) * dtype.itemsize
 
 
