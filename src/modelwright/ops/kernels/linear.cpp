@@ -6,22 +6,36 @@
 
 namespace {
 
+// One of several layers that read the same x, see `_Layer` in linear.py.
+struct Layer {
+    Weight weight;
+    int64_t out;
+    const void* bias;
+    void* y;
+};
+
+// All layers in one region: a thread that is done with one goes on with the next.
 template <typename X>
-void linear(const Weight& weight, int64_t out, const X* x, int64_t x_stride, int64_t count, const X* bias, X* y,
-            int threads) {
-    const Inputs<X> inputs(x, x_stride, count, weight.in);
-    with_kind<X>(weight.kind, [&](auto matrix) {
-        fill(weight, matrix);
-        const int64_t step = rows_at_a_time(matrix.row_bytes(weight.in), STREAMS);
-        const int64_t steps = (out + step - 1) / step;
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (steps > 1)
-        for (int64_t i = 0; i < steps; i++) {
-            const int64_t last = (i + 1) * step < out ? (i + 1) * step : out;
-            product(matrix, i * step, last, inputs.rows.data(), count, [&](int64_t row, int64_t m, float sum) {
-                store(y + m * out + row, bias ? sum + to_float(bias[row]) : sum);
-            });
-        }
-    });
+void linears(const Layer* layers, int64_t number, const X* x, int64_t x_stride, int64_t count, int threads) {
+    const Inputs<X> inputs(x, x_stride, count, layers[0].weight.in);
+#pragma omp parallel num_threads(threads)
+    for (int64_t l = 0; l < number; l++) {
+        const Weight& weight = layers[l].weight;
+        const int64_t out = layers[l].out;
+        const X* bias = static_cast<const X*>(layers[l].bias);
+        X* y = static_cast<X*>(layers[l].y);
+        with_kind<X>(weight.kind, [&](auto matrix) {
+            fill(weight, matrix);
+            const int64_t step = rows_at_a_time(matrix.row_bytes(weight.in), STREAMS);
+#pragma omp for schedule(dynamic) nowait
+            for (int64_t first = 0; first < out; first += step) {
+                product(matrix, first, std::min(first + step, out), inputs.rows.data(), count,
+                        [&](int64_t row, int64_t m, float sum) {
+                    store(y + m * out + row, bias ? sum + to_float(bias[row]) : sum);
+                });
+            }
+        });
+    }
 }
 
 // One expert and the choices (token * top_k + place) that fell on it.
@@ -110,14 +124,12 @@ void experts(const Weight& w_in, const Weight& w_out, int64_t width, const X* x,
 
 extern "C" {
 
-void linear_rows(const Weight* weight, int64_t out, int32_t halves, const void* x, int64_t x_stride, int64_t count,
-                 const void* bias, void* y, int32_t threads) {
+void linear_rows(const Layer* layers, int64_t number, int32_t halves, const void* x, int64_t x_stride, int64_t count,
+                 int32_t threads) {
     if (halves) {
-        linear(*weight, out, static_cast<const bf16*>(x), x_stride, count, static_cast<const bf16*>(bias),
-               static_cast<bf16*>(y), threads);
+        linears(layers, number, static_cast<const bf16*>(x), x_stride, count, threads);
     } else {
-        linear(*weight, out, static_cast<const float*>(x), x_stride, count, static_cast<const float*>(bias),
-               static_cast<float*>(y), threads);
+        linears(layers, number, static_cast<const float*>(x), x_stride, count, threads);
     }
 }
 

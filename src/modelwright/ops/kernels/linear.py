@@ -1,6 +1,7 @@
 """Linear layers and chosen experts over a few rows by the compiled kernels: the checks and the pointers."""
 
 import ctypes
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +21,15 @@ class _Weight(ctypes.Structure):
         ("data", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
         ("offsets", ctypes.c_void_p),
+    ]
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        ("weight", _Weight),
+        ("out", ctypes.c_int64),
+        ("bias", ctypes.c_void_p),
+        ("y", ctypes.c_void_p),
     ]
 
 
@@ -44,27 +54,38 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: the widths differ.
     """
-    _check(x, weight)
+    return linears(x, [(weight, bias)])[0]
+
+
+def linears(x: Tensor, layers: Sequence[tuple[Weight, Tensor | None]]) -> list[Tensor]:
+    """:func:`linear` for several ``(weight, bias)`` that read the same ``x``, in one call that shares out all rows.
+
+    Raises:
+        ValueError: the widths differ.
+    """
+    for weight, _ in layers:
+        _check(x, weight)
     rows = x.reshape(-1, x.shape[-1])
     if rows.stride(-1) != 1:
         rows = rows.contiguous()
-    outputs = _rows(weight)
-    out = x.new_empty(*x.shape[:-1], outputs)
-    bias = None if bias is None else bias.to(x.dtype).contiguous()
+    biases = [None if bias is None else bias.to(x.dtype).contiguous() for _, bias in layers]
+    outs = [x.new_empty(*x.shape[:-1], _rows(weight)) for weight, _ in layers]
+    entries = (
+        _Layer(_pointers(weight), _rows(weight), None if bias is None else bias.data_ptr(), out.data_ptr())
+        for (weight, _), bias, out in zip(layers, biases, outs, strict=True)
+    )
     library = build().library
     assert library is not None
     library.linear_rows(
-        ctypes.byref(_pointers(weight)),
-        ctypes.c_int64(outputs),
+        (_Layer * len(outs))(*entries),
+        ctypes.c_int64(len(outs)),
         x.dtype == torch.bfloat16,
         ctypes.c_void_p(rows.data_ptr()),
         ctypes.c_int64(rows.stride(0)),
         ctypes.c_int64(len(rows)),
-        ctypes.c_void_p(None if bias is None else bias.data_ptr()),
-        ctypes.c_void_p(out.data_ptr()),
         torch.get_num_threads(),
     )
-    return out
+    return outs
 
 
 def serves_experts(x: Tensor, w_in: Weight, w_out: Weight) -> bool:
