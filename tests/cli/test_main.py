@@ -27,7 +27,11 @@ def in_a_new_process(*args: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "args",
-    [("--help",), ("--version",), *((command, "--help") for command in ("chat", "convert", "models", "plan"))],
+    [
+        ("--help",),
+        ("--version",),
+        *((command, "--help") for command in ("bench", "chat", "convert", "generate", "models", "plan")),
+    ],
 )
 def test_help_and_version_import_nothing_heavy(args):
     done = in_a_new_process(*args)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from modelwright.checkpoints import Loaded
 from modelwright.errors import RequestError
 from modelwright.processing import load_image
-from modelwright.processing.messages import count_mismatch
+from modelwright.processing.messages import PictureSlot, count_mismatch, read_turns
 
 IMAGE = "<image>"
 TEXT_TEMPLATE = (
@@ -94,9 +94,46 @@ def encode(loaded: Loaded, turns: Sequence[Turn]) -> Prompt:
     Special tokens written in the text are those tokens.
     """
     if isinstance(loaded.processor, PreTrainedTokenizerBase):
-        ids = torch.tensor([_encode_text(loaded.processor, turns)])
-        return Prompt({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, image_tokens=0)
-    batch = loaded.processor(conversations=[_message(turn) for turn in turns], inference_mode=True)
+        return prompt_of(_encode_text(loaded.processor, turns))
+    return _with_pictures(loaded.processor, [_message(turn) for turn in turns])
+
+
+def prompt_of(ids: Sequence[int]) -> Prompt:
+    """Token ids, each of which is read: none of them is padding."""
+    row = torch.tensor([ids], dtype=torch.int64)
+    return Prompt({"input_ids": row, "attention_mask": torch.ones_like(row)}, image_tokens=0)
+
+
+def encode_messages(loaded: Loaded, messages: Any) -> Prompt:
+    """The arrays of a conversation in the official or OpenAI's form, see `modelwright.processing.messages`.
+
+    A user's pictures come first, one to a line, unless the text says with ``<image>`` where they go.
+
+    Raises:
+        RequestError: a malformed message, pictures for a model that reads text only, or one that cannot be read.
+    """
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise RequestError("messages must be a list of objects, each with role and content")
+    if not isinstance(loaded.processor, PreTrainedTokenizerBase):
+        return _with_pictures(loaded.processor, [_with_places(message) for message in messages])
+    turns = read_turns(messages, IMAGE, None)
+    if any(isinstance(piece, PictureSlot) for turn in turns for piece in turn.pieces):
+        raise RequestError(f"a {loaded.model.config.model_type} model reads text only, and the messages show pictures")
+    return encode(loaded, [Turn(turn.role, "".join(map(str, turn.pieces))) for turn in turns])
+
+
+def _with_places(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose pictures have their places in its text, if its content is text."""
+    content, pictures = message.get("content"), message.get("images")
+    if pictures is None or not isinstance(content, str):
+        return message
+    if not isinstance(pictures, list):
+        raise RequestError(f"the images of a message must be a list of paths, got {pictures!r:.80}")
+    return message | {"content": content if IMAGE in content else f"{IMAGE}\n" * len(pictures) + content}
+
+
+def _with_pictures(processor: Any, messages: list[dict[str, Any]]) -> Prompt:
+    batch = processor(conversations=[messages], inference_mode=True)
     names = ("input_ids", "attention_mask", "images", "images_seq_mask", "images_spatial_crop")
     return Prompt({name: batch[name] for name in names}, int(batch["images_seq_mask"].sum()))
 

@@ -9,6 +9,7 @@ import typer
 from typer import Argument, Option
 
 import modelwright
+from modelwright.cli.engine_commands import bench, generate
 from modelwright.errors import CheckpointError, ConfigError, RequestError
 
 USER_ERROR = 2
@@ -118,6 +119,10 @@ def chat(
     from modelwright.cli.chat import run_chat
 
     raise typer.Exit(run_chat(options))
+
+
+app.command()(generate)
+app.add_typer(bench, name="bench")
 
 
 @app.command()

@@ -1,0 +1,127 @@
+"""``modelwright bench``: measures an engine with requests that start together, or that come at a rate."""
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import accumulate, cycle, islice
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn
+
+from modelwright.checkpoints import pick_device
+from modelwright.cli import terminal
+from modelwright.cli.asking import Reader
+from modelwright.cli.bench_options import BenchOptions
+from modelwright.cli.bench_report import as_object, as_table
+from modelwright.cli.bench_round import Round, run_round
+from modelwright.cli.conversation import Prompt, prompt_of
+from modelwright.cli.defaults import engine_config
+from modelwright.cli.interrupt import INTERRUPTED
+from modelwright.cli.lines import read_lines
+from modelwright.cli.loading import find_model, load_model
+from modelwright.cli.memory import peak_bytes
+from modelwright.cli.source import open_lines
+from modelwright.engine.engine import Engine
+from modelwright.engine.params import SamplingParams
+from modelwright.errors import RequestError
+
+
+def run_bench(options: BenchOptions) -> int:
+    """Load, run the rounds, and print what they took; returns the exit status."""
+    terminal.quieten_libraries()
+    pick_device(options.device)
+    checkpoint = find_model(options.model)
+    try:
+        start = time.perf_counter()
+        loaded = load_model(options.model, checkpoint, options.dtype, options.device, "generate")
+        tokenizer = None if checkpoint.tokens_are_colours else loaded.tokenizer
+        engine = Engine(loaded.model, engine_config(loaded.model.config, _limits(options)), tokenizer)
+        load_seconds = time.perf_counter() - start
+        given = None if options.input is None else _read(options, Reader(loaded, tokenizer, {}))
+        rounds = _measure(options, engine, loaded.model.get_input_embeddings().weight.shape[0], given)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    report = _describe(options, loaded.model, engine, rounds) | {"load_seconds": round(load_seconds, 4)}
+    if options.as_json:
+        terminal.write(json.dumps(report) + "\n")
+    else:
+        Console(soft_wrap=True).print(as_table(report))
+    return 0
+
+
+def _limits(options: BenchOptions) -> dict[str, Any]:
+    """The engine's options; for latency, whose rounds must do the same work, no page is found again."""
+    asked = options.engine.given()
+    if options.kind == "latency":
+        return {"max_batch": options.requests, "reuse_prefixes": False} | asked
+    return asked
+
+
+def _read(options: BenchOptions, reader: Reader) -> list[Prompt]:
+    """As many prompts of the input as a round has requests, from its beginning again where it holds fewer."""
+    assert options.input is not None
+    with open_lines(options.input) as source:
+        prompts = [reader.read(line).prompt for line in islice(read_lines(source, {}), options.requests)]
+    if not prompts:
+        raise RequestError(f"--input {options.input}: there is no line in it")
+    return list(islice(cycle(prompts), options.requests))
+
+
+def _random(lengths: Iterable[int], vocabulary: int, draw: random.Random) -> list[Prompt]:
+    """Token ids drawn evenly from the vocabulary."""
+    return [prompt_of(draw.choices(range(vocabulary), k=length)) for length in lengths]
+
+
+def _arrivals(options: BenchOptions, draw: random.Random) -> list[float]:
+    """Seconds after the start: all at once, or with exponential gaps, the first at 0."""
+    rate = options.request_rate
+    if rate is None:
+        return [0.0] * options.requests
+    return list(accumulate((draw.expovariate(rate) for _ in range(options.requests - 1)), initial=0.0))
+
+
+def _measure(options: BenchOptions, engine: Engine, vocabulary: int, given: list[Prompt] | None) -> list[Round]:
+    """The measured rounds; random prompts are new in each, and warm-up reads random ones that come all at once."""
+    draw, rounds = random.Random(options.seed), []
+    lengths = [options.input_len] * options.requests if given is None else [prompt.tokens for prompt in given]
+    if max(lengths) + options.output_len > engine.context:
+        raise RequestError(
+            f"a prompt of {max(lengths)} tokens and --output-len ({options.output_len}) must be at most the context "
+            f"({engine.context} tokens) together"
+        )
+    params = SamplingParams(temperature=0.0, max_tokens=options.output_len, ignore_eos=True)
+    with _spinner() as show:
+        for number in range(options.warmup):
+            show(f"warming up, round {number + 1} of {options.warmup}")
+            run_round(engine, _random(lengths, vocabulary, draw), [0.0] * options.requests, params)
+        for number in range(options.repeats):
+            show(f"measuring, round {number + 1} of {options.repeats}")
+            prompts = given or _random(lengths, vocabulary, draw)
+            rounds.append(run_round(engine, prompts, _arrivals(options, draw), params))
+    return rounds
+
+
+def _describe(options: BenchOptions, model: Any, engine: Engine, rounds: list[Round]) -> dict[str, Any]:
+    """The object of ``--json``: what was measured with what, then the numbers."""
+    asked = {"benchmark": options.kind, "model": options.model, "device": str(model.device)}
+    asked |= {"dtype": str(model.dtype).removeprefix("torch."), "engine": asdict(engine.config)}
+    asked |= {"requests": options.requests, "request_rate": options.request_rate, "rounds": options.repeats}
+    asked["prompt_tokens"] = sum(record.prompt_tokens for record in rounds[0].records)
+    asked["output_tokens"] = sum(len(record.tokens) for record in rounds[0].records)
+    return asked | as_object(rounds) | {"peak_memory_bytes": dict(peak_bytes(str(model.device)))}
+
+
+@contextmanager
+def _spinner() -> Iterator[Callable[[str], None]]:
+    """What is being done, gone when it is; nothing where stderr is no terminal."""
+    if not terminal.errors.is_terminal:
+        yield lambda _: None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=terminal.errors, transient=True) as bars:
+        task = bars.add_task("", total=None)
+        yield lambda text: bars.update(task, description=text)

@@ -1,0 +1,108 @@
+"""``modelwright generate``: answers a file of prompts, line by line and in order, and goes on where it was stopped."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from modelwright.checkpoints import Checkpoint, pick_device
+from modelwright.cli import terminal
+from modelwright.cli.answers import AnswerFile, Kept, whole_answers
+from modelwright.cli.asking import Reader
+from modelwright.cli.batch_run import BatchRun, Progress
+from modelwright.cli.defaults import engine_config
+from modelwright.cli.generate_options import STANDARD, GenerateOptions
+from modelwright.cli.interrupt import INTERRUPTED, Interrupt
+from modelwright.cli.lines import Line, read_lines
+from modelwright.cli.loading import find_model, load_model
+from modelwright.cli.source import open_lines
+from modelwright.engine.engine import Engine
+
+SOME_FAILED = 1
+"""The exit status of a run in which a line could not be answered."""
+
+
+def run_generate(options: GenerateOptions) -> int:
+    """Look at the input and at what is answered already, load, and answer the rest; returns the exit status."""
+    terminal.quieten_libraries()
+    pick_device(options.device)
+    checkpoint = find_model(options.model)
+    settings = {"model": options.model, "sampling": options.defaults(), "dtype": options.dtype}
+    settings["kv_dtype"] = options.engine.kv_dtype or "auto"
+    path = None if options.output == STANDARD else options.output
+    with open_lines(options.input) as source:
+        lines = read_lines(source, settings)
+        kept = Kept() if path is None or options.overwrite else whole_answers(path, lines)
+        with AnswerFile(path, kept.bytes) as file:
+            try:
+                return _answer(options, checkpoint, lines, kept, file)
+            except KeyboardInterrupt:
+                return INTERRUPTED
+
+
+def _answer(
+    options: GenerateOptions, checkpoint: Checkpoint, lines: Iterator[Line], kept: Kept, file: AnswerFile
+) -> int:
+    """Answer `lines`, of which there may be none left, and say on stderr what came of it."""
+    first = next(lines, None)
+    if first is None:
+        return _report(options.output, kept, Progress(), 0.0, stopped=False)
+    loaded = load_model(options.model, checkpoint, options.dtype, options.device, "generate")
+    tokenizer = None if checkpoint.tokens_are_colours else loaded.tokenizer
+    engine = Engine(loaded.model, engine_config(loaded.model.config, options.engine.given()), tokenizer)
+    run = BatchRun(engine, Reader(loaded, tokenizer, options.defaults()), file.write)
+    rest, start = chain([first], lines), time.perf_counter()
+    with Interrupt() as stop, _bar(options.input, kept.lines) as show:
+        while not stop.asked and run.step(rest):
+            show(run.progress)
+    return _report(options.output, kept, run.progress, time.perf_counter() - start, stop.asked)
+
+
+def _report(output: Path, kept: Kept, done: Progress, seconds: float, stopped: bool) -> int:
+    """One line on stderr; returns the exit status."""
+    written = kept.lines + done.lines
+    parts = [f"{written} line{'s' * (written != 1)}"]
+    if kept.lines:
+        parts.append(f"{kept.lines} from before")
+    if errors := kept.errors + done.errors:
+        parts.append(f"{errors} of them error{'s' * (errors != 1)}")
+    if done.tokens:
+        parts.append(f"{done.tokens} tokens in {seconds:.1f} s")
+    why = f" (the first: {done.first_error})" if done.first_error else ""
+    name = "stdout" if output == STANDARD else str(output)
+    terminal.say(f"{name}: {', '.join(parts)}{why}{'; the same command goes on from here' if stopped else ''}")
+    return INTERRUPTED if stopped else SOME_FAILED if errors else 0
+
+
+@contextmanager
+def _bar(source: Path, kept: int) -> Iterator[Callable[[Progress], None]]:
+    """A bar of the lines written, gone when they are; nothing where stderr is no terminal."""
+    if not terminal.errors.is_terminal:
+        yield lambda _: None
+        return
+    columns = (TextColumn("answering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bars(*columns, TextColumn("{task.description}"), console=terminal.errors, transient=True) as bars:
+        task, start = bars.add_task("", total=_count(source), completed=kept), time.perf_counter()
+
+        def show(done: Progress) -> None:
+            rate = done.tokens / (time.perf_counter() - start)
+            failed = f", {done.errors} errors" if done.errors else ""
+            bars.update(task, completed=kept + done.lines, description=f"{rate:.0f} tokens/s{failed}")
+
+        yield show
+
+
+def _count(source: Path) -> int | None:
+    """How many lines there are to answer; None for stdin, which is read once."""
+    if source == STANDARD:
+        return None
+    with source.open("rb") as lines:
+        return _filled(lines)
+
+
+def _filled(lines: Iterable[bytes]) -> int:
+    return sum(1 for line in lines if line.strip())
