@@ -12,6 +12,7 @@ from modelwright.engine.engine_config import EngineConfig
 from modelwright.engine.intake import Intake
 from modelwright.engine.params import SamplingParams
 from modelwright.engine.picture_rows import PictureRows
+from modelwright.engine.prepare import prepare
 from modelwright.engine.prompt import PromptPicture
 from modelwright.engine.request import Request, Sample
 from modelwright.engine.results import EngineStatistics, Result, Update
@@ -48,6 +49,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.statistics: EngineStatistics | None = None
         served = ServedModel.of(model)
+        prepare(model)  # and it stays so: whoever else computes with it gets the same
         self.context = _context(served, settings)
         self._intake = Intake(served, tokenizer, self.context)
         self._pictures = PictureRows(model, settings.kept_pictures) if served.sees else None
