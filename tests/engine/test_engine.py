@@ -8,7 +8,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers import AutoTokenizer
 
+from modelwright import zoo
 from modelwright.attention import DenseAttention
 from modelwright.attention.upcast import UpcastAttention
 from modelwright.engine.engine import Engine
@@ -18,6 +20,7 @@ from modelwright.engine.params import Guide, SamplingParams
 from modelwright.engine.results import Completion, Update
 from modelwright.errors import RequestError
 from modelwright.ops.pages import dequantise_rows, quantise_rows
+from modelwright.processing import parse_grounding_report
 from tests.engine.engines import check_equal, check_idle, check_served, engine_of, expected, greedy, record, tokens_of
 from tests.engine.small_tokenizers import byte_tokenizer, encode
 from tests.fakes import MHA, MOE, tiny_v2, tokens
@@ -165,6 +168,22 @@ def test_a_guide_leads_each_request_to_its_end():
         assert completion.finish_reason is FinishReason.STOP
         assert len(completion.text) in (3, 5) and completion.text[:3].isdigit()
     assert beside.completions[0].tokens == one(texts(), OTHERS[0], free).tokens
+    check_idle(engine)
+
+
+def test_boxes_come_out_well_formed_and_the_rest_is_free():
+    tokenizer = AutoTokenizer.from_pretrained(zoo.path("vl2-nano"))
+    engine = engine_of(tiny_v2(vocab_size=len(tokenizer)), tokenizer, num_pages=128)
+    opened = tokenizer.encode("<|ref|>cat<|/ref|><|det|>", add_special_tokens=False)
+    close = tokenizer.convert_tokens_to_ids("<|/det|>")
+    brackets = tokenizer.encode("]", add_special_tokens=False) + tokenizer.encode("]]", add_special_tokens=False)
+    soon = dict.fromkeys([close, *brackets], 9.0)
+    guided = SamplingParams(seed=1, guide=Guide(boxes=True), logit_bias=soon, stop_token_ids=(close,), n=3)
+    (result,) = engine.generate([opened], guided)
+    for completion in result.completions:
+        assert completion.stop_reason == close
+        report = parse_grounding_report(tokenizer.decode([*opened, *completion.tokens]), (999, 999))
+        assert report.skipped == [] and len(report.groundings) == 1
     check_idle(engine)
 
 

@@ -139,8 +139,11 @@ def test_half_precision():
 @pytest.mark.slow
 def test_the_zoos_model_answers_as_generate_does():
     loaded = modelwright.load(zoo.path("vl2-nano"))
-    asked = [{"role": "<|User|>", "content": "<image>\nDescribe the picture.", "images": [Image.open(SHAPES)]}]
-    inputs = dict(loaded.processor([*asked, {"role": "<|Assistant|>", "content": ""}]))
+    asked = [
+        {"role": "<|User|>", "content": "<image>\nWhich shapes do you see?"},
+        {"role": "<|Assistant|>", "content": ""},
+    ]
+    inputs = dict(loaded.processor(conversations=asked, images=[Image.open(SHAPES)]))
     with torch.inference_mode():
         found = loaded.model.generate(**inputs, max_new_tokens=40, do_sample=False)
     new = tuple(found[0, inputs["input_ids"].shape[1] :].tolist())
