@@ -15,6 +15,7 @@ from modelwright.checkpoints.recipes import Recipe, copy_of, unpack
 from modelwright.configs import CheckedConfig, LlamaConfig, read_config
 from modelwright.configs.mindformers import ARCHITECTURE, merge_run, read_yaml
 from modelwright.errors import CheckpointError
+from modelwright.models.pretrained import is_quantized
 from modelwright.models.registry import model_class
 from modelwright.models.shards import INDEX_FILE, SINGLE_FILE, TensorHeader, headers_of, open_shard, read_headers
 from modelwright.models.source import find_folder, read_json
@@ -162,6 +163,8 @@ def _hugging_face_source(folder: Path, found: dict[str, TensorHeader]) -> Source
     if not file.is_file():
         raise CheckpointError(f"{folder} has no config.json")
     kind, config = model_class(read_json(file)), read_config(file)
+    if any(is_quantized(header) for header in found.values()):
+        raise CheckpointError(f"{folder} is quantized; convert the checkpoint it was made from, then quantize that")
     with torch.device("meta"):
         model = kind(copy.deepcopy(config))
     used = model.match(found)

@@ -247,6 +247,42 @@ def convert(
 
 
 @app.command()
+def quantize(
+    model: Annotated[
+        str,
+        Argument(
+            help="A name from `modelwright models`, a checkpoint folder, or a hub id like org/name.",
+            metavar="MODEL",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, Argument(help="The folder to make; it must not hold anything yet.", metavar="OUT")],
+    method: Annotated[
+        str, Option(help="int8, int4, or int8-dynamic, which rounds activations too.", metavar="METHOD")
+    ] = "int8",
+    group: Annotated[int, Option(help="Inputs that share an int4 scale: 32, 64 or 128.", metavar="N")] = 64,
+    keep_head: Annotated[
+        bool, Option("--keep-head/--no-keep-head", help="Leave the output head as it is, or quantize it too.")
+    ] = True,
+    evaluate: Annotated[
+        Path | None,
+        Option(
+            "--eval",
+            help="A text, or a .jsonl of objects with a text, to compare loss and perplexity on.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[str, Option(help="Where --eval runs: auto, cpu, cuda, ...")] = "auto",
+    max_shard_size: Annotated[str, Option(help="Largest weight file: 5GB, 200MiB or a number of bytes.")] = "5GB",
+) -> None:
+    """Store a checkpoint's matrices as integers, and say what that changes."""
+    from modelwright.cli.quantize import QuantizeOptions, run_quantize
+
+    run_quantize(QuantizeOptions(model, out, method, group, keep_head, max_shard_size, evaluate, device))
+
+
+@app.command()
 def plan(
     config: Annotated[
         str,

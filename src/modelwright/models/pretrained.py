@@ -213,7 +213,7 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
     def source_of(self, found: dict[str, TensorHeader]) -> "ModelwrightPreTrainedModel":
         """The model whose checkpoint these headers are of: this one, or what it was before its weights were rounded."""
         settings = weight_quantization(self.config)
-        if settings is None or any(_is_quantized(header) for header in found.values()):
+        if settings is None or any(is_quantized(header) for header in found.values()):
             return self
         config = copy.deepcopy(self.config)
         config.quant_config = None
@@ -306,7 +306,8 @@ def _take_quantization(kwargs: dict[str, Any]) -> dict[str, Any] | None:
     return kwargs.pop("quantization_config", None)
 
 
-def _is_quantized(header: TensorHeader) -> bool:
+def is_quantized(header: TensorHeader) -> bool:
+    """Whether a tensor is part of a weight stored in integers."""
     return header.dtype in INTEGERS or header.name.endswith((SCALE, OFFSET))
 
 

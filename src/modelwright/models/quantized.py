@@ -5,7 +5,7 @@ embeddings, norms, biases, routers, what sees pictures, heads (unless asked for)
 numbers attention multiplies with either side. Leaves out files, and how rounding is done (``ops/weight_only.py``).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -103,19 +103,28 @@ def store(name: str, weight: Tensor, settings: QuantSettings) -> Stored:
 def quantize_tensors(
     tensors: Iterable[tuple[str, Tensor]], plain: nn.Module, names: Iterable[str], settings: QuantSettings
 ) -> Iterator[tuple[str, Tensor]]:
-    """Official tensors of ``plain`` as those of the same model quantized.
-
-    Args:
-        names: the official names in the quantized model, by whose scales is known which tensors to round.
-    """
-    rounded = {name.removesuffix(SCALE) + ".weight" for name in names if name.endswith(SCALE)}
-    columns = {f"{name}.weight" for name, module in plain.named_modules() if isinstance(module, Conv1D)}
+    """Official tensors of ``plain`` as those of the same model quantized, whose official names are ``names``."""
+    rounded, transposed = quantized_names(names), transposed_names(plain)
     for name, tensor in tensors:
         if name in rounded:
-            rows = tensor.t().contiguous() if name in columns else tensor  # [out, in]
-            yield from parts_of(name, store(name, rows, settings))
+            yield from parts_of(name, store(name, rows_of(name, tensor, transposed), settings))
         else:
             yield name, tensor
+
+
+def quantized_names(names: Iterable[str]) -> frozenset[str]:
+    """Those of a quantized model's official names that have a scale."""
+    return frozenset(f"{name.removesuffix(SCALE)}.weight" for name in names if name.endswith(SCALE))
+
+
+def transposed_names(plain: nn.Module) -> frozenset[str]:
+    """The official matrices that lie as ``[in, out]``."""
+    return frozenset(f"{name}.weight" for name, module in plain.named_modules() if isinstance(module, Conv1D))
+
+
+def rows_of(name: str, tensor: Tensor, transposed: Collection[str]) -> Tensor:
+    """An official matrix as ``[out, in]``."""
+    return tensor.t().contiguous() if name in transposed else tensor
 
 
 def parts_of(name: str, stored: Stored) -> Iterator[tuple[str, Tensor]]:

@@ -1,0 +1,184 @@
+"""A checkpoint folder into one whose matrices are stored as integers; one shard in memory at a time, and no model.
+
+Which matrices, and in what form, is said in ``models/quantized.py``. Leaves out what the rounding costs in loss.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modelwright.checkpoints.conversion_source import TensorReader
+from modelwright.checkpoints.convert import READ_AT_ONCE
+from modelwright.checkpoints.folder import Checkpoint, find_checkpoint
+from modelwright.checkpoints.new_folder import check_new, copy_companions, new_folder
+from modelwright.checkpoints.recipes import copy_of
+from modelwright.configs import CheckedConfig
+from modelwright.configs.engine import QuantSettings
+from modelwright.errors import CheckpointError
+from modelwright.models.pretrained import ModelwrightPreTrainedModel, is_quantized
+from modelwright.models.quantized import parts_of, quantized_names, rows_of, settings_for, store, transposed_names
+from modelwright.models.shards import INDEX_FILE, PlannedTensor, TensorHeader, parse_size, read_headers, write_planned
+from modelwright.models.source import choose_dtype
+from modelwright.ops.weight_only import dequantise
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class QuantizeReport:
+    """What a quantization wrote.
+
+    Attributes:
+        tensors: how many tensors the new checkpoint holds.
+        bytes: their size together; source_bytes: that of the tensors they were made from.
+        shards: how many weight files.
+        errors: for each rounded matrix, by its official name, ``|stored - given| / |given|`` (Frobenius norms).
+    """
+
+    tensors: int
+    bytes: int
+    source_bytes: int
+    shards: int
+    errors: dict[str, float]
+
+
+def quantize(
+    src: str | Path,
+    dst: str | Path,
+    method: str,
+    *,
+    group: int = 64,
+    keep_head: bool = True,
+    max_shard_size: int | str = "5GB",
+    progress: Progress | None = None,
+) -> QuantizeReport:
+    """Quantize a checkpoint folder; ``dst`` appears whole at the end, or not at all.
+
+    It then holds, bit for bit, what :func:`modelwright.models.quantized.quantize_model` makes of the loaded model.
+
+    Args:
+        src: a folder in the official layout, or a hub id.
+        dst: a folder that is not there yet, or is empty.
+        method, group, keep_head: as over there.
+        max_shard_size: bytes of one weight file at most, or text such as ``200MB`` or ``5GiB``.
+        progress: called after each tensor with its name, the bytes made so far and the bytes to make.
+
+    Raises:
+        CheckpointError: unsafe, damaged or missing files, weights that are quantized already, a ``dst`` in use.
+        ConfigError: an unknown method or group, or matrices that the method does not fit.
+    """
+    target, limit = Path(dst).absolute(), parse_size(max_shard_size)
+    check_new(target)
+    source = _Source.open(find_checkpoint(src), method, group, keep_head)
+    with new_folder(target) as folder, TensorReader(source.headers, limit // READ_AT_ONCE) as reader:
+        work = _Work(source, reader, progress)
+        planned = list(work.plan())
+        work.total = sum(entry.nbytes for entry in planned)
+        shards = write_planned(folder, planned, limit)
+        source.config.save_pretrained(folder)
+        copy_companions(source.folder, folder, {"config.json", INDEX_FILE})
+    given = sum(header.nbytes for header in source.headers.values())
+    return QuantizeReport(len(planned), work.total, given, len(shards), work.errors)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A checkpoint of floats, and what is to be made of it: config, types before rounding, shapes and types after."""
+
+    folder: Path
+    headers: dict[str, TensorHeader]
+    config: Any
+    settings: QuantSettings
+    types: dict[str, torch.dtype]
+    made: dict[str, Tensor]
+    rounded: frozenset[str]
+    transposed: frozenset[str]
+
+    @classmethod
+    def open(cls, checkpoint: Checkpoint, method: str, group: int, keep_head: bool) -> "_Source":
+        kind, found = checkpoint.model_class, read_headers(checkpoint.folder)
+        for header in found.values():
+            if is_quantized(header):
+                raise CheckpointError(
+                    f"{checkpoint.folder} is quantized already ({header.name} is {header.dtype}); "
+                    "quantize the checkpoint it was made from"
+                )
+        config: Any = checkpoint.config_class.from_pretrained(checkpoint.folder)
+        settings = settings_for(method, group, keep_head, config)
+        plain = _empty(kind, config, None)
+        used = plain.match(found)
+        dtype = choose_dtype({}, config, used.values())
+        config.dtype, config.architectures = str(dtype).removeprefix("torch."), [kind.__name__]
+        config.quant_config = settings.to_config()
+        model = _empty(kind, config, config.quant_config)
+        own = model.state_dict()
+        made = {name: own[place.parameter][place.index] for name, place in model.places().items()}
+        headers = {name: header for name, header in used.items() if name not in plain.tied_names()}
+        return cls(
+            checkpoint.folder,
+            headers,
+            config,
+            settings,
+            plain.stored_types(dtype),
+            made,
+            quantized_names(made),
+            transposed_names(plain),
+        )
+
+
+def _empty(kind: type[ModelwrightPreTrainedModel], config: CheckedConfig, asked: dict[str, Any] | None) -> Any:
+    config = copy.deepcopy(config)
+    config.quant_config = asked  # pyright: ignore[reportAttributeAccessIssue]
+    with torch.device("meta"):
+        return kind(config)
+
+
+class _Work:
+    """Makes the tensors of the new checkpoint one after the other, and keeps what there is to report."""
+
+    def __init__(self, source: _Source, reader: TensorReader, progress: Progress | None):
+        self._source, self._reader, self._progress = source, reader, progress
+        self._waiting: dict[str, Tensor] = {}
+        self._done = 0
+        self.total = 0
+        self.errors: dict[str, float] = {}
+
+    def plan(self) -> Iterator[PlannedTensor]:
+        """What to write, in order; scales come right after their steps."""
+        source = self._source
+        for name in source.headers:
+            if name not in source.rounded:
+                yield self._planned(name, name, source.types[name])
+                continue
+            for part in (name, f"{name}_scale", f"{name}_offset"):
+                if part in source.made:
+                    yield self._planned(name, part, source.made[part].dtype)
+
+    def _planned(self, name: str, part: str, dtype: torch.dtype) -> PlannedTensor:
+        return PlannedTensor(part, self._source.made[part].numel() * dtype.itemsize, partial(self._make, name, part))
+
+    def _make(self, name: str, part: str) -> Tensor:
+        if part not in self._waiting:
+            self._waiting |= self._made_from(name)
+        tensor = self._waiting.pop(part)
+        self._done += tensor.nbytes
+        if self._progress is not None:
+            self._progress(part, self._done, self.total)
+        return tensor
+
+    def _made_from(self, name: str) -> dict[str, Tensor]:
+        source = self._source
+        given = self._reader.follow(copy_of(name, source.headers[name].shape)).to(source.types[name])
+        if name not in source.rounded:
+            return {name: given.clone(memory_format=torch.contiguous_format)}
+        rows = rows_of(name, given, source.transposed)
+        stored = store(name, rows, source.settings)
+        off = (dequantise(stored) - rows.float()).norm() / rows.float().norm().clamp(min=torch.finfo().tiny)
+        self.errors[name] = float(off)
+        return dict(parts_of(name, stored))
