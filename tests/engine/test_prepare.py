@@ -47,7 +47,8 @@ def storages(model):
 
 def bytes_of_all_tensors():
     gc.collect()
-    found = [each.untyped_storage() for each in gc.get_objects() if isinstance(each, torch.Tensor) and not each.is_meta]
+    tensors = [each for each in gc.get_objects() if type(each) in (torch.Tensor, nn.Parameter) and not each.is_meta]
+    found = [each.untyped_storage() for each in tensors]
     return sum({storage.data_ptr(): storage.nbytes() for storage in found}.values())
 
 
