@@ -1,9 +1,12 @@
 """transformers' Trainer drives our models: accumulation, the bias rule, checkpoints and going on from one."""
 
+import pytest
 import torch
 import transformers
 
+from modelwright.models import DeepseekV2ForSequenceClassification, LlamaForSequenceClassification
 from tests.fakes import NOAUX, tiny_v2, tokens
+from tests.llamas import tiny_llama
 
 
 class Rows(torch.utils.data.Dataset):
@@ -17,7 +20,14 @@ class Rows(torch.utils.data.Dataset):
         return {"input_ids": ids, "labels": ids}
 
 
-def trainer(model, folder, steps):
+class Labelled(Rows):
+    """The same rows, each with a class."""
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"input_ids": tokens(12, seed=index), "labels": torch.tensor(index % 2)}
+
+
+def trainer(model, folder, steps, rows=None):
     plan = transformers.TrainingArguments(
         str(folder),
         max_steps=steps,
@@ -31,7 +41,7 @@ def trainer(model, folder, steps):
         use_cpu=True,
         disable_tqdm=True,
     )
-    return transformers.Trainer(model, plan, train_dataset=Rows())
+    return transformers.Trainer(model, plan, train_dataset=rows or Rows())
 
 
 def test_a_run_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(tmp_path):
@@ -54,3 +64,13 @@ def test_the_bias_moves_once_per_optimizer_step(tmp_path):
     bias = model.model.layers[1].mlp.gate.e_score_correction_bias
     assert set(bias.abs().tolist()) <= {0.0, 0.25}
     assert bias.abs().max() == 0.25
+
+
+@pytest.mark.parametrize(
+    ("build", "cls"), [(tiny_v2, DeepseekV2ForSequenceClassification), (tiny_llama, LlamaForSequenceClassification)]
+)
+def test_a_classifier_learns_its_rows(tmp_path, build, cls):
+    run = trainer(build(cls, num_labels=2, pad_token_id=None), tmp_path, steps=12, rows=Labelled())
+    run.train()
+    losses = [entry["loss"] for entry in run.state.log_history if "loss" in entry]
+    assert sum(losses[-3:]) < sum(losses[:3])

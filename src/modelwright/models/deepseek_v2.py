@@ -190,6 +190,7 @@ class DeepseekV2ForSequenceClassification(DeepseekV2PreTrainedModel):
 
     unused_tensors = (*DeepseekV2PreTrainedModel.unused_tensors, r"^lm_head\.weight$")
     new_heads = ("score.weight",)
+    accepts_loss_kwargs = False  # transformers' Trainer averages micro-batches itself
 
     def __init__(self, config: DeepseekV2Config):
         super().__init__(config)

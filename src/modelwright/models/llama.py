@@ -277,6 +277,7 @@ class LlamaForSequenceClassification(LlamaPreTrainedModel):
 
     unused_tensors = (*LlamaPreTrainedModel.unused_tensors, r"^lm_head\.weight$")
     new_heads = ("score.weight",)
+    accepts_loss_kwargs = False  # transformers' Trainer averages micro-batches itself
 
     def __init__(self, config: LlamaConfig):
         super().__init__(config)
