@@ -77,11 +77,11 @@ class BatchRun:
         self._picture_bytes = 0
 
     def step(self, lines: Iterator[Line]) -> bool:
-        """Read lines while there is room for them, compute a step, write what is done; False once all is."""
-        self._fill(lines)
+        """Compute a step, write what is done, read lines while there is room for them; False once all are written."""
         for update in self._engine.step():
             self._take(update)
         self._write_done()
+        self._fill(lines)
         return bool(self._open)
 
     def _fill(self, lines: Iterator[Line]) -> None:
