@@ -7,8 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelwright.export import DeepseekV2OnnxConfig, OnnxDecoder
+from modelwright.errors import ConfigError
+from modelwright.export import DeepseekV2OnnxConfig, OnnxDecoder, export_onnx
 from modelwright.models import DeepseekV2ForCausalLM
+from modelwright.models.quantized import quantize_model
 from tests.export.graphs import largest_delta, lengths
 from tests.fakes import DENSE, GROUPED, MHA, MOE, NOAUX, YARN, golden, tiny_v2, tokens, write_checkpoint
 
@@ -152,3 +154,15 @@ def _greedy(model, ids: torch.Tensor, mask: torch.Tensor, new: int) -> np.ndarra
         ).numpy()
     finally:
         model.generation_config.eos_token_id = eos
+
+
+def test_layers_that_are_more_than_a_floating_weight_are_refused_by_name(tmp_path):
+    model = tiny_v2()
+    attention = model.model.layers[0].self_attn
+    attention.kv_b_proj = type("Adapted", (torch.nn.Linear,), {})(*attention.kv_b_proj.weight.shape[::-1], bias=False)
+    rule = "model.layers.0.self_attn.kv_b_proj must be a plain Linear to be exported, and it is a Adapted: merge its"
+    with pytest.raises(ConfigError, match=rule):
+        export_onnx(model, tmp_path / "adapted")
+    with pytest.raises(ConfigError, match=r"model\.layers\.0\..* is quantized: export the model whose weights are"):
+        export_onnx(quantize_model(tiny_v2(), "int8"), tmp_path / "quantized")
+    assert list(tmp_path.iterdir()) == []

@@ -16,6 +16,7 @@ from modelwright.export.graphs import OnnxConfig
 from modelwright.export.manifest import Manifest
 from modelwright.export.trace import DEFAULT_OPSET, EXTERNAL_ABOVE, check_opset, write_graph
 from modelwright.export.verify import Verification, evaluating, verify_onnx
+from modelwright.layers.quantized import QuantizedExperts, QuantizedLinear
 from modelwright.models.pretrained import ModelwrightPreTrainedModel, no_progress_bar
 
 DTYPES = ("float32", "float16")
@@ -85,6 +86,7 @@ def export_onnx(
     tell("reading the model")
     model, folder = _read(source, name)
     config = onnx_config_class(type(model))(model.config)
+    _refuse_changed_layers(model)
     with exported_folder(out) as place, evaluating(model):
         cache_dtype, files = _cache_dtype(config, model), []
         with config.prepared(model):
@@ -125,6 +127,16 @@ def _read(source: str | Path | ModelwrightPreTrainedModel, dtype: str) -> tuple[
     config = checkpoint.config_class.from_pretrained(folder, **served.types(config, dtype))
     served(config)  # refused before the weights are read
     return kind.from_pretrained(folder, config=config, dtype=getattr(torch, dtype)), folder
+
+
+def _refuse_changed_layers(model: torch.nn.Module) -> None:
+    """Whole-number weights have no translation, and absorbed attention reads the weight of ``kv_b_proj`` alone."""
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLinear | QuantizedExperts):
+            raise ConfigError(f"{name} is quantized: export the model whose weights are floating-point numbers")
+        if name.endswith("kv_b_proj") and type(module) is not torch.nn.Linear:
+            kind = type(module).__name__
+            raise ConfigError(f"{name} must be a plain Linear to be exported, and it is a {kind}: merge its adapter")
 
 
 def _as_type(model: Any, dtype: str) -> Any:
