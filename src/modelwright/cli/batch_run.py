@@ -39,7 +39,9 @@ class Open:
         if self.asked is None:
             return {"id": self.line.id, "error": self.error, "key": self.line.key}
         outputs = [self.completions[index] for index in sorted(self.completions)]
-        said = {"text": [one.text for one in outputs]} if with_text else {"token_ids": [one.tokens for one in outputs]}
+        said: dict[str, list[Any]] = {"text": [one.text for one in outputs]}
+        if not with_text:
+            said = {"token_ids": [one.tokens for one in outputs]}
         said["finish_reason"] = [one.finish_reason.value for one in outputs]
         if self.asked.params.logprobs is not None:
             said["logprobs"] = [_plain(one.logprobs or ()) for one in outputs]

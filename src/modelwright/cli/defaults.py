@@ -37,13 +37,15 @@ def sampling_params(config: CheckedConfig, asked: Mapping[str, Any]) -> Sampling
         RequestError: a value has the wrong type or is out of its range.
     """
     text_config = config.get_text_config()
-    asked = {"skip_special_tokens": False} | dict(asked)
+    values: dict[str, Any] = {"skip_special_tokens": False}
     if asked.keys() & {"top_p", "top_k", "min_p"}:
-        asked = {"temperature": 1.0} | asked
+        values["temperature"] = 1.0
     if isinstance(text_config, LlamaConfig) and text_config.use_past:
-        return SamplingParams.from_settings(text_config.sampling, **asked)
-    lengths = {} if asked.keys() & {"max_tokens", "max_length"} else {"max_tokens": NEW_TOKENS}
-    return SamplingParams(**{"temperature": 0.0} | lengths | asked)
+        return SamplingParams.from_settings(text_config.sampling, **values | dict(asked))
+    values.setdefault("temperature", 0.0)
+    if not asked.keys() & {"max_tokens", "max_length"}:
+        values["max_tokens"] = NEW_TOKENS
+    return SamplingParams(**values | dict(asked))
 
 
 def end_tokens(tokenizer: Any, model: Any) -> tuple[int, ...]:

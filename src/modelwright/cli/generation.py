@@ -45,7 +45,8 @@ def answer(
     Raises:
         RequestError: the prompt leaves no room for an answer in the model's context.
     """
-    shown = _Shown(tokenizer, {*(params.eos_token_ids or ()), tokenizer.bos_token_id, tokenizer.pad_token_id}, emit)
+    marks = {tokenizer.bos_token_id, tokenizer.pad_token_id} - {None}
+    shown = _Shown(tokenizer, marks | {*(params.eos_token_ids or ())}, emit)
     start, times, computed = time.perf_counter(), [], 0
     with Interrupt() as stop:
         request = engine.add_request(prompt.inputs, params)
@@ -70,12 +71,10 @@ def answer(
 class _Shown:
     """The text so far, handed on as it grows; white space at its beginning is left out."""
 
-    def __init__(self, tokenizer: Any, hidden: set[int | None], emit: Callable[[str], None]):
+    def __init__(self, tokenizer: Any, hidden: set[int], emit: Callable[[str], None]):
         self.text = ""
         self._emit = emit
-        self._detokenizer = Detokenizer(
-            tokenizer, hidden=hidden - {None}, skip_special_tokens=False, leading_space=False
-        )
+        self._detokenizer = Detokenizer(tokenizer, hidden=hidden, skip_special_tokens=False, leading_space=False)
 
     def feed(self, tokens: list[int]) -> None:
         self._show(self._detokenizer.feed(tokens))
