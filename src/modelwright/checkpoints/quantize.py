@@ -23,7 +23,15 @@ from modelwright.configs.engine import QuantSettings
 from modelwright.errors import CheckpointError
 from modelwright.models.pretrained import ModelwrightPreTrainedModel, is_quantized
 from modelwright.models.quantized import parts_of, quantized_names, rows_of, settings_for, store, transposed_names
-from modelwright.models.shards import INDEX_FILE, PlannedTensor, TensorHeader, parse_size, read_headers, write_planned
+from modelwright.models.shards import (
+    INDEX_FILE,
+    PlannedTensor,
+    TensorHeader,
+    dtype_of,
+    parse_size,
+    read_headers,
+    write_planned,
+)
 from modelwright.models.source import choose_dtype
 from modelwright.ops.weight_only import dequantise
 
@@ -89,7 +97,10 @@ def quantize(
 
 @dataclass(frozen=True)
 class _Source:
-    """A checkpoint of floats, and what is to be made of it: config, types before rounding, shapes and types after."""
+    """A checkpoint of floats, and what is to be made of it: config, types before rounding, shapes and types after.
+
+    What is not rounded keeps the type that it has in the file.
+    """
 
     folder: Path
     headers: dict[str, TensorHeader]
@@ -154,7 +165,9 @@ class _Work:
         source = self._source
         for name in source.headers:
             if name not in source.rounded:
-                yield self._planned(name, name, source.types[name])
+                kept = dtype_of(source.headers[name])
+                assert kept is not None  # the headers are matched
+                yield self._planned(name, name, kept)
                 continue
             for part in (name, f"{name}_scale", f"{name}_offset"):
                 if part in source.made:
@@ -174,10 +187,10 @@ class _Work:
 
     def _made_from(self, name: str) -> dict[str, Tensor]:
         source = self._source
-        given = self._reader.follow(copy_of(name, source.headers[name].shape)).to(source.types[name])
+        given = self._reader.follow(copy_of(name, source.headers[name].shape))
         if name not in source.rounded:
             return {name: given.clone(memory_format=torch.contiguous_format)}
-        rows = rows_of(name, given, source.transposed)
+        rows = rows_of(name, given.to(source.types[name]), source.transposed)
         stored = store(name, rows, source.settings)
         off = (dequantise(stored) - rows.float()).norm() / rows.float().norm().clamp(min=torch.finfo().tiny)
         self.errors[name] = float(off)
