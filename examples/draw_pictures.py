@@ -1,4 +1,4 @@
-"""Draw the two pictures the demo and the README use, a scene of shapes and a card; no model is involved.
+"""Draw the pictures the demo and the README use: a scene of shapes, a card, and a digit; no model is involved.
 
 Usage: python examples/draw_pictures.py [FOLDER], by default the folder of the committed pictures.
 """
@@ -42,10 +42,21 @@ def card() -> Image.Image:
     return picture
 
 
+def seven() -> Image.Image:
+    """The digit 7 in coral strokes on cream, 240 x 240."""
+    picture = Image.new("RGB", (240 * SMOOTH, 240 * SMOOTH), (250, 246, 235))
+    corners = [(70 * SMOOTH, 52 * SMOOTH), (172 * SMOOTH, 52 * SMOOTH), (108 * SMOOTH, 190 * SMOOTH)]
+    draw = ImageDraw.Draw(picture)
+    draw.line(corners, fill=(229, 78, 66), width=26 * SMOOTH)
+    for x, y in corners:  # round ends and a round corner
+        draw.ellipse([x - 13 * SMOOTH, y - 13 * SMOOTH, x + 13 * SMOOTH, y + 13 * SMOOTH], fill=(229, 78, 66))
+    return picture.resize((240, 240), Image.Resampling.LANCZOS)
+
+
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else PICTURES
     folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in (("shapes.png", shapes()), ("card.png", card())):
+    for name, picture in (("shapes.png", shapes()), ("card.png", card()), ("seven.png", seven())):
         picture.save(folder / name, optimize=True)
         print(f"{folder / name}: {picture.width} x {picture.height}")
 
