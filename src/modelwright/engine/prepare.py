@@ -1,22 +1,26 @@
 """A built model made fast for decoding on the CPU, from outside and until further notice; it stays the model it is.
 
-The layers that ``ops/few_rows.py`` serves are computed by it. No weight is copied, and parameters, their names and the
-modules themselves stay, so that saving, ``generate()`` and training go on as before. Leaves alone what is more than a
-plain layer: adapted, quantised, sliced or hooked ones.
+Layers on few rows are computed by ``ops/few_rows.py``, norms and rotations in one pass each. No weight is copied, and
+parameters, their names and the modules themselves stay, so that saving, ``generate()`` and training go on as before.
+Leaves alone what is more than a plain layer: adapted, quantised, sliced or hooked ones.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from modelwright.layers import Experts, GatedMLP, GroupedQueryAttention
+from modelwright.layers import Experts, GatedMLP, GroupedQueryAttention, RMSNorm, RotaryEmbedding, Rotation
 from modelwright.layers.linear import CastLinear
 from modelwright.ops import few_rows, kernels
 from modelwright.ops.experts import GroupedProduct
+from modelwright.ops.rotary import rotate_interleaved
 
+Rotate = Callable[[Tensor, Tensor, Tensor], Tensor]
 _SILU = tuple(type(ACT2FN[name]) for name in ("silu", "swish"))
 
 
@@ -33,7 +37,7 @@ class Prepared:
 
 
 def prepare(model: nn.Module) -> Prepared:
-    """Let ``model`` compute few rows by the compiled kernels; without kernels, or off the CPU, nothing changes.
+    """Let ``model`` compute by the compiled kernels where they are faster; without kernels nothing changes.
 
     A model that is prepared already stays so, and only the first handle undoes it.
     """
@@ -54,6 +58,10 @@ def _ways(module: nn.Module) -> Iterator[tuple[str, Any]]:
         yield "forward", FewRowsLinear(module)
     elif type(module) is CastLinear:
         yield "forward", FewRowsCastLinear(module)
+    elif type(module) is RMSNorm and module.compute == torch.float32:
+        yield "forward", NormInOnePass(module)
+    elif type(module) is RotaryEmbedding:
+        yield "forward", RotaryInOnePass(module)
     elif type(module) is Experts:
         yield "forward", FewTokensExperts(module)
     elif type(module) is GroupedQueryAttention and not module.fused:
@@ -86,6 +94,37 @@ class FewRowsCastLinear:
         if type(layer.weight) is not nn.Parameter or layer.weight.dtype != layer.compute:
             return CastLinear.forward(layer, input)
         return few_rows.linear(*layer.operands(input))
+
+
+@dataclass(frozen=True)
+class NormInOnePass:
+    """The ``forward`` of a norm in fp32."""
+
+    norm: RMSNorm
+
+    def __call__(self, x: Tensor) -> Tensor:
+        norm = self.norm
+        if norm.weight.dtype != x.dtype or not kernels.serves_rows(x, norm.weight):
+            return RMSNorm.forward(norm, x)
+        return kernels.rms_norm(x, norm.weight, norm.eps, norm.fused)
+
+
+@dataclass(frozen=True)
+class RotaryInOnePass:
+    """The ``forward`` of a rotary embedding: the same angles, turned by :func:`rotate`."""
+
+    rotary: RotaryEmbedding
+
+    def __call__(self, positions: Tensor) -> Rotation:
+        rotation = RotaryEmbedding.forward(self.rotary, positions)
+        return replace(rotation, rotate=partial(rotate, rotation.rotate))
+
+
+def rotate(otherwise: Rotate, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """``otherwise``, one of ``ops/rotary.py``, in one pass where the kernel takes it: one row, tables in fp32."""
+    if x.shape[0] != 1 or cos.shape[0] != 1 or cos.dtype != torch.float32 or not kernels.serves_rows(x, cos, sin):
+        return otherwise(x, cos, sin)
+    return kernels.rotate(x, cos, sin, otherwise is rotate_interleaved)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def linears(x: Tensor, layers: Sequence[Layer]) -> list[Tensor]:
     """``F.linear`` of each layer on the same ``x``."""
-    few = _is_bare(x) and prefers_kernel(x.numel() // x.shape[-1], x.dtype)
+    few = kernels.is_bare(x) and prefers_kernel(x.numel() // x.shape[-1], x.dtype)
     if few and kernels.serves_linear(x, *(weight for weight, _ in layers)):
         return kernels.linears(x, layers)
     return [F.linear(x, weight, bias) for weight, bias in layers]
@@ -47,14 +47,7 @@ def linears(x: Tensor, layers: Sequence[Layer]) -> list[Tensor]:
 
 def silu_experts(x: Tensor, chosen: Tensor, weights: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
     """:func:`modelwright.ops.experts.grouped_experts` with a gate and SiLU."""
-    few = _is_bare(x) and prefers_expert_kernel(chosen.numel(), w_in.shape[0])
+    few = kernels.is_bare(x) and prefers_expert_kernel(chosen.numel(), w_in.shape[0])
     if few and kernels.serves_experts(x, w_in, w_out):
         return kernels.experts(x, chosen, weights, w_in, w_out)
     return grouped_experts(x, chosen, weights, w_in, w_out, F.silu)
-
-
-def _is_bare(x: Tensor) -> bool:
-    """Whether nothing but numbers is asked for: no gradient, no type of autocast's, no graph."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
-    return not torch.is_autocast_enabled(x.device.type)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modelwright.ops import kernels
 from modelwright.ops.attention import fused_attention, masked_scores
 
 Product = Callable[..., Tensor]
@@ -101,6 +102,8 @@ def absorbed_attention(
 
 def query_to_latent(q_nope: Tensor, kv_b: Tensor) -> Tensor:
     """``[batch, heads, tokens, nope]`` into the latent space, ``[batch, heads, tokens, rank]``."""
+    if kernels.serves_latent(q_nope, kv_b):
+        return kernels.latent_in(q_nope, kv_b)
     w_key = kv_b.unflatten(0, (q_nope.shape[1], -1))[:, : q_nope.shape[-1]]  # [heads, nope, rank]
     return torch.einsum("bhtn,hnr->bhtr", q_nope, w_key)
 
@@ -108,6 +111,8 @@ def query_to_latent(q_nope: Tensor, kv_b: Tensor) -> Tensor:
 def latent_to_values(attended: Tensor, kv_b: Tensor, nope: int) -> Tensor:
     """Attended latents ``[batch, heads, tokens, rank]`` to what the heads say, ``[batch, heads, tokens, v_dim]``."""
     batch, heads, tokens, _ = attended.shape
+    if kernels.serves_latent(attended, kv_b):
+        return kernels.latent_to_values(attended, kv_b, nope)
     w_value = kv_b.unflatten(0, (heads, -1))[:, nope:]  # [heads, v_dim, rank]
     values = w_value @ attended.permute(1, 3, 0, 2).flatten(2)  # [heads, v_dim, batch * tokens]
     return values.unflatten(2, (batch, tokens)).permute(2, 0, 3, 1)

@@ -1,21 +1,31 @@
 """Compiled CPU kernels for decoding, where each weight and each key is read once; torch's way stands beside each.
 
-``linear``, ``linears`` and ``experts`` serve a few tokens, ``decode`` one query per sequence over pages. Leaves out
-GPUs.
+``linear``, ``linears`` and ``experts`` serve a few tokens, ``decode`` one query per sequence over pages;
+``latent_in`` and ``latent_to_values`` absorb a latent layer's projection, ``rms_norm`` and ``rotate`` take any number
+of rows. Leaves out GPUs.
 """
 
 from modelwright.ops.kernels.attention import decode, serves_decode
 from modelwright.ops.kernels.build import available, reason
-from modelwright.ops.kernels.linear import experts, linear, linears, serves_experts, serves_linear
+from modelwright.ops.kernels.latent import latent_in, latent_to_values, serves_latent
+from modelwright.ops.kernels.linear import experts, is_bare, linear, linears, serves_experts, serves_linear
+from modelwright.ops.kernels.rows import rms_norm, rotate, serves_rows
 
 __all__ = [
     "available",
     "decode",
     "experts",
+    "is_bare",
+    "latent_in",
+    "latent_to_values",
     "linear",
     "linears",
     "reason",
+    "rms_norm",
+    "rotate",
     "serves_decode",
     "serves_experts",
+    "serves_latent",
     "serves_linear",
+    "serves_rows",
 ]

@@ -33,6 +33,13 @@ class _Layer(ctypes.Structure):
     ]
 
 
+def is_bare(x: Tensor) -> bool:
+    """Whether nothing but numbers is asked for: no gradient, no type of autocast's, no graph."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return not torch.is_autocast_enabled(x.device.type)
+
+
 def serves_linear(x: Tensor, *weights: Weight) -> bool:
     """Whether the kernels take ``x`` and these weights: on the CPU, contiguous, of known types, without autograd."""
     if x.device.type != "cpu" or x.dtype not in INPUTS or (torch.is_grad_enabled() and x.requires_grad):

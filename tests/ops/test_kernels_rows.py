@@ -1,0 +1,77 @@
+"""The compiled norms, rotations and absorbed projections, each beside the torch code that documents it."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelwright.layers import RMSNorm
+from modelwright.ops import kernels, latent
+from modelwright.ops.rotary import inverse_frequencies, rope_table, rotate_half_split, rotate_interleaved
+
+pytestmark = pytest.mark.skipif(not kernels.available(), reason=f"no kernels: {kernels.reason()}")
+DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
+CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.bfloat16: {"rtol": 2**-7, "atol": 2**-7}}
+
+
+@settings(max_examples=30)
+@given(DTYPES, st.integers(1, 70), st.sampled_from([1, 15, 16, 40, 1024]), st.booleans(), st.integers(0, 2**16))
+@torch.inference_mode()
+def test_norms_equal_the_layer(dtype, rows, dim, once, seed):
+    torch.manual_seed(seed)
+    norm = RMSNorm(dim, 1e-5, fused=once).to(dtype)
+    norm.weight.copy_(torch.randn(dim))
+    x = 3 * torch.randn(1, rows, dim).to(dtype)
+    assert kernels.serves_rows(x, norm.weight)
+    torch.testing.assert_close(kernels.rms_norm(x, norm.weight, 1e-5, once), norm(x), **CLOSE[dtype])
+
+
+@settings(max_examples=30)
+@given(DTYPES, st.integers(1, 5), st.integers(1, 40), st.sampled_from([2, 6, 64]), st.booleans(), st.integers(0, 2**16))
+@torch.inference_mode()
+def test_rotations_equal_torchs(dtype, heads, tokens, dim, interleaved, seed):
+    torch.manual_seed(seed)
+    wide = torch.randn(1, tokens, heads, dim + 3).to(dtype)
+    x = wide.transpose(1, 2)[..., :dim]  # as a layer hands them over: heads beside each other, a part of each
+    cos, sin = rope_table(torch.randint(0, 5000, (1, tokens)), inverse_frequencies(dim, 10000.0))
+    wanted = (rotate_interleaved if interleaved else rotate_half_split)(x, cos, sin)
+    found = kernels.rotate(x, cos, sin, interleaved)
+    assert found.shape == wanted.shape and found.transpose(1, 2).is_contiguous()
+    torch.testing.assert_close(found, wanted, **CLOSE[dtype])
+
+
+@settings(max_examples=30)
+@given(
+    DTYPES,
+    st.integers(1, 5),
+    st.integers(1, 8),
+    st.sampled_from([(8, 8, 16), (5, 7, 33), (128, 128, 512)]),
+    st.integers(0, 2**16),
+)
+@torch.inference_mode()
+def test_absorbing_equals_torch(dtype, heads, tokens, widths, seed):
+    torch.manual_seed(seed)
+    nope, v_dim, rank = widths
+    kv_b = (torch.randn(heads * (nope + v_dim), rank) / rank**0.5).to(dtype)
+    q = torch.randn(1, tokens, heads, nope + 4).to(dtype).transpose(1, 2)[..., :nope]
+    assert kernels.serves_latent(q, kv_b)
+    stacked = kv_b.float().unflatten(0, (heads, -1))
+    into = torch.einsum("bhtn,hnr->bhtr", q.float(), stacked[:, :nope])
+    assert latent.query_to_latent(q, kv_b).dtype == dtype
+    torch.testing.assert_close(latent.query_to_latent(q, kv_b).float(), into, **CLOSE[dtype])
+    x = torch.randn(1, tokens, heads, rank).to(dtype).transpose(1, 2)
+    out = torch.einsum("bhtr,hvr->bhtv", x.float(), stacked[:, nope:])
+    torch.testing.assert_close(latent.latent_to_values(x, kv_b, nope).float(), out, **CLOSE[dtype])
+
+
+def test_gradients_types_and_many_tokens_are_left_to_torch():
+    x, weight = torch.randn(1, 2, 4, 8), torch.ones(8)
+    kv_b = torch.randn(2 * 16, 8)
+    assert not kernels.serves_rows(x, weight) and not kernels.serves_latent(x, kv_b)  # gradients are on
+    with torch.no_grad():
+        assert kernels.serves_rows(x, weight) and kernels.serves_latent(x, kv_b)
+        assert not kernels.serves_rows(x.double(), weight) and not kernels.serves_rows(x.mT, weight)
+        assert not kernels.serves_latent(x.expand(2, -1, -1, -1), kv_b)
+        assert not kernels.serves_latent(torch.randn(1, 2, 9, 8), kv_b)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not kernels.serves_rows(x, weight) and not kernels.serves_latent(x, kv_b)
