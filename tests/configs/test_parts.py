@@ -176,10 +176,19 @@ def test_an_even_split_holds_every_layer(stages, virtual, share):
             {"quant_method": "rtn", "weight_dtype": "int8", "activation_dtype": None, "kvcache_dtype": "int8"},
             QuantSettings(weights="int8", kv_cache="int8"),
         ),
+        (
+            {"quant_method": "int4_weight_only", "group_size": 32, "lm_head": True},
+            QuantSettings(weights="int4", group=32, head=True),
+        ),
+        (
+            {"quant_method": "rtn", "weight_dtype": "int4", "kvcache_dtype": "int8", "group_size": 128},
+            QuantSettings(weights="int4", kv_cache="int8", group=128),
+        ),
     ],
 )
 def test_a_quantization_is_read(values, settings):
     assert read_quantization(values) == settings
+    assert settings is None or read_quantization(settings.to_config()) == settings
 
 
 @pytest.mark.parametrize(
@@ -188,6 +197,9 @@ def test_a_quantization_is_read(values, settings):
         ({"quant_method": "gptq"}, "int8_weight_only, int4_weight_only, int8_dynamic, int8_kv, rtn; got 'gptq'"),
         ({"weight_dtype": "int8"}, "quant_method must be one of .*; got None"),
         ({"quant_method": "int8_kv", "group": 2}, r'"int8_kv" takes no more keys, got \[\'group\'\]'),
+        ({"quant_method": "int8_weight_only", "group_size": 32}, r"takes no more keys, got \['group_size'\]"),
+        ({"quant_method": "int4_weight_only", "group_size": 48}, "group_size must be one of 32, 64, 128; got 48"),
+        ({"quant_method": "int4_weight_only", "lm_head": 1}, "lm_head must be true or false; got 1"),
         ({"quant_method": "rtn"}, "needs one of weight_dtype, activation_dtype, kvcache_dtype; got none"),
         ({"quant_method": "rtn", "weight_dtype": "fp8"}, 'weight_dtype must be one of "int8", "int4"; got "fp8"'),
         ({"quant_method": "rtn", "bits": 8}, 'takes weight_dtype, activation_dtype, kvcache_dtype; got "bits"'),

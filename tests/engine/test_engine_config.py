@@ -84,10 +84,6 @@ def test_backends_that_are_served(backend):
         ({"use_past": False}, "use_past must be True for the engine, which keeps keys in pages; got False"),
         ({"llm_backend": "compile"}, 'llm_backend must be "" or "eager" for the engine, .*; got "compile"'),
         ({"llm_backend": "cudagraph"}, 'llm_backend must be "" or "eager" for the engine, .*; got "cudagraph"'),
-        (
-            {"quant_config": {"quant_method": "int4_weight_only"}},
-            "quant_config asks for int4 weights, and the engine quantizes keys and values only",
-        ),
     ],
 )
 def test_what_the_engine_does_not_do_is_refused(fields, message):

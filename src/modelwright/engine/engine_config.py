@@ -53,12 +53,12 @@ class EngineConfig(ConfigPart):
         """What a config's inference fields ask for (its ``engine`` view), with `changes` in their place.
 
         ``batch_size`` is `max_batch`, ``seq_length`` is `max_context`, ``block_size`` and ``num_blocks`` are the pages,
-        and ``max_decode_length`` is for `SamplingParams.from_settings`. Rows are packed and never rounded up to a
+        and ``max_decode_length`` is for `SamplingParams.from_settings`. Of a ``quant_config`` the cache's type is read;
+        weights are quantized where the model is built. Rows are packed and never rounded up to a
         length, so ``is_dynamic`` asks for nothing more.
 
         Raises:
-            ConfigError: they ask for what the engine does not do: to keep no keys, to compile its passes, or to
-                quantize weights.
+            ConfigError: they ask for what the engine does not do: to keep no keys, or to compile its passes.
         """
         require(settings.use_past, "use_past must be True for the engine, which keeps keys in pages; got False")
         require(
@@ -67,10 +67,6 @@ class EngineConfig(ConfigPart):
             f'got "{settings.backend}"',
         )
         stored = settings.quantization or QuantSettings()
-        require(
-            stored.weights is None,
-            f"quant_config asks for {stored.weights} weights, and the engine quantizes keys and values only",
-        )
         asked = {
             "max_batch": settings.batch_size,
             "token_budget": max(cls.token_budget, settings.batch_size),

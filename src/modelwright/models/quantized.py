@@ -28,6 +28,7 @@ HEAD = "lm_head"
 KEPT = frozenset({"vision", "projector", "kv_b_proj", "shared_expert_gate", "score", HEAD})
 """Parts of module names whose matrices stay as they are; the head may be asked for."""
 MATRICES = (nn.Linear, CastLinear, ColumnSlicedLinear, RowSlicedLinear, Conv1D, ResidualProjection, ColourHead, Experts)
+SILU = (type(ACT2FN["silu"]), type(ACT2FN["swish"]))
 SCALE, OFFSET = ".weight_scale", ".weight_offset"
 
 
@@ -148,7 +149,7 @@ def _quantized(name: str, module: Any, settings: QuantSettings) -> nn.Module:
             store(f"{name}.down_proj", module.down_proj, settings),
             module.act,
             module.gated,
-            isinstance(module.act, type(ACT2FN["silu"])),
+            isinstance(module.act, SILU),
             module.names,
             module.dropout,
             module.compute,

@@ -35,7 +35,7 @@ def wide_product(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _kernel_serves(left: Tensor, right: Tensor) -> bool:
-    """On the CPU any shape with rows; on CUDA more than 16 rows and widths of whole 8."""
+    """On the CPU any but empty rows and rows of one number, which torch gets wrong; on CUDA whole 8s and 17 rows."""
     if left.device.type == "cuda":
         return len(left) > 16 and all(size % 8 == 0 for size in right.shape)
-    return left.device.type == "cpu" and len(left) > 0
+    return left.device.type == "cpu" and len(left) > 0 and left.shape[1] > 1

@@ -1,0 +1,29 @@
+"""Models of integers in the engine: the greedy tokens are those of ``generate()``."""
+
+import pytest
+import torch
+
+from modelwright.engine.engine import Engine
+from modelwright.engine.engine_config import EngineConfig
+from modelwright.engine.params import SamplingParams
+from modelwright.models.quantized import METHODS, quantize_model
+from tests.fakes import tiny_v2
+from tests.llamas import HUGGING_FACE, tiny_llama
+
+V2 = {"hidden_size": 64, "intermediate_size": 64, "moe_intermediate_size": 64, "q_lora_rank": None, "v_head_dim": 16}
+MODELS = {
+    "llama": lambda: tiny_llama(base=HUGGING_FACE, hidden_size=64, intermediate_size=128),
+    "deepseek_v2": lambda: tiny_v2(**V2),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", MODELS)
+def test_greedy_tokens_are_those_of_generate(name, method):
+    model = quantize_model(MODELS[name](), method)
+    prompts = [list(range(5, 14)), [7, 3, 9]]
+    engine = Engine(model, EngineConfig(max_batch=2, page_size=4, num_pages=32, max_context=60))
+    results = engine.generate(prompts, SamplingParams(max_tokens=8, temperature=0, ignore_eos=True))
+    for prompt, result in zip(prompts, results, strict=True):
+        wanted = model.generate(torch.tensor([prompt]), max_new_tokens=8, eos_token_id=None, do_sample=False)
+        assert list(result.completions[0].tokens) == wanted[0, len(prompt) :].tolist()
