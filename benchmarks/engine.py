@@ -2,7 +2,7 @@
 
     python benchmarks/engine.py [--models L D] [--layers 4] [--rounds 3] [--threads N] [--out results/engine.json]
 
-L is a Llama of 1.1 billion parameters, D a DeepSeek-V2 of half a billion with latent attention and 32 experts, V a
+L is a Llama of 1.1 billion parameters, D a DeepSeek-V2 of 0.76 billion with latent attention and 32 experts, V a
 DeepSeek-VL2 that D reads for; their weights are random, seeded, and bf16. Every way reads one checkpoint; they take
 turns, medians count, and the machine's own limits are measured between the turns: reading 512 MiB, and multiplying
 bf16. ``--layers`` keeps so many layers of each model, for a quick look. What it takes from loading to the first token,
