@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from modelwright.configs import DeepseekV2Config, ImageGPTConfig
 from modelwright.engine.engine_config import EngineConfig
 from modelwright.engine.served_model import ServedModel
 
+_MEMORY = Path("/proc/meminfo")
 _SHARE_OF_FREE_MEMORY = 4
 
 
@@ -75,10 +77,10 @@ def _stored_in(served: ServedModel, settings: EngineConfig) -> torch.dtype:
 
 
 def _free_memory(device: torch.device) -> int:
-    """Bytes; on systems that do not say, half of what is installed."""
+    """Bytes, with what files merely cache; on systems that do not say, half of what is installed."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    page = os.sysconf("SC_PAGE_SIZE")
-    if "SC_AVPHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_AVPHYS_PAGES") * page
-    return os.sysconf("SC_PHYS_PAGES") * page // 2
+    if _MEMORY.is_file():
+        said = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines())
+        return int(said["MemAvailable"].split()[0]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
