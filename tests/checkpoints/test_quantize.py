@@ -9,6 +9,9 @@ from safetensors import safe_open
 from modelwright.checkpoints import convert, quantize
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.models.quantized import METHODS, quantize_model
+from modelwright.ops.weight_only import quantise_int4, quantise_int8
+from modelwright.planner.precision import Precision
+from modelwright.planner.shapes import Linear
 from tests.fakes import MOE, tiny_v2, tiny_vl2
 from tests.llamas import HUGGING_FACE, tiny_llama
 
@@ -75,3 +78,12 @@ def test_what_cannot_be_done_leaves_no_folder(tmp_path):
     with pytest.raises(CheckpointError, match="is not empty; name a new folder"):
         quantize(tmp_path / "plain", tmp_path / "made", "int8")
     assert not (tmp_path / "again").exists()
+
+
+def test_a_stored_matrix_against_the_planner():
+    """The planner has int4 groups of 128 with a zero point, which take what ours of 64 without one do."""
+    weight, plan = torch.randn(40, 256), Linear(256, 40)
+    sizes = {quant: Precision.uniform("bfloat16", quant=quant).matrix_bytes(plan) for quant in ("int8", "int4")}
+    four, eight = quantise_int4(weight, 64), quantise_int8(weight)
+    assert four.steps.nbytes + four.scales.nbytes == sizes["int4"]
+    assert eight.steps.nbytes + eight.scales.nbytes == sizes["int8"] + 40 * 2  # fp32 scales where it reckons with bf16
