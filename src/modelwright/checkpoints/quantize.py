@@ -22,7 +22,15 @@ from modelwright.configs import CheckedConfig
 from modelwright.configs.engine import QuantSettings
 from modelwright.errors import CheckpointError
 from modelwright.models.pretrained import ModelwrightPreTrainedModel, is_quantized
-from modelwright.models.quantized import parts_of, quantized_names, rows_of, settings_for, store, transposed_names
+from modelwright.models.quantized import (
+    parts_of,
+    quantized_names,
+    relative_error,
+    rows_of,
+    settings_for,
+    store,
+    transposed_names,
+)
 from modelwright.models.shards import (
     INDEX_FILE,
     PlannedTensor,
@@ -33,7 +41,6 @@ from modelwright.models.shards import (
     write_planned,
 )
 from modelwright.models.source import choose_dtype
-from modelwright.ops.weight_only import dequantise
 
 Progress = Callable[[str, int, int], None]
 
@@ -192,6 +199,5 @@ class _Work:
             return {name: given.clone(memory_format=torch.contiguous_format)}
         rows = rows_of(name, given.to(source.types[name]), source.transposed)
         stored = store(name, rows, source.settings)
-        off = (dequantise(stored) - rows.float()).norm() / rows.float().norm().clamp(min=torch.finfo().tiny)
-        self.errors[name] = float(off)
+        self.errors[name] = relative_error(rows, stored)
         return dict(parts_of(name, stored))

@@ -20,7 +20,7 @@ from modelwright.layers import Experts
 from modelwright.layers.linear import CastLinear, ColumnSlicedLinear, RowSlicedLinear
 from modelwright.layers.quantized import QuantizedExperts, QuantizedLinear, Stored
 from modelwright.models.imagegpt_parts import ColourHead, ResidualProjection
-from modelwright.ops.weight_only import RUN, Int4Weight, quantise_int4, quantise_int8
+from modelwright.ops.weight_only import RUN, Int4Weight, dequantise, quantise_int4, quantise_int8
 
 METHODS = {"int8": "int8_weight_only", "int4": "int4_weight_only", "int8-dynamic": "int8_dynamic"}
 """Short names of what a ``quant_config`` calls ``quant_method``."""
@@ -99,6 +99,13 @@ def store(name: str, weight: Tensor, settings: QuantSettings) -> Stored:
             "int4 steps share a run of bytes"
         )
     return quantise_int4(weight, settings.group)
+
+
+def relative_error(weight: Tensor, stored: Stored) -> float:
+    """``|stored - weight| / |weight|`` (Frobenius norms); 0 for a weight of zeros."""
+    wide = weight.float()
+    off = (dequantise(stored) - wide).norm() / wide.norm().clamp(min=torch.finfo(torch.float32).tiny)
+    return float(off)
 
 
 def quantize_tensors(
