@@ -35,7 +35,8 @@ def test_the_version_is_the_installed_one():
 
 
 def test_an_unknown_name_is_an_attribute_error_that_lists_the_names():
-    with pytest.raises(AttributeError, match="'modelwright' has no attribute 'Deepseek'; it has AsyncEngine, CheckpointError, Con"):
+    listed = "'modelwright' has no attribute 'Deepseek'; it has AsyncEngine, CheckpointError, Con"
+    with pytest.raises(AttributeError, match=listed):
         _ = modelwright.Deepseek  # pyright: ignore[reportAttributeAccessIssue]
     assert not hasattr(modelwright, "Deepseek")
 

@@ -11,6 +11,7 @@ from modelwright.errors import CheckpointError, ConfigError, RequestError
 
 OPTIONS = """image draw max-new-tokens temperature top-p top-k repetition-penalty seed chunk-size dtype device system
 json stats"""
+COMMANDS = ["bench", "chat", "complete-image", "convert", "export", "generate", "models", "plan", "quantize"]
 
 
 def in_a_new_process(*args: str) -> subprocess.CompletedProcess[str]:
@@ -30,7 +31,7 @@ def in_a_new_process(*args: str) -> subprocess.CompletedProcess[str]:
     [
         ("--help",),
         ("--version",),
-        *((command, "--help") for command in ("bench", "chat", "convert", "generate", "models", "plan")),
+        *((command, "--help") for command in COMMANDS),
     ],
 )
 def test_help_and_version_import_nothing_heavy(args):

@@ -96,9 +96,10 @@ def test_pixels_decide_what_is_found_again():
 def test_preemption_in_the_middle_of_pictures():
     model = tiny_vl2()
     prompts = [batch((1, 1), (1, 1), seed=seed) for seed in range(4)]
-    length = prompts[0]["input_ids"].shape[1]
-    engine = engine_of(model, num_pages=-(-(length + 6) // 4) + 6, token_budget=5, reuse_prefixes=False)
-    names = [engine.add_request(prompt, greedy(6)) for prompt in prompts]
+    new, length = 24, prompts[0]["input_ids"].shape[1]
+    two_begin = 2 * -(-(length + 4) // 4) + 2  # pages of 4 for two prompts, and not for two whole outputs
+    engine = engine_of(model, num_pages=two_begin, token_budget=5, reuse_prefixes=False)
+    names = [engine.add_request(prompt, greedy(new)) for prompt in prompts]
     preempted, found = 0, {}
     while engine.has_work:
         for update in engine.step():
@@ -107,7 +108,7 @@ def test_preemption_in_the_middle_of_pictures():
         assert engine.statistics is not None
         preempted += engine.statistics.step.preempted
     assert preempted > 0
-    assert [found[name] for name in names] == [wanted(model, prompt).tokens for prompt in prompts]
+    assert [found[name] for name in names] == [wanted(model, prompt, new).tokens for prompt in prompts]
     check_idle(engine)
 
 

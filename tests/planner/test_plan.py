@@ -45,7 +45,7 @@ def test_a_mindformers_llama_says_its_types_batch_attention_and_quantization():
     planned = plan(config)
     assert planned.precision == Precision("float16", "float32", "float32", "bfloat16", "bfloat16", "int8")
     assert (planned.work.batch, planned.work.explicit, planned.work.context) == (3, True, 64)
-    cached = type(llama())(**config.to_dict() | {"quant_config": {"quant_method": "int8_kv"}})
+    cached = type(llama()).from_dict(config.to_dict(), quant_config={"quant_method": "int8_kv"})
     assert (plan(cached).precision.quant, plan(cached).precision.kv) == (None, "int8")
 
 
