@@ -17,7 +17,7 @@ LAYOUTS = [
     (lambda: tiny_v2(base=MHA), CacheLayout(2, 2, 8, 8), 2 * 2 * 16),
     (tiny_vl2, CacheLayout(2, None, 8, 16), 2 * 24),
     (tiny_llama, CacheLayout(2, 2, 8, 8), 2 * 2 * 16),
-    (tiny_imagegpt, CacheLayout(2, 3, 8, 8), 2 * 3 * 16),
+    (tiny_imagegpt, CacheLayout(2, 6, 4, 4), 2 * 6 * 8),
 ]
 
 

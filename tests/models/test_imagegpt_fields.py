@@ -51,7 +51,7 @@ SHAPES: dict[str, tuple[Any, set[str]]] = {  # another value, and the tensors wh
     "n_inner": (7, {"c_fc", "c_proj"}),
 }
 NUMBERS: dict[str, Any] = {
-    "n_head": 6,
+    "n_head": 3,
     "activation_function": "relu",
     "layer_norm_epsilon": 0.5,
     "scale_attn_weights": False,

@@ -53,7 +53,9 @@ def test_every_activation(activation):
     close(ours(colours(2, 9)).logits, theirs(colours(2, 9)).logits)
 
 
-@pytest.mark.parametrize("fields", [{}, {"layer_norm_epsilon": 0.3}, {"n_head": 1}, {"n_head": 12, "n_layer": 3}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"layer_norm_epsilon": 0.3}, {"n_head": 1, "n_embd": 25}, {"n_head": 24, "n_layer": 3}]
+)
 @torch.no_grad()
 def test_shapes_and_the_norms_epsilon(fields):
     ours, theirs = pair(**fields)
