@@ -355,7 +355,6 @@ def in_a_new_process(*args) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def exported(nano, tmp_path_factory) -> Path:
-    pytest.importorskip("onnxruntime")
     from modelwright.export import export_onnx
 
     folder = tmp_path_factory.mktemp("exported") / "onnx"

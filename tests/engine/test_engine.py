@@ -159,7 +159,6 @@ def test_logprobs_that_nobody_asked_for_are_none():
 
 
 def test_a_guide_leads_each_request_to_its_end():
-    pytest.importorskip("llguidance")
     engine = texts()
     guided = SamplingParams(max_tokens=30, temperature=1.0, seed=1, guide=Guide(regex="[0-9]{3}(,[a-f])?"), n=2)
     free = greedy(6)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modelwright.configs.rope import RopeSettings
 from modelwright.export.attention import GraphAttention, visible
 from modelwright.export.experts import expert_translations, traceable_experts
 from modelwright.export.graphs import CacheLayout, Graph, OnnxConfig
@@ -101,6 +102,12 @@ def traceable(model: Any) -> Iterator[None]:
             yield
     finally:
         decoder.rotary = rotary
+
+
+def bounded_positions(rope: RopeSettings, trained: int) -> int | None:
+    """``trained``, or None where the rotation grows with the sequence, which is meant to leave it behind."""
+    grows = rope.scaling is not None and rope.scaling.kind in GROWING
+    return None if grows else trained
 
 
 def example_inputs(config: OnnxConfig, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.configs import DeepseekV2Config, DeepseekVLV2Config
-from modelwright.export.decoder import EXAMPLE, GROWING, DecoderGraph, decoder_graph, example_inputs, traceable
+from modelwright.export.decoder import (
+    EXAMPLE,
+    DecoderGraph,
+    bounded_positions,
+    decoder_graph,
+    example_inputs,
+    traceable,
+)
 from modelwright.export.dummies import dummy_texts
 from modelwright.export.graphs import BATCH, SEQUENCE, Axes, CacheLayout, Graph, OnnxConfig, Part, Pass
 from modelwright.export.pictures import EmbedGraph, VisionGraph, dummy_conversations
@@ -28,12 +35,6 @@ def cache_of(config: DeepseekV2Config) -> CacheLayout:
     return CacheLayout(config.num_hidden_layers, parts)
 
 
-def max_positions_of(config: DeepseekV2Config) -> int | None:
-    """``max_position_embeddings``, which a rotation that grows with the sequence is meant to leave behind."""
-    scaling = config.rope.scaling
-    return None if scaling is not None and scaling.kind in GROWING else config.max_position_embeddings
-
-
 class DeepseekV2OnnxConfig(OnnxConfig):
     """DeepSeek-V2: token ids to the scores of the next token, over the latent cache."""
 
@@ -42,16 +43,12 @@ class DeepseekV2OnnxConfig(OnnxConfig):
     config: DeepseekV2Config
 
     @property
-    def inputs(self) -> Mapping[str, Axes]:
-        return {"input_ids": {0: BATCH, 1: SEQUENCE}}
-
-    @property
     def cache(self) -> CacheLayout:
         return cache_of(self.config)
 
     @property
     def max_positions(self) -> int | None:
-        return max_positions_of(self.config)
+        return bounded_positions(self.config.rope, self.config.max_position_embeddings)
 
     def generate_dummy_inputs(
         self,
@@ -94,7 +91,7 @@ class DeepseekVLV2OnnxConfig(OnnxConfig):
 
     @property
     def max_positions(self) -> int | None:
-        return max_positions_of(self.config.language_config)
+        return bounded_positions(self.config.language_config.rope, self.config.language_config.max_position_embeddings)
 
     @property
     def vocab_size(self) -> int:

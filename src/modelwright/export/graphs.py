@@ -106,9 +106,9 @@ class OnnxConfig(ABC):
         self.check()
 
     @property
-    @abstractmethod
     def inputs(self) -> Mapping[str, Axes]:
         """What a preprocessor makes and the decoder reads, with its dynamic axes."""
+        return {"input_ids": {0: BATCH, 1: SEQUENCE}}
 
     @property
     def outputs(self) -> Mapping[str, Axes]:

@@ -11,9 +11,9 @@ from torch import nn
 from modelwright.configs import ImageGPTConfig, LlamaConfig
 from modelwright.configs.llama_names import DTYPE_FIELDS
 from modelwright.errors import ConfigError
-from modelwright.export.decoder import GROWING, DecoderGraph, decoder_graph, example_inputs, traceable
+from modelwright.export.decoder import DecoderGraph, bounded_positions, decoder_graph, example_inputs, traceable
 from modelwright.export.dummies import dummy_pictures, dummy_texts
-from modelwright.export.graphs import BATCH, SEQUENCE, Axes, CacheLayout, Graph, OnnxConfig, Part
+from modelwright.export.graphs import CacheLayout, Graph, OnnxConfig, Part
 from modelwright.models import ImageGPTForCausalImageModeling, LlamaForCausalLM
 from modelwright.models.llama_parts import Types
 
@@ -24,10 +24,6 @@ class ImageGPTOnnxConfig(OnnxConfig):
     family = ImageGPTConfig.model_type
     model_class = ImageGPTForCausalImageModeling
     config: ImageGPTConfig
-
-    @property
-    def inputs(self) -> Mapping[str, Axes]:
-        return {"input_ids": {0: BATCH, 1: SEQUENCE}}
 
     @property
     def cache(self) -> CacheLayout:
@@ -66,20 +62,13 @@ class LlamaOnnxConfig(OnnxConfig):
     config: LlamaConfig
 
     @property
-    def inputs(self) -> Mapping[str, Axes]:
-        return {"input_ids": {0: BATCH, 1: SEQUENCE}}
-
-    @property
     def cache(self) -> CacheLayout:
         heads, width = self.config.num_key_value_heads, self.config.head_dim
         return CacheLayout(self.config.num_hidden_layers, (Part("key", heads, width), Part("value", heads, width)))
 
     @property
     def max_positions(self) -> int | None:
-        """``max_position_embeddings``, which a rotation that grows with the sequence is meant to leave behind."""
-        scaling = self.config.rope.scaling
-        grows = scaling is not None and scaling.kind in GROWING
-        return None if grows else self.config.max_position_embeddings
+        return bounded_positions(self.config.rope, self.config.max_position_embeddings)
 
     @classmethod
     def types(cls, config: LlamaConfig, dtype: str) -> dict[str, Any]:
