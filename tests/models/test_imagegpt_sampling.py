@@ -39,7 +39,10 @@ def model(request):
 
 @torch.inference_mode()
 @pytest.mark.parametrize("given", [1, 4])
-def test_each_step_has_the_logits_of_a_whole_pass(given, model):
+@pytest.mark.parametrize("compiled", [True, False])
+def test_each_step_has_the_logits_of_a_whole_pass(given, compiled, model, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(decode.kernels, "serves_rows", lambda *tensors: False)
     ids = colours(3, 12)
     assert decode.is_plain(model)
     feed = decode.LeanDecoder(model, batch=3, slots=12)

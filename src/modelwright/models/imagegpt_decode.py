@@ -15,6 +15,7 @@ from transformers import Conv1D, DynamicCache, StaticCache
 
 from modelwright.models.imagegpt import ImageGPTForCausalImageModeling
 from modelwright.models.imagegpt_parts import ColourHead, ResidualProjection
+from modelwright.ops import kernels
 from modelwright.ops.packed_linear import Product, packed_product
 
 Feed = Callable[[Tensor], Tensor]
@@ -81,6 +82,7 @@ class LeanDecoder:
         self.model, self.known = model, 0
         self.heads, self.head_dim, self.eps = config.n_head, config.head_dim, config.layer_norm_epsilon
         self.tokens, self.positions, self.ln_f = body.wte.weight, body.wpe.weight, body.ln_f.weight
+        self.by_kernel = kernels.serves_rows(self.tokens, self.ln_f)
         self.lm_head = packed_product(model.lm_head.weight[: model.lm_head.out_features].t(), None)
         # reorder_and_upcast_attn: products in fp32, for which the slots are kept in it
         self.wide = torch.float32 if config.reorder_and_upcast_attn else model.dtype
@@ -129,6 +131,8 @@ class LeanDecoder:
         return self.lm_head(self._norm(x, self.ln_f), None)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        if self.by_kernel:
+            return kernels.rms_norm(x, weight, self.eps, once=True)
         return F.rms_norm(x, weight.shape, weight, self.eps)
 
     def _attend(self, block: LeanBlock, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
