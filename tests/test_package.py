@@ -48,6 +48,14 @@ def test_every_public_name_is_listed_resolves_and_stays():
         assert name in vars(modelwright)
 
 
+def test_functions_are_those_of_their_rooms_and_not_imported_before_they_are_used():
+    from modelwright.models.quantized import quantize_model
+
+    assert modelwright.quantize_model is quantize_model
+    assert loaded_after("import modelwright; 'quantize_model' in dir(modelwright)") == []
+    assert "torch" in loaded_after("from modelwright import quantize_model")
+
+
 def test_the_errors_are_value_errors():
     for name in ("ConfigError", "CheckpointError", "RequestError"):
         assert issubclass(getattr(modelwright, name), ValueError)

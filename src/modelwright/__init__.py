@@ -40,6 +40,7 @@ _ROOM_OF = {
     "Guide": "engine.params",
     "SamplingParams": "engine.params",
     "load": "checkpoints",
+    "quantize_model": "models.quantized",
     "register": "models.registry",
 }
 

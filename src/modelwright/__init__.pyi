@@ -28,6 +28,7 @@ from modelwright.models import ImageGPTModel as ImageGPTModel
 from modelwright.models import LlamaForCausalLM as LlamaForCausalLM
 from modelwright.models import LlamaForSequenceClassification as LlamaForSequenceClassification
 from modelwright.models import LlamaModel as LlamaModel
+from modelwright.models.quantized import quantize_model as quantize_model
 from modelwright.models.registry import register as register
 from modelwright.processing import DeepseekVLV2Processor as DeepseekVLV2Processor
 from modelwright.processing import Grounding as Grounding
