@@ -17,6 +17,7 @@ from modelwright.models.imagegpt import ImageGPTForCausalImageModeling
 from modelwright.models.imagegpt_parts import ColourHead, ResidualProjection
 from modelwright.ops import kernels
 from modelwright.ops.packed_linear import Product, packed_product
+from modelwright.ops.slots import Slots, make_slots
 
 Feed = Callable[[Tensor], Tensor]
 """New tokens ``[batch, tokens]`` to the scores after the last of them, ``[batch, colours]``; the past is remembered."""
@@ -52,18 +53,11 @@ def _through_the_model(model: ImageGPTForCausalImageModeling, slots: int) -> Fee
 
 @dataclass(frozen=True)
 class LeanBlock:
-    """A block's weights, ready to be multiplied, and its slots.
-
-    Attributes:
-        keys: ``[batch * heads, head_dim, slots]``: a query meets them as rows, which every kernel here reads fast.
-        values: ``[batch * heads, slots, head_dim]``.
-    """
+    """A block's weights, ready to be multiplied, and its slots."""
 
     ln_1: Tensor
     c_attn: Product
-    scale: float
-    keys: Tensor
-    values: Tensor
+    slots: Slots
     attn_proj: Product
     ln_2: Tensor
     c_fc: Product
@@ -80,23 +74,23 @@ class LeanDecoder:
     def __init__(self, model: ImageGPTForCausalImageModeling, batch: int, slots: int):
         config, body = model.config, cast(Any, model.transformer)
         self.model, self.known = model, 0
-        self.heads, self.head_dim, self.eps = config.n_head, config.head_dim, config.layer_norm_epsilon
         self.tokens, self.positions, self.ln_f = body.wte.weight, body.wpe.weight, body.ln_f.weight
+        self.eps = config.layer_norm_epsilon
         self.by_kernel = kernels.serves_rows(self.tokens, self.ln_f)
         self.lm_head = packed_product(model.lm_head.weight[: model.lm_head.out_features].t(), None)
         # reorder_and_upcast_attn: products in fp32, for which the slots are kept in it
-        self.wide = torch.float32 if config.reorder_and_upcast_attn else model.dtype
-        self.unread = self.tokens.new_zeros(1, dtype=self.wide)  # what baddbmm would add to, times beta = 0
-        self.blocks = [self._block(block, batch * self.heads, slots) for block in body.h]
+        kept = torch.float32 if config.reorder_and_upcast_attn else model.dtype
+        rows = (batch, config.n_head, config.head_dim, slots)
+        self.blocks = [
+            self._block(block, make_slots(*rows, block.attn.scale, kept, model.dtype, model.device)) for block in body.h
+        ]
 
-    def _block(self, block: Any, rows: int, slots: int) -> LeanBlock:
+    def _block(self, block: Any, slots: Slots) -> LeanBlock:
         attn, mlp = block.attn, block.mlp
         return LeanBlock(
             ln_1=block.ln_1.weight,
             c_attn=packed_product(attn.c_attn.weight, attn.c_attn.bias),
-            scale=attn.scale,
-            keys=self.tokens.new_zeros(rows, self.head_dim, slots, dtype=self.wide),
-            values=self.tokens.new_zeros(rows, slots, self.head_dim, dtype=self.wide),
+            slots=slots,
             attn_proj=packed_product(attn.c_proj.weight, attn.c_proj.bias),
             ln_2=block.ln_2.weight,
             c_fc=packed_product(mlp.c_fc.weight, mlp.c_fc.bias),
@@ -116,16 +110,15 @@ class LeanDecoder:
         logits = self.model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
         self.known = tokens.shape[1]
         for block, layer in zip(self.blocks, cache.layers, strict=True):
-            block.keys[:, :, : self.known] = layer.keys.flatten(0, 1).transpose(1, 2)
-            block.values[:, : self.known] = layer.values.flatten(0, 1)
+            block.slots.fill(layer.keys, layer.values)
         return logits
 
     def _step(self, tokens: Tensor) -> Tensor:
         """``[batch]`` to ``[batch, colours]``."""
         x = F.embedding(tokens, self.tokens) + self.positions[self.known]
         for block in self.blocks:
-            q, k, v = block.c_attn(self._norm(x, block.ln_1), None).chunk(3, dim=-1)
-            x = block.attn_proj(self._attend(block, q, k, v), x)
+            joined = block.c_attn(self._norm(x, block.ln_1), None)
+            x = block.attn_proj(block.slots.attend(joined, self.known), x)
             x = block.mlp_proj(block.act(block.c_fc(self._norm(x, block.ln_2), None)), x)
         self.known += 1
         return self.lm_head(self._norm(x, self.ln_f), None)
@@ -134,13 +127,3 @@ class LeanDecoder:
         if self.by_kernel:
             return kernels.rms_norm(x, weight, self.eps, once=True)
         return F.rms_norm(x, weight.shape, weight, self.eps)
-
-    def _attend(self, block: LeanBlock, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Each of ``[batch, n_embd]``: the new key and value into their slot, then the query over all known ones."""
-        rows, dim = block.keys.shape[0], self.head_dim
-        block.keys.select(2, self.known).copy_(k.reshape(rows, dim))
-        block.values.select(1, self.known).copy_(v.reshape(rows, dim))
-        keys, values = block.keys.narrow(2, 0, self.known + 1), block.values.narrow(1, 0, self.known + 1)
-        q = q.reshape(rows, 1, dim).to(self.wide)
-        scores = torch.baddbmm(self.unread, q, keys, beta=0, alpha=block.scale)  # [batch * heads, 1, known + 1]
-        return torch.bmm(scores.softmax(dim=-1), values).view(-1, self.heads * dim).to(k.dtype)
