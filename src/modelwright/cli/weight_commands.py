@@ -1,0 +1,106 @@
+"""The options of ``modelwright convert``, ``quantize`` and ``export``; their work is imported when they are chosen."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from modelwright.cli.engine_commands import Model
+
+ShardSize = Annotated[str, Option(help="Largest weight file: 5GB, 200MiB or a number of bytes.")]
+
+export = typer.Typer(help="Write a model for another runtime.", no_args_is_help=True)
+
+
+def convert(
+    src: Annotated[
+        str,
+        Argument(
+            help="A folder with MindFormers' YAML and safetensors weights (or the YAML itself), a Hugging Face folder, "
+            "a name from `modelwright models`, or a hub id like org/name.",
+            metavar="SRC",
+            show_default=False,
+        ),
+    ],
+    dst: Annotated[Path, Argument(help="The folder to make; it must not hold anything yet.", metavar="DST")],
+    to: Annotated[
+        str | None,
+        Option(
+            help="hf or mindformers. Left out: hf, that is the other layout for a MindFormers source and the same one "
+            "for a Hugging Face source.",
+            metavar="LAYOUT",
+            show_default=False,
+        ),
+    ] = None,
+    qkv_concat: Annotated[
+        bool | None,
+        Option(
+            "--qkv-concat/--no-qkv-concat",
+            help="Fuse the query, key, value and the gate, up projections of a MindFormers target, or keep them apart. "
+            "Left out: as the config says.",
+            show_default=False,
+        ),
+    ] = None,
+    num_key_value_heads: Annotated[
+        int | None,
+        Option(help="Pool the key and value heads down to this many, by their mean.", metavar="K", show_default=False),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        Option(help="float32, bfloat16 or float16. Left out: each tensor keeps its own.", show_default=False),
+    ] = None,
+    max_shard_size: ShardSize = "5GB",
+) -> None:
+    """Turn a checkpoint into another layout, number type, file size or number of key heads."""
+    from modelwright.cli.convert import ConvertOptions, run_convert
+
+    run_convert(ConvertOptions(src, dst, to, qkv_concat, num_key_value_heads, dtype, max_shard_size))
+
+
+def quantize(
+    model: Model,
+    out: Annotated[Path, Argument(help="The folder to make; it must not hold anything yet.", metavar="OUT")],
+    method: Annotated[
+        str, Option(help="int8, int4, or int8-dynamic, which rounds activations too.", metavar="METHOD")
+    ] = "int8",
+    group: Annotated[int, Option(help="Inputs that share an int4 scale: 32, 64 or 128.", metavar="N")] = 64,
+    keep_head: Annotated[
+        bool, Option("--keep-head/--no-keep-head", help="Leave the output head as it is, or quantize it too.")
+    ] = True,
+    evaluate: Annotated[
+        Path | None,
+        Option(
+            "--eval",
+            help="A text, or a .jsonl of objects with a text, to compare loss and perplexity on.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[str, Option(help="Where --eval runs: auto, cpu, cuda, ...")] = "auto",
+    max_shard_size: ShardSize = "5GB",
+) -> None:
+    """Store a checkpoint's matrices as integers, and say what that changes."""
+    from modelwright.cli.quantize import QuantizeOptions, run_quantize
+
+    run_quantize(QuantizeOptions(model, out, method, group, keep_head, max_shard_size, evaluate, device))
+
+
+@export.command("onnx")
+def export_onnx(
+    model: Model,
+    out: Annotated[
+        Path,
+        Argument(
+            help="The folder to make; one that an export made before is replaced.", metavar="OUT", show_default=False
+        ),
+    ],
+    dtype: Annotated[str, Option(help="float32 or float16.")] = "float32",
+    opset: Annotated[int, Option(help="ONNX's version, 18 to 23.", metavar="N")] = 20,
+    draws: Annotated[int, Option(help="How many drawn shapes to compare with PyTorch.", metavar="N")] = 12,
+    seed: Annotated[int, Option(help="Of the drawn shapes and tokens.")] = 0,
+) -> None:
+    """Write ONNX graphs with the cache as inputs and outputs, compared with PyTorch before they appear."""
+    from modelwright.cli.export import ExportOptions, run_export
+
+    run_export(ExportOptions(model, out, dtype, opset, draws, seed))
