@@ -1,4 +1,4 @@
-"""What decoders share around their layers: which embeddings and cache a pass uses, where a row ends, router biases.
+"""What decoders share around their layers: which embeddings and cache a pass uses, router biases, losses.
 
 Leaves out the layers and the forward passes, which each family writes itself.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
-from transformers.modeling_outputs import MoeModelOutputWithPast, SequenceClassifierOutputWithPast
+from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from modelwright.attention import AttentionBackend
 from modelwright.configs.rope import RopeSettings
@@ -23,13 +23,6 @@ from modelwright.models.balance import move_bias
 @dataclass
 class DecoderOutput(MoeModelOutputWithPast):
     """A decoder's output; ``aux_loss`` is the scaled balance loss of a training pass, otherwise None."""
-
-    aux_loss: Tensor | None = None
-
-
-@dataclass
-class ClassifierOutput(SequenceClassifierOutputWithPast):
-    """Class scores; ``aux_loss`` is the balance part of ``loss``."""
 
     aux_loss: Tensor | None = None
 
@@ -78,46 +71,6 @@ def pass_cache(
             raise RequestError("gradient checkpointing recomputes layers and cannot continue past_key_values")
         return None
     return DynamicCache() if given is None and wanted and attention is None else given
-
-
-def last_tokens(
-    input_ids: Tensor | None, attention_mask: Tensor | None, hidden: Tensor, pad_token_id: int | None
-) -> Tensor:
-    """``[batch]``: the index of each row's last token that is not padding in ``hidden`` ``[batch, tokens, dim]``.
-
-    Padding is known from a 2-D mask, else from the pad token, else there is none.
-    """
-    batch, tokens = hidden.shape[:2]
-    real = torch.ones(batch, tokens, dtype=torch.bool, device=hidden.device)
-    if attention_mask is not None and attention_mask.dim() == 2:
-        real = attention_mask[:, -tokens:].bool()
-    elif input_ids is not None and pad_token_id is not None:
-        real = input_ids != pad_token_id
-    return (torch.arange(tokens, device=hidden.device) * real).argmax(dim=-1)
-
-
-def classified(
-    head: Any, outputs: DecoderOutput, input_ids: Tensor | None, attention_mask: Tensor | None, labels: Tensor | None
-) -> ClassifierOutput:
-    """Scores ``[batch, num_labels]`` of a classification model at each row's last token, with the loss for ``labels``.
-
-    ``head`` is the transformers model that holds ``score`` and says by ``config.problem_type`` which loss is meant.
-    """
-    hidden = outputs.last_hidden_state
-    assert hidden is not None
-    last = last_tokens(input_ids, attention_mask, hidden, head.config.pad_token_id)
-    logits = head.score(hidden[torch.arange(len(last), device=last.device), last])
-    loss, aux_loss = None, outputs.aux_loss
-    if labels is not None:
-        loss = head.loss_function(labels=labels, pooled_logits=logits, config=head.config)
-        loss = loss if aux_loss is None else loss + aux_loss
-    return ClassifierOutput(
-        loss=loss,
-        aux_loss=aux_loss,
-        logits=logits,
-        past_key_values=outputs.past_key_values,
-        hidden_states=outputs.hidden_states,
-    )
 
 
 def rope_extension(rope: RopeSettings) -> dict[str, Any]:

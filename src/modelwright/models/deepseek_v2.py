@@ -15,13 +15,12 @@ from modelwright.configs import DeepseekV2Config
 from modelwright.layers import MoE, RMSNorm, Routing, column_linear
 from modelwright.models.arguments import check_mask, positions_from_mask, refuse_attentions, refuse_unknown
 from modelwright.models.balance import accumulate_load, balance_loss
+from modelwright.models.classification import TextClassifier
 from modelwright.models.decoder import (
-    ClassifierOutput,
     DecoderOutput,
     RouterBiases,
     check_expert_ranks,
     check_kept,
-    classified,
     embed,
     kept_tokens,
     pass_cache,
@@ -185,12 +184,10 @@ class DeepseekV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
         return result if self._wants_dict(return_dict) else result.to_tuple()
 
 
-class DeepseekV2ForSequenceClassification(DeepseekV2PreTrainedModel):
+class DeepseekV2ForSequenceClassification(DeepseekV2PreTrainedModel, TextClassifier):
     """The decoder with ``num_labels`` scores read at each row's last token that is not padding."""
 
     unused_tensors = (*DeepseekV2PreTrainedModel.unused_tensors, r"^lm_head\.weight$")
-    new_heads = ("score.weight",)
-    accepts_loss_kwargs = False  # transformers' Trainer averages micro-batches itself
 
     def __init__(self, config: DeepseekV2Config):
         super().__init__(config)
@@ -198,29 +195,3 @@ class DeepseekV2ForSequenceClassification(DeepseekV2PreTrainedModel):
         self.model = DeepseekV2Model(config)
         self.score = nn.Linear(config.hidden_size, self.num_labels, bias=False)
         self.post_init()
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        use_cache: bool | None = None,
-        return_dict: bool | None = None,
-        **kwargs,
-    ) -> ClassifierOutput | tuple:
-        """Scores ``[batch, num_labels]``; the loss follows ``config.problem_type`` as elsewhere in transformers."""
-        outputs = self.model(
-            input_ids,
-            attention_mask,
-            position_ids,
-            past_key_values,
-            inputs_embeds,
-            use_cache,
-            return_dict=True,
-            **kwargs,
-        )
-        result = classified(self, outputs, input_ids, attention_mask, labels)
-        return result if self._wants_dict(return_dict) else result.to_tuple()

@@ -19,12 +19,11 @@ from modelwright.errors import CheckpointError
 from modelwright.layers import Router, Routing, column_linear
 from modelwright.models.arguments import check_mask, refuse_attentions, refuse_unknown
 from modelwright.models.balance import accumulate_load, llama_balance_loss
+from modelwright.models.classification import TextClassifier
 from modelwright.models.decoder import (
-    ClassifierOutput,
     DecoderOutput,
     RouterBiases,
     check_kept,
-    classified,
     embed,
     kept_tokens,
     pass_cache,
@@ -272,12 +271,10 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
         )
 
 
-class LlamaForSequenceClassification(LlamaPreTrainedModel):
+class LlamaForSequenceClassification(LlamaPreTrainedModel, TextClassifier):
     """The decoder with ``num_labels`` scores read at each row's last token that is not padding."""
 
     unused_tensors = (*LlamaPreTrainedModel.unused_tensors, r"^lm_head\.weight$")
-    new_heads = ("score.weight",)
-    accepts_loss_kwargs = False  # transformers' Trainer averages micro-batches itself
 
     def __init__(self, config: LlamaConfig):
         super().__init__(config)
@@ -287,29 +284,3 @@ class LlamaForSequenceClassification(LlamaPreTrainedModel):
         self.model.types.store(self.score)
         self.post_init()
         self.load_named_checkpoint()
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        use_cache: bool | None = None,
-        return_dict: bool | None = None,
-        **kwargs,
-    ) -> ClassifierOutput | tuple:
-        """Scores ``[batch, num_labels]``; the loss follows ``config.problem_type`` as elsewhere in transformers."""
-        outputs = self.model(
-            input_ids,
-            attention_mask,
-            position_ids,
-            past_key_values,
-            inputs_embeds,
-            use_cache,
-            return_dict=True,
-            **kwargs,
-        )
-        result = classified(self, outputs, input_ids, attention_mask, labels)
-        return result if self._wants_dict(return_dict) else result.to_tuple()
