@@ -1,12 +1,13 @@
 """A model without tensors, which notices every page that holds something else than it should."""
 
 from collections import Counter
+from itertools import groupby
 from zlib import crc32
 
 from modelwright.engine.blocks import BlockPool
 from modelwright.engine.scheduler import Scheduler
 from modelwright.engine.sequence import Sequence
-from modelwright.engine.step import Chunk, Step
+from modelwright.engine.step import Chunk, Direction, Move, Step
 
 STOP = 0
 VOCABULARY = 23
@@ -43,14 +44,16 @@ class PagedMachine:
     A slot holds its token's history: a number that depends on the salt and on all keys up to that position.
     """
 
-    def __init__(self, pool: BlockPool):
+    def __init__(self, pool: BlockPool, host_pages: int = 0):
         self.pool = pool
         self.pages: list[list[int | None]] = [[None] * pool.block_size for _ in range(pool.num_blocks)]
+        self.host: list[list[int | None]] = [[None] * pool.block_size for _ in range(host_pages)]
         self._histories: dict[str, list[int]] = {}
 
     def run(self, step: Step) -> dict[str, int]:
         """The tokens drawn in a step, after checking that each chunk finds its past and writes to its own pages."""
-        self._copy(step)
+        for _, together in groupby(step.moves, key=lambda move: move.direction):
+            self._move(list(together))
         written: Counter[tuple[int, int]] = Counter()
         for chunk in step.chunks:
             written.update(self._write(chunk))
@@ -64,19 +67,25 @@ class PagedMachine:
 
     def spoil(self, step: Step) -> None:
         """A pass that fails half-way: whatever it may write is garbage."""
-        for _, target in step.copies:
-            self.pages[target] = [None] * self.pool.block_size
+        for move in step.moves:
+            self._pools(move)[1][move.target] = [None] * self.pool.block_size
         for chunk in step.chunks:
             for page, offset in self._slots(chunk):
                 self.pages[page][offset] = None
 
-    def _copy(self, step: Step) -> None:
+    def _move(self, moves: list[Move]) -> None:
         """All sources read first, which must be the same as one after the other."""
-        read = {target: list(self.pages[source]) for source, target in step.copies}
-        assert len(read) == len(step.copies), "two copies have one target"
-        for source, target in step.copies:
-            self.pages[target] = list(self.pages[source])
-        assert all(self.pages[target] == content for target, content in read.items())
+        sources, targets = self._pools(moves[0])
+        read = {move.target: list(sources[move.source]) for move in moves}
+        assert len(read) == len(moves), "two copies have one target"
+        for move in moves:
+            targets[move.target] = list(sources[move.source])
+        assert all(targets[target] == content for target, content in read.items())
+
+    def _pools(self, move: Move) -> tuple[list, list]:
+        """Where a move reads and where it writes."""
+        sources = self.host if move.direction is Direction.BACK else self.pages
+        return sources, self.host if move.direction is Direction.OUT else self.pages
 
     def _slots(self, chunk: Chunk) -> list[tuple[int, int]]:
         size = self.pool.block_size
@@ -139,4 +148,8 @@ def check_books(scheduler: Scheduler) -> None:
     assert usage.used == len(held)
     assert usage.used + usage.cached + usage.free == pool.num_blocks
     assert all(not sequence.table and sequence.computed == 0 for sequence in scheduler.waiting)
+    stored = [page for sequence in scheduler.waiting for page in sequence.stored]
+    assert len(set(stored)) == len(stored) == scheduler.host.used, "pages on the host are lost or mixed up"
+    assert all(len(sequence.stored) == pool.pages_for(sequence.kept) for sequence in scheduler.waiting)
+    assert not any(sequence.stored or sequence.kept for sequence in scheduler.running)
     assert all(len(set(sequence.table)) == len(sequence.table) for sequence in scheduler.running)

@@ -133,10 +133,13 @@ def check_logprobs(found: tuple[TokenLogprobs, ...] | None, logits: Tensor, ids:
         assert [logprob for _, logprob in each.top] == pytest.approx(best.values.tolist(), abs=1e-4)
 
 
+KEPT = {"token_budget": 4, "num_pages": 8, "host_pages": 16}
+
+
 @pytest.mark.parametrize(
     "limits",
-    [{"token_budget": 64}, {"token_budget": 4}, {"token_budget": 4, "num_pages": 8}, {"max_batch": 1}],
-    ids=["whole", "in parts", "preempted", "one at a time"],
+    [{"token_budget": 64}, {"token_budget": 4}, {"token_budget": 4, "num_pages": 8}, {"max_batch": 1}, KEPT],
+    ids=["whole", "in parts", "preempted", "one at a time", "preempted and kept"],
 )
 @pytest.mark.parametrize("n", [1, 3])
 def test_logprobs_of_prompt_and_outputs_are_those_of_the_dense_pass(n, limits):

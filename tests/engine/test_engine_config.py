@@ -38,6 +38,7 @@ def answer(engine: Engine, **params: Any) -> tuple[int, ...]:
         ({"max_batch": 0}, "max_batch must be at least 1, got 0"),
         ({"page_size": 0}, "page_size must be at least 1, got 0"),
         ({"num_pages": 0}, "num_pages must be at least 1, got 0"),
+        ({"host_pages": -1}, "host_pages must be at least 0, got -1"),
         ({"max_context": -1}, "max_context must be at least 1, got -1"),
         ({"kept_pictures": 0}, "kept_pictures must be at least 1, got 0"),
         ({"max_batch": 8, "token_budget": 4}, r"token_budget \(4\) must be at least max_batch \(8\)"),

@@ -93,12 +93,13 @@ def test_pixels_decide_what_is_found_again():
     assert engine._pictures is not None and engine._pictures.encoded == 2
 
 
-def test_preemption_in_the_middle_of_pictures():
+@pytest.mark.parametrize("host_pages", [0, 64])
+def test_preemption_in_the_middle_of_pictures(host_pages):
     model = tiny_vl2()
     prompts = [batch((1, 1), (1, 1), seed=seed) for seed in range(4)]
     new, length = 24, prompts[0]["input_ids"].shape[1]
     two_begin = 2 * -(-(length + 4) // 4) + 2  # pages of 4 for two prompts, and not for two whole outputs
-    engine = engine_of(model, num_pages=two_begin, token_budget=5, reuse_prefixes=False)
+    engine = engine_of(model, num_pages=two_begin, token_budget=5, reuse_prefixes=False, host_pages=host_pages)
     names = [engine.add_request(prompt, greedy(new)) for prompt in prompts]
     preempted, found = 0, {}
     while engine.has_work:

@@ -84,6 +84,7 @@ def limits(draw: st.DrawFn) -> dict[str, Any]:
         "token_budget": draw(st.integers(batch, 12)),
         "page_size": size,
         "num_pages": -(-(len(PROMPT) + NEW) // size) + draw(st.integers(0, 8)),
+        "host_pages": draw(st.sampled_from([0, 4, 64])),
         "chunk_prefill": draw(st.booleans()),
         "reuse_prefixes": draw(st.booleans()),
     }

@@ -244,8 +244,8 @@ def test_samples_read_their_prompt_once_and_copy_its_last_page_when_they_write()
     assert (scheduler.pool.usage.used, scheduler.pool.references(partly)) == (2, 3)
 
     second = advance(scheduler, machine)
-    assert second.tokens == 3 and [source for source, _ in second.copies] == [partly, partly]
-    assert sorted(sample.table[1] for sample in group) == sorted({partly, *(target for _, target in second.copies)})
+    assert second.tokens == 3 and [move.source for move in second.moves] == [partly, partly]
+    assert sorted(sample.table[1] for sample in group) == sorted({partly, *(move.target for move in second.moves)})
     assert scheduler.pool.references(shared) == 3
     drain(scheduler, machine)
     assert [sample.generated for sample in group] == [alone(sample) for sample in group]
@@ -255,7 +255,7 @@ def test_samples_of_a_prompt_of_full_pages_copy_nothing():
     scheduler, machine = served()
     leader, *siblings = samples(count(1, 9), 3)
     scheduler.add(leader, siblings)
-    assert advance(scheduler, machine).copies == advance(scheduler, machine).copies == ()
+    assert advance(scheduler, machine).moves == advance(scheduler, machine).moves == ()
 
 
 def test_more_samples_than_seats_take_their_turns():

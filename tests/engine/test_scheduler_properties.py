@@ -2,6 +2,7 @@
 
 import random
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -25,11 +26,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         chunk_prefill=st.booleans(),
         reuse=st.booleans(),
         aging=st.sampled_from([1, 4, 1000]),
+        host_pages=st.sampled_from([0, 3, 40]),
     )
-    def start(self, max_batch, spare, chunk_prefill, reuse, aging):
+    def start(self, max_batch, spare, chunk_prefill, reuse, aging, host_pages):
         self.pool = BlockPool(PAGES, SIZE, reuse)
         limits = SchedulerSettings(max_batch, max_batch + spare, chunk_prefill, aging=aging)
-        self.scheduler, self.machine = Scheduler(self.pool, limits), PagedMachine(self.pool)
+        self.scheduler = Scheduler(self.pool, limits, host_pages)
+        self.machine = PagedMachine(self.pool, host_pages)
         self.all: list[Sequence] = []
         self.step = None
 
@@ -101,7 +104,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             check_books(self.scheduler)
             budget -= 1
             assert budget, "somebody never ends"
-        assert self.pool.usage.used == 0 and not self.scheduler.running and not self.scheduler.waiting
+        assert self.pool.usage.used == self.scheduler.host.used == 0
+        assert not self.scheduler.running and not self.scheduler.waiting
         for sequence in self.all:
             whole = alone(sequence)
             assert sequence.ended and not sequence.table
@@ -116,10 +120,12 @@ TestScheduler = SchedulerMachine.TestCase
 TestScheduler.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 
 
-def test_ten_thousand_small_requests_with_random_aborts_leave_no_page_in_use():
+@pytest.mark.parametrize("host_pages", [0, 30])
+def test_ten_thousand_small_requests_with_random_aborts_leave_no_page_in_use(host_pages):
     chance = random.Random(5)
     pool = BlockPool(48, 2)
-    scheduler, machine = Scheduler(pool, SchedulerSettings(max_batch=16, token_budget=80)), PagedMachine(pool)
+    scheduler = Scheduler(pool, SchedulerSettings(max_batch=16, token_budget=80), host_pages)
+    machine = PagedMachine(pool, host_pages)
     live: dict[str, Sequence] = {}
     aborted = finished = added = preempted = 0
     while added < 10_000 or scheduler.has_work:
@@ -140,5 +146,5 @@ def test_ten_thousand_small_requests_with_random_aborts_leave_no_page_in_use():
             finished += 1
             del live[sequence.id]
     assert finished + aborted == 10_000 and aborted > 500 and preempted > 0
-    assert (pool.usage.used, pool.available) == (0, 48)
+    assert (pool.usage.used, pool.available, scheduler.host.used) == (0, 48, 0)
     assert pool.usage.hit_rate > 0.1

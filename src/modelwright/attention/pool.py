@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from modelwright.ops.pages import Pages, copy_pages, read_pages, slots_of, write_pages
+from modelwright.ops.pages import Pages, copy_pages, move_pages, read_pages, slots_of, write_pages
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,14 @@ class PagePool:
     """One layer's pages, of ``page_size`` tokens each.
 
     ``keys`` and ``values`` have a row per head. In a latent pool ``keys`` are the rotated keys and ``values`` the
-    latents, without heads: two views of one tensor of ``rank + rope`` numbers a token.
+    latents, without heads: two views of one tensor of ``rank + rope`` numbers a token. ``stored`` are the tensors
+    ``[pages, ...]`` that both are made of, scales included. A pool that is ``pinned`` lies in host memory from which a
+    GPU reads, and to which it writes, while the host goes on.
     """
 
     keys: Pages
     values: Pages
+    stored: tuple[Tensor, ...]
 
     @classmethod
     def grouped(
@@ -34,10 +37,12 @@ class PagePool:
         v_dim: int,
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
+        pinned: bool = False,
     ) -> Self:
         """Room for keys and values of ``kv_heads`` heads; ``torch.int8`` keeps a scale per token and head."""
         shape = (pages, page_size, kv_heads)
-        return cls(*(_pages((*shape, width), shape, dtype, device) for width in (k_dim, v_dim)))
+        keys, values = (_pages((*shape, width), shape, dtype, device, pinned) for width in (k_dim, v_dim))
+        return cls(keys, values, (*_tensors(keys), *_tensors(values)))
 
     @classmethod
     def latent(
@@ -48,11 +53,13 @@ class PagePool:
         rope: int,
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
+        pinned: bool = False,
     ) -> Self:
         """Room for latents and rotated keys; ``torch.int8`` keeps a scale for each of the two per token."""
-        whole = _pages((pages, page_size, rank + rope), (pages, page_size, 2), dtype, device)
+        whole = _pages((pages, page_size, rank + rope), (pages, page_size, 2), dtype, device, pinned)
         scales = (None, None) if whole.scales is None else whole.scales.unbind(-1)
-        return cls(Pages(whole.rows[..., rank:], scales[1]), Pages(whole.rows[..., :rank], scales[0]))
+        keys, values = Pages(whole.rows[..., rank:], scales[1]), Pages(whole.rows[..., :rank], scales[0])
+        return cls(keys, values, _tensors(whole))
 
     @property
     def page_size(self) -> int:
@@ -73,11 +80,26 @@ class PagePool:
         copy_pages(self.keys, copies)
         copy_pages(self.values, copies)
 
+    def move(self, target: "PagePool", moves: Sequence[tuple[int, int]]) -> None:
+        """Copy whole pages into those of a pool elsewhere, see :func:`modelwright.ops.pages.move_pages`."""
+        for mine, theirs in zip(self.stored, target.stored, strict=True):
+            move_pages(mine, theirs, moves)
 
-def _pages(shape: tuple[int, ...], vectors: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> Pages:
-    """Zeros, which take no memory on a CPU until they are written over."""
-    scales = torch.zeros(vectors, device=device) if dtype == torch.int8 else None
-    return Pages(torch.zeros(shape, dtype=dtype, device=device), scales)
+
+def _pages(
+    shape: tuple[int, ...],
+    vectors: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device | str,
+    pinned: bool,
+) -> Pages:
+    """Zeros, which take no memory on a CPU until they are written over, unless they are pinned."""
+    scales = torch.zeros(vectors, device=device, pin_memory=pinned) if dtype == torch.int8 else None
+    return Pages(torch.zeros(shape, dtype=dtype, device=device, pin_memory=pinned), scales)
+
+
+def _tensors(pages: Pages) -> tuple[Tensor, ...]:
+    return (pages.rows,) if pages.scales is None else (pages.rows, pages.scales)
 
 
 @dataclass(frozen=True)

@@ -43,19 +43,30 @@ class CacheLayout:
         scales = 2 * torch.float32.itemsize if dtype == torch.int8 else 0
         return vectors * ((self.keys + self.values) * dtype.itemsize + scales)
 
-    def pools(self, pages: int, page_size: int, dtype: torch.dtype, device: torch.device) -> list[PagePool]:
+    def pools(
+        self, pages: int, page_size: int, dtype: torch.dtype, device: torch.device, pinned: bool = False
+    ) -> list[PagePool]:
         """An empty pool for each layer; ``torch.int8`` keeps scales beside the numbers."""
         if self.heads is None:
             sizes = (pages, page_size, self.values, self.keys)
-            return [PagePool.latent(*sizes, dtype, device) for _ in range(self.layers)]
+            return [PagePool.latent(*sizes, dtype, device, pinned) for _ in range(self.layers)]
         sizes = (pages, page_size, self.heads, self.keys, self.values)
-        return [PagePool.grouped(*sizes, dtype, device) for _ in range(self.layers)]
+        return [PagePool.grouped(*sizes, dtype, device, pinned) for _ in range(self.layers)]
 
 
 def make_pools(served: ServedModel, settings: EngineConfig, pages: int) -> list[PagePool]:
     """The pools of `pages` for a model."""
     dtype = _stored_in(served, settings)
     return CacheLayout.of(served.config).pools(pages, settings.page_size, dtype, served.device)
+
+
+def make_host_pools(served: ServedModel, settings: EngineConfig) -> list[PagePool]:
+    """The pools of `host_pages` in host memory, pinned for a GPU; none if nothing is to be kept there."""
+    if not settings.host_pages:
+        return []
+    layout, dtype = CacheLayout.of(served.config), _stored_in(served, settings)
+    pinned = served.device.type == "cuda"
+    return layout.pools(settings.host_pages, settings.page_size, dtype, torch.device("cpu"), pinned)
 
 
 def count_pages(served: ServedModel, settings: EngineConfig, context: int) -> int:

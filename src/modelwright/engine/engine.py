@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any
 
 from modelwright.engine.blocks import BlockPool
-from modelwright.engine.cache import count_pages, make_pools
+from modelwright.engine.cache import count_pages, make_host_pools, make_pools
 from modelwright.engine.engine_config import EngineConfig
 from modelwright.engine.intake import Intake
 from modelwright.engine.params import SamplingParams
@@ -54,9 +54,10 @@ class Engine:
         self._intake = Intake(served, tokenizer, self.context)
         self._pictures = PictureRows(model, settings.kept_pictures) if served.sees else None
         pages = count_pages(served, settings, self.context)
-        self._runner = Runner(served, make_pools(served, settings, pages), self._pictures)
+        on_device, on_host = make_pools(served, settings, pages), make_host_pools(served, settings)
+        self._runner = Runner(served, on_device, self._pictures, on_host)
         pool = BlockPool(pages, settings.page_size, settings.reuse_prefixes)
-        self._scheduler = Scheduler(pool, _limits(served, settings, self.context))
+        self._scheduler = Scheduler(pool, _limits(served, settings, self.context), settings.host_pages)
         self._requests: dict[str, Request] = {}
         self._samples: dict[str, tuple[Request, Sample]] = {}  # by the ids of their sequences
         self._numbers = count()

@@ -22,6 +22,8 @@ class EngineConfig(ConfigPart):
         page_size: tokens in a page of the cache.
         num_pages: pages of the cache; None for as many as `max_batch` whole contexts need, if they fit into a quarter
             of the memory that is free.
+        host_pages: pages in host memory (pinned for a GPU) for sequences that lose theirs to others, who find there
+            what they had computed; 0 lets them compute it again.
         kv_dtype: ``auto`` keeps keys and values as the model computes them, ``int8`` in a quarter or half of the room.
         chunk_prefill: whether parts of prompts share a step with decodes. The prompts of a model that rotates by a
             sequence's length (rope types ``dynamic`` and DYNAMIC_NTK) are read whole in any case.
@@ -29,7 +31,7 @@ class EngineConfig(ConfigPart):
         kept_pictures: of how many pictures the rows are kept for prompts that show them again.
 
     Raises:
-        ConfigError: a value has the wrong type, a number is below 1, or a name is unknown.
+        ConfigError: a value has the wrong type, a number is below 1 (`host_pages`: 0), or a name is unknown.
     """
 
     max_batch: int = 64
@@ -37,6 +39,7 @@ class EngineConfig(ConfigPart):
     max_context: int | None = None
     page_size: int = 16
     num_pages: int | None = None
+    host_pages: int = 0
     kv_dtype: str = "auto"
     chunk_prefill: bool = True
     reuse_prefixes: bool = True
@@ -44,6 +47,7 @@ class EngineConfig(ConfigPart):
 
     def check_rules(self) -> None:
         self.require_at_least(1, "max_batch", "token_budget", "max_context", "page_size", "num_pages", "kept_pictures")
+        self.require_at_least(0, "host_pages")
         budget, batch = self.token_budget, self.max_batch
         require(budget >= batch, f"token_budget ({budget}) must be at least max_batch ({batch})")
         require_one_of("kv_dtype", self.kv_dtype, KV_DTYPES)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from modelwright.attention import AttentionBackend, PagedAttention, PagedBatch, PagePool
 from modelwright.attention.upcast import UpcastAttention
+from modelwright.engine.page_moves import carry_out
 from modelwright.engine.picture_rows import PictureRows
 from modelwright.engine.prompt import PromptPicture
 from modelwright.engine.served_model import ServedModel
@@ -38,16 +39,23 @@ class Runner:
         served: the model.
         pools: one for each layer.
         pictures: for a model that sees them.
+        host_pools: one for each layer in host memory, or none.
     """
 
-    def __init__(self, served: ServedModel, pools: Sequence[PagePool], pictures: PictureRows | None):
+    def __init__(
+        self,
+        served: ServedModel,
+        pools: Sequence[PagePool],
+        pictures: PictureRows | None,
+        host_pools: Sequence[PagePool] = (),
+    ):
         self._served, self._pools, self._pictures = served, pools, pictures
+        self._host_pools = host_pools
 
     @torch.inference_mode()
     def run(self, step: Step, pictures: Pictures) -> Logits:
         """The logits of a step."""
-        for pool in self._pools:
-            pool.copy(step.copies)
+        carry_out(step.moves, self._pools, self._host_pools)
         passes = [self._pass(chunks, pictures) for chunks in self._rows(step.chunks)]
         drawing = torch.cat([one.drawing for one in passes]) if len(passes) > 1 else passes[0].drawing
         return Logits(drawing, {id_: rows for one in passes for id_, rows in one.prompts.items()})

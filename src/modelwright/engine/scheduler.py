@@ -4,20 +4,23 @@ Continuous batching: each step computes one token of every sequence that decodes
 prompts (`StepPlan` says which). Sequences are served by rank: the step they were added in plus `aging` steps for each
 level of priority, so a level is worth that many steps of waiting. A sequence is overtaken only by those added within
 that time, hence none starves under any stream of requests whose priorities are bounded. A running sequence loses its
-pages only when others that rank before it need them to go on; a better priority alone takes no pages from anyone.
+pages only when others that rank before it need them to go on; a better priority alone takes no pages from anyone. What
+it had computed waits in host memory if there is room, and is computed again otherwise.
 """
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from modelwright.engine.blocks import BlockPool
+from modelwright.engine.host_pages import HostPages
 from modelwright.engine.queues import Queues
 from modelwright.engine.scheduler_settings import SchedulerSettings
 from modelwright.engine.sequence import Sequence, Status
-from modelwright.engine.step import Chunk, Step, StepStatistics
+from modelwright.engine.step import Chunk, Direction, Step, StepStatistics
 from modelwright.engine.step_plan import StepPlan
 from modelwright.errors import RequestError
 
+_OUT, _BACK = Direction.OUT, Direction.BACK
 NO_REASONS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -28,9 +31,10 @@ class Scheduler:
     until the step is committed.
     """
 
-    def __init__(self, pool: BlockPool, settings: SchedulerSettings):
+    def __init__(self, pool: BlockPool, settings: SchedulerSettings, host_pages: int = 0):
         self.pool, self.settings = pool, settings
-        self._queues = Queues(pool)
+        self.host = HostPages(host_pages, pool.block_size)
+        self._queues = Queues(pool, self.host)
         self._live: dict[str, Sequence] = {}
         self._step: Step | None = None  # in flight
         self._steps = self._arrivals = 0
@@ -97,7 +101,7 @@ class Scheduler:
         assert chunks or not self._live, "a step must do something while anybody waits"
         self._steps += 1
         preempted = tuple(plan.preempted)
-        self._step = Step(chunks, tuple(plan.copies), preempted, self._statistics(chunks, len(preempted)))
+        self._step = Step(chunks, tuple(plan.moves), preempted, self._statistics(chunks, len(preempted)))
         return self._step
 
     def commit(
@@ -124,19 +128,32 @@ class Scheduler:
         return tuple(sequence for sequence in drawn if sequence.ended)
 
     def discard(self, step: Step) -> None:
-        """The pass failed: what its pages hold is unknown, so its sequences lose them and are computed again."""
+        """The pass failed: what its pages hold is unknown, so its sequences lose them and are computed again.
+
+        So are those whose pages were to be moved, for nobody knows how far that got.
+        """
         assert step is self._step, "only the step in flight can be discarded"
         self._step = None
         self._let_go_of_ended()
-        for chunk in step.chunks:
-            if chunk.sequence in self._queues.running:
-                self._queues.preempt(chunk.sequence)
+        out, back = ({move.target for move in step.moves if move.direction is way} for way in (_OUT, _BACK))
+        for sequence in self._queues.waiting:
+            if not out.isdisjoint(sequence.stored):
+                self.host.drop(sequence)
+        computed = {chunk.sequence for chunk in step.chunks}
+        for sequence in list(self._queues.running):
+            if sequence in computed or not back.isdisjoint(sequence.table):
+                self._queues.preempt(sequence, store=False)
 
     def forget_prefixes(self) -> None:
-        """Reset the prefix cache, for instance for new weights; what runs now will not be found by others either."""
+        """Reset the prefix cache, for instance for new weights; what runs now will not be found by others either.
+
+        What waits in host memory is dropped, and will be computed by the new weights as all that waits.
+        """
         self.pool.forget()
         for sequence in self._queues.running:
             sequence.publishes = False
+        for sequence in self._queues.waiting:
+            self.host.drop(sequence)
 
     def _check(self, samples: list[Sequence]) -> None:
         ids = [sample.id for sample in samples]
@@ -161,8 +178,9 @@ class Scheduler:
         sequence.computed = chunk.end
         if sequence.publishes and self.pool.reuse:
             names = sequence.page_names(size, chunk.end // size)
-            for index in range(chunk.start // size, chunk.end // size):
+            for index in range(sequence.published, chunk.end // size):
                 self.pool.publish(sequence.table[index], names[index])
+            sequence.published = chunk.end // size
         if chunk.draws:
             for sibling in sequence.siblings:
                 sibling.leader = None
@@ -207,4 +225,5 @@ class Scheduler:
             pages_free=usage.free,
             hit_rate=usage.hit_rate,
             tokens=sum(chunk.count for chunk in chunks),
+            pages_stored=self.host.used,
         )

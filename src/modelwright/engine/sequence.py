@@ -33,6 +33,9 @@ class Sequence:
         tokens: the prompt and what was drawn.
         computed: how many leading tokens have their keys and values in pages.
         table: the pages, in order; page ``i`` holds the tokens from ``i * block_size`` on.
+        published: how many leading pages others may find already, or were found themselves.
+        stored: while it waits, pages of host memory that hold what it had computed, in order; mostly none.
+        kept: how many leading tokens those hold.
         arrival: counts the sequences as they were added.
         rank: lower is served first and preempted last.
         siblings: samples that wait for this sequence to read their common prompt; `leader` is the way back.
@@ -49,6 +52,9 @@ class Sequence:
     tokens: list[int] = field(init=False)
     computed: int = field(init=False, default=0)
     table: list[int] = field(init=False, default_factory=list)
+    published: int = field(init=False, default=0)
+    stored: list[int] = field(init=False, default_factory=list)
+    kept: int = field(init=False, default=0)
     status: Status = field(init=False, default=Status.WAITING)
     finish_reason: str | None = field(init=False, default=None)
     arrival: int = field(init=False, default=0)
@@ -106,4 +112,5 @@ class Sequence:
     def continue_from(self, other: "Sequence") -> None:
         """Stand where `other` stands in their common prompt; the references to the pages are the caller's to count."""
         self.table, self.computed = list(other.table), other.computed
-        self.publishes, self._names = other.publishes, list(other._names)
+        self.stored, self.kept = list(other.stored), other.kept
+        self.published, self.publishes, self._names = other.published, other.publishes, list(other._names)

@@ -1,6 +1,7 @@
 """What one step of the engine does: whose tokens go through the model, and the numbers to report; no decisions."""
 
 from dataclasses import dataclass
+from enum import Enum
 
 from modelwright.engine.sequence import Sequence
 
@@ -29,12 +30,30 @@ class Chunk:
         return bool(self.draws)
 
 
+class Direction(Enum):
+    """Between which pools a page's content is copied."""
+
+    WITHIN = "within the device"
+    OUT = "to the host"
+    BACK = "to the device"
+
+
+@dataclass(frozen=True)
+class Move:
+    """The content of page `source`, copied to page `target` in all layers."""
+
+    source: int
+    target: int
+    direction: Direction = Direction.WITHIN
+
+
 @dataclass(frozen=True)
 class StepStatistics:
     """One step in numbers: sequences after it was planned, pages, and the tokens it computes.
 
     `waiting` counts all that wait: preempted ones too, and samples whose prompt is being read. `preempted` are those
     that lost their pages in this step, and `hit_rate` the share of full pages found so far instead of computed.
+    `pages_stored` are pages of host memory that hold what waiting sequences had computed.
     """
 
     running: int
@@ -45,18 +64,19 @@ class StepStatistics:
     pages_free: int
     hit_rate: float
     tokens: int
+    pages_stored: int = 0
 
 
 @dataclass(frozen=True)
 class Step:
     """A plan for one forward pass, decodes first.
 
-    `copies` are ``(source, target)`` pages, copied in all layers before the pass: in order, or all read before any is
-    written, which is the same, for no target is written twice or read afterwards.
+    `moves` are done in order before the pass. Neighbours of one direction may be read before any of them is written,
+    which is the same, for among them no target is written twice or read afterwards.
     """
 
     chunks: tuple[Chunk, ...]
-    copies: tuple[tuple[int, int], ...]
+    moves: tuple[Move, ...]
     preempted: tuple[Sequence, ...]
     statistics: StepStatistics
 

@@ -7,7 +7,7 @@ from itertools import islice
 from modelwright.engine.queues import Queues
 from modelwright.engine.ranking import rank_of
 from modelwright.engine.sequence import Sequence
-from modelwright.engine.step import Chunk
+from modelwright.engine.step import Chunk, Move
 
 UNLIMITED = sys.maxsize
 
@@ -25,7 +25,7 @@ class StepPlan:
         self._granted: dict[Sequence, int] = {}
         self._underway: set[bytes] = set()  # names of pages that running prompts are about to fill
         self._full = False  # the best of the waiting found no room, or pages were just taken from another: none starts
-        self.copies: list[tuple[int, int]] = []
+        self.moves: list[Move] = []
         self.preempted: list[Sequence] = []
 
     @property
@@ -70,16 +70,17 @@ class StepPlan:
 
     def _read(self, sequence: Sequence, most: int, whole: bool = False) -> bool:
         """Grant up to `most` tokens of a prompt, or with `whole` all that remain or none."""
-        found = []
+        found, there = [], 0
         waits = sequence in self._queues.waiting
         if most == 0 or (waits and self._full):
             return False
         if waits:
             names = self._queues.reusable_names(sequence)
             found = self._pool.find(names)
-            if len(found) < len(names) and names[len(found)] in self._underway:
+            there = len(found) * self._pool.block_size
+            if there >= sequence.kept and len(found) < len(names) and names[len(found)] in self._underway:
                 return False  # the next page will be there to be found soon
-        unread = self._unread(sequence) - len(found) * self._pool.block_size
+        unread = self._unread(sequence) - max(there, sequence.kept)
         count = min(unread, most)
         if count <= 0 or (whole and count < unread):
             return False
@@ -101,7 +102,7 @@ class StepPlan:
         fits = promised + self._growth(sequence) - len(found) <= self._pool.available - idle
         self._full = not fits or len(self._queues.running) >= self._max_running
         if not self._full:
-            self._queues.start(sequence)
+            self.moves += self._queues.start(sequence)
             self._announce(sequence)
         return not self._full
 
@@ -112,7 +113,7 @@ class StepPlan:
     def _announce(self, sequence: Sequence) -> None:
         if sequence.publishes:
             full = self._queues.full_names(sequence)
-            self._underway.update(full[sequence.computed // self._pool.block_size :])
+            self._underway.update(full[sequence.published :])
 
     def _grant(self, sequence: Sequence, count: int) -> bool:
         """Pages for `count` more tokens of a running sequence; False if even preemption finds none."""
@@ -131,7 +132,7 @@ class StepPlan:
         if extension is None:
             return False
         if extension.copy:
-            self.copies.append(extension.copy)
+            self.moves.append(Move(*extension.copy))
             sequence.table[sequence.computed // self._pool.block_size] = extension.copy[1]
         sequence.table.extend(extension.pages)
         return True
@@ -142,7 +143,7 @@ class StepPlan:
         return next((other for other in behind if other not in self._granted), None)
 
     def _preempt(self, sequence: Sequence) -> None:
-        self._queues.preempt(sequence)
+        self.moves += self._queues.preempt(sequence, store=True)
         self.preempted.append(sequence)
         self._full = True
 

@@ -81,6 +81,16 @@ def copy_pages(pages: Pages, copies: Sequence[tuple[int, int]]) -> None:
             stored[targets] = stored[sources]
 
 
+def move_pages(source: Tensor, target: Tensor, moves: Sequence[tuple[int, int]]) -> None:
+    """Copy whole pages, ``(from, to)`` each, in order, into another pool of the same shape but for the pages' number.
+
+    The two may lie on different devices. Between a GPU and pinned memory nothing is waited for: who reads ``target`` on
+    the same stream reads what was moved, and who reads it on the host must wait for that stream.
+    """
+    for page, place in moves:
+        target[place].copy_(source[page], non_blocking=True)
+
+
 def slots_of(table: Sequence[int], page_size: int, start: int, stop: int) -> list[int]:
     """The slots of a sequence's tokens ``start`` to ``stop - 1``."""
     return [table[place // page_size] * page_size + place % page_size for place in range(start, stop)]
