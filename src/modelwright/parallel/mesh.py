@@ -1,0 +1,121 @@
+"""The ranks that share a model: how they meet and part, and what they say to each other; slicing is elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import Store
+
+from modelwright.errors import ConfigError
+
+PATIENCE = timedelta(days=365)
+"""How long a rank waits for the others: a session may lie idle for long, and one that died is noticed at once."""
+
+
+class RankLost(RuntimeError):
+    """The ranks cannot go on together: one of them ended, or failed in the middle of a pass."""
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """One rank's view of all of them; every method but `share` is called by all ranks together.
+
+    Attributes:
+        rank: this one's number; 0 is the one that serves.
+        size: how many there are. A mesh of one talks to nobody.
+        group: the process group; None for a mesh of one.
+    """
+
+    rank: int = 0
+    size: int = 1
+    group: Any = field(default=None, compare=False, repr=False)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank says what all compute."""
+        return self.rank == 0
+
+    def share(self, things: int) -> range:
+        """This rank's part of so many things; the parts follow each other and differ by one at most."""
+        return range(things * self.rank // self.size, things * (self.rank + 1) // self.size)
+
+    def sum(self, own: Tensor) -> Tensor:
+        """The sum of every rank's tensor, bit for bit the same on each; `own` may be overwritten."""
+        if self.size > 1:
+            own = own.contiguous()
+            with _linked():
+                dist.all_reduce(own, group=self.group)
+        return own
+
+    def concatenate(self, own: Tensor) -> Tensor:
+        """Every rank's ``[..., n]`` side by side, ``[..., size * n]``."""
+        if self.size == 1:
+            return own
+        own = own.contiguous()
+        parts = [torch.empty_like(own) for _ in range(self.size)]
+        with _linked():
+            dist.all_gather(parts, own, group=self.group)
+        return torch.cat(parts, dim=-1)
+
+    def least(self, number: int) -> int:
+        """The smallest of the numbers that the ranks have."""
+        if self.size == 1:
+            return number
+        least = torch.tensor(number)
+        with _linked():
+            dist.all_reduce(least, dist.ReduceOp.MIN, group=self.group)
+        return int(least)
+
+    def tell(self, order: Any) -> None:
+        """Rank 0 says what the others `hear`: anything that pickles."""
+        if self.size > 1:
+            self._broadcast([order])
+
+    def hear(self) -> Any:
+        """What rank 0 tells; the call waits for it."""
+        said = [None]
+        self._broadcast(said)
+        return said[0]
+
+    def _broadcast(self, said: list[Any]) -> None:
+        with _linked():
+            dist.broadcast_object_list(said, src=0, group=self.group, device=torch.device("cpu"))
+
+
+@contextmanager
+def process_group(
+    device: torch.device | str = "cpu", rank: int = -1, size: int = -1, store: Store | None = None
+) -> Iterator[Mesh]:
+    """The ranks of this run as a mesh, until the block is left: gloo between CPUs, NCCL between GPUs.
+
+    Args:
+        device: this rank's own.
+        rank, size, store: which of how many, and where they meet; left out, as torchrun's environment says.
+
+    Raises:
+        ConfigError: a kind of device between which nothing carries tensors.
+    """
+    kind = torch.device(device).type
+    if kind not in ("cpu", "cuda"):
+        raise ConfigError(f"several ranks compute on cpu or cuda, got {kind}")
+    carriers = "gloo" if kind == "cpu" else "cpu:gloo,cuda:nccl"  # orders go between CPUs in any case
+    with _linked():
+        dist.init_process_group(carriers, timeout=PATIENCE, rank=rank, world_size=size, store=store)
+    try:
+        yield Mesh(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _linked() -> Iterator[None]:
+    """What torch raises when a connection breaks, as :class:`RankLost`."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RankLost(f"the ranks cannot reach each other: {str(error).splitlines()[0]}") from error
