@@ -242,32 +242,42 @@ def test_a_prefill_refuses_what_it_cannot_do(vl2):
 
 
 class CountingCache(OffloadedCache):
-    """Counts the numbers that move."""
+    """Counts the tokens that move, in all layers together."""
 
     def __init__(self):
         super().__init__(torch.device("cpu"))
         self.out = self.back = 0
 
-    def to_host(self, new):
-        self.out += new.numel()
-        return super().to_host(new)
-
-    def to_device(self, stored):
-        self.back += stored.numel()
-        return super().to_device(stored)
+    def move(self, source, target, start, stop):
+        comes_back = any(target is here for here in self.fetched.values())
+        self.back += (stop - start) * comes_back
+        self.out += (stop - start) * (not comes_back)
+        super().move(source, target, start, stop)
 
 
 def test_only_new_entries_leave_the_device():
     model, ids, cache = tiny_v2(), tokens(1, 12), CountingCache()
-    per_token = model.config.num_hidden_layers * model.config.kv_numbers_per_token
-    past = 0
+    layers, past = model.config.num_hidden_layers, 0
     for chunk in ids.split(5, dim=1):
         before = cache.out, cache.back
         model(ids[:, past : past + chunk.shape[1]], past_key_values=cache)
-        assert cache.out - before[0] == per_token * chunk.shape[1]
-        assert cache.back - before[1] == per_token * past
+        assert cache.out - before[0] == layers * chunk.shape[1]
+        assert cache.back - before[1] == layers * past
         past += chunk.shape[1]
         assert not cache.fetched
+
+
+def test_a_long_offloaded_cache_is_that_of_plain_passes_after_crops_too():
+    model, ids = tiny_v2(), tokens(2, 60)
+    plain, moved = DynamicCache(), OffloadedCache(torch.device("cpu"))
+    with torch.no_grad():
+        for start, stop, dropped in ((0, 7, 0), (7, 37, 9), (28, 29, 0), (29, 60, 1)):
+            for cache in (plain, moved):
+                model(ids[:, start:stop], past_key_values=cache)
+                cache.crop(-dropped)
+            for part, full in zip(moved.layers, plain.layers, strict=True):
+                assert torch.equal(part.keys, full.keys) and torch.equal(part.values, full.values)
+    assert moved.get_seq_length() == 59
 
 
 @pytest.mark.parametrize("base", [MOE, MHA], ids=["latent", "mha"])
