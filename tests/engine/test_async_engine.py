@@ -189,6 +189,23 @@ def test_a_failing_model_is_heard_of_by_everyone_and_the_next_is_served(monkeypa
     run(work, engine)
 
 
+def test_forgetting_comes_before_what_is_asked_later():
+    engine, found = engine_of(MODEL), []
+
+    async def work(serving: AsyncEngine) -> None:
+        for forgets in (False, False, True):
+            if forgets:
+                serving.forget_prefixes()
+            await collect(serving.stream(PROMPTS[2], greedy(2)))
+            found.append(engine._scheduler.pool.usage.pages_found)
+        await asyncio.to_thread(serving.close)
+        with pytest.raises(RequestError, match="the engine is closed"):
+            serving.forget_prefixes()
+
+    run(work, engine)
+    assert found == [0, 2, 2]
+
+
 def test_closing_ends_streams_and_refuses_new_ones():
     async def work(serving: AsyncEngine) -> None:
         waiting = [asyncio.create_task(collect(serving.stream(PROMPTS[0], LONG))) for _ in range(3)]

@@ -133,6 +133,20 @@ def check_logprobs(found: tuple[TokenLogprobs, ...] | None, logits: Tensor, ids:
         assert [logprob for _, logprob in each.top] == pytest.approx(best.values.tolist(), abs=1e-4)
 
 
+def test_changed_weights_give_their_own_answers_once_prefixes_are_forgotten():
+    model = tiny_llama(base=HUGGING_FACE)
+    engine = engine_of(model)
+    before = engine.generate([OTHERS[2]], greedy(6))[0].completions[0].tokens
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.5)
+    engine.forget_prefixes()
+    after = engine.generate([OTHERS[2]], greedy(6))[0].completions[0].tokens
+    assert after == expected(model, OTHERS[2], 6).tokens != before
+    assert engine._scheduler.pool.usage.pages_found == 0
+    check_idle(engine)
+
+
 KEPT = {"token_budget": 4, "num_pages": 8, "host_pages": 16}
 
 

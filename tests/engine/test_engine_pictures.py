@@ -93,6 +93,20 @@ def test_pixels_decide_what_is_found_again():
     assert engine._pictures is not None and engine._pictures.encoded == 2
 
 
+def test_pictures_are_encoded_anew_once_they_are_forgotten():
+    model, picture = tiny_vl2(), batch((2, 1))
+    engine = engine_of(model)
+    assert engine._pictures is not None
+    for encoded, forgets in ((1, False), (1, False), (2, True)):
+        if forgets:
+            with torch.no_grad():
+                for weight in model.projector.parameters():
+                    weight.mul_(1.5)
+            engine.forget_prefixes()
+        assert tokens_of(engine.generate([picture], greedy(6))) == [wanted(model, picture).tokens]
+        assert engine._pictures.encoded == encoded
+
+
 @pytest.mark.parametrize("host_pages", [0, 64])
 def test_preemption_in_the_middle_of_pictures(host_pages):
     model = tiny_vl2()

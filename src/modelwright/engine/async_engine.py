@@ -98,6 +98,15 @@ class AsyncEngine:
                 if left:
                     self._order(lambda: self._abort(id_))
 
+    def forget_prefixes(self) -> None:
+        """`Engine.forget_prefixes`, before the next step and before any request that is made later.
+
+        Raises:
+            RequestError: the engine is closed.
+        """
+        if not self._order(self._engine.forget_prefixes):
+            raise RequestError(_CLOSED)
+
     def close(self) -> None:
         """End the thread after its step; requests that have not ended raise in the tasks that read them."""
         with self._awake:

@@ -139,6 +139,15 @@ class Engine:
         self._forget(request)
         return request.abort()
 
+    def forget_prefixes(self) -> None:
+        """Find nothing again that was computed so far, pictures included; call it when weights have changed.
+
+        Who runs goes on with the keys that it has; who waits is computed by the weights of then.
+        """
+        self._scheduler.forget_prefixes()
+        if self._pictures is not None:
+            self._pictures.forget()
+
     def step(self) -> list[Update]:
         """Compute one step and say what it added; nothing without work.
 

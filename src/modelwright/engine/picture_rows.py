@@ -32,6 +32,10 @@ class PictureRows:
             self._rows.popitem(last=False)
         return found
 
+    def forget(self) -> None:
+        """Encode every picture anew."""
+        self._rows.clear()
+
     def _encode(self, picture: PromptPicture) -> Tensor:
         self.encoded += 1
         return self._model.encode_pictures(picture.tiles, [picture.crop])[0]
