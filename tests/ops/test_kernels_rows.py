@@ -1,11 +1,12 @@
-"""The compiled norms, rotations and absorbed projections, each beside the torch code that documents it."""
+"""Norms, rotations, activations, scores and absorbed projections by the kernels, each beside the torch code it replaces."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelwright.layers import RMSNorm
+from modelwright.layers import RMSNorm, Router
 from modelwright.ops import kernels, latent
 from modelwright.ops.rotary import inverse_frequencies, rope_table, rotate_half_split, rotate_interleaved
 
@@ -38,6 +39,41 @@ def test_rotations_equal_torchs(dtype, heads, tokens, dim, interleaved, seed):
     found = kernels.rotate(x, cos, sin, interleaved)
     assert found.shape == wanted.shape and found.transpose(1, 2).is_contiguous()
     torch.testing.assert_close(found, wanted, **CLOSE[dtype])
+    cos, sin = cos.bfloat16(), sin.bfloat16()  # as transformers' Llama has them: every product and sum is rounded
+    wanted = (rotate_interleaved if interleaved else rotate_half_split)(x, cos, sin)
+    assert torch.equal(kernels.rotate(x, cos, sin, interleaved), wanted)
+
+
+@settings(max_examples=30)
+@given(DTYPES, st.integers(1, 9), st.sampled_from([1, 15, 16, 33, 1408]), st.integers(0, 2**16))
+@torch.inference_mode()
+def test_gated_activations_equal_torchs(dtype, rows, dim, seed):
+    torch.manual_seed(seed)
+    gate, up = (20 * torch.randn(2, rows, 1, dim)).to(dtype)
+    found, wanted = kernels.silu_product(gate, up), F.silu(gate) * up
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, wanted, rtol=2**-6 if dtype == torch.bfloat16 else 1e-5, atol=1e-30)
+
+
+@torch.inference_mode()
+def test_gated_activations_keep_what_is_no_number():
+    gate = torch.tensor([[torch.nan, torch.inf, -200.0, 0.0]])
+    for dtype in CLOSE:
+        found = kernels.silu_product(gate.to(dtype), torch.ones(1, 4, dtype=dtype))[0].tolist()
+        assert found[0] != found[0] and found[1:] == [torch.inf, 0.0, 0.0]
+
+
+@settings(max_examples=30)
+@given(DTYPES, DTYPES, st.booleans(), st.integers(1, 70), st.sampled_from([(1, 3), (32, 1024), (7, 40)]))
+@torch.inference_mode()
+def test_scores_of_experts_equal_the_router(dtype, stored, softmax, tokens, sizes):
+    experts, dim = sizes
+    torch.manual_seed(tokens)
+    router = Router(dim, experts, 1, scoring="softmax" if softmax else "sigmoid").to(stored)
+    router.weight.copy_(torch.randn(experts, dim) / dim**0.5)
+    x = torch.randn(tokens, dim).to(dtype)
+    for found, wanted in zip(kernels.route(x, router.weight, softmax), router._scores(x), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 @settings(max_examples=30)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from modelwright.layers import Experts, GatedMLP, GroupedQueryAttention, RMSNorm, RotaryEmbedding, Rotation
+from modelwright.layers import Experts, GatedMLP, GroupedQueryAttention, RMSNorm, RotaryEmbedding, Rotation, Router
 from modelwright.layers.linear import CastLinear
 from modelwright.ops import few_rows, kernels
 from modelwright.ops.experts import GroupedProduct
@@ -22,6 +22,9 @@ from modelwright.ops.rotary import rotate_interleaved
 
 Rotate = Callable[[Tensor, Tensor, Tensor], Tensor]
 _SILU = tuple(type(ACT2FN[name]) for name in ("silu", "swish"))
+_TABLES = (torch.float32, torch.bfloat16)
+_FEW_TO_SCORE = 64
+"""Up to so many tokens the scores of experts take longer to begin than to compute."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,13 @@ def _ways(module: nn.Module) -> Iterator[tuple[str, Any]]:
         yield "forward", FewTokensExperts(module)
     elif type(module) is GroupedQueryAttention and not module.fused:
         yield "_project", JoinedProjections(module, ("q_proj", "k_proj", "v_proj"))
-    elif type(module) is GatedMLP and not module.fused:
-        yield "_project", JoinedProjections(module, ("gate_proj", "up_proj"))
+    elif type(module) is Router and module.compute == torch.float32:
+        yield "_scores", ScoresInOnePass(module)
+    elif type(module) is GatedMLP:
+        if isinstance(module.act, _SILU):
+            yield "forward", GatedInOnePass(module)
+        if not module.fused:
+            yield "_project", JoinedProjections(module, ("gate_proj", "up_proj"))
 
 
 @dataclass(frozen=True)
@@ -121,10 +129,39 @@ class RotaryInOnePass:
 
 
 def rotate(otherwise: Rotate, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """``otherwise``, one of ``ops/rotary.py``, in one pass where the kernel takes it: one row, tables in fp32."""
-    if x.shape[0] != 1 or cos.shape[0] != 1 or cos.dtype != torch.float32 or not kernels.serves_rows(x, cos, sin):
+    """``otherwise``, one of ``ops/rotary.py``, in one pass where the kernel takes it: one row."""
+    if x.shape[0] != 1 or cos.shape[0] != 1 or cos.dtype not in _TABLES or not kernels.serves_rows(x, cos, sin):
         return otherwise(x, cos, sin)
     return kernels.rotate(x, cos, sin, otherwise is rotate_interleaved)
+
+
+@dataclass(frozen=True)
+class ScoresInOnePass:
+    """The ``_scores`` of a router that multiplies in fp32, for few tokens."""
+
+    router: Router
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        router, weight = self.router, self.router.weight
+        serves = len(x) <= _FEW_TO_SCORE and weight.dtype in _TABLES and x.is_contiguous()
+        if not serves or not kernels.serves_rows(x, weight):
+            return Router._scores(router, x)
+        return kernels.route(x, weight, router.scoring == "softmax")
+
+
+@dataclass(frozen=True)
+class GatedInOnePass:
+    """The ``forward`` of a gated feed-forward with SiLU that drops nothing out."""
+
+    mlp: GatedMLP
+
+    def __call__(self, x: Tensor) -> Tensor:
+        mlp = self.mlp
+        if mlp.training and mlp.dropout:
+            return GatedMLP.forward(mlp, x)
+        gate, up = mlp._project(x)
+        serves = gate.is_contiguous() and gate.dtype == up.dtype and kernels.serves_rows(gate, up)
+        return mlp.down_proj(kernels.silu_product(gate, up) if serves else mlp.act(gate) * up)
 
 
 @dataclass(frozen=True)

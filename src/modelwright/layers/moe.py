@@ -103,15 +103,19 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor) -> Routing:
         """``[tokens, dim]`` to the routing of those tokens."""
-        with torch.autocast(x.device.type, enabled=False):
-            logits = F.linear(x.to(self.compute), self.weight.to(self.compute)).float()
-        scores = logits.softmax(dim=-1) if self.scoring == "softmax" else logits.sigmoid()
+        logits, scores = self._scores(x)
         weights, chosen = self._choose(scores)
         if self.training and self.capacity is not None:
             weights = weights * within_capacity(weights, chosen, scores.shape[-1], self.capacity, self.drop_by_token)
         if self.normalise and self.top_k > 1:
             weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
         return Routing(weights * self.scaling, chosen, scores, logits)
+
+    def _scores(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and scores, both fp32 ``[tokens, experts]``."""
+        with torch.autocast(x.device.type, enabled=False):
+            logits = F.linear(x.to(self.compute), self.weight.to(self.compute)).float()
+        return logits, logits.softmax(dim=-1) if self.scoring == "softmax" else logits.sigmoid()
 
     def _choose(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         if self.method == "noaux_tc":

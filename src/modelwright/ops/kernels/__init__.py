@@ -1,15 +1,15 @@
 """Compiled CPU kernels for decoding, where each weight and each key is read once; torch's way stands beside each.
 
 ``linear``, ``linears`` and ``experts`` serve a few tokens, ``decode`` one query per sequence over pages and
-``KernelSlots`` one per row over slots; ``latent_in`` and ``latent_to_values`` absorb a latent layer's projection,
-``rms_norm`` and ``rotate`` take any number of rows. Leaves out GPUs.
+``KernelSlots`` one per row over slots; ``latent_in`` and ``latent_to_values`` absorb a latent layer's projection.
+``rms_norm``, ``rotate``, ``silu_product`` and ``route`` take any number of rows. Leaves out GPUs.
 """
 
 from modelwright.ops.kernels.attention import decode, serves_decode
 from modelwright.ops.kernels.build import available, reason
 from modelwright.ops.kernels.latent import latent_in, latent_to_values, serves_latent
 from modelwright.ops.kernels.linear import experts, is_bare, linear, linears, serves_experts, serves_linear
-from modelwright.ops.kernels.rows import rms_norm, rotate, serves_rows
+from modelwright.ops.kernels.rows import rms_norm, rotate, route, serves_rows, silu_product
 from modelwright.ops.kernels.slots import KernelSlots, serves_slots
 
 __all__ = [
@@ -25,10 +25,12 @@ __all__ = [
     "reason",
     "rms_norm",
     "rotate",
+    "route",
     "serves_decode",
     "serves_experts",
     "serves_latent",
     "serves_linear",
     "serves_rows",
     "serves_slots",
+    "silu_product",
 ]

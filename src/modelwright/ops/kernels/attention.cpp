@@ -19,9 +19,9 @@ constexpr float NEVER = -1e30f;
 
 }  // namespace
 
-// Vectors in pages, see `_Stored` in attention.py. Strides count elements.
+// Vectors in pages, see `_stored` in attention.py. Strides count elements.
 struct Stored {
-    int32_t kind;  // 0 fp32, 1 bf16, 2 int8
+    int64_t kind;  // 0 fp32, 1 bf16, 2 int8
     int64_t width;
     const void* rows;
     int64_t page, token, head;
@@ -34,7 +34,7 @@ struct Queries {
     int64_t sequence, head;
 };
 
-// Everything about a call but the queries' type, see `_Decode` in attention.py.
+// Everything about a call but the queries' type, see `_DECODE` in attention.py.
 struct Decode {
     int64_t sequences, heads, kv_heads, parts;
     Queries queries[MOST_PARTS];

@@ -1,49 +1,22 @@
 """Decode attention over pages by the compiled kernel: the checks and the pointers; the arithmetic is in C++."""
 
-import ctypes
 import math
+import struct
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from modelwright.ops.kernels.build import build
+from modelwright.ops.kernels.build import build, entry
 from modelwright.ops.pages import Pages
 
 STORED = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 QUERIES = (torch.float32, torch.bfloat16)
+MOST_PARTS = 2
 
 
-class _Stored(ctypes.Structure):
-    _fields_ = [
-        ("kind", ctypes.c_int32),
-        ("width", ctypes.c_int64),
-        ("rows", ctypes.c_void_p),
-        ("strides", ctypes.c_int64 * 3),
-        ("scales", ctypes.c_void_p),
-        ("scale_strides", ctypes.c_int64 * 3),
-    ]
-
-
-class _Queries(ctypes.Structure):
-    _fields_ = [("rows", ctypes.c_void_p), ("strides", ctypes.c_int64 * 2)]
-
-
-class _Decode(ctypes.Structure):
-    _fields_ = [
-        ("sequences", ctypes.c_int64),
-        ("heads", ctypes.c_int64),
-        ("kv_heads", ctypes.c_int64),
-        ("parts", ctypes.c_int64),
-        ("queries", _Queries * 2),
-        ("keys", _Stored * 2),
-        ("values", _Stored),
-        ("contexts", ctypes.c_void_p),
-        ("tables", ctypes.c_void_p),
-        ("table", ctypes.c_int64),
-        ("page_size", ctypes.c_int64),
-        ("scale", ctypes.c_float),
-    ]
+_DECODE = struct.Struct("4q 6q 30q 4q f")
+"""`Decode` of attention.cpp: the counts, two parts' queries, two parts' keys and the values, contexts and tables."""
 
 
 def serves_decode(q: Tensor, *pages: Pages) -> bool:
@@ -75,43 +48,33 @@ def decode(
     contexts = contexts.to("cpu", torch.int32).contiguous()
     tables = tables.to("cpu", torch.int32).contiguous()
     out = first.new_empty(sequences, heads, values.width)
-    call = _Decode(
-        sequences=sequences,
-        heads=heads,
-        kv_heads=keys[0].rows.shape[2] if keys[0].rows.dim() == 4 else 1,
-        parts=len(keys),
-        queries=(_Queries * 2)(*(_Queries(q.data_ptr(), q.stride()[:2]) for q in queries)),
-        keys=(_Stored * 2)(*map(_stored, keys)),
-        values=_stored(values),
-        contexts=contexts.data_ptr(),
-        tables=tables.data_ptr(),
-        table=tables.shape[1],
-        page_size=values.page_size,
-        scale=scale * math.log2(math.e),
+    missing = MOST_PARTS - len(keys)
+    call = _DECODE.pack(
+        sequences,
+        heads,
+        keys[0].rows.shape[2] if keys[0].rows.dim() == 4 else 1,
+        len(keys),
+        *(number for q in queries for number in (q.data_ptr(), *q.stride()[:2])),
+        *(0,) * 3 * missing,
+        *(number for part in keys for number in _stored(part)),
+        *(0,) * 10 * missing,
+        *_stored(values),
+        contexts.data_ptr(),
+        tables.data_ptr(),
+        tables.shape[1],
+        values.page_size,
+        scale * math.log2(math.e),
     )
-    library = build().library
-    assert library is not None
-    library.paged_decode(
-        ctypes.byref(call), first.dtype == torch.bfloat16, ctypes.c_void_p(out.data_ptr()), torch.get_num_threads()
-    )
+    entry("paged_decode", "sipi")(call, first.dtype == torch.bfloat16, out.data_ptr(), torch.get_num_threads())
     return out
 
 
-def _stored(pages: Pages) -> _Stored:
+def _stored(pages: Pages) -> tuple[int, ...]:
+    """`Stored` of attention.cpp: type, width, pointer and strides of page, token and head, and those of the scales."""
     rows, scales = pages.rows, pages.scales
-    if rows.stride(-1) != 1:
-        raise ValueError(f"the numbers of a stored vector must lie side by side, got a stride of {rows.stride(-1)}")
-    return _Stored(
-        STORED[rows.dtype],
-        rows.shape[-1],
-        rows.data_ptr(),
-        _three(rows.stride()[:-1]),
-        None if scales is None else scales.data_ptr(),
-        _three(() if scales is None else scales.stride()),
-    )
-
-
-def _three(strides: tuple[int, ...]) -> tuple[int, int, int]:
-    """Of page, token and head, 0 where there are no heads."""
-    page, token, head = (*strides, 0, 0, 0)[:3]
-    return page, token, head
+    page, token, *head, number = rows.stride()
+    if number != 1:
+        raise ValueError(f"the numbers of a stored vector must lie side by side, got a stride of {number}")
+    head = head or [0]
+    factors = (0, 0, 0, 0) if scales is None else (scales.data_ptr(), *scales.stride(), 0)[:4]
+    return (STORED[rows.dtype], rows.shape[-1], rows.data_ptr(), page, token, *head, *factors)

@@ -10,12 +10,14 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 SWITCH = "MODELWRIGHT_KERNELS"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-Wno-psabi")
+_KINDS = {"i": ctypes.c_int32, "q": ctypes.c_int64, "f": ctypes.c_float, "p": ctypes.c_void_p, "s": ctypes.c_char_p}
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,20 @@ def build() -> Build:
         return Build(None, f"{compiler} failed: {error.stderr.strip()}")
     except OSError as error:  # the cache cannot be written, or what stands there not loaded
         return Build(None, str(error))
+
+
+@cache
+def entry(name: str, arguments: str) -> Callable[..., None]:
+    """A function of the loaded kernels that converts plain numbers itself, which takes less than making C's of each.
+
+    ``arguments`` has a letter for each: i and q are integers of 32 and 64 bits, f a float, p a pointer, and
+    s a C structure as bytes.
+    """
+    library = build().library
+    assert library is not None
+    function = getattr(library, name)
+    function.argtypes, function.restype = [_KINDS[letter] for letter in arguments], None
+    return function
 
 
 def available() -> bool:

@@ -1,5 +1,7 @@
-// What is done to each row by itself, in one pass instead of torch's eight: root-mean-square norms and rotations.
+// What is done to each row by itself, in one pass where torch takes several: root-mean-square norms, rotations, gated
+// activations and the scores of experts.
 
+#include <algorithm>
 #include <cmath>
 
 #include "vectors.h"
@@ -7,6 +9,7 @@
 namespace {
 
 constexpr int64_t ENOUGH = 1 << 16;  // numbers for which threads are woken
+constexpr float LOG2_E = 1.44269504f;
 
 template <typename X>
 inline float rounded(float value) {
@@ -35,24 +38,81 @@ void norm(const X* x, int64_t count, int64_t dim, const X* weight, float eps, bo
 }
 
 // Pairs of x [heads, tokens, dim] turned by the angles of their token; the result lies as [tokens, heads, dim]. A pair
-// is (2i, 2i + 1) or (i, i + dim / 2); the result holds all first members, then all second ones.
-template <typename X>
+// is (2i, 2i + 1) or (i, i + dim / 2); the result holds all first members, then all second ones. As torch does, every
+// number is rounded to the type of the tables on the way.
+template <typename X, typename T>
 void rotate(const X* x, int64_t head_stride, int64_t token_stride, int64_t heads, int64_t tokens, int64_t dim,
-            const float* cos, const float* sin, bool interleaved, X* y, int threads) {
+            const T* cos, const T* sin, bool interleaved, X* y, int threads) {
     const int64_t half = dim / 2, step = interleaved ? 2 : 1, apart = interleaved ? 1 : half;
 #pragma omp parallel for num_threads(threads) if (heads * tokens * dim >= ENOUGH && tokens > 1)
     for (int64_t t = 0; t < tokens; t++) {
-        const float *c = cos + t * half, *s = sin + t * half;
+        const T *cosines = cos + t * half, *sines = sin + t * half;
         for (int64_t h = 0; h < heads; h++) {
             const X* from = x + h * head_stride + t * token_stride;
             X* to = y + (t * heads + h) * dim;
             for (int64_t i = 0; i < half; i++) {
-                const float first = to_float(from[i * step]), second = to_float(from[i * step + apart]);
-                store(to + i, first * c[i] - second * s[i]);
-                store(to + half + i, second * c[i] + first * s[i]);
+                const float first = rounded<T>(to_float(from[i * step])), c = to_float(cosines[i]);
+                const float second = rounded<T>(to_float(from[i * step + apart])), s = to_float(sines[i]);
+                store(to + i, rounded<T>(rounded<T>(first * c) - rounded<T>(second * s)));
+                store(to + half + i, rounded<T>(rounded<T>(second * c) + rounded<T>(first * s)));
             }
         }
     }
+}
+
+// silu(gate) * up over rows of `dim` numbers, silu(gate) rounded to their type before.
+template <typename X>
+void silu_product(const X* gate, const X* up, int64_t count, int64_t dim, X* y, int threads) {
+#pragma omp parallel for num_threads(threads) if (count * dim >= ENOUGH && count > 1)
+    for (int64_t m = 0; m < count; m++) {
+        const X *g = gate + m * dim, *u = up + m * dim;
+        X* to = y + m * dim;
+        for (int64_t k = 0; k < dim; k += LANES) {
+            const bool whole = k + LANES <= dim;
+            const Floats x = whole ? load(g + k) : load_some(g + k, dim - k);
+            const Floats least = exp2_negative((x < 0.0f ? x : -x) * LOG2_E);  // exp(-|x|)
+            X silu[LANES], product[LANES];
+            store(silu, x * (x < 0.0f ? least : splat(1.0f)) / (1.0f + least));
+            store(product, load(silu) * (whole ? load(u + k) : load_some(u + k, dim - k)));
+            std::memcpy(to + k, product, (whole ? LANES : dim - k) * sizeof(X));
+        }
+    }
+}
+
+// Each expert's logit for each token, summed in fp32, and its score: a softmax over the experts, or a sigmoid.
+template <typename X, typename W>
+void route(const X* x, int64_t tokens, int64_t dim, const W* weight, int64_t experts, bool softmax, float* logits,
+           float* scores, int threads) {
+#pragma omp parallel for num_threads(threads) if (tokens * experts * dim >= ENOUGH && tokens > 1)
+    for (int64_t t = 0; t < tokens; t++) {
+        float *own = logits + t * experts, *score = scores + t * experts;
+        for (int64_t e = 0; e < experts; e++) {
+            Floats total = {};
+            for (int64_t k = 0; k < dim; k += LANES) {
+                const X* value = x + t * dim + k;
+                const W* factor = weight + e * dim + k;
+                if (k + LANES <= dim) total += load(value) * load(factor);
+                else total += load_some(value, dim - k) * load_some(factor, dim - k);
+            }
+            own[e] = sum(total);
+        }
+        float highest = own[0], total = 0;
+        for (int64_t e = 1; e < experts; e++) highest = std::max(highest, own[e]);
+        for (int64_t e = 0; e < experts; e++) {
+            score[e] = softmax ? std::exp(own[e] - highest) : 1.0f / (1.0f + std::exp(-own[e]));
+            total += score[e];
+        }
+        for (int64_t e = 0; softmax && e < experts; e++) score[e] /= total;
+    }
+}
+
+// Calls act with a number of either type for each of two that are bf16 or fp32.
+template <typename Act>
+void with_types(bool first_is_half, bool second_is_half, Act act) {
+    if (first_is_half && second_is_half) act(bf16{}, bf16{});
+    else if (first_is_half) act(bf16{}, float{});
+    else if (second_is_half) act(float{}, bf16{});
+    else act(float{}, float{});
 }
 
 }  // namespace
@@ -70,15 +130,35 @@ void norm_rows(int32_t halves, const void* x, int64_t count, int64_t dim, const 
     }
 }
 
-void rotate_rows(int32_t halves, const void* x, int64_t head_stride, int64_t token_stride, int64_t heads,
-                 int64_t tokens, int64_t dim, const float* cos, const float* sin, int32_t interleaved, void* y,
-                 int32_t threads) {
+void rotate_rows(int32_t halves, int32_t half_tables, const void* x, int64_t head_stride, int64_t token_stride,
+                 int64_t heads, int64_t tokens, int64_t dim, const void* cos, const void* sin, int32_t interleaved,
+                 void* y, int32_t threads) {
+    with_types(halves, half_tables, [&](auto of_x, auto of_tables) {
+        typedef decltype(of_x) X;
+        typedef decltype(of_tables) T;
+        rotate(static_cast<const X*>(x), head_stride, token_stride, heads, tokens, dim, static_cast<const T*>(cos),
+               static_cast<const T*>(sin), interleaved, static_cast<X*>(y), threads);
+    });
+}
+
+void silu_product_rows(int32_t halves, const void* gate, const void* up, int64_t count, int64_t dim, void* y,
+                       int32_t threads) {
     if (halves) {
-        rotate(static_cast<const bf16*>(x), head_stride, token_stride, heads, tokens, dim, cos, sin, interleaved,
-               static_cast<bf16*>(y), threads);
+        silu_product(static_cast<const bf16*>(gate), static_cast<const bf16*>(up), count, dim, static_cast<bf16*>(y),
+                     threads);
     } else {
-        rotate(static_cast<const float*>(x), head_stride, token_stride, heads, tokens, dim, cos, sin, interleaved,
-               static_cast<float*>(y), threads);
+        silu_product(static_cast<const float*>(gate), static_cast<const float*>(up), count, dim,
+                     static_cast<float*>(y), threads);
     }
+}
+
+void route_rows(int32_t halves, int32_t half_weight, const void* x, int64_t tokens, int64_t dim, const void* weight,
+                int64_t experts, int32_t softmax, float* logits, float* scores, int32_t threads) {
+    with_types(halves, half_weight, [&](auto of_x, auto of_weight) {
+        typedef decltype(of_x) X;
+        typedef decltype(of_weight) W;
+        route(static_cast<const X*>(x), tokens, dim, static_cast<const W*>(weight), experts, softmax, logits, scores,
+              threads);
+    });
 }
 }

@@ -1,14 +1,13 @@
-"""Norms and rotations row by row by the compiled kernels: the checks and the pointers; the arithmetic is in C++."""
-
-import ctypes
+"""What is done row by row by the compiled kernels: the checks and the pointers; the arithmetic is in C++."""
 
 import torch
 from torch import Tensor
 
-from modelwright.ops.kernels.build import build
+from modelwright.ops.kernels.build import build, entry
 from modelwright.ops.kernels.linear import is_bare
 
 TYPES = (torch.float32, torch.bfloat16)
+HALF = torch.bfloat16
 
 
 def serves_rows(x: Tensor, *others: Tensor) -> bool:
@@ -25,45 +24,68 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, once: bool) -> Tensor:
     ``[dim]`` has that type too.
     """
     x = x.contiguous()
-    out = torch.empty_like(x)
-    library = build().library
-    assert library is not None
-    library.norm_rows(
-        x.dtype == torch.bfloat16,
-        ctypes.c_void_p(x.data_ptr()),
-        ctypes.c_int64(x.numel() // x.shape[-1]),
-        ctypes.c_int64(x.shape[-1]),
-        ctypes.c_void_p(weight.data_ptr()),
-        ctypes.c_float(eps),
-        once,
-        ctypes.c_void_p(out.data_ptr()),
-        torch.get_num_threads(),
-    )
+    out, dim = torch.empty_like(x), x.shape[-1]
+    norm = entry("norm_rows", "ipqqpfipi")
+    halves, threads = x.dtype == HALF, torch.get_num_threads()
+    norm(halves, x.data_ptr(), x.numel() // dim, dim, weight.data_ptr(), eps, once, out.data_ptr(), threads)
     return out
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     """:func:`modelwright.ops.rotary.rotate_half_split` or ``rotate_interleaved``, for a batch of one.
 
-    x ``[1, heads, tokens, dim]``, cos and sin ``[1, tokens, dim / 2]`` in fp32; the result is a view of memory in the
-    order of tokens, as pages keep keys.
+    x ``[1, heads, tokens, dim]``, cos and sin ``[1, tokens, dim / 2]``, both in fp32 or both in bf16; the result is a
+    view of memory in the order of tokens, as pages keep keys.
     """
     _, heads, tokens, dim = x.shape
+    _, head_stride, token_stride, _ = x.stride()
     out = x.new_empty(1, tokens, heads, dim)
-    library = build().library
-    assert library is not None
-    library.rotate_rows(
-        x.dtype == torch.bfloat16,
-        ctypes.c_void_p(x.data_ptr()),
-        ctypes.c_int64(x.stride(1)),
-        ctypes.c_int64(x.stride(2)),
-        ctypes.c_int64(heads),
-        ctypes.c_int64(tokens),
-        ctypes.c_int64(dim),
-        ctypes.c_void_p(cos.data_ptr()),
-        ctypes.c_void_p(sin.data_ptr()),
+    entry("rotate_rows", "iipqqqqqppipi")(
+        x.dtype == HALF,
+        cos.dtype == HALF,
+        x.data_ptr(),
+        head_stride,
+        token_stride,
+        heads,
+        tokens,
+        dim,
+        cos.data_ptr(),
+        sin.data_ptr(),
         interleaved,
-        ctypes.c_void_p(out.data_ptr()),
+        out.data_ptr(),
         torch.get_num_threads(),
     )
     return out.transpose(1, 2)
+
+
+def silu_product(gate: Tensor, up: Tensor) -> Tensor:
+    """``F.silu(gate) * up``, both contiguous ``[..., dim]`` of one type and shape."""
+    out, dim = torch.empty_like(gate), gate.shape[-1]
+    halves, count, threads = gate.dtype == HALF, gate.numel() // dim, torch.get_num_threads()
+    product = entry("silu_product_rows", "ippqqpi")
+    product(halves, gate.data_ptr(), up.data_ptr(), count, dim, out.data_ptr(), threads)
+    return out
+
+
+def route(x: Tensor, weight: Tensor, softmax: bool) -> tuple[Tensor, Tensor]:
+    """Logits ``x @ weight.T``, summed in fp32, and their softmax or sigmoid: both fp32 ``[tokens, experts]``.
+
+    x ``[tokens, dim]`` and weight ``[experts, dim]`` are contiguous, each in fp32 or bf16; see
+    :class:`modelwright.layers.Router`.
+    """
+    (tokens, dim), experts = x.shape, weight.shape[0]
+    logits, scores = x.new_empty(2, tokens, experts, dtype=torch.float32).unbind()
+    entry("route_rows", "iipqqpqippi")(
+        x.dtype == HALF,
+        weight.dtype == HALF,
+        x.data_ptr(),
+        tokens,
+        dim,
+        weight.data_ptr(),
+        experts,
+        softmax,
+        logits.data_ptr(),
+        scores.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return logits, scores

@@ -61,6 +61,12 @@ inline Floats load_some(const T* at, int64_t count) {
 }
 
 inline void store(float* at, Floats value) { *reinterpret_cast<Floats*>(at) = value; }
+inline void store(bf16* at, Floats value) {  // as one by one
+    Words wide;
+    std::memcpy(&wide, &value, sizeof wide);
+    const Words nearest = (wide + 0x7FFF + ((wide >> 16) & 1)) >> 16;
+    *reinterpret_cast<Halves*>(at) = __builtin_convertvector(value == value ? nearest : Words{} + 0x7FC0, Halves);
+}
 
 inline float sum(Floats x) {
 #if defined(__AVX512F__)
