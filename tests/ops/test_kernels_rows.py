@@ -1,4 +1,4 @@
-"""Norms, rotations, activations, scores and absorbed projections by the kernels, each beside the torch code it replaces."""
+"""Norms, rotations, activations, scores and absorbed projections by the kernels, each beside what torch gives."""
 
 import pytest
 import torch
