@@ -10,6 +10,7 @@ from modelwright.errors import RequestError
 from modelwright.models import ImageGPTForCausalImageModeling
 from modelwright.models import imagegpt_decode as decode
 from modelwright.models.imagegpt_sampling import choose, complete
+from modelwright.ops.limits import Limits
 from tests.imagegpts import colours, tiny_imagegpt, with_weights_of
 
 SCALES = ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn")
@@ -93,7 +94,8 @@ def test_top_k_and_top_p_keep_the_best():
 
     def chosen(**how):
         plan = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} | how
-        return set(choose(logits, generator=generator, **plan)[:, 0].tolist())
+        limits = Limits.of([(plan["top_k"], plan["top_p"], 0.0)] * len(logits))
+        return set(choose(logits, plan["temperature"], limits, generator)[:, 0].tolist())
 
     assert chosen() == {0, 1, 2, 3}
     assert chosen(top_k=2) == {0, 1}

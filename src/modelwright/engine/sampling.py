@@ -15,7 +15,8 @@ from modelwright.engine.logprobs import TokenLogprobs, token_logprobs
 from modelwright.engine.noise import streams_of
 from modelwright.engine.penalties import adjust
 from modelwright.engine.sample_row import SampleRow
-from modelwright.engine.warpers import Limits, draw, draw_any
+from modelwright.engine.warpers import draw, draw_any
+from modelwright.ops.limits import Limits
 
 NO_TOKEN = -1
 """Stands where nothing could be drawn: all tokens of the row are forbidden, or its scores are not numbers."""

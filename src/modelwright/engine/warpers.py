@@ -1,52 +1,19 @@
-"""Temperature, top-k, top-p and min-p, and the draw from what they leave; penalties and masks come before.
+"""The draw from what temperature, top-k, top-p and min-p leave; penalties and masks come before.
 
-`limit` is the definition: transformers' warpers, row by row, which sort the whole vocabulary. `draw` gives the same
-tokens from the few best candidates of a row, wherever these settle which tokens are left.
+`ops/limits.py` is the definition, which sorts the whole vocabulary. `draw` gives the same tokens from the few best
+candidates of a row, wherever these settle which tokens are left.
 """
-
-from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
 
 from modelwright.engine.noise import gumbel
+from modelwright.ops.limits import Limits, limit
 
 WINDOWS = (256, 4096)
 """How many candidates are looked at before a row is sorted as a whole."""
 _MARGIN = 1e-5
 """A probability so near its threshold is decided by `limit`; float32 sums differ by less than this."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The settings of R rows, each ``[R]`` and on one device; 0, 1 and 0 set no limit.
-
-    Attributes:
-        top_k: int64.
-        top_p, mass_below: float32; what the kept tokens reach, and what transformers compares with, 1 - top_p.
-        min_p: float32.
-    """
-
-    top_k: Tensor
-    top_p: Tensor
-    mass_below: Tensor
-    min_p: Tensor
-
-    @classmethod
-    def of(cls, limits: list[tuple[int, float, float]], device: torch.device | str = "cpu") -> Self:
-        """From each row's (top_k, top_p, min_p)."""
-        top_k, top_p, min_p = zip(*limits, strict=True)
-        return cls(
-            torch.tensor([max(k, 0) for k in top_k], device=device),
-            torch.tensor(top_p, dtype=torch.float32, device=device),
-            torch.tensor([1 - p for p in top_p], dtype=torch.float32, device=device),
-            torch.tensor(min_p, dtype=torch.float32, device=device),
-        )
-
-    def rows(self, chosen: Tensor) -> Self:
-        """The limits of some rows, by their numbers."""
-        return type(self)(self.top_k[chosen], self.top_p[chosen], self.mass_below[chosen], self.min_p[chosen])
 
 
 def draw_any(scores: Tensor, streams: Tensor) -> Tensor:
@@ -72,28 +39,6 @@ def draw(scores: Tensor, limits: Limits, streams: Tensor, windows: tuple[int, ..
     if len(left):
         tokens[left] = draw_any(limit(scores[left], limits.rows(left)), streams[left])
     return tokens
-
-
-def limit(scores: Tensor, limits: Limits) -> Tensor:
-    """scores ``[R, V]`` float32 with every token at minus infinity that `limits` leaves out.
-
-    The same values as transformers' ``TopKLogitsWarper``, ``TopPLogitsWarper`` and ``MinPLogitsWarper`` in this order:
-    tokens as good as the k-th stay, and the best always. Of equal tokens at the border of top-p the higher ids stay,
-    where transformers takes as many, but whichever its sort leaves last.
-    """
-    vocabulary = scores.shape[-1]
-    ascending, order = scores.sort(dim=-1, stable=True)
-    kth = ascending.gather(1, (vocabulary - limits.top_k.clamp(1, vocabulary))[:, None])
-    beyond_k = (ascending < kth) & (limits.top_k > 0)[:, None]
-    mass = ascending.masked_fill(beyond_k, -torch.inf).softmax(-1).cumsum(-1)
-    beyond_p = (mass <= limits.mass_below[:, None]) & (limits.top_p < 1)[:, None]
-    beyond_p[:, -1] = False
-    removed = torch.empty_like(beyond_k).scatter_(1, order, beyond_k | beyond_p)
-    scores = scores.masked_fill(removed, -torch.inf)
-    probabilities = scores.softmax(-1)
-    best, place = probabilities.max(-1, keepdim=True)
-    unlikely = (probabilities < limits.min_p[:, None] * best).scatter_(1, place, False)
-    return scores.masked_fill(unlikely, -torch.inf)
 
 
 def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from modelwright.errors import RequestError
 from modelwright.models.imagegpt import ImageGPTForCausalImageModeling
 from modelwright.models.imagegpt_decode import feeder
 from modelwright.models.imagegpt_parts import check_range
+from modelwright.ops.limits import Limits, limit
 
 
 def complete(
@@ -48,30 +49,24 @@ def complete(
     if new_tokens == 0:
         return rows
     with torch.inference_mode():
+        limits = Limits.of([(top_k, top_p, 0.0)] * batch, model.device) if top_k > 0 or top_p < 1 else None
         feed = feeder(model, batch, slots=given + new_tokens - 1)
         new = rows[:, :given]
         for made in range(1, new_tokens + 1):
-            new = choose(feed(new).float(), temperature, top_k, top_p, generator)
+            new = choose(feed(new).float(), temperature, limits, generator)
             rows[:, given + made - 1] = new[:, 0]
             if on_token is not None:
                 on_token(made)
     return rows
 
 
-def choose(logits: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator | None) -> Tensor:
-    """``[batch, 1]``: a colour for each row of ``logits`` ``[batch, colours]``; the arguments of :func:`complete`."""
+def choose(logits: Tensor, temperature: float, limits: Limits | None, generator: torch.Generator | None) -> Tensor:
+    """``[batch, 1]``: a colour for each row of ``logits`` ``[batch, colours]`` in fp32, among those in ``limits``."""
     if temperature == 0:
         return logits.argmax(dim=-1, keepdim=True)
     logits = logits / temperature
-    if 0 < top_k < logits.shape[-1]:
-        worst = logits.topk(top_k, dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < worst, -torch.inf)
-    if top_p < 1:
-        ranked, order = logits.sort(dim=-1, descending=True)
-        chances = ranked.softmax(dim=-1)
-        beyond = chances.cumsum(dim=-1) - chances >= top_p  # the better ones have it already; the best one stays
-        logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
-    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)
+    kept = logits if limits is None else limit(logits, limits)
+    return torch.multinomial(kept.softmax(dim=-1), 1, generator=generator)
 
 
 def _check(
