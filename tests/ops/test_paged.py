@@ -16,36 +16,12 @@ from modelwright.ops.paged import (
     paged_latent_attention,
     prefill_attention,
 )
-from modelwright.ops.pages import Pages, quantise_rows
+from modelwright.ops.pages import Pages
+from tests.ops.small_pages import scattered, stored, stored_latents
 
 BF16 = {"rtol": 2e-2, "atol": 1e-2}
 """Queries, keys and results carry 8 bits, and so do the weights of the sums: errors of a few 2^-8 of values near 1."""
 FP32 = {"rtol": 1e-5, "atol": 1e-5}
-
-
-def stored(shape: tuple[int, ...], kind: torch.dtype, used: torch.Tensor) -> Pages:
-    """Random rows ``[pages, page_size, ...]`` in ``used`` ``[pages, page_size]`` slots, NaN in the others."""
-    rows = torch.randn(shape)
-    if kind == torch.int8:
-        pages = Pages(*quantise_rows(rows))
-        assert pages.scales is not None
-        pages.scales[~used] = torch.nan
-        return pages
-    rows[~used] = torch.nan
-    return Pages(rows.to(kind))
-
-
-def scattered(contexts: list[int], page_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tables with nonsense behind each sequence's last page, and which slots of the pool are written."""
-    needed = [-(-context // page_size) for context in contexts]
-    order = torch.randperm(sum(needed) + 2).tolist()
-    tables = torch.full((len(contexts), max(needed)), 2**31 - 1, dtype=torch.int32)
-    used = torch.zeros(len(order), page_size, dtype=torch.bool)
-    for line, count, context in zip(tables, needed, contexts, strict=True):
-        own = torch.tensor([order.pop() for _ in range(count)])
-        line[:count] = own
-        used[own] = (torch.arange(count * page_size) < context).view(count, page_size)
-    return tables, used
 
 
 batches = st.lists(st.integers(1, 9) | st.sampled_from([31, 32, 33, 70, 300]), min_size=1, max_size=3)
@@ -92,9 +68,7 @@ def test_latent_decode_equals_the_written_out_product(fast, contexts, page_size,
     torch.manual_seed(seed)
     (dtype, kind), (heads, rank, rope) = types, sizes
     tables, used = scattered(contexts, page_size)
-    whole = stored((*used.shape, 2, rank + rope), kind, used)  # a scale for each of the two views
-    scales = (None, None) if whole.scales is None else whole.scales.unbind(-1)
-    latent, k_rope = Pages(whole.rows[:, :, 0, :rank], scales[0]), Pages(whole.rows[:, :, 0, rank:], scales[1])
+    latent, k_rope = stored_latents(used, rank, rope, kind)
     q = [torch.randn(heads, len(contexts), width).to(dtype).transpose(0, 1) for width in (rank, rope)]
     way = decode_latent_attention if fast else gathered_latent_attention
     out = way(*q, latent, k_rope, torch.tensor(contexts), tables, (rank + rope) ** -0.5)

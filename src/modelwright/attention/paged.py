@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from modelwright.attention.dense import is_plain
 from modelwright.attention.pool import PagedBatch, PagePool
-from modelwright.ops.attention import causal_mask
 from modelwright.ops.latent import (
-    absorbed_attention,
     expand_latent,
     latent_to_values,
     prefers_absorbing,
     query_to_latent,
 )
 from modelwright.ops.paged import (
+    continued_attention,
+    continued_latent_attention,
     decode_attention,
     decode_latent_attention,
     prefill_attention,
@@ -86,10 +86,10 @@ class PagedAttention:
             return out.transpose(0, 1)[None]
 
         def prefill(part: _Chunk) -> Tensor:
-            keys, values = k[:, :, part.rows], v[:, :, part.rows]
+            own = q[:, :, part.rows]
             if part.past:
-                keys, values = (x.transpose(0, 1)[None] for x in pool.read(part.table, part.context, q.dtype))
-            return prefill_attention(q[:, :, part.rows], keys, values, scale)
+                return continued_attention(own, pool.keys, pool.values, part.context, part.table, scale)
+            return prefill_attention(own, k[:, :, part.rows], v[:, :, part.rows], scale)
 
         return self._each_part(decode, prefill)
 
@@ -122,12 +122,12 @@ class PagedAttention:
 
         def prefill(part: _Chunk) -> Tensor:
             own = q_nope[:, :, part.rows], q_rope[:, :, part.rows]
+            if weight is not None and _absorbs(own[0], part.context, weight):
+                pages = pool.values, pool.keys, part.context, part.table
+                return continued_latent_attention(*own, *pages, weight, scale)
             rotated, shared = k_rope[:, part.rows], latent[:, part.rows]
             if part.past:
                 rotated, shared = (x[None] for x in pool.read(part.table, part.context, latent.dtype))
-            if weight is not None and _absorbs(own[0], shared, weight):
-                sees = causal_mask(part.context - part.past, part.context, part.past, latent.device)
-                return absorbed_attention(*own, shared, rotated, weight, sees, scale)
             keys, values = expand_latent(kv_b(shared), rotated, heads, nope)
             return prefill_attention(torch.cat(own, dim=-1), keys, values, scale)
 
@@ -163,9 +163,9 @@ def _split(batch: PagedBatch) -> tuple[_Decodes | None, list[_Chunk]]:
     return _Decodes(batch.query_starts[which].long(), batch.contexts[which], batch.tables[which]), chunks
 
 
-def _absorbs(q_nope: Tensor, latent: Tensor, kv_b: Tensor) -> bool:
+def _absorbs(q_nope: Tensor, context: int, kv_b: Tensor) -> bool:
     heads, tokens, nope = q_nope.shape[1:]
-    return prefers_absorbing(tokens, latent.shape[1], nope, kv_b.shape[0] // heads - nope, rank=kv_b.shape[1])
+    return prefers_absorbing(tokens, context, nope, kv_b.shape[0] // heads - nope, rank=kv_b.shape[1])
 
 
 def _refuse_dropout(dropout: float) -> None:

@@ -2,7 +2,8 @@
 
 Queries of all sequences are packed in one row, ``starts`` ``[sequences + 1]`` says where each one's begin, and
 ``contexts`` ``[sequences]`` how many keys it has in the end: its queries are the last of its tokens. Leaves out how
-pages are stored (``ops/pages.py``) and the compiled kernels (``ops/kernels/``), which gathered products stand in for.
+pages are stored (``ops/pages.py``) and the kernels (``ops/kernels/``, ``ops/gpu_kernels/``), which gathered products
+stand in for.
 """
 
 from collections.abc import Sequence
@@ -11,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modelwright.ops import kernels
+from modelwright.ops import gpu_kernels, kernels
 from modelwright.ops.attention import causal_mask, fused_attention, reference_attention
+from modelwright.ops.latent import absorbed_attention, latent_to_values, query_to_latent
 from modelwright.ops.pages import Pages, read_pages
 
 
@@ -67,6 +69,8 @@ def decode_attention(q: Tensor, keys: Pages, values: Pages, contexts: Tensor, ta
     """One query per sequence, ``[sequences, heads, k_dim]`` -> ``[sequences, heads, v_dim]``; compiled if it can be."""
     if kernels.serves_decode(q, keys, values):
         return kernels.decode([q], [keys], values, contexts, tables, scale)
+    if gpu_kernels.serves_attention(q, keys, values):
+        return gpu_kernels.decode(q, keys, values, contexts, tables, scale)
     return gathered_attention(q, keys, values, contexts, tables, scale)
 
 
@@ -76,6 +80,8 @@ def decode_latent_attention(
     """One query per sequence, ``[sequences, heads, rank]`` and its rotated part -> ``[sequences, heads, rank]``."""
     if kernels.serves_decode(q_latent, latent, k_rope):
         return kernels.decode([q_latent, q_rope], [latent, k_rope], latent, contexts, tables, scale)
+    if gpu_kernels.serves_attention(q_latent, latent, k_rope):
+        return gpu_kernels.decode(q_rope, k_rope, latent, contexts, tables, scale, q_latent)
     return gathered_latent_attention(q_latent, q_rope, latent, k_rope, contexts, tables, scale)
 
 
@@ -99,6 +105,38 @@ def gathered_latent_attention(
         scores = (past @ inner.T + past_rope @ rotated.T).T.float() * scale  # [heads, keys]
         parts.append(scores.softmax(dim=-1).to(past.dtype) @ past)
     return torch.stack(parts)
+
+
+def continued_attention(q: Tensor, keys: Pages, values: Pages, context: int, table: Tensor, scale: float) -> Tensor:
+    """:func:`prefill_attention` of the last tokens of a sequence whose keys are all in its pages."""
+    if gpu_kernels.serves_attention(q, keys, values):
+        where = (0, q.shape[2]), (context,), table[None]
+        out = gpu_kernels.ragged(q[0].transpose(0, 1), keys, values, *where, scale)  # [tokens, heads, v_dim]
+        return out.transpose(0, 1)[None]
+    k, v = (read_pages(kind, table, context, q.dtype).transpose(0, 1)[None] for kind in (keys, values))
+    return prefill_attention(q, k, v, scale)
+
+
+def continued_latent_attention(
+    q_nope: Tensor,
+    q_rope: Tensor,
+    latent: Pages,
+    k_rope: Pages,
+    context: int,
+    table: Tensor,
+    kv_b: Tensor,
+    scale: float,
+) -> Tensor:
+    """:func:`continued_attention` in latent space, the projection absorbed; q_nope and kv_b as in ``ops/latent.py``."""
+    tokens, nope = q_nope.shape[2:]
+    if gpu_kernels.serves_attention(q_nope, latent, k_rope):
+        inner, rotated = query_to_latent(q_nope, kv_b)[0].transpose(0, 1), q_rope[0].transpose(0, 1)
+        where = (0, tokens), (context,), table[None]
+        out = gpu_kernels.ragged(rotated, k_rope, latent, *where, scale, inner)  # [tokens, heads, rank]
+        return latent_to_values(out.transpose(0, 1)[None], kv_b, nope)
+    past, past_rope = (read_pages(kind, table, context, q_nope.dtype)[None] for kind in (latent, k_rope))
+    sees = causal_mask(tokens, context, context - tokens, q_nope.device)
+    return absorbed_attention(q_nope, q_rope, past, past_rope, kv_b, sees, scale)
 
 
 def prefill_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
