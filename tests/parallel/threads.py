@@ -1,5 +1,6 @@
 """Ranks as threads of this process, which show what slicing does without starting any; `processes` has real ones."""
 
+import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -39,6 +40,12 @@ class ThreadMesh(Mesh):
 
     def least(self, number: int) -> int:
         return min(self.group.exchange(self.rank, number))
+
+    def tell(self, order: Any) -> None:
+        self.group.exchange(self.rank, pickle.dumps(order))
+
+    def hear(self) -> Any:
+        return pickle.loads(self.group.exchange(self.rank, None)[0])
 
 
 def in_ranks(size: int, work: Callable[[Mesh], Any]) -> list[Any]:

@@ -29,13 +29,13 @@ class CacheLayout:
     values: int
 
     @classmethod
-    def of(cls, config: Any) -> "CacheLayout":
-        """The layout for a decoder of `config`."""
+    def of(cls, config: Any, ranks: int = 1) -> "CacheLayout":
+        """The layout for a decoder of `config`, or for the part of its heads that one of several ranks keeps."""
         layers = config.num_hidden_layers
         if isinstance(config, DeepseekV2Config) and config.use_mla:
             return cls(layers, None, config.qk_rope_head_dim, config.kv_lora_rank or 0)
         heads = config.n_head if isinstance(config, ImageGPTConfig) else config.num_key_value_heads
-        return cls(layers, heads, config.head_dim, config.head_dim)
+        return cls(layers, max(1, heads // ranks), config.head_dim, config.head_dim)
 
     def token_bytes(self, dtype: torch.dtype) -> int:
         """What all layers keep of a token; int8 has a scale of fp32 beside each vector."""
@@ -57,14 +57,14 @@ class CacheLayout:
 def make_pools(served: ServedModel, settings: EngineConfig, pages: int) -> list[PagePool]:
     """The pools of `pages` for a model."""
     dtype = _stored_in(served, settings)
-    return CacheLayout.of(served.config).pools(pages, settings.page_size, dtype, served.device)
+    return CacheLayout.of(served.config, served.ranks).pools(pages, settings.page_size, dtype, served.device)
 
 
 def make_host_pools(served: ServedModel, settings: EngineConfig) -> list[PagePool]:
     """The pools of `host_pages` in host memory, pinned for a GPU; none if nothing is to be kept there."""
     if not settings.host_pages:
         return []
-    layout, dtype = CacheLayout.of(served.config), _stored_in(served, settings)
+    layout, dtype = CacheLayout.of(served.config, served.ranks), _stored_in(served, settings)
     pinned = served.device.type == "cuda"
     return layout.pools(settings.host_pages, settings.page_size, dtype, torch.device("cpu"), pinned)
 
@@ -73,13 +73,17 @@ def count_pages(served: ServedModel, settings: EngineConfig, context: int) -> in
     """As many as asked for; else for `max_batch` sequences of `context` tokens, or what there is room for."""
     if settings.num_pages is not None:
         return settings.num_pages
-    token_bytes = CacheLayout.of(served.config).token_bytes(_stored_in(served, settings))
-    return default_pages(settings.max_batch * context, settings.page_size, token_bytes, served.device)
+    token_bytes = CacheLayout.of(served.config, served.ranks).token_bytes(_stored_in(served, settings))
+    sharers = served.ranks if served.device.type == "cpu" else 1  # ranks on GPUs have memory of their own
+    return default_pages(settings.max_batch * context, settings.page_size, token_bytes, served.device, sharers)
 
 
-def default_pages(wanted_tokens: int, page_size: int, token_bytes: int, device: torch.device) -> int:
-    """Pages for `wanted_tokens`, or for what fits into a quarter of the free memory of `device`; at least one."""
-    room = _free_memory(device) // _SHARE_OF_FREE_MEMORY
+def default_pages(wanted_tokens: int, page_size: int, token_bytes: int, device: torch.device, sharers: int = 1) -> int:
+    """Pages for `wanted_tokens`, or for what fits into a quarter of the free memory of `device`; at least one.
+
+    `sharers` are as many engines in that memory, each of which takes its part of the quarter.
+    """
+    room = _free_memory(device) // (_SHARE_OF_FREE_MEMORY * sharers)
     return max(1, min(-(-wanted_tokens // page_size), room // (page_size * token_bytes)))
 
 

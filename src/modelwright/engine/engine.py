@@ -22,8 +22,10 @@ from modelwright.engine.scheduler import Scheduler
 from modelwright.engine.scheduler_settings import SchedulerSettings
 from modelwright.engine.sequence import Sequence
 from modelwright.engine.served_model import ServedModel
+from modelwright.engine.slicing import slice_decoder
 from modelwright.engine.step import Step
 from modelwright.errors import ConfigError, RequestError
+from modelwright.parallel import Mesh
 
 
 class Engine:
@@ -35,27 +37,31 @@ class Engine:
         model: a causal language model of ours, in evaluation mode; its device and type are the engine's.
         config: by default the limits of `EngineConfig`.
         tokenizer: of transformers; without one prompts are token ids and outputs have no text.
+        mesh: the ranks that share the model. Each makes an engine of the whole model, which keeps the rank's part; then
+            rank 0 serves requests and ends with `close`, and the others `follow`.
 
     Attributes:
         context: how many tokens a sequence may have, drawn ones included.
         statistics: of the last step; None before the first.
 
     Raises:
-        ConfigError: the engine does not serve that model, or not with that config.
+        ConfigError: the engine does not serve that model, or not with that config, or the ranks do not divide it.
     """
 
-    def __init__(self, model: Any, config: EngineConfig | None = None, tokenizer: Any = None):
+    def __init__(self, model: Any, config: EngineConfig | None = None, tokenizer: Any = None, mesh: Mesh | None = None):
         self.config = settings = config or EngineConfig()
         self.tokenizer = tokenizer
         self.statistics: EngineStatistics | None = None
-        served = ServedModel.of(model)
+        mesh = mesh or Mesh()
+        served = ServedModel.of(model, mesh.size)
+        slice_decoder(served.decoder, mesh)
         prepare(model)  # and it stays so: whoever else computes with it gets the same
         self.context = _context(served, settings)
         self._intake = Intake(served, tokenizer, self.context)
         self._pictures = PictureRows(model, settings.kept_pictures) if served.sees else None
-        pages = count_pages(served, settings, self.context)
+        pages = mesh.least(count_pages(served, settings, self.context))
         on_device, on_host = make_pools(served, settings, pages), make_host_pools(served, settings)
-        self._runner = Runner(served, on_device, self._pictures, on_host)
+        self._runner = Runner(served, on_device, self._pictures, on_host, mesh)
         pool = BlockPool(pages, settings.page_size, settings.reuse_prefixes)
         self._scheduler = Scheduler(pool, _limits(served, settings, self.context), settings.host_pages)
         self._requests: dict[str, Request] = {}
@@ -138,6 +144,18 @@ class Engine:
             self._scheduler.abort(own.sequence.id)
         self._forget(request)
         return request.abort()
+
+    def follow(self) -> None:
+        """Compute what rank 0 serves, until it closes; for every other rank.
+
+        Raises:
+            RankLost: a rank ended before that.
+        """
+        self._runner.follow()
+
+    def close(self) -> None:
+        """Let the ranks that follow end; without any nothing happens."""
+        self._runner.let_go()
 
     def forget_prefixes(self) -> None:
         """Find nothing again that was computed so far, pictures included; call it when weights have changed.

@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, chain, repeat
 
 import torch
 from torch import Tensor
 
 from modelwright.attention import AttentionBackend, PagedAttention, PagedBatch, PagePool
 from modelwright.attention.upcast import UpcastAttention
+from modelwright.engine.model_pass import ModelPass
 from modelwright.engine.page_moves import carry_out
 from modelwright.engine.picture_rows import PictureRows
 from modelwright.engine.prompt import PromptPicture
 from modelwright.engine.served_model import ServedModel
-from modelwright.engine.step import Chunk, Step
+from modelwright.engine.step import Chunk, Move, Step
+from modelwright.parallel import Mesh, RankLost
 
 Pictures = Mapping[str, Sequence[PromptPicture]]
 """The pictures of sequences that have any, by the sequences' ids."""
@@ -40,6 +42,7 @@ class Runner:
         pools: one for each layer.
         pictures: for a model that sees them.
         host_pools: one for each layer in host memory, or none.
+        mesh: the ranks that share the model; rank 0 runs steps, and the others `follow` it.
     """
 
     def __init__(
@@ -48,15 +51,22 @@ class Runner:
         pools: Sequence[PagePool],
         pictures: PictureRows | None,
         host_pools: Sequence[PagePool] = (),
+        mesh: Mesh | None = None,
     ):
         self._served, self._pools, self._pictures = served, pools, pictures
-        self._host_pools = host_pools
+        self._host_pools, self._mesh = host_pools, mesh or Mesh()
+        self._in_step = True  # with the other ranks: false from the beginning of a pass to its end
 
     @torch.inference_mode()
     def run(self, step: Step, pictures: Pictures) -> Logits:
-        """The logits of a step."""
-        carry_out(step.moves, self._pools, self._host_pools)
-        passes = [self._pass(chunks, pictures) for chunks in self._rows(step.chunks)]
+        """The logits of a step.
+
+        Raises:
+            RankLost: another rank ended, or an earlier pass failed after the others had begun it.
+        """
+        moves = chain([step.moves], repeat(()))  # before the first pass
+        rows = self._rows(step.chunks)
+        passes = [self._pass(chunks, before, pictures) for chunks, before in zip(rows, moves, strict=False)]
         drawing = torch.cat([one.drawing for one in passes]) if len(passes) > 1 else passes[0].drawing
         return Logits(drawing, {id_: rows for one in passes for id_, rows in one.prompts.items()})
 
@@ -71,39 +81,67 @@ class Runner:
             return [chunks]
         return [(part,) for chunk in chunks for part in _as_first_read(chunk)]
 
-    def _pass(self, chunks: Sequence[Chunk], pictures: Pictures) -> Logits:
+    @torch.inference_mode()
+    def follow(self) -> None:
+        """Compute what rank 0 runs, until it lets go."""
+        while (one := self._mesh.hear()) is not None:
+            self._compute(one)
+
+    def let_go(self) -> None:
+        """Tell the ranks that follow to end, unless they are in the middle of something."""
+        if self._in_step:
+            self._mesh.tell(None)
+        self._in_step = False
+
+    def _pass(self, chunks: Sequence[Chunk], moves: tuple[Move, ...], pictures: Pictures) -> Logits:
         """One forward pass over the chunks, packed into a row."""
-        device = self._served.device
-        ids = [token for chunk in chunks for token in chunk.sequence.tokens[chunk.start : chunk.end]]
-        positions = [position for chunk in chunks for position in range(chunk.start, chunk.end)]
         kept = _Kept.of(chunks)
-        logits = self._served.decoder(
-            **self._inputs(torch.tensor([ids], device=device), chunks, pictures),
-            position_ids=torch.tensor([positions], device=device),
-            attention=self._attention(chunks),
-            use_cache=False,
-            logits_to_keep=torch.tensor(kept.places, dtype=torch.int64, device=device),
-        ).logits[0]
-        drawing = logits[torch.tensor(kept.drawing, dtype=torch.int64, device=device)]
+        one = ModelPass.of(chunks, kept.places, moves)
+        if any(chunk.sequence.id in pictures for chunk in chunks):
+            one = replace(one, embeds=self._embeds(one.tokens, chunks, pictures))
+        logits = self._compute_together(one)
+        drawing = logits[torch.tensor(kept.drawing, dtype=torch.int64, device=logits.device)]
         return Logits(drawing, {id_: logits[rows] for id_, rows in kept.prompts.items()})
 
-    def _attention(self, chunks: Sequence[Chunk]) -> AttentionBackend:
-        counts, ends = [chunk.count for chunk in chunks], [chunk.end for chunk in chunks]
-        tables = [chunk.sequence.table for chunk in chunks]
-        batch = PagedBatch.of(counts, ends, tables, self._pools[0].page_size, self._served.device)
+    def _compute_together(self, one: ModelPass) -> Tensor:
+        """Let every rank compute the pass; they add up their parts on the way."""
+        if self._mesh.size == 1:
+            return self._compute(one)
+        if not self._in_step:
+            raise RankLost("the ranks cannot go on: an earlier pass ended before its time, or they were let go")
+        self._in_step = False
+        self._mesh.tell(one.on_host())
+        logits = self._compute(one)
+        self._in_step = True
+        return logits
+
+    def _compute(self, one: ModelPass) -> Tensor:
+        """The logits ``[places, vocabulary]`` of a pass."""
+        device = self._served.device
+        carry_out(one.moves, self._pools, self._host_pools)
+        tokens = {"input_ids": torch.tensor([one.tokens], device=device)}
+        return self._served.decoder(
+            **(tokens if one.embeds is None else {"inputs_embeds": one.embeds.to(device)}),
+            position_ids=torch.tensor([one.positions], device=device),
+            attention=self._attention(one),
+            use_cache=False,
+            logits_to_keep=torch.tensor(one.places, dtype=torch.int64, device=device),
+        ).logits[0]
+
+    def _attention(self, one: ModelPass) -> AttentionBackend:
+        size, device = self._pools[0].page_size, self._served.device
+        batch = PagedBatch.of(one.counts, one.ends, one.tables, size, device)
         attention = PagedAttention(self._pools, batch)
         return UpcastAttention(attention) if self._served.upcasts else attention
 
-    def _inputs(self, tokens: Tensor, chunks: Sequence[Chunk], pictures: Pictures) -> dict[str, Tensor]:
-        """Token ids ``[1, tokens]``, or their embeddings where rows of pictures stand among them."""
-        if not any(chunk.sequence.id in pictures for chunk in chunks):
-            return {"input_ids": tokens}
-        embeds = self._served.decoder.get_input_embeddings()(tokens)
+    def _embeds(self, tokens: list[int], chunks: Sequence[Chunk], pictures: Pictures) -> Tensor:
+        """Embeddings ``[1, tokens, hidden]`` with the rows of pictures among them."""
+        embeds = self._served.decoder.get_input_embeddings()(torch.tensor([tokens], device=self._served.device))
         starts = accumulate((chunk.count for chunk in chunks), initial=0)
         for start, chunk in zip(starts, chunks, strict=False):
             for picture in pictures.get(chunk.sequence.id, ()):
                 self._place(embeds[0, start : start + chunk.count], chunk, picture)
-        return {"inputs_embeds": embeds}
+        return embeds
 
     def _place(self, own: Tensor, chunk: Chunk, picture: PromptPicture) -> None:
         """Write the rows of a picture that fall into a chunk over its embeddings ``[tokens, hidden]``."""

@@ -13,6 +13,7 @@ from modelwright.models import (
     ImageGPTForCausalImageModeling,
     LlamaForCausalLM,
 )
+from modelwright.parallel import is_sliced
 
 SERVED = (DeepseekV2ForCausalLM, DeepseekVLV2ForCausalLM, LlamaForCausalLM, ImageGPTForCausalImageModeling)
 
@@ -34,6 +35,7 @@ class ServedModel:
         padding: the id that stands for no token in a prompt; None where every id is one.
         upcasts: whether attention is computed in fp32.
         trained_length: beyond so many tokens a sequence is rotated by its own length; None where none is.
+        ranks: how many share it, each with its part of the heads.
     """
 
     model: Any
@@ -48,14 +50,15 @@ class ServedModel:
     padding: int | None
     upcasts: bool
     trained_length: int | None
+    ranks: int = 1
 
     @classmethod
-    def of(cls, model: Any) -> Self:
-        """Look at a model.
+    def of(cls, model: Any, ranks: int = 1) -> Self:
+        """Look at a model, which is still whole.
 
         Raises:
-            ConfigError: its class has no tokens to draw, it is being trained, its weights are spread over devices, or
-                its config asks for attention that pages do not serve.
+            ConfigError: its class has no tokens to draw, it is being trained, its weights are spread over devices, it
+                is one rank's part of a model, or its config asks for attention that pages do not serve.
         """
         if not isinstance(model, SERVED):
             names = ", ".join(each.__name__ for each in SERVED)
@@ -65,6 +68,8 @@ class ServedModel:
         devices = sorted({str(parameter.device) for parameter in model.parameters()})
         if len(devices) > 1:
             raise ConfigError(f"the engine needs all weights on one device, got {', '.join(devices)}")
+        if is_sliced(model):
+            raise ConfigError("the engine needs a whole model, of which it keeps its rank's part; got such a part")
         config: Any = model.config.get_text_config()
         _check_attention(config)
         decoder: Any = model.language if isinstance(model, DeepseekVLV2ForCausalLM) else model
@@ -82,6 +87,7 @@ class ServedModel:
             padding=_padding(config, _ends(model.generation_config.eos_token_id)),
             upcasts=isinstance(config, ImageGPTConfig) and config.reorder_and_upcast_attn,
             trained_length=_trained_length(config),
+            ranks=ranks,
         )
 
     @property

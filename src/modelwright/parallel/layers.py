@@ -1,6 +1,7 @@
 """Layers cut down to some outputs or inputs, in place: plain, typed, transposed, quantized; which is said elsewhere."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -91,15 +92,27 @@ def change_buffers(module: nn.Module, name: str, cut: Callable[[Tensor], Tensor]
             setattr(module, own, cut(buffer))
 
 
-def sum_results(module: nn.Module, mesh: Mesh) -> None:
-    """Let the ranks add up what `module` returns on each: a tensor, or a tuple that begins with one."""
+@dataclass(frozen=True)
+class SumOfRanks:
+    """A forward hook: the ranks add up what a module returns on each, a tensor or a tuple that begins with one."""
 
-    def total(_: nn.Module, __: Any, result: Any) -> Any:
+    mesh: Mesh
+
+    def __call__(self, module: nn.Module, arguments: Any, result: Any) -> Any:
         if isinstance(result, tuple):
-            return mesh.sum(result[0]), *result[1:]
-        return mesh.sum(result)
+            return self.mesh.sum(result[0]), *result[1:]
+        return self.mesh.sum(result)
 
-    module.register_forward_hook(total)
+
+def sum_results(module: nn.Module, mesh: Mesh) -> None:
+    """Let the ranks add up what `module` returns on each."""
+    module.register_forward_hook(SumOfRanks(mesh))
+
+
+def is_sliced(model: nn.Module) -> bool:
+    """Whether `model` is one rank's part, which computes only together with the others'."""
+    hooks = (hook for module in model.modules() for hook in module._forward_hooks.values())
+    return any(isinstance(hook, SumOfRanks) for hook in hooks)
 
 
 def _refuse_others(layer: Any) -> None:
