@@ -145,6 +145,8 @@ def prefill_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     torch's tiled CPU kernel takes values as wide as keys only; the product it falls back to otherwise writes out all
     scores (at 2048 tokens and widths 192 and 128 in 2.6 times the time), so there the values are padded.
     """
+    if kernels.serves_prefill(q, k, v):
+        return kernels.prefill(q, k, v, scale)
     tokens, past, v_dim = q.shape[2], k.shape[2] - q.shape[2], v.shape[-1]
     mask = None if past == 0 or tokens == 1 else causal_mask(tokens, k.shape[2], past, q.device)
     if q.device.type == "cpu" and v_dim < q.shape[-1]:

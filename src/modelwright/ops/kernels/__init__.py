@@ -1,14 +1,16 @@
-"""Compiled CPU kernels for decoding, where each weight and each key is read once; torch's way stands beside each.
+"""Compiled CPU kernels, for decoding above all, where each weight is read once; torch's way stands beside each.
 
 ``linear``, ``linears`` and ``experts`` serve a few tokens, ``decode`` one query per sequence over pages and
 ``KernelSlots`` one per row over slots; ``latent_in`` and ``latent_to_values`` absorb a latent layer's projection.
-``rms_norm``, ``rotate``, ``silu_product`` and ``route`` take any number of rows. Leaves out GPUs.
+``prefill`` attends to a prompt's tokens; ``rms_norm``, ``rotate``, ``silu_product`` and ``route`` take any number of
+rows. Leaves out GPUs.
 """
 
 from modelwright.ops.kernels.attention import decode, serves_decode
 from modelwright.ops.kernels.build import available, reason
 from modelwright.ops.kernels.latent import latent_in, latent_to_values, serves_latent
 from modelwright.ops.kernels.linear import experts, is_bare, linear, linears, serves_experts, serves_linear
+from modelwright.ops.kernels.prefill import prefill, serves_prefill
 from modelwright.ops.kernels.rows import rms_norm, rotate, route, serves_rows, silu_product
 from modelwright.ops.kernels.slots import KernelSlots, serves_slots
 
@@ -22,6 +24,7 @@ __all__ = [
     "latent_to_values",
     "linear",
     "linears",
+    "prefill",
     "reason",
     "rms_norm",
     "rotate",
@@ -30,6 +33,7 @@ __all__ = [
     "serves_experts",
     "serves_latent",
     "serves_linear",
+    "serves_prefill",
     "serves_rows",
     "serves_slots",
     "silu_product",
