@@ -5,19 +5,21 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from modelwright.checkpoints import convert, quantize
+from modelwright.configs import read_config
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.models.quantized import METHODS, quantize_model
-from modelwright.ops.weight_only import quantise_int4, quantise_int8
-from modelwright.planner.precision import Precision
-from modelwright.planner.shapes import Linear
-from tests.fakes import MOE, tiny_v2, tiny_vl2
-from tests.llamas import HUGGING_FACE, tiny_llama
+from modelwright.planner.plan import plan
+from tests.fakes import MHA, MOE, tiny_v2, tiny_vl2
+from tests.imagegpts import tiny_imagegpt
+from tests.llamas import EXPERTS, HUGGING_FACE, MINDFORMERS, tiny_llama
 
 V2 = {"hidden_size": 64, "intermediate_size": 64, "moe_intermediate_size": 64, "q_lora_rank": None, "v_head_dim": 16}
+LLAMA = {"hidden_size": 64, "intermediate_size": 128}
 MODELS = {
-    "llama": lambda: tiny_llama(base=HUGGING_FACE, hidden_size=64, intermediate_size=128),
+    "llama": lambda: tiny_llama(base=HUGGING_FACE, **LLAMA),
     "deepseek_vl2": lambda: tiny_vl2(language=MOE | V2, projector_config={"n_embed": 64, "input_dim": 16}),
 }
 
@@ -80,10 +82,39 @@ def test_what_cannot_be_done_leaves_no_folder(tmp_path):
     assert not (tmp_path / "again").exists()
 
 
-def test_a_stored_matrix_against_the_planner():
-    """The planner has int4 groups of 128 with a zero point, which take what ours of 64 without one do."""
-    weight, plan = torch.randn(40, 256), Linear(256, 40)
-    sizes = {quant: Precision.uniform("bfloat16", quant=quant).matrix_bytes(plan) for quant in ("int8", "int4")}
-    four, eight = quantise_int4(weight, 64), quantise_int8(weight)
-    assert four.steps.nbytes + four.scales.nbytes == sizes["int4"]
-    assert eight.steps.nbytes + eight.scales.nbytes == sizes["int8"] + 40 * 2  # fp32 scales where it reckons with bf16
+# Against the planner
+
+WIDE = {"num_hidden_layers": 3, "hidden_size": 64, "intermediate_size": 128, "moe_intermediate_size": 64}
+PLANNED = {
+    "v2, latent": lambda: tiny_v2(**WIDE | {"v_head_dim": 16, "q_lora_rank": 64}).bfloat16(),
+    "v2, grouped": lambda: tiny_v2(base=MHA, **WIDE).bfloat16(),
+    "v2, ungated": lambda: tiny_v2(**WIDE | {"v_head_dim": 16, "q_lora_rank": None, "gated_mlp": False}).half(),
+    "vl2": lambda: MODELS["deepseek_vl2"]().bfloat16(),
+    "llama": lambda: MODELS["llama"]().bfloat16(),
+    "llama, tied": lambda: tiny_llama(base=HUGGING_FACE | {"tie_word_embeddings": True}, **LLAMA).bfloat16(),
+    "llama, experts": lambda: tiny_llama(
+        base=MINDFORMERS | {"moe_config": EXPERTS | {"shared_expert_num": 2}}, **LLAMA
+    ),
+    "llama, fused": lambda: tiny_llama(
+        base=MINDFORMERS | {"qkv_concat": True, "qkv_has_bias": True, "attn_proj_has_bias": True}, **LLAMA
+    ),
+    "imagegpt": lambda: tiny_imagegpt(n_embd=64, n_inner=128, n_head=2).bfloat16(),
+}
+"""Each width is a whole number of groups of 64."""
+
+
+@pytest.mark.parametrize(
+    ("name", "quant", "group", "keep_head"),
+    [
+        (name, *how)
+        for name in PLANNED
+        for how in (("int8", 64, True), ("int8", 64, False), ("int4", 32, True), ("int4", 64, False))
+        if how[-1] or name != "llama, tied"  # whose head is the embedding, and kept
+    ],
+)
+def test_a_plan_has_the_bytes_that_the_folder_holds(tmp_path, name, quant, group, keep_head):
+    PLANNED[name]().save_pretrained(tmp_path / "plain")
+    quantize(tmp_path / "plain", tmp_path / "made", quant, group=group, keep_head=keep_head)
+    held = sum(tensor.nbytes for tensor in load_file(tmp_path / "made" / "model.safetensors").values())
+    planned = plan(read_config(tmp_path / "made"))
+    assert (planned.precision.quant, planned.weights[quant]) == (quant, held)

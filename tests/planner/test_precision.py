@@ -1,5 +1,7 @@
 """Bytes of matrices and of cached vectors in every type, reckoned by hand, and the sentences for unknown names."""
 
+from dataclasses import replace
+
 import pytest
 
 from modelwright.errors import RequestError
@@ -14,21 +16,28 @@ MATRIX = Linear(300, 40, bias=True, cut="outputs")
     [
         ("float32", None, 300 * 40 * 4),
         ("bfloat16", None, 300 * 40 * 2),
-        ("bfloat16", "int8", 300 * 40 + 40 * 2),  # a scale for each output
+        ("bfloat16", "int8", 300 * 40 + 40 * 4),  # a scale in float32 for each output
         ("float32", "int8", 300 * 40 + 40 * 4),
-        ("bfloat16", "fp8", 300 * 40 + 40 * 4),  # in float32
-        ("bfloat16", "int4", 300 * 40 // 2 + 40 * 3 * 2 * 2),  # three groups of 128, scale and zero point each
+        ("bfloat16", "fp8", 300 * 40 + 40 * 4),
+        ("bfloat16", "int4", 300 * 40 // 2 + 40 * 5 * 2),  # five groups of 64, a scale in bfloat16 each
+        ("float32", "int4", 300 * 40 // 2 + 40 * 5 * 2),
     ],
 )
 def test_a_matrix_takes_its_numbers_and_its_scales(dtype, quant, size):
     assert Precision.uniform(dtype, quant=quant).matrix_bytes(MATRIX) == size
 
 
+def test_larger_groups_have_fewer_scales_and_a_kept_matrix_has_none():
+    int4 = Precision.uniform("bfloat16", quant="int4")
+    assert replace(int4, group=128).matrix_bytes(MATRIX) == 300 * 40 // 2 + 40 * 3 * 2
+    assert int4.matrix_bytes(replace(MATRIX, kept=True)) == 300 * 40 * 2
+
+
 def test_a_cut_matrix_keeps_the_scales_of_its_own_rows_and_groups():
     int8, int4 = (Precision.uniform("bfloat16", quant=quant) for quant in ("int8", "int4"))
-    assert int8.matrix_bytes(MATRIX, tensor=4) == 300 * 10 + 10 * 2
+    assert int8.matrix_bytes(MATRIX, tensor=4) == 300 * 10 + 10 * 4
     by_inputs = Linear(512, 40, cut="inputs")
-    assert int4.matrix_bytes(by_inputs, tensor=2) == 256 * 40 // 2 + 40 * 2 * 2 * 2
+    assert int4.matrix_bytes(by_inputs, tensor=2) == 256 * 40 // 2 + 40 * 4 * 2
     assert int4.matrix_bytes(Linear(512, 40), tensor=2) == int4.matrix_bytes(Linear(512, 40))
 
 

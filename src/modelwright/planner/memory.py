@@ -180,7 +180,8 @@ def _outside(counts: Counts, layout: Layout, precision: Precision, first: bool, 
     if last:
         held += Stored.of(counts.final_norm, precision.norms)
         if not counts.tied:
-            held += Stored.of(counts.head.held(ways), precision.weights)
+            head = replace(counts.head, kept=not precision.head)
+            held += _matrices((head,), ways, precision)
         elif not first:
             held += Stored.of(counts.head.held(ways), precision.embedding)
     return held

@@ -14,8 +14,8 @@ BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
 SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 QUANTS: tuple[Quant, ...] = ("fp8", "int8", "int4")
 KV_BYTES_OF = {**BYTES_OF, "fp8": 1, "int8": 1}
-INT4_GROUP = 128
-"""Inputs that share one scale and one zero point in int4."""
+SCALE_BYTES: dict[Quant, int] = {"fp8": 4, "int8": 4, "int4": 2}
+"""What one scale takes: float32, or bfloat16 in int4; fp8 has one for a matrix's output, as int8 has."""
 KV_SCALE_BYTES = 2
 """int8 keeps a half-precision scale for each cached vector; fp8 is cached without scales."""
 
@@ -26,8 +26,9 @@ class Precision:
 
     `weights` is that of every parameter but the embedding and the norms, which have their own; `compute` that of
     activations and `kv` that of the cache.
-    With `quant` the matrices of attention, feed-forwards and experts are stored quantized; embedding, head, router,
-    biases and norms, vision and projector are not.
+    With `quant` the matrices of attention, feed-forwards and experts are stored as ``modelwright quantize`` stores
+    them; embedding, router, biases and norms, vision and projector are not quantized, nor what attention needs wide
+    (`Linear.kept`). In int4 `group` inputs share a scale; `head` is whether the output head is quantized too.
     """
 
     weights: str
@@ -36,6 +37,8 @@ class Precision:
     compute: str
     kv: str
     quant: Quant | None = None
+    group: int = 64
+    head: bool = False
 
     @classmethod
     def uniform(cls, dtype: str, kv: str | None = None, quant: Quant | None = None) -> "Precision":
@@ -55,15 +58,14 @@ class Precision:
     def matrix_bytes(self, linear: Linear, tensor: int = 1) -> int:
         """The weight of `linear` (not its bias) on one of `tensor` ranks, scales included.
 
-        int8 has one scale per output in the weights' own type, fp8 one in float32; int4 has a scale and a zero point
-        in the weights' type for every output and group of `INT4_GROUP` inputs.
+        int8 and fp8 have one scale per output; int4 has one for every output and `group` inputs.
         """
         inputs, outputs = (size // (tensor if linear.cut == side else 1) for side, size in _sides(linear))
-        if self.quant is None:
+        if self.quant is None or linear.kept:
             return inputs * outputs * self.width
         if self.quant == "int4":
-            return math.ceil(inputs * outputs / 2) + outputs * math.ceil(inputs / INT4_GROUP) * 2 * self.width
-        return inputs * outputs + outputs * (4 if self.quant == "fp8" else self.width)
+            return math.ceil(inputs * outputs / 2) + outputs * math.ceil(inputs / self.group) * SCALE_BYTES["int4"]
+        return inputs * outputs + outputs * SCALE_BYTES[self.quant]
 
     def kv_bytes(self, numbers: int, vectors: int) -> int:
         """Of `numbers` cached in `vectors`, each of which has a scale of its own where the type needs one."""

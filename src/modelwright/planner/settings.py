@@ -1,8 +1,10 @@
 """What a config itself says about types, layout and attention, as the planner's own terms; it reckons nothing."""
 
+from dataclasses import replace
 from typing import Any
 
 from modelwright.configs import CheckedConfig, DeepseekV2Config, LlamaConfig
+from modelwright.configs.engine import QuantSettings, read_quantization
 from modelwright.errors import ConfigError, RequestError
 from modelwright.planner.counts import Counts
 from modelwright.planner.layout import Layout, check_layout
@@ -12,8 +14,8 @@ from modelwright.planner.precision import Precision, Quant, float_type, kv_type,
 def precision_of(config: CheckedConfig, dtype: str | None, kv_dtype: str | None, quant: str | None) -> Precision:
     """The types of a plan: as asked for, else the config's, else float32.
 
-    A Llama in MindFormers' dialect stores its norms in `layernorm_compute_type` whatever is asked for; it computes and
-    caches in `compute_dtype`, and its `quant_config` says what is quantized.
+    A config's `quant_config` says what is quantized, and how where `quant` says what. A Llama in MindFormers' dialect
+    stores its norms in `layernorm_compute_type` whatever is asked for; it computes and caches in `compute_dtype`.
 
     Raises:
         RequestError: an option names no type.
@@ -21,13 +23,12 @@ def precision_of(config: CheckedConfig, dtype: str | None, kv_dtype: str | None,
     asked = None if dtype is None else float_type(dtype, "--dtype")
     cached = None if kv_dtype is None else kv_type(kv_dtype, "--kv-dtype")
     method = None if quant is None else quantization(quant, "--quant")
+    stored = read_quantization(getattr(config, "quant_config", None)) or QuantSettings()
+    method, cached = method or _known_quant(stored.weights), cached or stored.kv_cache
     if not isinstance(config, LlamaConfig):
         stated = config.dtype or config.get_text_config().dtype or "float32"
-        return Precision.uniform(asked or float_type(str(stated), "dtype"), cached, method)
-    engine = config.engine.quantization
-    if engine is not None:
-        method = method or _known_quant(engine.weights)
-        cached = cached or engine.kv_cache
+        plain = Precision.uniform(asked or float_type(str(stated), "dtype"), cached, method)
+        return replace(plain, group=stored.group, head=stored.head)
     compute = asked or config.compute_dtype
     return Precision(
         weights=asked or config.param_init_type,
@@ -36,6 +37,8 @@ def precision_of(config: CheckedConfig, dtype: str | None, kv_dtype: str | None,
         compute=compute,
         kv=cached or compute,
         quant=method,
+        group=stored.group,
+        head=stored.head,
     )
 
 

@@ -17,13 +17,14 @@ class Linear:
     """`inputs` to `outputs`; `cut` is the side that tensor parallelism divides, None where each rank holds all of it.
 
     Cut by outputs a bias is divided with them; cut by inputs each rank's product is a part of the sum and the bias
-    stays whole.
+    stays whole. A matrix that is `kept` is not quantized where others are.
     """
 
     inputs: int
     outputs: int
     bias: bool = False
     cut: Cut | None = None
+    kept: bool = False
 
     @property
     def parameters(self) -> int:
@@ -142,7 +143,8 @@ class LatentAttention:
 
     @property
     def _kv_b(self) -> Linear:
-        return Linear(self.kv_rank, self.heads * (self.nope + self.v_dim), cut="outputs")
+        """Out of the latent; kept, because absorbed attention multiplies with its numbers."""
+        return Linear(self.kv_rank, self.heads * (self.nope + self.v_dim), cut="outputs", kept=True)
 
     @property
     def kv_numbers(self) -> int:
