@@ -9,6 +9,7 @@ from typing import Any
 from modelwright.engine.blocks import BlockPool
 from modelwright.engine.cache import count_pages, make_host_pools, make_pools
 from modelwright.engine.engine_config import EngineConfig
+from modelwright.engine.graphs import DecodeGraphs, spare_pages
 from modelwright.engine.intake import Intake
 from modelwright.engine.params import SamplingParams
 from modelwright.engine.picture_rows import PictureRows
@@ -60,8 +61,10 @@ class Engine:
         self._intake = Intake(served, tokenizer, self.context)
         self._pictures = PictureRows(model, settings.kept_pictures) if served.sees else None
         pages = mesh.least(count_pages(served, settings, self.context))
-        on_device, on_host = make_pools(served, settings, pages), make_host_pools(served, settings)
-        self._runner = Runner(served, on_device, self._pictures, on_host, mesh)
+        spare = spare_pages(served, settings)
+        on_device, on_host = make_pools(served, settings, pages + spare), make_host_pools(served, settings)
+        graphs = DecodeGraphs(served, on_device, self.context) if spare else None
+        self._runner = Runner(served, on_device, self._pictures, on_host, mesh, graphs)
         pool = BlockPool(pages, settings.page_size, settings.reuse_prefixes)
         self._scheduler = Scheduler(pool, _limits(served, settings, self.context), settings.host_pages)
         self._requests: dict[str, Request] = {}

@@ -8,7 +8,7 @@ from modelwright.configs.engine import EngineSettings, QuantSettings
 from modelwright.configs.part import ConfigPart
 
 KV_DTYPES = ("auto", "int8")
-BACKENDS_SERVED = ("", "eager")
+BACKENDS_SERVED = ("eager", "cudagraph")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class EngineConfig(ConfigPart):
             sequence's length (rope types ``dynamic`` and DYNAMIC_NTK) are read whole in any case.
         reuse_prefixes: whether pages are found again by prompts that begin alike.
         kept_pictures: of how many pictures the rows are kept for prompts that show them again.
+        backend: ``eager`` runs each pass from Python, ``cudagraph`` captures decodes and replays them on a CUDA device.
 
     Raises:
         ConfigError: a value has the wrong type, a number is below 1 (`host_pages`: 0), or a name is unknown.
@@ -44,6 +45,7 @@ class EngineConfig(ConfigPart):
     chunk_prefill: bool = True
     reuse_prefixes: bool = True
     kept_pictures: int = 64
+    backend: str = "eager"
 
     def check_rules(self) -> None:
         self.require_at_least(1, "max_batch", "token_budget", "max_context", "page_size", "num_pages", "kept_pictures")
@@ -51,6 +53,7 @@ class EngineConfig(ConfigPart):
         budget, batch = self.token_budget, self.max_batch
         require(budget >= batch, f"token_budget ({budget}) must be at least max_batch ({batch})")
         require_one_of("kv_dtype", self.kv_dtype, KV_DTYPES)
+        require_one_of("backend", self.backend, BACKENDS_SERVED)
 
     @classmethod
     def from_settings(cls, settings: EngineSettings, **changes: Any) -> Self:
@@ -66,9 +69,9 @@ class EngineConfig(ConfigPart):
         """
         require(settings.use_past, "use_past must be True for the engine, which keeps keys in pages; got False")
         require(
-            settings.backend in BACKENDS_SERVED,
-            f'llm_backend must be "" or "eager" for the engine, whose passes differ in length and are not compiled; '
-            f'got "{settings.backend}"',
+            settings.backend in ("", *BACKENDS_SERVED),
+            f'llm_backend must be "", "eager" or "cudagraph" for the engine, whose passes differ in length and are not '
+            f'compiled; got "{settings.backend}"',
         )
         stored = settings.quantization or QuantSettings()
         asked = {
@@ -79,5 +82,6 @@ class EngineConfig(ConfigPart):
             "num_pages": settings.num_blocks,
             "kv_dtype": stored.kv_cache or "auto",
             "chunk_prefill": settings.chunk_prefill,
+            "backend": settings.backend or "eager",
         }
         return cls(**asked | changes)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from modelwright.attention import AttentionBackend, PagedAttention, PagedBatch, PagePool
 from modelwright.attention.upcast import UpcastAttention
+from modelwright.engine.graphs import DecodeGraphs
 from modelwright.engine.model_pass import ModelPass
 from modelwright.engine.page_moves import carry_out
 from modelwright.engine.picture_rows import PictureRows
@@ -43,6 +44,7 @@ class Runner:
         pictures: for a model that sees them.
         host_pools: one for each layer in host memory, or none.
         mesh: the ranks that share the model; rank 0 runs steps, and the others `follow` it.
+        graphs: for the passes that they serve, where there are any.
     """
 
     def __init__(
@@ -52,9 +54,10 @@ class Runner:
         pictures: PictureRows | None,
         host_pools: Sequence[PagePool] = (),
         mesh: Mesh | None = None,
+        graphs: DecodeGraphs | None = None,
     ):
         self._served, self._pools, self._pictures = served, pools, pictures
-        self._host_pools, self._mesh = host_pools, mesh or Mesh()
+        self._host_pools, self._mesh, self._graphs = host_pools, mesh or Mesh(), graphs
         self._in_step = True  # with the other ranks: false from the beginning of a pass to its end
 
     @torch.inference_mode()
@@ -119,6 +122,8 @@ class Runner:
         """The logits ``[places, vocabulary]`` of a pass."""
         device = self._served.device
         carry_out(one.moves, self._pools, self._host_pools)
+        if self._graphs is not None and self._graphs.serves(one):
+            return self._graphs.logits(one)
         tokens = {"input_ids": torch.tensor([one.tokens], device=device)}
         return self._served.decoder(
             **(tokens if one.embeds is None else {"inputs_embeds": one.embeds.to(device)}),

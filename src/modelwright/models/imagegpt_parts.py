@@ -117,8 +117,10 @@ def colour_loss(logits: Tensor, labels: Tensor, num_items: Tensor | int | None =
 
 
 def check_range(name: str, values: Tensor, limit: int, limit_name: str) -> None:
-    """Raise a :class:`RequestError` unless ``0 <= values < limit``; while a graph is traced there are no values yet."""
+    """Raise a :class:`RequestError` unless ``0 <= values < limit``; while a graph is made there are no values yet."""
     if values.is_meta or values.numel() == 0 or torch.compiler.is_compiling():
+        return
+    if values.is_cuda and torch.cuda.is_current_stream_capturing():
         return
     low, high = (int(value) for value in values.aminmax())
     if low < 0 or high >= limit:
