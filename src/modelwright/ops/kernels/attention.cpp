@@ -50,16 +50,19 @@ namespace {
 
 inline int64_t whole_vectors(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
 
-// Some keys of a sequence: where each one's place is in the pool.
+// Some keys of a sequence, or none: where each one's place is in the pool.
 struct Places {
     int count;
     int64_t page[BLOCK], token[BLOCK];
 
-    Places(const Decode& d, int64_t sequence, int64_t first, int64_t last) : count(int(last - first)) {
-        const int32_t* table = d.tables + sequence * d.table;
+    Places(const Decode& d, int64_t sequence, int64_t first, int64_t last)
+        : count(int(std::max<int64_t>(last - first, 0))) {
+        const int32_t* table = d.tables + sequence * d.table + first / d.page_size;
+        int64_t place = first % d.page_size;
         for (int j = 0; j < count; j++) {
-            page[j] = table[(first + j) / d.page_size];
-            token[j] = (first + j) % d.page_size;
+            page[j] = *table;
+            token[j] = place;
+            if (++place == d.page_size) place = 0, table++;
         }
     }
     int64_t row(const Stored& s, int j, int64_t head) const {
@@ -67,6 +70,14 @@ struct Places {
     }
     float scale(const Stored& s, int j, int64_t head) const {
         return s.scales ? s.scales[page[j] * s.scale_page + token[j] * s.scale_token + head * s.scale_head] : 1.0f;
+    }
+    // Let the rows of some keys come from memory while others are computed.
+    void ask(const Stored& s, int first, int last, int64_t head) const {
+        const int64_t size = s.kind == 0 ? 4 : s.kind == 1 ? 2 : 1;
+        for (int j = first; j < std::min(last, count); j++) {
+            const char* at = static_cast<const char*>(s.rows) + row(s, j, head) * size;
+            for (int64_t byte = 0; byte < s.width * size; byte += 64) __builtin_prefetch(at + byte);
+        }
     }
 };
 
@@ -83,40 +94,53 @@ struct State {
     }
 };
 
-template <typename T>
-void widen(const T* row, int64_t width, float scale, float* to) {
-    for (int64_t i = 0; i < width; i += LANES) {
-        Floats x = i + LANES <= width ? load(row + i) : load_some(row + i, width - i);
-        store(to + i, x * scale);
+#if defined(__clang__)
+#define LANES_OF(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define LANES_OF(a, b, ...) __builtin_shuffle(a, b, Ints{__VA_ARGS__})
+#endif
+
+// The sums of 16 vectors, one a lane: halved four times, two vectors becoming one.
+inline Floats sums(const Floats* x) {
+    Floats two[8], four[4], eight[2];
+    for (int i = 0; i < 8; i++) {
+        const Floats a = x[2 * i], b = x[2 * i + 1];
+        two[i] = LANES_OF(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30) +
+                 LANES_OF(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
     }
+    for (int i = 0; i < 4; i++) {
+        const Floats a = two[2 * i], b = two[2 * i + 1];
+        four[i] = LANES_OF(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+                  LANES_OF(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+    }
+    for (int i = 0; i < 2; i++) {
+        const Floats a = four[2 * i], b = four[2 * i + 1];
+        eight[i] = LANES_OF(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27) +
+                   LANES_OF(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+    }
+    return LANES_OF(eight[0], eight[1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+           LANES_OF(eight[0], eight[1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
 }
 
-// `width` numbers of a stored row as floats, and zeros up to a whole vector.
-void widen(const Stored& s, int64_t row, float scale, float* to) {
+// Calls act with a null pointer to the type that a kind of vectors is stored in.
+template <typename Act>
+inline void with_type(const Stored& s, Act act) {
     switch (s.kind) {
-        case 0: return widen(static_cast<const float*>(s.rows) + row, s.width, scale, to);
-        case 1: return widen(static_cast<const bf16*>(s.rows) + row, s.width, scale, to);
-        case 2: return widen(static_cast<const int8_t*>(s.rows) + row, s.width, scale, to);
+        case 0: return act(static_cast<const float*>(nullptr));
+        case 1: return act(static_cast<const bf16*>(nullptr));
+        case 2: return act(static_cast<const int8_t*>(nullptr));
     }
 }
 
-inline float dot(const float* a, const float* b, int64_t width) {
-    Floats total{};
-    for (int64_t i = 0; i < width; i += LANES) total += load(a + i) * load(b + i);
-    return sum(total);
-}
-
-// Keys and values of a block are made floats once for all heads that share them.
+// Keys and values are made floats as they are read, where they lie.
 template <typename X>
 class FloatBlock {
 public:
     State state;
 
-    explicit FloatBlock(const Decode& d)
-        : state(d.heads, whole_vectors(d.values.width)), d(d), v(BLOCK * state.width) {
+    explicit FloatBlock(const Decode& d) : state(d.heads, whole_vectors(d.values.width)), d(d) {
         for (int64_t p = 0; p < d.parts; p++) k_width += whole_vectors(d.keys[p].width);
         q.resize(d.heads * k_width);
-        k.resize(BLOCK * k_width);
     }
 
     void begin(int64_t sequence) {
@@ -133,18 +157,21 @@ public:
         }
     }
 
-    void add(const Places& places) {
+    void add(const Places& places, const Places& next) {
         const int64_t group = d.heads / d.kv_heads;
         for (int64_t head = 0; head < d.kv_heads; head++) {
-            for (int j = 0; j < places.count; j++) {
-                float* to = &k[j * k_width];
+            for (int64_t p = 0; p < d.parts; p++) next.ask(d.keys[p], 0, BLOCK, head);
+            next.ask(d.values, 0, BLOCK, head);
+            for (int64_t h = head * group; h < (head + 1) * group; h++) {
+                float weights[BLOCK] = {};
+                const float* query = &q[h * k_width];
                 for (int64_t p = 0; p < d.parts; p++) {
-                    widen(d.keys[p], places.row(d.keys[p], j, head), places.scale(d.keys[p], j, head), to);
-                    to += whole_vectors(d.keys[p].width);
+                    with_type(d.keys[p], [&](auto type) { score(type, d.keys[p], places, head, query, weights); });
+                    query += whole_vectors(d.keys[p].width);
                 }
-                widen(d.values, places.row(d.values, j, head), places.scale(d.values, j, head), &v[j * state.width]);
+                const float kept = weigh(h, places, head, weights);
+                with_type(d.values, [&](auto type) { mix(type, places, head, h, weights, kept); });
             }
-            for (int64_t h = head * group; h < (head + 1) * group; h++) add_head(h, places.count);
         }
     }
 
@@ -153,26 +180,70 @@ public:
 private:
     const Decode& d;
     int64_t k_width = 0;
-    std::vector<float> q, k, v;
+    std::vector<float> q;
 
-    void add_head(int64_t h, int count) {
-        float weights[BLOCK];
-        for (int j = 0; j < BLOCK; j++) weights[j] = j < count ? dot(&q[h * k_width], &k[j * k_width], k_width) : NEVER;
+    // A query times 16 keys at once; beyond the last, the last again.
+    template <typename T>
+    void score(const T*, const Stored& s, const Places& places, int64_t head, const float* query, float* scores) {
+        for (int j = 0; j < places.count; j += LANES) {
+            const T* rows[LANES];
+            Floats each[LANES], scales;
+            for (int r = 0; r < LANES; r++) {
+                const int key = std::min(j + r, places.count - 1);
+                rows[r] = static_cast<const T*>(s.rows) + places.row(s, key, head);
+                scales[r] = places.scale(s, key, head);
+                each[r] = splat(0.0f);
+            }
+            const int64_t whole = s.width / LANES * LANES;
+            for (int64_t i = 0; i < whole; i += LANES) {
+                const Floats x = load(query + i);
+                for (int r = 0; r < LANES; r++) each[r] += x * load(rows[r] + i);
+            }
+            if (whole < s.width)
+                for (int r = 0; r < LANES; r++)
+                    each[r] += load(query + whole) * load_some(rows[r] + whole, s.width - whole);
+            store(scores + j, load(scores + j) + sums(each) * scales);
+        }
+    }
+
+    // Scores to what values are multiplied with; returns what earlier ones shrink to.
+    float weigh(int64_t h, const Places& places, int64_t head, float* weights) {
         float highest = state.highest[h];
-        for (int j = 0; j < count; j++) highest = std::max(highest, weights[j]);
-        const float kept = exp2_negative(splat(state.highest[h] - highest))[0];
+        for (int j = 0; j < places.count; j++) highest = std::max(highest, weights[j]);
+        for (int j = places.count; j < BLOCK; j++) weights[j] = NEVER;
         float total = 0;
         for (int j = 0; j < BLOCK; j += LANES) {
-            Floats some = exp2_negative(load(weights + j) - highest);
+            const Floats some = exp2_negative(load(weights + j) - highest);
             store(weights + j, some);
             total += sum(some);
         }
+        for (int j = 0; d.values.scales && j < places.count; j++) weights[j] *= places.scale(d.values, j, head);
+        const float kept = exp2_negative(splat(state.highest[h] - highest))[0];
         state.highest[h] = highest;
         state.total[h] = state.total[h] * kept + total;
-        for (int64_t i = 0; i < state.width; i += LANES) {
+        return kept;
+    }
+
+    template <typename T>
+    void mix(const T*, const Places& places, int64_t head, int64_t h, const float* weights, float kept) {
+        const int64_t width = d.values.width;
+        const T* rows[BLOCK];
+        for (int j = 0; j < places.count; j++)
+            rows[j] = static_cast<const T*>(d.values.rows) + places.row(d.values, j, head);
+        int64_t i = 0;
+        for (; i + 4 * LANES <= width; i += 4 * LANES) {
+            float* out = &state.out[h * state.width + i];
+            Floats mixed[4];
+            for (int c = 0; c < 4; c++) mixed[c] = load(out + c * LANES) * kept;
+            for (int j = 0; j < places.count; j++)
+                for (int c = 0; c < 4; c++) mixed[c] += load(rows[j] + i + c * LANES) * weights[j];
+            for (int c = 0; c < 4; c++) store(out + c * LANES, mixed[c]);
+        }
+        for (; i < width; i += LANES) {
             float* out = &state.out[h * state.width + i];
             Floats mixed = load(out) * kept;
-            for (int j = 0; j < count; j++) mixed += load(&v[j * state.width + i]) * weights[j];
+            for (int j = 0; j < places.count; j++)
+                mixed += (i + LANES <= width ? load(rows[j] + i) : load_some(rows[j] + i, width - i)) * weights[j];
             store(out, mixed);
         }
     }
@@ -216,7 +287,7 @@ public:
         }
     }
 
-    void add(const Places& places) {
+    void add(const Places& places, const Places& next) {
         for (int64_t head = 0; head < d.kv_heads; head++) {
             const bf16* keys[MOST_PARTS][BLOCK];
             const bf16* values[BLOCK];
@@ -225,7 +296,7 @@ public:
             else point(d.values, places, head, rounded[MOST_PARTS], values);
             for (int64_t set = 0; set < sets; set++) {
                 const int64_t lanes = std::min<int64_t>(LANES, group - set * LANES);
-                add_set(places, head, set, int(lanes), keys, values);
+                add_set(places, set == 0 ? next : Places(d, 0, 0, 0), head, set, int(lanes), keys, values);
             }
         }
     }
@@ -267,14 +338,16 @@ private:
         }
     }
 
-    void add_set(const Places& places, int64_t head, int64_t set, int lanes, const bf16* const (*keys)[BLOCK],
-                 const bf16* const* values) {
+    void add_set(const Places& places, const Places& next, int64_t head, int64_t set, int lanes,
+                 const bf16* const (*keys)[BLOCK], const bf16* const* values) {
         Floats scores[BLOCK];
         const uint32_t* query = &q[(head * sets + set) * k_width / 2 * LANES];
         for (int j = 0; j < BLOCK; j++) scores[j] = splat(0.0f);
         for (int64_t p = 0; p < d.parts; p++) {
             for (int j = 0; j < places.count; j += 8) {
                 __m512 sums[8];
+                next.ask(d.keys[p], j, j + 8, head);
+                if (p == 0 && !shared) next.ask(d.values, j, j + 8, head);
                 multiply(query, keys[p] + j, d.keys[p].width, sums);
                 for (int i = 0; i < 8 && j + i < places.count; i++) {
                     Floats part;
@@ -399,9 +472,15 @@ void decode(const Decode& d, X* out, int threads) {
             const int64_t s = std::upper_bound(starts.begin(), starts.end(), i) - starts.begin() - 1;
             const int64_t part = i - starts[s], of = starts[s + 1] - starts[s];
             const int64_t last = cut(d.contexts[s], part + 1, of);
+            int64_t key = cut(d.contexts[s], part, of);
+            Places places(d, s, key, std::min(key + BLOCK, last));
             block.begin(s);
-            for (int64_t key = cut(d.contexts[s], part, of); key < last; key += BLOCK)
-                block.add(Places(d, s, key, std::min(key + BLOCK, last)));
+            while (places.count) {
+                key += BLOCK;
+                const Places next(d, s, key, std::min(key + BLOCK, last));
+                block.add(places, next);
+                places = next;
+            }
             for (int64_t h = 0; h < d.heads; h++) block.finish(h, &said[(i * d.heads + h) * v_width]);
             std::copy_n(block.state.highest.begin(), d.heads, &highest[i * d.heads]);
             std::copy_n(block.state.total.begin(), d.heads, &total[i * d.heads]);
