@@ -8,6 +8,7 @@ import torch
 from modelwright.engine.cache import CacheLayout, count_pages, default_pages, make_pools
 from modelwright.engine.engine_config import EngineConfig
 from modelwright.engine.served_model import ServedModel
+from modelwright.planner.plan import plan
 from tests.fakes import MHA, tiny_v2, tiny_vl2
 from tests.imagegpts import tiny_imagegpt
 from tests.llamas import tiny_llama
@@ -19,6 +20,9 @@ LAYOUTS = [
     (tiny_llama, CacheLayout(2, 2, 8, 8), 2 * 2 * 16),
     (tiny_imagegpt, CacheLayout(2, 6, 4, 4), 2 * 6 * 8),
 ]
+
+
+PLANNED = {"auto": None, "int8": "int8"}
 
 
 @pytest.mark.parametrize(("build", "layout", "numbers"), LAYOUTS, ids=["mla", "mha", "vl2", "llama", "imagegpt"])
@@ -33,6 +37,9 @@ def test_a_tokens_bytes_are_those_of_the_pools(build, layout, numbers, kv_dtype)
     dtype = torch.int8 if kv_dtype == "int8" else torch.float32
     assert held == 3 * 4 * layout.token_bytes(dtype)
     assert layout.token_bytes(torch.float32) == 4 * numbers
+    assert (
+        layout.token_bytes(dtype) == plan(build().config, dtype="fp32", kv_dtype=PLANNED[kv_dtype]).kv_bytes_per_token
+    )
 
 
 def test_pages_are_those_asked_for_or_whole_contexts():

@@ -37,7 +37,7 @@ def test_the_cache_of_a_token():
     assert kv_bytes_per_token(count(llama()), BF16) == LAYERS * 2 * KV_HEADS * HEAD * 2
     latent = count(deepseek())
     assert kv_bytes_per_token(latent, FP32) == 3 * (8 + 2) * 4  # rank and rotated key, three layers
-    assert kv_bytes_per_token(latent, Precision.uniform("float32", kv="int8")) == 3 * ((8 + 2) + 2 * 2)
+    assert kv_bytes_per_token(latent, Precision.uniform("float32", kv="int8")) == 3 * ((8 + 2) + 2 * 4)
 
 
 def test_serving_is_weights_cache_and_the_widest_moment():

@@ -16,8 +16,8 @@ QUANTS: tuple[Quant, ...] = ("fp8", "int8", "int4")
 KV_BYTES_OF = {**BYTES_OF, "fp8": 1, "int8": 1}
 SCALE_BYTES: dict[Quant, int] = {"fp8": 4, "int8": 4, "int4": 2}
 """What one scale takes: float32, or bfloat16 in int4; fp8 has one for a matrix's output, as int8 has."""
-KV_SCALE_BYTES = 2
-"""int8 keeps a half-precision scale for each cached vector; fp8 is cached without scales."""
+KV_SCALE_BYTES = 4
+"""int8 keeps a float32 scale for each cached vector, as the engine does; fp8 is cached without scales."""
 
 
 @dataclass(frozen=True)
