@@ -22,9 +22,6 @@ LAYOUTS = [
 ]
 
 
-PLANNED = {"auto": None, "int8": "int8"}
-
-
 @pytest.mark.parametrize(("build", "layout", "numbers"), LAYOUTS, ids=["mla", "mha", "vl2", "llama", "imagegpt"])
 @pytest.mark.parametrize("kv_dtype", ["auto", "int8"])
 def test_a_tokens_bytes_are_those_of_the_pools(build, layout, numbers, kv_dtype):
@@ -37,9 +34,8 @@ def test_a_tokens_bytes_are_those_of_the_pools(build, layout, numbers, kv_dtype)
     dtype = torch.int8 if kv_dtype == "int8" else torch.float32
     assert held == 3 * 4 * layout.token_bytes(dtype)
     assert layout.token_bytes(torch.float32) == 4 * numbers
-    assert (
-        layout.token_bytes(dtype) == plan(build().config, dtype="fp32", kv_dtype=PLANNED[kv_dtype]).kv_bytes_per_token
-    )
+    planned = plan(build().config, dtype="fp32", kv_dtype=None if kv_dtype == "auto" else kv_dtype)
+    assert layout.token_bytes(dtype) == planned.kv_bytes_per_token
 
 
 def test_pages_are_those_asked_for_or_whole_contexts():
