@@ -83,7 +83,7 @@ PROGRAMS = {
         "attention_programs",
         "add_shares",
         {"parts": "fp32", "sums": "fp32", "out": "bf16"},
-        {"WIDTH": 512, "BLOCK": 512},
+        {"SHARES": 64, "WIDTH": 512, "BLOCK": 512},
     ),
     "gate and up": ("expert_programs", "gate_and_up", BF16 | TILES, BLOCKS | {"top_k": 1}),
     "down": ("expert_programs", "down", BF16 | TILES, BLOCKS),

@@ -16,7 +16,7 @@ from transformers.activations import ACT2FN
 
 from modelwright.layers import Experts, GatedMLP, GroupedQueryAttention, RMSNorm, RotaryEmbedding, Rotation, Router
 from modelwright.layers.linear import CastLinear
-from modelwright.ops import few_rows, kernels
+from modelwright.ops import few_rows, gpu_kernels, kernels
 from modelwright.ops.experts import GroupedProduct
 from modelwright.ops.rotary import rotate_interleaved
 
@@ -40,11 +40,11 @@ class Prepared:
 
 
 def prepare(model: nn.Module) -> Prepared:
-    """Let ``model`` compute by the compiled kernels where they are faster; without kernels nothing changes.
+    """Let ``model`` compute by kernels where they are faster, on a GPU its experts alone; without any nothing changes.
 
     A model that is prepared already stays so, and only the first handle undoes it.
     """
-    if not kernels.available():
+    if not (kernels.available() or gpu_kernels.available()):
         return Prepared(())
     changes = []
     for module in model.modules():

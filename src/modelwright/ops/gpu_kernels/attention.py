@@ -111,7 +111,8 @@ def decode(
     Raises:
         ValueError: the widths of queries and keys differ.
     """
-    return _attend(q, q_inner, keys, values, contexts, tables, None, scale)
+    with torch.cuda.device_of(q):  # where Triton launches
+        return _attend(q, q_inner, keys, values, contexts, tables, None, scale)
 
 
 def ragged(
@@ -126,7 +127,8 @@ def ragged(
 ) -> Tensor:
     """Any number of queries per sequence, packed as ``ops/paged.py`` says; otherwise as :func:`decode`."""
     ends = torch.tensor(list(contexts), dtype=torch.int32).to(q.device)
-    return _attend(q, q_inner, keys, values, ends, tables, starts, scale)
+    with torch.cuda.device_of(q):
+        return _attend(q, q_inner, keys, values, ends, tables, starts, scale)
 
 
 def _attend(
@@ -167,7 +169,8 @@ def _attend(
         num_stages=2,
     )
     if shares > 1:
-        program.add_shares[(tokens * heads,)](parts, sums, out, shares, WIDTH=values.width, BLOCK=shape.v_block)
+        blocks = {"SHARES": _power_of_two(shares), "WIDTH": values.width, "BLOCK": shape.v_block}
+        program.add_shares[(tokens * heads,)](parts, sums, out, shares, **blocks)
     return out
 
 

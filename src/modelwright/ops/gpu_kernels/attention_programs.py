@@ -187,31 +187,30 @@ def attend(
     if SPLIT:
         place = place * tl.num_programs(2) + tl.program_id(2)
         tl.store(sums + place, best + tl.log2(total), mask=real)
+        real = real & (begin < end)
     mask = real[:, None] & (column < V_WIDTH)[None, :]
     tl.store(out + place[:, None] * V_WIDTH + column[None, :], mixed.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def add_shares(
-    parts,  # [tokens, heads, shares, WIDTH], fp32
-    sums,  # [tokens, heads, shares]
+    parts,  # [tokens, heads, shares, WIDTH], fp32; not written where the sum is -inf
+    sums,  # [tokens, heads, shares]; those that are -inf come last
     out,  # [tokens, heads, WIDTH]
     shares,
+    SHARES: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """The attention of one head of one token from its shares: grid (tokens * heads)."""
     place = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    best = tl.load(sums + place * shares)  # the first share holds a key that every row sees
-    total = 1.0
-    mixed = tl.load(parts + place * shares * WIDTH + column, mask=column < WIDTH, other=0.0)
-    for share in range(1, shares):
-        one = tl.load(sums + place * shares + share)
-        part = tl.load(parts + (place * shares + share) * WIDTH + column, mask=column < WIDTH, other=0.0)
-        higher = tl.maximum(best, one)
-        keep, weight = tl.exp2(best - higher), tl.exp2(one - higher)
-        mixed = mixed * keep + part * weight
-        total = total * keep + weight
-        best = higher
+    share, column = tl.arange(0, SHARES), tl.arange(0, BLOCK)
+    each = tl.load(sums + place * shares + share, mask=share < shares, other=float("-inf"))
+    best = tl.max(each, 0)
+    total = tl.sum(tl.exp2(each - best), 0)
+    mixed = tl.zeros([BLOCK], tl.float32)
+    for one in range(tl.sum((each > float("-inf")).to(tl.int32), 0)):
+        weight = tl.exp2(tl.load(sums + place * shares + one) - best)
+        start = parts + (place * shares + one) * WIDTH
+        mixed += weight * tl.load(start + column, mask=column < WIDTH, other=0.0)
     tl.store(out + place * WIDTH + column, (mixed / total).to(out.dtype.element_ty), mask=column < WIDTH)

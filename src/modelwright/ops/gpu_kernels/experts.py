@@ -60,16 +60,20 @@ def experts(x: Tensor, chosen: Tensor, weights: Tensor, w_in: Tensor, w_out: Ten
     Raises:
         ValueError: the widths of ``x`` and the weights differ.
     """
-    number, dim, width = w_out.shape
+    dim, width = w_out.shape[1:]
     if x.shape[-1] != dim or w_in.shape[1:] != (2 * width, dim):
         raise ValueError(
             f"x ({x.shape[-1]}) must be as wide as w_out is long ({dim}), and w_in be [{2 * width}, {dim}], "
             f"got {list(w_in.shape[1:])}"
         )
-    out, (tokens, top_k) = x.new_empty(x.shape), chosen.shape
-    if tokens == 0:
-        return out
-    x = x if x.stride(-1) == 1 else x.contiguous()
+    if len(x) == 0:
+        return torch.empty_like(x)
+    with torch.cuda.device_of(x):  # where Triton launches
+        return _experts(x if x.stride(-1) == 1 else x.contiguous(), chosen, weights.float().contiguous(), w_in, w_out)
+
+
+def _experts(x: Tensor, chosen: Tensor, weights: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
+    (number, dim, width), (tokens, top_k) = w_out.shape, chosen.shape
     rows = _FEW if tokens * top_k <= number * _FEW else _MANY
     tiles, program = Tiles.of(chosen, number, rows), programs("expert_programs")
     hidden, said = x.new_empty(tokens * top_k, width), x.new_empty(tokens * top_k, dim)
@@ -81,6 +85,6 @@ def experts(x: Tensor, chosen: Tensor, weights: Tensor, w_in: Tensor, w_out: Ten
     program.down[(len(tiles.rows), -(-dim // _COLUMNS))](
         *(hidden, tiles.order, w_out, said), *where, *w_out.stride()[:2], **blocks
     )
-    said_by = weights.to(torch.float32).contiguous()
-    program.weigh[(tokens, -(-dim // _SUMMED))](said, said_by, out, dim, top_k, COLUMNS=_SUMMED)
+    out = x.new_empty(tokens, dim)
+    program.weigh[(tokens, -(-dim // _SUMMED))](said, weights, out, dim, top_k, COLUMNS=_SUMMED)
     return out
