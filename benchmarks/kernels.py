@@ -4,7 +4,7 @@
 
 Shapes are those of a Llama of 1.1 billion parameters and of a small DeepSeek-V2. Each case goes through enough copies
 of its data that no cache holds them; ours, torch's and the plain read take turns, and medians count. A GB is 10^9 bytes
-of weights or pages, each counted once however often it is read.
+of weights or pages, each counted once however often it is read. Prompts are bound by multiplying, not by reading.
 """
 
 import argparse
@@ -75,10 +75,10 @@ def stored_bytes(weight: Tensor | Int8Weight | Int4Weight) -> int:
 
 
 def linear_cases() -> Iterator[Case]:
-    """One linear layer on 1, 8 and 32 rows, in each type its weight may be stored in."""
+    """One linear layer on 1 to 64 rows, in each type its weight may be stored in."""
     for kind in KINDS:
         for layer in LLAMA if kind == "bf16" else ("down",):
-            for rows in (1, 8, 32):
+            for rows in (1, 8, 16, 32, 64):
                 yield linear_case(kind, layer, rows)
 
 
@@ -101,8 +101,8 @@ def linear_case(kind: str, layer: str, rows: int) -> Case:
 
 
 def expert_cases() -> Iterator[Case]:
-    """1 and 8 tokens that choose 6 of 32 experts each."""
-    for tokens in (1, 8):
+    """1 token and more, up to a prompt, that choose 6 of 32 experts each."""
+    for tokens in (1, 8, 32, 512):
         yield expert_case(tokens)
 
 

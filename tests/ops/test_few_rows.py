@@ -7,6 +7,7 @@ from torch import nn
 
 from modelwright.ops import few_rows, kernels
 from modelwright.ops.experts import looped_experts
+from modelwright.ops.kernels import Unit
 
 compiled = pytest.mark.skipif(not kernels.available(), reason=f"no kernels: {kernels.reason()}")
 CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.bfloat16: {"rtol": 2**-7, "atol": 2**-8}}
@@ -26,27 +27,42 @@ def called(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "rows", "few"),
+    ("unit", "dtype", "most"),
     [
-        (torch.bfloat16, 8, True),
-        (torch.bfloat16, 9, False),
-        (torch.float32, 32, True),
-        (torch.float32, 33, False),
-        (torch.float16, 1, False),
+        (Unit.STREAMS, torch.bfloat16, 8),
+        (Unit.DOTS, torch.bfloat16, 48),
+        (Unit.TILES, torch.bfloat16, 64),
+        (Unit.STREAMS, torch.float32, 32),
+        (Unit.TILES, torch.float32, 32),
+        (Unit.TILES, torch.float16, 0),
     ],
 )
-def test_how_many_rows_are_few(dtype, rows, few):
-    assert few_rows.prefers_kernel(rows, dtype) is few
+def test_how_many_rows_are_few(monkeypatch, unit, dtype, most):
+    monkeypatch.setattr(kernels, "unit", lambda: unit)
+    assert most == 0 or few_rows.prefers_kernel(most, dtype)
+    assert not few_rows.prefers_kernel(most + 1, dtype)
 
 
-def test_how_many_choices_are_few():
-    assert few_rows.prefers_expert_kernel(12 * 8, 8) and not few_rows.prefers_expert_kernel(12 * 8 + 1, 8)
+@pytest.mark.parametrize("unit", Unit)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_how_many_choices_and_rows_of_stored_weights_are_few(monkeypatch, unit, dtype):
+    monkeypatch.setattr(kernels, "unit", lambda: unit)
+    blocks = dtype == torch.bfloat16 and unit != Unit.STREAMS
+    assert few_rows.prefers_expert_kernel(12 * 8, 8, dtype)
+    assert few_rows.prefers_expert_kernel(12 * 8 + 1, 8, dtype) is blocks
+    most = 512 if blocks else 8
+    assert [few_rows.prefers_stored_kernel(rows, dtype) for rows in (0, 1, most, most + 1)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 @compiled
 @pytest.mark.parametrize(("dtype", "rows", "by"), [
     (torch.bfloat16, 8, ["linears"]),
-    (torch.bfloat16, 9, []),
+    (torch.bfloat16, 65, []),
     (torch.float32, 32, ["linears"]),
     (torch.float32, 33, []),
 ])  # fmt: skip

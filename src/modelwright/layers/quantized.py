@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelwright.layers.slots import Slot
-from modelwright.ops import kernels
+from modelwright.ops import few_rows, kernels
 from modelwright.ops.dynamic_int8 import dynamic_int8_linear
 from modelwright.ops.experts import Activation, grouped_experts
 from modelwright.ops.weight_only import Int4Weight, Int8Weight, dequantise
 
 Stored = Int8Weight | Int4Weight
 
-KERNEL_ROWS = 8
-"""Rows up to which the compiled kernels, which read a weight once and as it is stored, beat torch's wide product."""
+KERNEL_TOKENS = 8
+"""Tokens up to which all experts are computed in one call; more of them sort themselves by expert, one product each."""
 
 
 class QuantizedLinear(nn.Module):
@@ -132,18 +132,19 @@ class QuantizedExperts(nn.Module):
 
     def _kernel_serves(self, x: Tensor, into: Stored, out: Stored) -> bool:
         known = self.gated and self.silu and not self.dynamic
-        return known and 0 < len(x) <= KERNEL_ROWS and kernels.serves_experts(x, into, out)
+        return known and 0 < len(x) <= KERNEL_TOKENS and kernels.serves_experts(x, into, out)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         return super()._apply(_but_for_types(self, fn), recurse)
 
 
 def stored_linear(x: Tensor, weight: Stored, bias: Tensor | None = None, dynamic: bool = False) -> Tensor:
-    """``x @ weight.T + bias``, ``[..., in]`` to ``[..., out]``: by the kernel for few rows, else with a wide copy."""
+    """``x @ weight.T + bias``, ``[..., in]`` to ``[..., out]``: by the kernel for fewer rows, else with a wide copy."""
     if dynamic and isinstance(weight, Int8Weight):
         return dynamic_int8_linear(x, weight, bias)
-    rows = x.numel() // x.shape[-1]
-    if 0 < rows <= KERNEL_ROWS and not torch.is_autocast_enabled(x.device.type) and kernels.serves_linear(x, weight):
+    plain = not (torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling())
+    served = plain and kernels.serves_linear(x, weight)
+    if served and few_rows.prefers_stored_kernel(x.numel() // x.shape[-1], x.dtype):
         return kernels.linear(x, weight, bias)
     return F.linear(x, dequantise(weight, x.dtype), None if bias is None else bias.to(x.dtype))
 

@@ -1,6 +1,6 @@
 """Compiled CPU kernels, for decoding above all, where each weight is read once; torch's way stands beside each.
 
-``linear``, ``linears`` and ``experts`` serve a few tokens, ``decode`` one query per sequence over pages and
+``linear``, ``linears`` and ``experts`` serve few and several tokens, ``decode`` one query per sequence over pages and
 ``KernelSlots`` one per row over slots; ``latent_in`` and ``latent_to_values`` absorb a latent layer's projection.
 ``prefill`` attends to a prompt's tokens; ``rms_norm``, ``rotate``, ``silu_product`` and ``route`` take any number of
 rows. Leaves out GPUs.
@@ -9,13 +9,23 @@ rows. Leaves out GPUs.
 from modelwright.ops.kernels.attention import decode, serves_decode
 from modelwright.ops.kernels.build import available, reason
 from modelwright.ops.kernels.latent import latent_in, latent_to_values, serves_latent
-from modelwright.ops.kernels.linear import experts, is_bare, linear, linears, serves_experts, serves_linear
+from modelwright.ops.kernels.linear import (
+    Unit,
+    experts,
+    is_bare,
+    linear,
+    linears,
+    serves_experts,
+    serves_linear,
+    unit,
+)
 from modelwright.ops.kernels.prefill import prefill, serves_prefill
 from modelwright.ops.kernels.rows import rms_norm, rotate, route, serves_rows, silu_product
 from modelwright.ops.kernels.slots import KernelSlots, serves_slots
 
 __all__ = [
     "KernelSlots",
+    "Unit",
     "available",
     "decode",
     "experts",
@@ -37,4 +47,5 @@ __all__ = [
     "serves_rows",
     "serves_slots",
     "silu_product",
+    "unit",
 ]

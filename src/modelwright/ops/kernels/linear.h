@@ -1,7 +1,8 @@
 // Products of a few rows with a matrix that lies in memory row by row: the matrix is read once, several rows at a time.
 //
-// A matrix type says how its rows are stored. It gives 16 inputs of a row as floats (`floats`), for any CPU; and where
-// the CPU multiplies bf16, 32 of them as exact bf16 (`halves`) with a factor that is still to be applied.
+// A matrix type says how its rows are stored, and up to how many rows of bf16 (`FEW`) are better met as it streams by
+// than in the blocks of tiles.h. It gives 16 inputs of a row as floats (`floats`), for any CPU; and where the CPU
+// multiplies bf16, 32 of them as exact bf16 (`halves`) with a factor that is still to be applied.
 #pragma once
 
 #include <algorithm>
@@ -16,6 +17,7 @@ constexpr int AHEAD = 1024;  // bytes of each stream asked for early
 template <typename T>
 struct Plain {
     static constexpr int TILE = MOST;
+    static constexpr int FEW = 4;
     const T* data;
     int64_t in;
 
@@ -29,6 +31,7 @@ struct Plain {
 // int8 with a scale per row.
 struct Int8 {
     static constexpr int TILE = MOST;
+    static constexpr int FEW = 8;
     const int8_t* data;
     const float* scales;
     int64_t in;
@@ -44,6 +47,7 @@ struct Int8 {
 // more inputs shares a scale and, where there are any, an offset that is added to each of its weights.
 struct Int4 {
     static constexpr int TILE = 3;
+    static constexpr int FEW = 16;
     const uint8_t* data;
     const bf16* scales;
     const bf16* offsets;

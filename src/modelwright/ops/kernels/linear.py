@@ -1,7 +1,9 @@
-"""Linear layers and chosen experts over a few rows by the compiled kernels: the checks and the pointers."""
+"""Linear layers and chosen experts over few and several rows by the compiled kernels: the checks and the pointers."""
 
 import ctypes
 from collections.abc import Sequence
+from enum import IntEnum
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -11,6 +13,25 @@ from modelwright.ops.weight_only import Int4Weight, Int8Weight
 
 INPUTS = (torch.float32, torch.bfloat16)
 Weight = Tensor | Int8Weight | Int4Weight
+
+
+class Unit(IntEnum):
+    """What multiplies several rows of bf16; few, and fp32, always are dot products while the weight streams by.
+
+    Few are 4 rows, 8 with an int8 weight and 16 with an int4 weight. ``DOTS`` are AVX-512's dot products over blocks of
+    the weight, ``TILES`` the processor's matrix unit (AMX).
+    """
+
+    STREAMS = 0
+    DOTS = 1
+    TILES = 2
+
+
+@cache
+def unit() -> Unit:
+    """The best unit of this processor; asks the system's permission for it, once."""
+    library = build().library
+    return Unit.STREAMS if library is None else Unit(library.best_unit())
 
 
 class _Weight(ctypes.Structure):
@@ -53,18 +74,19 @@ def _fits(x: Tensor, weight: Weight) -> bool:
     return weight.steps.device == x.device and weight.steps.is_contiguous() and weight.scales.is_contiguous()
 
 
-def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, by: Unit | None = None) -> Tensor:
     """``x @ weight.T + bias``: x ``[..., in]``, weight ``[out, in]`` -> ``[..., out]``; the weight is read once.
 
-    Meant for up to about 8 rows; beyond, torch's product does more with each number it has read.
+    Sums are taken in fp32. Integers that meet more than few rows (:class:`Unit`) of bf16 are rounded to bf16 as by
+    :func:`modelwright.ops.weight_only.dequantise`. ``by`` is one of this machine's units; None is the best.
 
     Raises:
         ValueError: the widths differ.
     """
-    return linears(x, [(weight, bias)])[0]
+    return linears(x, [(weight, bias)], by)[0]
 
 
-def linears(x: Tensor, layers: Sequence[tuple[Weight, Tensor | None]]) -> list[Tensor]:
+def linears(x: Tensor, layers: Sequence[tuple[Weight, Tensor | None]], by: Unit | None = None) -> list[Tensor]:
     """:func:`linear` for several ``(weight, bias)`` that read the same ``x``, in one call that shares out all rows.
 
     Raises:
@@ -90,6 +112,7 @@ def linears(x: Tensor, layers: Sequence[tuple[Weight, Tensor | None]]) -> list[T
         ctypes.c_void_p(rows.data_ptr()),
         ctypes.c_int64(rows.stride(0)),
         ctypes.c_int64(len(rows)),
+        unit() if by is None else by,
         torch.get_num_threads(),
     )
     return outs
@@ -100,11 +123,12 @@ def serves_experts(x: Tensor, w_in: Weight, w_out: Weight) -> bool:
     return type(w_in) is type(w_out) and serves_linear(x, w_in, w_out)
 
 
-def experts(x: Tensor, chosen: Tensor, weights: Tensor, w_in: Weight, w_out: Weight) -> Tensor:
+def experts(x: Tensor, chosen: Tensor, weights: Tensor, w_in: Weight, w_out: Weight, by: Unit | None = None) -> Tensor:
     """The gated feed-forward (SiLU) of each token's chosen experts; only theirs are read, and each once.
 
     x ``[tokens, dim]``, chosen and weights ``[tokens, top_k]``, w_in ``[experts, 2 * width, dim]`` (gate rows, then up
     rows), w_out ``[experts, dim, width]`` -> ``[tokens, dim]``; see :func:`modelwright.ops.experts.looped_experts`.
+    Each expert multiplies its tokens as :func:`linear` does.
     """
     x, chosen = x.contiguous(), chosen.to(torch.int64).contiguous()
     weights = weights.to(torch.float32).contiguous()
@@ -123,6 +147,7 @@ def experts(x: Tensor, chosen: Tensor, weights: Tensor, w_in: Weight, w_out: Wei
         ctypes.c_void_p(chosen.data_ptr()),
         ctypes.c_void_p(weights.data_ptr()),
         ctypes.c_void_p(out.data_ptr()),
+        unit() if by is None else by,
         torch.get_num_threads(),
     )
     return out

@@ -1,0 +1,165 @@
+// The chosen experts of each token: gate and up, SiLU, down, and the weighted sum. No torch, only pointers.
+
+#include "several.h"
+
+namespace {
+
+// One expert and the choices (token * top_k + place) that fell on it.
+struct Visit {
+    int64_t expert;
+    std::vector<int64_t> choices;
+};
+
+// The visits in the order of the experts, so that a token's sum has one order whatever else is in the batch.
+std::vector<Visit> visits_of(const int64_t* chosen, int64_t choices) {
+    const int64_t last = choices ? *std::max_element(chosen, chosen + choices) : -1;
+    std::vector<Visit> all(last + 1), visits;
+    for (int64_t c = 0; c < choices; c++) all[chosen[c]].choices.push_back(c);
+    for (int64_t e = 0; e <= last; e++)
+        if (!all[e].choices.empty()) visits.push_back({e, std::move(all[e].choices)});
+    return visits;
+}
+
+// What the visits read: for each the rows that `row_of` a choice gives.
+template <typename X, typename RowOf>
+std::vector<Several<X>> reads_of(const std::vector<Visit>& visits, int64_t in, Unit unit, RowOf row_of) {
+    std::vector<Several<X>> reads;
+    reads.reserve(visits.size());
+    for (const Visit& visit : visits) {
+        std::vector<const typename Several<X>::Element*> rows;
+        for (int64_t choice : visit.choices) rows.push_back(row_of(choice));
+        reads.emplace_back(std::move(rows), in, unit);
+    }
+    return reads;
+}
+
+// By all threads of the region.
+template <typename X>
+void pack(std::vector<Several<X>>& reads) {
+#pragma omp for schedule(dynamic)
+    for (size_t v = 0; v < reads.size(); v++)
+        for (int64_t part = 0; part < reads[v].parts(); part++) reads[v].pack(part);
+}
+
+inline Floats silu(Floats x) {
+    const Floats e = exp2_negative((x > 0.0f ? -x : x) * 1.442695041f);  // exp(-|x|)
+    return x * ((x < 0.0f ? e : splat(1.0f)) / (e + 1.0f));
+}
+
+// out[i] = silu(gate[i]) * up[i]
+template <typename T>
+void gated(const float* gate, const float* up, int64_t count, T* out) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        const int64_t some = std::min<int64_t>(LANES, count - i);
+        const Floats unit = silu(load_some(gate + i, some)) * load_some(up + i, some);
+        for (int64_t j = 0; j < some; j++) store(out + i + j, unit[j]);
+    }
+}
+
+template <typename X>
+struct Layer {
+    typedef typename Several<X>::Element Element;
+    const int64_t dim, width, tokens, top_k;
+    const int64_t padded;  // the width in whole vectors
+    const std::vector<Visit> visits;
+    std::vector<Element> hidden;  // [choices, padded]
+
+    Layer(const Weight& w_in, int64_t width, int64_t tokens, int64_t top_k, const int64_t* chosen)
+        : dim(w_in.in), width(width), tokens(tokens), top_k(top_k), padded((width + LANES - 1) / LANES * LANES),
+          visits(visits_of(chosen, tokens * top_k)), hidden(tokens * top_k * padded, Element{}) {}
+
+    // Hidden units `first` to `last` - 1 of one visit.
+    template <typename Matrix>
+    void project(const Matrix& matrix, const Visit& visit, const Several<X>& x, int64_t first, int64_t last) {
+        const int64_t base = visit.expert * 2 * width, some = last - first;
+        std::vector<float> gate(some * visit.choices.size());
+        x.times(matrix, base + first, base + last, [&](int64_t row, int64_t m, const float* sums, int64_t count) {
+            std::copy_n(sums, count, &gate[m * some + row - base - first]);
+        });
+        const int64_t up = base + width;
+        x.times(matrix, up + first, up + last, [&](int64_t row, int64_t m, const float* sums, int64_t count) {
+            const int64_t unit = row - up;
+            gated(&gate[m * some + unit - first], sums, count, &hidden[visit.choices[m] * padded + unit]);
+        });
+    }
+
+    // Outputs `first` to `last` - 1 of all tokens.
+    template <typename Matrix>
+    void sum_up(const Matrix& matrix, const std::vector<Several<X>>& reads, const float* weights, int64_t first,
+                int64_t last, X* y) const {
+        const int64_t some = last - first;
+        std::vector<float> totals(tokens * some, 0.0f);
+        for (size_t v = 0; v < visits.size(); v++) {
+            const int64_t base = visits[v].expert * dim;
+            reads[v].times(matrix, base + first, base + last,
+                           [&](int64_t row, int64_t m, const float* sums, int64_t count) {
+                const int64_t choice = visits[v].choices[m];
+                float* total = &totals[choice / top_k * some + row - base - first];
+                for (int64_t i = 0; i < count; i++) total[i] += weights[choice] * sums[i];
+            });
+        }
+        for (int64_t token = 0; token < tokens; token++)
+            for (int64_t i = 0; i < some; i++) store(y + token * dim + first + i, totals[token * some + i]);
+    }
+};
+
+// Units of a visit that a thread takes at a time.
+template <typename X, typename Matrix>
+int64_t units_of_piece(const Layer<X>& layer, const std::vector<Several<X>>& reads, const Matrix& matrix, int threads) {
+    size_t most = 1;
+    bool blocks = false;
+    for (size_t v = 0; v < reads.size(); v++) {
+        most = std::max(most, layer.visits[v].choices.size());
+        blocks = blocks || reads[v].parts();
+    }
+    if (!blocks) return rows_at_a_time(2 * matrix.row_bytes(layer.dim), STREAMS);
+    const int64_t most_units = 65536 / int64_t(most) + 1;  // whose gates stay in the second cache
+    return rows_of_piece(layer.width, std::max<int64_t>(4 * threads / reads.size(), layer.width / most_units));
+}
+
+template <typename X>
+void experts(const Weight& w_in, const Weight& w_out, int64_t width, const X* x, int64_t tokens, int64_t top_k,
+             const int64_t* chosen, const float* weights, X* y, Unit unit, int threads) {
+    Layer<X> layer(w_in, width, tokens, top_k, chosen);
+    const Inputs<X> inputs(x, layer.dim, tokens, layer.dim);
+    const auto token_of = [&](int64_t choice) { return inputs.rows[choice / top_k]; };
+    const auto hidden_of = [&](int64_t choice) { return &layer.hidden[choice * layer.padded]; };
+    auto of_token = reads_of<X>(layer.visits, layer.dim, unit, token_of);
+    auto of_hidden = reads_of<X>(layer.visits, width, unit, hidden_of);
+    with_kind<X>(w_in.kind, [&](auto in) {
+        auto out = in;
+        fill(w_in, in);
+        fill(w_out, out);
+        const int64_t units = units_of_piece(layer, of_token, in, threads), pieces = (width + units - 1) / units;
+        const int64_t outputs = rows_of_piece(layer.dim, 4 * threads);
+#pragma omp parallel num_threads(threads)
+        {
+            pack(of_token);
+#pragma omp for schedule(dynamic)
+            for (int64_t i = 0; i < int64_t(layer.visits.size()) * pieces; i++) {
+                const int64_t visit = i / pieces, first = i % pieces * units;
+                layer.project(in, layer.visits[visit], of_token[visit], first, std::min(first + units, width));
+            }
+            pack(of_hidden);
+#pragma omp for schedule(dynamic)
+            for (int64_t first = 0; first < layer.dim; first += outputs)
+                layer.sum_up(out, of_hidden, weights, first, std::min(first + outputs, layer.dim), y);
+        }
+    });
+}
+
+}  // namespace
+
+extern "C" {
+
+void expert_rows(const Weight* w_in, const Weight* w_out, int64_t width, int32_t halves, const void* x, int64_t tokens,
+                 int64_t top_k, const int64_t* chosen, const float* weights, void* y, int32_t unit, int32_t threads) {
+    if (halves) {
+        experts(*w_in, *w_out, width, static_cast<const bf16*>(x), tokens, top_k, chosen, weights,
+                static_cast<bf16*>(y), Unit(unit), threads);
+    } else {
+        experts(*w_in, *w_out, width, static_cast<const float*>(x), tokens, top_k, chosen, weights,
+                static_cast<float*>(y), Unit(unit), threads);
+    }
+}
+}
