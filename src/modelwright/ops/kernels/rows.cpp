@@ -60,22 +60,29 @@ void rotate(const X* x, int64_t head_stride, int64_t token_stride, int64_t heads
     }
 }
 
-// silu(gate) * up over rows of `dim` numbers, silu(gate) rounded to their type before.
+inline Floats rounded(Floats value, float) { return value; }
+inline Floats rounded(Floats value, bf16) {
+    bf16 narrow[LANES];
+    store(narrow, value);
+    return load(narrow);
+}
+
+// silu(gate) * up, silu(gate) rounded to their type before.
 template <typename X>
-void silu_product(const X* gate, const X* up, int64_t count, int64_t dim, X* y, int threads) {
-#pragma omp parallel for num_threads(threads) if (count * dim >= ENOUGH && count > 1)
-    for (int64_t m = 0; m < count; m++) {
-        const X *g = gate + m * dim, *u = up + m * dim;
-        X* to = y + m * dim;
-        for (int64_t k = 0; k < dim; k += LANES) {
-            const bool whole = k + LANES <= dim;
-            const Floats x = whole ? load(g + k) : load_some(g + k, dim - k);
-            const Floats least = exp2_negative((x < 0.0f ? x : -x) * LOG2_E);  // exp(-|x|)
-            X silu[LANES], product[LANES];
-            store(silu, x * (x < 0.0f ? least : splat(1.0f)) / (1.0f + least));
-            store(product, load(silu) * (whole ? load(u + k) : load_some(u + k, dim - k)));
-            std::memcpy(to + k, product, (whole ? LANES : dim - k) * sizeof(X));
-        }
+inline Floats gated(Floats gate, Floats up) {
+    const Floats least = exp2_negative((gate < 0.0f ? gate : -gate) * LOG2_E);  // exp(-|gate|)
+    return rounded(gate * (gate < 0.0f ? least : splat(1.0f)) / (1.0f + least), X{}) * up;
+}
+
+template <typename X>
+void gate_all(const X* gate, const X* up, int64_t size, X* y, int threads) {
+    const int64_t whole = size / LANES * LANES;
+#pragma omp parallel for num_threads(threads) if (size >= ENOUGH)
+    for (int64_t i = 0; i < whole; i += LANES) store(y + i, gated<X>(load(gate + i), load(up + i)));
+    if (whole < size) {
+        X last[LANES];
+        store(last, gated<X>(load_some(gate + whole, size - whole), load_some(up + whole, size - whole)));
+        std::memcpy(y + whole, last, (size - whole) * sizeof(X));
     }
 }
 
@@ -141,14 +148,12 @@ void rotate_rows(int32_t halves, int32_t half_tables, const void* x, int64_t hea
     });
 }
 
-void silu_product_rows(int32_t halves, const void* gate, const void* up, int64_t count, int64_t dim, void* y,
-                       int32_t threads) {
+void silu_product(int32_t halves, const void* gate, const void* up, int64_t count, void* y, int32_t threads) {
     if (halves) {
-        silu_product(static_cast<const bf16*>(gate), static_cast<const bf16*>(up), count, dim, static_cast<bf16*>(y),
-                     threads);
+        gate_all(static_cast<const bf16*>(gate), static_cast<const bf16*>(up), count, static_cast<bf16*>(y), threads);
     } else {
-        silu_product(static_cast<const float*>(gate), static_cast<const float*>(up), count, dim,
-                     static_cast<float*>(y), threads);
+        gate_all(static_cast<const float*>(gate), static_cast<const float*>(up), count, static_cast<float*>(y),
+                 threads);
     }
 }
 

@@ -59,11 +59,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
 
 
 def silu_product(gate: Tensor, up: Tensor) -> Tensor:
-    """``F.silu(gate) * up``, both contiguous ``[..., dim]`` of one type and shape."""
-    out, dim = torch.empty_like(gate), gate.shape[-1]
-    halves, count, threads = gate.dtype == HALF, gate.numel() // dim, torch.get_num_threads()
-    product = entry("silu_product_rows", "ippqqpi")
-    product(halves, gate.data_ptr(), up.data_ptr(), count, dim, out.data_ptr(), threads)
+    """``F.silu(gate) * up``, both contiguous, of one type and shape."""
+    out = torch.empty_like(gate)
+    product, threads = entry("silu_product", "ippqpi"), torch.get_num_threads()
+    product(gate.dtype == HALF, gate.data_ptr(), up.data_ptr(), gate.numel(), out.data_ptr(), threads)
     return out
 
 

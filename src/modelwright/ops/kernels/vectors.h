@@ -43,7 +43,14 @@ inline Floats splat(float x) { return Floats{} + x; }
 
 inline Floats load(const float* at) { return *reinterpret_cast<const Floats*>(at); }
 inline Floats load(const bf16* at) {
+#if HAS_BF16_DOTS  // one instruction, of which GCC makes several
+    const __m512i widened = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
+    Words wide;
+    std::memcpy(&wide, &widened, sizeof wide);
+    wide <<= 16;
+#else
     Words wide = __builtin_convertvector(*reinterpret_cast<const Halves*>(at), Words) << 16;
+#endif
     Floats value;
     std::memcpy(&value, &wide, sizeof value);
     return value;
@@ -64,8 +71,15 @@ inline void store(float* at, Floats value) { *reinterpret_cast<Floats*>(at) = va
 inline void store(bf16* at, Floats value) {  // as one by one
     Words wide;
     std::memcpy(&wide, &value, sizeof wide);
-    const Words nearest = (wide + 0x7FFF + ((wide >> 16) & 1)) >> 16;
-    *reinterpret_cast<Halves*>(at) = __builtin_convertvector(value == value ? nearest : Words{} + 0x7FC0, Halves);
+    wide = (wide + 0x7FFF + ((wide >> 16) & 1)) >> 16;
+    wide = value == value ? wide : Words{} + 0x7FC0;
+#if HAS_BF16_DOTS
+    __m512i words;
+    std::memcpy(&words, &wide, sizeof words);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), _mm512_cvtepi32_epi16(words));
+#else
+    *reinterpret_cast<Halves*>(at) = __builtin_convertvector(wide, Halves);
+#endif
 }
 
 inline float sum(Floats x) {
