@@ -102,7 +102,7 @@ def gathered_latent_attention(
     for inner, rotated, table, context in zip(q_latent, q_rope, tables, contexts.tolist(), strict=True):
         past, past_rope = (read_pages(kind, table, context, q_latent.dtype) for kind in (latent, k_rope))
         # The past stands on the left: kernels for few columns read a long left side once (see ops/latent.py).
-        scores = (past @ inner.T + past_rope @ rotated.T).T.float() * scale  # [heads, keys]
+        scores = ((past @ inner.T).float() + past_rope @ rotated.T).T * scale  # [heads, keys]
         parts.append(scores.softmax(dim=-1).to(past.dtype) @ past)
     return torch.stack(parts)
 
