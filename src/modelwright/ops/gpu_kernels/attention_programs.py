@@ -187,7 +187,7 @@ def attend(
     if SPLIT:
         place = place * tl.num_programs(2) + tl.program_id(2)
         tl.store(sums + place, best + tl.log2(total), mask=real)
-        real = real & (begin < end)
+        real = real & (best > float("-inf"))
     mask = real[:, None] & (column < V_WIDTH)[None, :]
     tl.store(out + place[:, None] * V_WIDTH + column[None, :], mixed.to(out.dtype.element_ty), mask=mask)
 
