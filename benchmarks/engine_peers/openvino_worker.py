@@ -34,17 +34,13 @@ class OpenvinoWorker:
     def prefill(self, prompts: list[list[int]]) -> dict[str, Any]:
         """From the request to its first token."""
         start = time.perf_counter()
-        self._add(prompts, 1)
-        while self._pipe.has_non_finished_requests():
-            self._pipe.step()
+        self._read(self._add(prompts, 1))
         return {"tokens": sum(map(len, prompts)), "seconds": time.perf_counter() - start}
 
     def decode(self, prompts: list[list[int]], steps: int) -> dict[str, Any]:
         """At least ``steps`` steps once all prompts are read."""
         handles = self._add(prompts, steps + 64)
-        drawn = [0] * len(handles)
-        while not all(drawn):
-            self._step(handles, drawn)
+        drawn = self._read(handles)
         before = sum(drawn)
         start = time.perf_counter()
         while sum(drawn) < before + steps * len(handles):
@@ -66,6 +62,13 @@ class OpenvinoWorker:
             ids = self._openvino.Tensor(numpy.array([prompt], dtype=numpy.int64))
             handles.append(self._pipe.add_request(self._asked, ids, limits))
         return handles
+
+    def _read(self, handles: list[Any]) -> list[int]:
+        """Step until each has drawn; returns how many tokens each drew."""
+        drawn = [0] * len(handles)
+        while not all(drawn):
+            self._step(handles, drawn)
+        return drawn
 
     def _step(self, handles: list[Any], drawn: list[int]) -> None:
         self._pipe.step()
