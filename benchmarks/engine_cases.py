@@ -44,6 +44,8 @@ DEEPSEEK: dict[str, Any] = {
     "num_experts_per_tok": 6,
     "n_shared_experts": 2,
     "first_k_dense_replace": 1,
+    "n_group": 1,
+    "topk_group": 1,
     "max_position_embeddings": 8192,
     "bos_token_id": 1,
     "eos_token_id": 2,
