@@ -24,6 +24,7 @@ from modelwright.cli.interrupt import INTERRUPTED
 from modelwright.cli.lines import read_lines
 from modelwright.cli.loading import find_model, load_model
 from modelwright.cli.memory import peak_bytes
+from modelwright.cli.ranks import Ranks, Work
 from modelwright.cli.source import open_lines
 from modelwright.engine.engine import Engine
 from modelwright.engine.params import SamplingParams
@@ -33,16 +34,23 @@ from modelwright.errors import RequestError
 def run_bench(options: BenchOptions) -> int:
     """Load, run the rounds, and print what they took; returns the exit status."""
     terminal.quieten_libraries()
+    with Ranks(options.engine.tensor_parallel, options.device) as ranks:
+        return ranks.follow() if ranks.follows else _run(options, ranks)
+
+
+def _run(options: BenchOptions, ranks: Ranks) -> int:
     pick_device(options.device)
     checkpoint = find_model(options.model)
     try:
         start = time.perf_counter()
+        mesh = ranks.start(Work(checkpoint.folder, options.dtype, _limits(options)))
         loaded = load_model(options.model, checkpoint, options.dtype, options.device, "generate")
         tokenizer = None if checkpoint.tokens_are_colours else loaded.tokenizer
-        engine = Engine(loaded.model, engine_config(loaded.model.config, _limits(options)), tokenizer)
+        engine = Engine(loaded.model, engine_config(loaded.model.config, _limits(options)), tokenizer, mesh)
         load_seconds = time.perf_counter() - start
         given = None if options.input is None else _read(options, Reader(loaded, tokenizer, {}))
         rounds = _measure(options, engine, loaded.model.get_input_embeddings().weight.shape[0], given)
+        ranks.let_go(engine)
     except KeyboardInterrupt:
         return INTERRUPTED
     report = _describe(options, loaded.model, engine, rounds) | {"load_seconds": round(load_seconds, 4)}
@@ -109,6 +117,7 @@ def _describe(options: BenchOptions, model: Any, engine: Engine, rounds: list[Ro
     """The object of ``--json``: what was measured with what, then the numbers."""
     asked = {"benchmark": options.kind, "model": options.model, "device": str(model.device)}
     asked |= {"dtype": str(model.dtype).removeprefix("torch."), "engine": asdict(engine.config)}
+    asked["ranks"] = options.engine.tensor_parallel
     asked |= {"requests": options.requests, "request_rate": options.request_rate, "rounds": options.repeats}
     asked["prompt_tokens"] = sum(record.prompt_tokens for record in rounds[0].records)
     asked["output_tokens"] = sum(len(record.tokens) for record in rounds[0].records)

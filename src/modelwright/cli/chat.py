@@ -14,6 +14,7 @@ from modelwright.cli.generation import Answer, answer
 from modelwright.cli.interrupt import INTERRUPTED
 from modelwright.cli.loading import find_model, load_model
 from modelwright.cli.options import ChatOptions
+from modelwright.cli.ranks import Ranks, Work
 from modelwright.cli.report import Usage, as_lines, as_object
 from modelwright.cli.session import Session
 from modelwright.engine.engine import Engine
@@ -26,6 +27,11 @@ STEP_TOKENS = 512
 def run_chat(options: ChatOptions) -> int:
     """Check what can be checked, load, and answer the prompt or hold a session; returns the exit status."""
     terminal.quieten_libraries()
+    with Ranks(options.tensor_parallel, options.device) as ranks:
+        return ranks.follow() if ranks.follows else _run(options, ranks)
+
+
+def _run(options: ChatOptions, ranks: Ranks) -> int:
     if options.draw is not None:
         check_target(options.draw)
     pick_device(options.device)
@@ -37,10 +43,13 @@ def run_chat(options: ChatOptions) -> int:
         raise refuse_pictures(options.model, checkpoint.family, len(pictures))
     first = None if options.prompt is None else ask(options.prompt, pictures, checkpoint.reads_pictures)
     try:
-        chat = Chat(options, checkpoint)
+        chat = Chat(options, checkpoint, ranks)
         if first is None:
-            return Session(chat, options.model, checkpoint, pictures).run()
-        return INTERRUPTED if chat.reply((first,)).interrupted else 0
+            status = Session(chat, options.model, checkpoint, pictures).run()
+        else:
+            status = INTERRUPTED if chat.reply((first,)).interrupted else 0
+        ranks.let_go(chat.engine)
+        return status
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -51,12 +60,13 @@ class Chat:
     The engine serves one conversation at a time, and finds the earlier turns of it in its pages.
     """
 
-    def __init__(self, options: ChatOptions, checkpoint: Checkpoint):
+    def __init__(self, options: ChatOptions, checkpoint: Checkpoint, ranks: Ranks):
         start = time.perf_counter()
         self.options = options
+        mesh = ranks.start(Work(checkpoint.folder, options.dtype, _limits(options.chunk_size)))
         self.loaded = load_model(options.model, checkpoint, options.dtype, options.device, "chat")
         config = self.loaded.model.config
-        self.engine = Engine(self.loaded.model, engine_config(config, _limits(options.chunk_size)))
+        self.engine = Engine(self.loaded.model, engine_config(config, _limits(options.chunk_size)), mesh=mesh)
         ends = end_tokens(self.loaded.tokenizer, self.loaded.model)
         self.params = sampling_params(config, {"eos_token_ids": ends} | options.sampling.given())
         self.load_seconds = time.perf_counter() - start

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from modelwright.cli.engine_commands import Device, Dtype
+from modelwright.cli.engine_commands import Device, Dtype, TensorParallel
 
 
 def chat(
@@ -49,6 +49,7 @@ def chat(
     ] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    tensor_parallel: TensorParallel = 1,
     system: Annotated[str, Option(help="Instructions put before the conversation.", metavar="TEXT")] = "",
     as_json: Annotated[bool, Option("--json", help="Print one JSON object instead of text.")] = False,
     stats: Annotated[bool, Option("--stats", help="Say on stderr how many tokens, how fast, how much memory.")] = False,
@@ -67,6 +68,7 @@ def chat(
         chunk_size=chunk_size,
         dtype=dtype,
         device=device,
+        tensor_parallel=tensor_parallel,
         system=system,
         as_json=as_json,
         stats=stats,

@@ -28,6 +28,9 @@ NumPages = Annotated[
     int | None, Option(help="Pages of the cache. Left out: as many as fit a quarter of the free memory.", metavar="N")
 ]
 BlockSize = Annotated[int | None, Option(help="Tokens in a page of the cache. Left out: 16.", metavar="N")]
+TensorParallel = Annotated[
+    int, Option(help="Processes that share the model, each on a GPU of its own or a part of the CPU.", metavar="N")
+]
 KvDtype = Annotated[
     str | None, Option(help="auto, or int8 to keep keys and values in less room. Left out: auto.", metavar="TYPE")
 ]
@@ -92,6 +95,7 @@ def generate(
     kv_dtype: KvDtype = None,
     num_pages: NumPages = None,
     block_size: BlockSize = None,
+    tensor_parallel: TensorParallel = 1,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
@@ -106,7 +110,7 @@ def generate(
         overwrite=overwrite,
         sampling=Sampling(max_tokens, temperature, top_p, top_k, seed=seed),
         stop=tuple(stop or ()),
-        engine=EngineOptions(max_batch, token_budget, num_pages, block_size, kv_dtype),
+        engine=EngineOptions(max_batch, token_budget, num_pages, block_size, kv_dtype, tensor_parallel),
         dtype=dtype,
         device=device,
     )
@@ -132,6 +136,7 @@ def latency(
     kv_dtype: KvDtype = None,
     num_pages: NumPages = None,
     block_size: BlockSize = None,
+    tensor_parallel: TensorParallel = 1,
     dtype: Dtype = "auto",
     device: Device = "auto",
     as_json: Json = False,
@@ -147,7 +152,7 @@ def latency(
         warmup=warmup,
         repeats=repeats,
         seed=seed,
-        engine=EngineOptions(max_batch, token_budget, num_pages, block_size, kv_dtype),
+        engine=EngineOptions(max_batch, token_budget, num_pages, block_size, kv_dtype, tensor_parallel),
         dtype=dtype,
         device=device,
         as_json=as_json,
@@ -174,6 +179,7 @@ def throughput(
     kv_dtype: KvDtype = None,
     num_pages: NumPages = None,
     block_size: BlockSize = None,
+    tensor_parallel: TensorParallel = 1,
     dtype: Dtype = "auto",
     device: Device = "auto",
     as_json: Json = False,
@@ -190,7 +196,7 @@ def throughput(
         warmup=warmup,
         repeats=repeats,
         seed=seed,
-        engine=EngineOptions(max_batch, token_budget, num_pages, block_size, kv_dtype),
+        engine=EngineOptions(max_batch, token_budget, num_pages, block_size, kv_dtype, tensor_parallel),
         dtype=dtype,
         device=device,
         as_json=as_json,

@@ -10,23 +10,27 @@ KV_DTYPES = ("auto", "int8")
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """The engine's limits, named as on the command line; None is an option that was not given."""
+    """The engine's limits, named as on the command line; None is an option that was not given.
+
+    `tensor_parallel` ranks share the model.
+    """
 
     max_batch: int | None = None
     token_budget: int | None = None
     num_pages: int | None = None
     block_size: int | None = None
     kv_dtype: str | None = None
+    tensor_parallel: int = 1
 
     def given(self) -> dict[str, Any]:
         """The options that were given, under their names in `EngineConfig`."""
         values = vars(self) | {"page_size": self.block_size}
-        del values["block_size"]
+        del values["block_size"], values["tensor_parallel"]
         return {name: value for name, value in values.items() if value is not None}
 
     def check(self) -> None:
         """Raise a RequestError for the first option out of its range."""
-        for name in ("max_batch", "token_budget", "num_pages", "block_size"):
+        for name in ("max_batch", "token_budget", "num_pages", "block_size", "tensor_parallel"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RequestError(f"--{name.replace('_', '-')} must be at least 1, got {value}")

@@ -19,6 +19,7 @@ from modelwright.cli.generate_options import STANDARD, GenerateOptions
 from modelwright.cli.interrupt import INTERRUPTED, Interrupt
 from modelwright.cli.lines import Line, read_lines
 from modelwright.cli.loading import find_model, load_model
+from modelwright.cli.ranks import Ranks, Work
 from modelwright.cli.source import open_lines
 from modelwright.engine.engine import Engine
 
@@ -29,6 +30,11 @@ SOME_FAILED = 1
 def run_generate(options: GenerateOptions) -> int:
     """Look at the input and at what is answered already, load, and answer the rest; returns the exit status."""
     terminal.quieten_libraries()
+    with Ranks(options.engine.tensor_parallel, options.device) as ranks:
+        return ranks.follow() if ranks.follows else _run(options, ranks)
+
+
+def _run(options: GenerateOptions, ranks: Ranks) -> int:
     pick_device(options.device)
     checkpoint = find_model(options.model)
     settings = {"model": options.model, "sampling": options.defaults(), "dtype": options.dtype}
@@ -39,26 +45,33 @@ def run_generate(options: GenerateOptions) -> int:
         kept = Kept() if path is None or options.overwrite else whole_answers(path, lines)
         with AnswerFile(path, kept.bytes) as file:
             try:
-                return _answer(options, checkpoint, lines, kept, file)
+                return _answer(options, checkpoint, lines, kept, file, ranks)
             except KeyboardInterrupt:
                 return INTERRUPTED
 
 
 def _answer(
-    options: GenerateOptions, checkpoint: Checkpoint, lines: Iterator[Line], kept: Kept, file: AnswerFile
+    options: GenerateOptions,
+    checkpoint: Checkpoint,
+    lines: Iterator[Line],
+    kept: Kept,
+    file: AnswerFile,
+    ranks: Ranks,
 ) -> int:
     """Answer `lines`, of which there may be none left, and say on stderr what came of it."""
     first = next(lines, None)
     if first is None:
         return _report(options.output, kept, Progress(), 0.0, stopped=False)
+    mesh = ranks.start(Work(checkpoint.folder, options.dtype, options.engine.given()))
     loaded = load_model(options.model, checkpoint, options.dtype, options.device, "generate")
     tokenizer = None if checkpoint.tokens_are_colours else loaded.tokenizer
-    engine = Engine(loaded.model, engine_config(loaded.model.config, options.engine.given()), tokenizer)
+    engine = Engine(loaded.model, engine_config(loaded.model.config, options.engine.given()), tokenizer, mesh)
     run = BatchRun(engine, Reader(loaded, tokenizer, options.defaults()), file.write)
     rest, start = chain([first], lines), time.perf_counter()
     with Interrupt() as stop, _bar(options.input, kept.lines) as show:
         while not stop.asked and run.step(rest):
             show(run.progress)
+    ranks.let_go(engine)
     return _report(options.output, kept, run.progress, time.perf_counter() - start, stop.asked)
 
 

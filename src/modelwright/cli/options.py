@@ -62,6 +62,7 @@ class ChatOptions:
     chunk_size: int | None = None
     dtype: str = "auto"
     device: str = "auto"
+    tensor_parallel: int = 1
     system: str = ""
     as_json: bool = False
     stats: bool = False
@@ -70,6 +71,7 @@ class ChatOptions:
         """Raise a RequestError for the first option that cannot be served."""
         self.sampling.check()
         _require(self.chunk_size is None or self.chunk_size >= 1, "--chunk-size must be at least 1", self.chunk_size)
+        _require(self.tensor_parallel >= 1, "--tensor-parallel must be at least 1", self.tensor_parallel)
         if self.prompt is None and self.as_json:
             raise RequestError("--json prints one answer, so it needs a PROMPT")
         if self.prompt is not None and not self.prompt.strip():
