@@ -164,7 +164,7 @@ def test_a_pass_that_failed_in_one_rank_ends_the_others():
         with pytest.raises(RankLost, match="an earlier pass ended before its time"):
             engine.step()
         engine.close()
-        mesh.group.barrier.abort()
+        mesh.table.barrier.abort()
 
     in_ranks(2, of)
 

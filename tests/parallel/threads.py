@@ -32,20 +32,22 @@ class _Table:
 class ThreadMesh(Mesh):
     """A mesh whose ranks are threads; sums are taken in the ranks' order."""
 
+    table: Any = field(default=None, compare=False, repr=False)
+
     def sum(self, own: Tensor) -> Tensor:
-        return torch.stack(self.group.exchange(self.rank, own)).sum(dim=0)
+        return torch.stack(self.table.exchange(self.rank, own)).sum(dim=0)
 
     def concatenate(self, own: Tensor) -> Tensor:
-        return torch.cat(self.group.exchange(self.rank, own), dim=-1)
+        return torch.cat(self.table.exchange(self.rank, own), dim=-1)
 
     def least(self, number: int) -> int:
-        return min(self.group.exchange(self.rank, number))
+        return min(self.table.exchange(self.rank, number))
 
     def tell(self, order: Any) -> None:
-        self.group.exchange(self.rank, pickle.dumps(order))
+        self.table.exchange(self.rank, pickle.dumps(order))
 
     def hear(self) -> Any:
-        return pickle.loads(self.group.exchange(self.rank, None)[0])
+        return pickle.loads(self.table.exchange(self.rank, None)[0])
 
 
 def in_ranks(size: int, work: Callable[[Mesh], Any]) -> list[Any]:

@@ -117,7 +117,7 @@ def _describe(options: BenchOptions, model: Any, engine: Engine, rounds: list[Ro
     """The object of ``--json``: what was measured with what, then the numbers."""
     asked = {"benchmark": options.kind, "model": options.model, "device": str(model.device)}
     asked |= {"dtype": str(model.dtype).removeprefix("torch."), "engine": asdict(engine.config)}
-    asked["ranks"] = options.engine.tensor_parallel
+    asked |= {"ranks": options.engine.tensor_parallel}
     asked |= {"requests": options.requests, "request_rate": options.request_rate, "rounds": options.repeats}
     asked["prompt_tokens"] = sum(record.prompt_tokens for record in rounds[0].records)
     asked["output_tokens"] = sum(len(record.tokens) for record in rounds[0].records)

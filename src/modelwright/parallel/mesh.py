@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -27,13 +27,12 @@ class Mesh:
 
     Attributes:
         rank: this one's number; 0 is the one that serves.
-        size: how many there are. A mesh of one talks to nobody.
-        group: the process group; None for a mesh of one.
+        size: how many there are. A mesh of one talks to nobody; a larger one is the whole process group, which it does
+            not hold: whoever destroys the group is rid of it.
     """
 
     rank: int = 0
     size: int = 1
-    group: Any = field(default=None, compare=False, repr=False)
 
     @property
     def leads(self) -> bool:
@@ -49,7 +48,7 @@ class Mesh:
         if self.size > 1:
             own = own.contiguous()
             with _linked():
-                dist.all_reduce(own, group=self.group)
+                dist.all_reduce(own)
         return own
 
     def concatenate(self, own: Tensor) -> Tensor:
@@ -59,7 +58,7 @@ class Mesh:
         own = own.contiguous()
         parts = [torch.empty_like(own) for _ in range(self.size)]
         with _linked():
-            dist.all_gather(parts, own, group=self.group)
+            dist.all_gather(parts, own)
         return torch.cat(parts, dim=-1)
 
     def least(self, number: int) -> int:
@@ -68,7 +67,7 @@ class Mesh:
             return number
         least = torch.tensor(number)
         with _linked():
-            dist.all_reduce(least, dist.ReduceOp.MIN, group=self.group)
+            dist.all_reduce(least, dist.ReduceOp.MIN)
         return int(least)
 
     def tell(self, order: Any) -> None:
@@ -84,7 +83,7 @@ class Mesh:
 
     def _broadcast(self, said: list[Any]) -> None:
         with _linked():
-            dist.broadcast_object_list(said, src=0, group=self.group, device=torch.device("cpu"))
+            dist.broadcast_object_list(said, src=0, device=torch.device("cpu"))
 
 
 @contextmanager
@@ -107,7 +106,7 @@ def process_group(
     with _linked():
         dist.init_process_group(carriers, timeout=PATIENCE, rank=rank, world_size=size, store=store)
     try:
-        yield Mesh(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
+        yield Mesh(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
 
