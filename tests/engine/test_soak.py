@@ -95,8 +95,8 @@ def check_soak(first: int, then: int) -> None:
     assert all(after[name] <= pool.num_blocks for name in bounded)
 
 
-def test_three_hundred_requests():
-    check_soak(100, 200)
+def test_five_hundred_requests():
+    check_soak(300, 200)
 
 
 @pytest.mark.slow
