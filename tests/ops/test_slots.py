@@ -66,11 +66,11 @@ def test_halves_are_kept_as_halves_and_summed_in_fp32():
     assert (found.double() - wanted).abs().max() <= wanted.abs().max() * 2**-8  # half a step of the result alone
 
 
-def test_scores_far_apart_stay_numbers():
-    own = make_slots(1, 1, 4, 20, 1.0, torch.float32, torch.float32, CPU)
-    for known, size in enumerate([300.0, -300.0, 0.0]):
-        found = own.attend(torch.full((1, 12), size), known)
-    assert torch.equal(found, torch.full((1, 4), 100.0 * 0))  # a query of zeros: the mean of what was kept
+def test_scores_far_apart_stay_numbers(make):
+    own = make(1, 1, 4, 20, 1.0, torch.float32, torch.float32, CPU)
+    for known, (query, kept) in enumerate([(0.0, 300.0), (0.0, -300.0), (300.0, 0.0)]):
+        found = own.attend(torch.tensor([[query] * 4 + [kept] * 8]), known)
+    assert torch.equal(found, torch.full((1, 4), 300.0))  # scores of 360000, -360000 and 0: the first alone counts
 
 
 def test_threads_do_not_change_the_numbers():
