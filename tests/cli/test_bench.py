@@ -117,6 +117,15 @@ def test_latency_of_requests_that_start_together(run, v2):
     assert told["peak_memory_bytes"]["process"] > 2**20
 
 
+def test_preempted_requests_wait_in_host_memory_where_there_is_room(run, v2):
+    args = ("--requests", 3, "--input-len", 30, "--output-len", 30, "--num-pages", 7)
+    without, told = (bench(run, "throughput", v2, *args, "--host-pages", pages) for pages in (0, 12))
+    assert (without["engine"]["host_pages"], told["engine"]["host_pages"]) == (0, 12)
+    assert min(without["preempted"], told["preempted"]) > 0
+    assert without["host_pages"] == {"max_used": 0}
+    assert 0 < told["host_pages"]["max_used"] <= 12
+
+
 def test_throughput_of_prompts_that_begin_alike(run, v2, tmp_path):
     source = tmp_path / "in.jsonl"
     source.write_text(json.dumps({"prompt_token_ids": [7] * 33}) + "\n")

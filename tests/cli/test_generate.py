@@ -260,6 +260,7 @@ def test_an_empty_input_gives_an_empty_output(generate, v2):
         (("--max-tokens", 0), "--max-new-tokens must be at least 1, got 0"),
         (("--max-batch", 0), "--max-batch must be at least 1, got 0"),
         (("--token-budget", 0), "--token-budget must be at least 1, got 0"),
+        (("--host-pages", -1), "--host-pages must be at least 0, got -1"),
         (("--num-pages", -1), "--num-pages must be at least 1, got -1"),
         (("--block-size", 0), "--block-size must be at least 1, got 0"),
         (("--kv-dtype", "fp3"), "--kv-dtype must be one of auto, int8, got 'fp3'"),

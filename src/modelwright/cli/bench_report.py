@@ -75,6 +75,7 @@ def as_object(rounds: Sequence[Round]) -> dict[str, Any]:
         "steps": sum(one.load.steps for one in rounds),
         "preempted": sum(one.load.preempted for one in rounds),
         "kv_pages": {"max_used": max(one.load.pages_used for one in rounds), "all": rounds[-1].load.pages},
+        "host_pages": {"max_used": max(one.load.pages_stored for one in rounds)},
         "hit_rate": round(hit_rate(rounds), 4),
     }
 

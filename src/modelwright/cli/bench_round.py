@@ -52,6 +52,7 @@ class Load:
     computed: int = 0
     pages_used: int = 0
     pages: int = 0
+    pages_stored: int = 0
     preempted: int = 0
 
     def note(self, engine: Engine) -> None:
@@ -62,6 +63,7 @@ class Load:
         self.computed += step.tokens
         self.pages_used = max(self.pages_used, step.pages_used)
         self.pages = step.pages_used + step.pages_cached + step.pages_free
+        self.pages_stored = max(self.pages_stored, step.pages_stored)
         self.preempted += step.preempted
 
 

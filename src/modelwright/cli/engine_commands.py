@@ -27,6 +27,10 @@ TokenBudget = Annotated[
 NumPages = Annotated[
     int | None, Option(help="Pages of the cache. Left out: as many as fit a quarter of the free memory.", metavar="N")
 ]
+HostPages = Annotated[
+    int | None,
+    Option(help="Pages in host memory for what waits for a page of the cache. Left out: none.", metavar="N"),
+]
 BlockSize = Annotated[int | None, Option(help="Tokens in a page of the cache. Left out: 16.", metavar="N")]
 TensorParallel = Annotated[
     int, Option(help="Processes that share the model, each on a GPU of its own or a part of the CPU.", metavar="N")
@@ -95,6 +99,7 @@ def generate(
     kv_dtype: KvDtype = None,
     num_pages: NumPages = None,
     block_size: BlockSize = None,
+    host_pages: HostPages = None,
     tensor_parallel: TensorParallel = 1,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -110,7 +115,7 @@ def generate(
         overwrite=overwrite,
         sampling=Sampling(max_tokens, temperature, top_p, top_k, seed=seed),
         stop=tuple(stop or ()),
-        engine=EngineOptions(max_batch, token_budget, num_pages, block_size, kv_dtype, tensor_parallel),
+        engine=EngineOptions(max_batch, token_budget, num_pages, block_size, kv_dtype, tensor_parallel, host_pages),
         dtype=dtype,
         device=device,
     )
@@ -136,6 +141,7 @@ def latency(
     kv_dtype: KvDtype = None,
     num_pages: NumPages = None,
     block_size: BlockSize = None,
+    host_pages: HostPages = None,
     tensor_parallel: TensorParallel = 1,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -152,7 +158,7 @@ def latency(
         warmup=warmup,
         repeats=repeats,
         seed=seed,
-        engine=EngineOptions(max_batch, token_budget, num_pages, block_size, kv_dtype, tensor_parallel),
+        engine=EngineOptions(max_batch, token_budget, num_pages, block_size, kv_dtype, tensor_parallel, host_pages),
         dtype=dtype,
         device=device,
         as_json=as_json,
@@ -179,6 +185,7 @@ def throughput(
     kv_dtype: KvDtype = None,
     num_pages: NumPages = None,
     block_size: BlockSize = None,
+    host_pages: HostPages = None,
     tensor_parallel: TensorParallel = 1,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -196,7 +203,7 @@ def throughput(
         warmup=warmup,
         repeats=repeats,
         seed=seed,
-        engine=EngineOptions(max_batch, token_budget, num_pages, block_size, kv_dtype, tensor_parallel),
+        engine=EngineOptions(max_batch, token_budget, num_pages, block_size, kv_dtype, tensor_parallel, host_pages),
         dtype=dtype,
         device=device,
         as_json=as_json,

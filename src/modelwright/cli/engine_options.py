@@ -21,6 +21,7 @@ class EngineOptions:
     block_size: int | None = None
     kv_dtype: str | None = None
     tensor_parallel: int = 1
+    host_pages: int | None = None
 
     def given(self) -> dict[str, Any]:
         """The options that were given, under their names in `EngineConfig`."""
@@ -34,5 +35,7 @@ class EngineOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RequestError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        if self.host_pages is not None and self.host_pages < 0:
+            raise RequestError(f"--host-pages must be at least 0, got {self.host_pages}")
         if self.kv_dtype not in (None, *KV_DTYPES):
             raise RequestError(f"--kv-dtype must be one of {', '.join(KV_DTYPES)}, got {self.kv_dtype!r}")
