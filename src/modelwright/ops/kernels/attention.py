@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from modelwright.ops.kernels.build import build, entry
+from modelwright.ops.kernels.build import build, call
 from modelwright.ops.pages import Pages
 
 STORED = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
@@ -49,7 +49,7 @@ def decode(
     tables = tables.to("cpu", torch.int32).contiguous()
     out = first.new_empty(sequences, heads, values.width)
     missing = MOST_PARTS - len(keys)
-    call = _DECODE.pack(
+    packed = _DECODE.pack(
         sequences,
         heads,
         keys[0].rows.shape[2] if keys[0].rows.dim() == 4 else 1,
@@ -65,7 +65,7 @@ def decode(
         values.page_size,
         scale * math.log2(math.e),
     )
-    entry("paged_decode", "sipi")(call, first.dtype == torch.bfloat16, out.data_ptr(), torch.get_num_threads())
+    call("paged_decode", "sipi", packed, first.dtype == torch.bfloat16, out.data_ptr(), torch.get_num_threads())
     return out
 
 

@@ -10,14 +10,17 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 SWITCH = "MODELWRIGHT_KERNELS"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-Wno-psabi")
 _KINDS = {"i": ctypes.c_int32, "q": ctypes.c_int64, "f": ctypes.c_float, "p": ctypes.c_void_p, "s": ctypes.c_char_p}
+_recording = threading.local()
 
 
 @dataclass(frozen=True)
@@ -44,17 +47,35 @@ def build() -> Build:
         return Build(None, str(error))
 
 
-@cache
-def entry(name: str, arguments: str) -> Callable[..., None]:
-    """A function of the loaded kernels that converts plain numbers itself, which takes less than making C's of each.
+def call(name: str, kinds: str, *arguments: int | float | bytes) -> None:
+    """Run a function of the loaded kernels.
 
-    ``arguments`` has a letter for each: i and q are integers of 32 and 64 bits, f a float, p a pointer, and
-    s a C structure as bytes.
+    ``kinds`` has a letter for each argument: i and q are integers of 32 and 64 bits, f a float, p a pointer, and
+    s C structures as bytes.
     """
+    function = _function(name, kinds)
+    function(*arguments)
+    if (calls := getattr(_recording, "calls", None)) is not None:
+        calls.append(partial(function, *arguments))
+
+
+@contextmanager
+def recording(calls: list[Callable[[], object]]) -> Iterator[None]:
+    """Append each :func:`call` of this thread to ``calls``, to be repeated with the memory that it points to."""
+    _recording.calls = calls
+    try:
+        yield
+    finally:
+        _recording.calls = None
+
+
+@cache
+def _function(name: str, kinds: str) -> Callable[..., None]:
+    """A function that converts plain numbers itself, which takes less than making C's of each."""
     library = build().library
     assert library is not None
     function = getattr(library, name)
-    function.argtypes, function.restype = [_KINDS[letter] for letter in arguments], None
+    function.argtypes, function.restype = [_KINDS[letter] for letter in kinds], None
     return function
 
 

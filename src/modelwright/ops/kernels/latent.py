@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from modelwright.ops.kernels.build import entry
+from modelwright.ops.kernels.build import call
 from modelwright.ops.kernels.linear import is_bare, serves_linear
 
 FEW_TOKENS = 8
@@ -21,7 +21,9 @@ def latent_in(q_nope: Tensor, kv_b: Tensor) -> Tensor:
     _, head_stride, token_stride, _ = q_nope.stride()
     rows, rank = kv_b.shape
     out = q_nope.new_empty(1, heads, tokens, rank)
-    entry("latent_in", "ipqqqqpqqqpi")(
+    call(
+        "latent_in",
+        "ipqqqqpqqqpi",
         q_nope.dtype == torch.bfloat16,
         kv_b.data_ptr(),
         heads,
@@ -44,7 +46,9 @@ def latent_to_values(attended: Tensor, kv_b: Tensor, nope: int) -> Tensor:
     _, heads, tokens, rank = attended.shape
     rows = kv_b.shape[0] // heads
     out = attended.new_empty(1, heads, tokens, rows - nope)
-    entry("latent_out", "ipqqqqpqpi")(
+    call(
+        "latent_out",
+        "ipqqqqpqpi",
         attended.dtype == torch.bfloat16,
         kv_b.data_ptr(),
         heads,

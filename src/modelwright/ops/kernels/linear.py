@@ -1,6 +1,6 @@
 """Linear layers and chosen experts over few and several rows by the compiled kernels: the checks and the pointers."""
 
-import ctypes
+import struct
 from collections.abc import Sequence
 from enum import IntEnum
 from functools import cache
@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from modelwright.ops.kernels.build import build
+from modelwright.ops.kernels.build import build, call
 from modelwright.ops.weight_only import Int4Weight, Int8Weight
 
 INPUTS = (torch.float32, torch.bfloat16)
@@ -34,24 +34,10 @@ def unit() -> Unit:
     return Unit.STREAMS if library is None else Unit(library.best_unit())
 
 
-class _Weight(ctypes.Structure):
-    _fields_ = [
-        ("kind", ctypes.c_int32),
-        ("inputs", ctypes.c_int64),
-        ("group", ctypes.c_int64),
-        ("data", ctypes.c_void_p),
-        ("scales", ctypes.c_void_p),
-        ("offsets", ctypes.c_void_p),
-    ]
-
-
-class _Layer(ctypes.Structure):
-    _fields_ = [
-        ("weight", _Weight),
-        ("out", ctypes.c_int64),
-        ("bias", ctypes.c_void_p),
-        ("y", ctypes.c_void_p),
-    ]
+_WEIGHT = struct.Struct("i4x5q")
+"""`Weight` of linear.h: how it is stored, inputs, inputs to a group, numbers, scales and offsets."""
+_LAYER = struct.Struct("i4x8q")
+"""`Layer` of linear.cpp: a weight, its rows, the bias and the result."""
 
 
 def is_bare(x: Tensor) -> bool:
@@ -99,19 +85,19 @@ def linears(x: Tensor, layers: Sequence[tuple[Weight, Tensor | None]], by: Unit 
         rows = rows.contiguous()
     biases = [None if bias is None else bias.to(x.dtype).contiguous() for _, bias in layers]
     outs = [x.new_empty(*x.shape[:-1], _rows(weight)) for weight, _ in layers]
-    entries = (
-        _Layer(_pointers(weight), _rows(weight), None if bias is None else bias.data_ptr(), out.data_ptr())
+    packed = (
+        _LAYER.pack(*_pointers(weight), _rows(weight), 0 if bias is None else bias.data_ptr(), out.data_ptr())
         for (weight, _), bias, out in zip(layers, biases, outs, strict=True)
     )
-    library = build().library
-    assert library is not None
-    library.linear_rows(
-        (_Layer * len(outs))(*entries),
-        ctypes.c_int64(len(outs)),
+    call(
+        "linear_rows",
+        "sqipqqii",
+        b"".join(packed),
+        len(outs),
         x.dtype == torch.bfloat16,
-        ctypes.c_void_p(rows.data_ptr()),
-        ctypes.c_int64(rows.stride(0)),
-        ctypes.c_int64(len(rows)),
+        rows.data_ptr(),
+        rows.stride(0),
+        len(rows),
         unit() if by is None else by,
         torch.get_num_threads(),
     )
@@ -134,19 +120,19 @@ def experts(x: Tensor, chosen: Tensor, weights: Tensor, w_in: Weight, w_out: Wei
     weights = weights.to(torch.float32).contiguous()
     _check(x, w_in)
     out = torch.empty_like(x)
-    library = build().library
-    assert library is not None
-    library.expert_rows(
-        ctypes.byref(_pointers(w_in)),
-        ctypes.byref(_pointers(w_out)),
-        ctypes.c_int64(_rows(w_in) // 2),
+    call(
+        "expert_rows",
+        "ssqipqqpppii",
+        _WEIGHT.pack(*_pointers(w_in)),
+        _WEIGHT.pack(*_pointers(w_out)),
+        _rows(w_in) // 2,
         x.dtype == torch.bfloat16,
-        ctypes.c_void_p(x.data_ptr()),
-        ctypes.c_int64(len(x)),
-        ctypes.c_int64(chosen.shape[1]),
-        ctypes.c_void_p(chosen.data_ptr()),
-        ctypes.c_void_p(weights.data_ptr()),
-        ctypes.c_void_p(out.data_ptr()),
+        x.data_ptr(),
+        len(x),
+        chosen.shape[1],
+        chosen.data_ptr(),
+        weights.data_ptr(),
+        out.data_ptr(),
         unit() if by is None else by,
         torch.get_num_threads(),
     )
@@ -159,16 +145,17 @@ def _rows(weight: Weight) -> int:
 
 def _check(x: Tensor, weight: Weight) -> None:
     """Pointers carry no sizes, so that what does not fit is refused before."""
-    inputs = _pointers(weight).inputs
+    inputs = _pointers(weight)[1]
     if x.shape[-1] != inputs:
         raise ValueError(f"the width of x ({x.shape[-1]}) must be the inputs of the weight ({inputs})")
 
 
-def _pointers(weight: Weight) -> _Weight:
+def _pointers(weight: Weight) -> tuple[int, ...]:
+    """What :data:`_WEIGHT` packs."""
     if isinstance(weight, Tensor):
-        return _Weight(0, weight.shape[-1], 0, weight.data_ptr())
+        return 0, weight.shape[-1], 0, weight.data_ptr(), 0, 0
+    steps, scales = weight.steps, weight.scales
     if isinstance(weight, Int8Weight):
-        return _Weight(2, weight.steps.shape[-1], 0, weight.steps.data_ptr(), weight.scales.data_ptr())
-    offsets = None if weight.offsets is None else weight.offsets.data_ptr()
-    inputs = 2 * weight.steps.shape[-1]
-    return _Weight(3, inputs, weight.group, weight.steps.data_ptr(), weight.scales.data_ptr(), offsets)
+        return 2, steps.shape[-1], 0, steps.data_ptr(), scales.data_ptr(), 0
+    offsets = 0 if weight.offsets is None else weight.offsets.data_ptr()
+    return 3, 2 * steps.shape[-1], weight.group, steps.data_ptr(), scales.data_ptr(), offsets

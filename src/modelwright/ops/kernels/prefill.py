@@ -6,7 +6,7 @@ import struct
 import torch
 from torch import Tensor
 
-from modelwright.ops.kernels.build import build, entry
+from modelwright.ops.kernels.build import build, call
 from modelwright.ops.kernels.linear import is_bare
 
 _PREFILL = struct.Struct("6q 9q q f")
@@ -36,11 +36,11 @@ def prefill(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     _, heads, tokens, k_dim = q.shape
     _, kv_heads, keys, v_dim = v.shape
     out = q.new_empty(1, tokens, heads, v_dim)
-    call = _PREFILL.pack(
+    packed = _PREFILL.pack(
         *(heads, kv_heads, tokens, keys, k_dim, v_dim),
         *(number for x in (q, k, v) for number in (x.data_ptr(), *x.stride()[1:3])),
         out.data_ptr(),
         scale * math.log2(math.e),
     )
-    entry("prefill", "si")(call, torch.get_num_threads())
+    call("prefill", "si", packed, torch.get_num_threads())
     return out.transpose(1, 2)

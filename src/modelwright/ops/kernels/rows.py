@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from modelwright.ops.kernels.build import build, entry
+from modelwright.ops.kernels.build import build, call
 from modelwright.ops.kernels.linear import is_bare
 
 TYPES = (torch.float32, torch.bfloat16)
@@ -25,9 +25,19 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, once: bool) -> Tensor:
     """
     x = x.contiguous()
     out, dim = torch.empty_like(x), x.shape[-1]
-    norm = entry("norm_rows", "ipqqpfipi")
-    halves, threads = x.dtype == HALF, torch.get_num_threads()
-    norm(halves, x.data_ptr(), x.numel() // dim, dim, weight.data_ptr(), eps, once, out.data_ptr(), threads)
+    call(
+        "norm_rows",
+        "ipqqpfipi",
+        x.dtype == HALF,
+        x.data_ptr(),
+        x.numel() // dim,
+        dim,
+        weight.data_ptr(),
+        eps,
+        once,
+        out.data_ptr(),
+        torch.get_num_threads(),
+    )
     return out
 
 
@@ -40,7 +50,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     _, heads, tokens, dim = x.shape
     _, head_stride, token_stride, _ = x.stride()
     out = x.new_empty(1, tokens, heads, dim)
-    entry("rotate_rows", "iipqqqqqppipi")(
+    call(
+        "rotate_rows",
+        "iipqqqqqppipi",
         x.dtype == HALF,
         cos.dtype == HALF,
         x.data_ptr(),
@@ -61,8 +73,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
 def silu_product(gate: Tensor, up: Tensor) -> Tensor:
     """``F.silu(gate) * up``, both contiguous, of one type and shape."""
     out = torch.empty_like(gate)
-    product, threads = entry("silu_product", "ippqpi"), torch.get_num_threads()
-    product(gate.dtype == HALF, gate.data_ptr(), up.data_ptr(), gate.numel(), out.data_ptr(), threads)
+    pointers, threads = (gate.data_ptr(), up.data_ptr()), torch.get_num_threads()
+    call("silu_product", "ippqpi", gate.dtype == HALF, *pointers, gate.numel(), out.data_ptr(), threads)
     return out
 
 
@@ -74,7 +86,9 @@ def route(x: Tensor, weight: Tensor, softmax: bool) -> tuple[Tensor, Tensor]:
     """
     (tokens, dim), experts = x.shape, weight.shape[0]
     logits, scores = x.new_empty(2, tokens, experts, dtype=torch.float32).unbind()
-    entry("route_rows", "iipqqpqippi")(
+    call(
+        "route_rows",
+        "iipqqpqippi",
         x.dtype == HALF,
         weight.dtype == HALF,
         x.data_ptr(),
