@@ -6,7 +6,6 @@ from modelwright.cli.defaults import end_tokens, engine_config, sampling_params
 from modelwright.configs import DeepseekVLV2Config, LlamaConfig
 from modelwright.engine.engine_config import EngineConfig
 from modelwright.engine.params import SamplingParams
-from modelwright.errors import ConfigError
 from tests.fakes import VL2
 
 SERVING = {
@@ -63,9 +62,8 @@ def test_a_limit_of_choice_asks_for_sampling(name):
     assert sampling_params(config, {name: 1, "temperature": 0.5}).temperature == 0.5
 
 
-def test_a_config_that_asks_for_another_backend_is_refused():
-    with pytest.raises(ConfigError, match="llm_backend"):
-        engine_config(LlamaConfig(**SERVING | {"llm_backend": "compile"}), {})
+def test_a_config_that_asks_for_a_backend_is_heard():
+    assert engine_config(LlamaConfig(**SERVING | {"llm_backend": "compile"}), {}).backend == "compile"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
-"""Captured decodes: batches padded to the sizes of graphs, into a page that is nobody's, with eager passes' results.
+"""Captured decodes: tapes, and batches padded to the sizes of graphs, into a page that is nobody's: eager results.
 
-Where there is no GPU, a capture is a pass over the same tensors; that it reads and writes nothing else is checked.
+Where there is no GPU, a graph's capture is a pass over the same tensors; that it reads and writes nothing else is
+checked.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +17,16 @@ from modelwright.configs import LlamaConfig
 from modelwright.engine.cache import make_pools
 from modelwright.engine.engine import Engine
 from modelwright.engine.engine_config import EngineConfig
-from modelwright.engine.graphs import DecodeGraphs, DecodeInputs, Forward, padded_batch, spare_pages
+from modelwright.engine.graphs import (
+    DecodeGraphs,
+    DecodeInputs,
+    Forward,
+    TapeCapture,
+    graphs_of,
+    is_decode,
+    padded_batch,
+    spare_pages,
+)
 from modelwright.engine.model_pass import ModelPass
 from modelwright.engine.runner import Runner
 from modelwright.engine.served_model import ServedModel
@@ -42,6 +53,8 @@ PROMPTS = [tokens(9).tolist(), [3, 1, 4], [2, 7, 1, 8, 2, 8], [5]]
 
 class Replayed:
     """Stands for a captured graph: the same tensors in and out each time; counts its runs."""
+
+    pads = True
 
     def __init__(self) -> None:
         self.captured, self.runs = 0, 0
@@ -86,7 +99,7 @@ def test_replayed_decodes_give_what_generate_gives(name):
 @pytest.mark.parametrize("kv_dtype", ["auto", "int8"])
 def test_padding_writes_to_the_scratch_page_alone(kv_dtype):
     capture = Replayed()
-    engine = graphed(tiny_v2(), capture, num_pages=8, kv_dtype=kv_dtype)
+    engine = graphed(tiny_v2(), capture, num_pages=8, token_budget=32, kv_dtype=kv_dtype)
     engine.generate(PROMPTS[:3], greedy(2))
     pools = engine._runner._pools
     assert capture.runs == 1 and len(pools[0].keys.rows) == 9
@@ -118,23 +131,104 @@ def test_batches_are_padded_to_few_sizes(sequences, rows):
     assert padded_batch(sequences) == rows
 
 
-def test_passes_with_prompts_or_pictures_are_not_served():
+def test_passes_with_prompts_or_pictures_are_no_decodes():
     decode = ModelPass([1, 2], [4, 4], [1, 1], [5, 5], [[0], [1]], [0, 1], ())
-    assert DecodeGraphs.serves(decode)
-    assert not DecodeGraphs.serves(ModelPass([1, 2], [3, 4], [2], [5], [[0]], [1], ()))  # two tokens of one
-    assert not DecodeGraphs.serves(ModelPass([1, 2], [4, 4], [1, 1], [5, 5], [[0], [1]], [0], ()))  # one without logits
+    assert is_decode(decode)
+    assert not is_decode(ModelPass([1, 2], [3, 4], [2], [5], [[0]], [1], ()))  # two tokens of one
+    assert not is_decode(ModelPass([1, 2], [4, 4], [1, 1], [5, 5], [[0], [1]], [0], ()))  # one without logits
     embeds = torch.zeros(1, 2, 8)
-    assert not DecodeGraphs.serves(ModelPass([1, 2], [4, 4], [1, 1], [5, 5], [[0], [1]], [0, 1], (), embeds))
+    assert not is_decode(ModelPass([1, 2], [4, 4], [1, 1], [5, 5], [[0], [1]], [0, 1], (), embeds))
 
 
 def test_a_cpu_has_no_graphs():
-    with pytest.raises(ConfigError, match='backend "cudagraph" needs a model on a CUDA device, got one on "cpu"'):
+    with pytest.raises(ConfigError, match='backend "cudagraph" needs a model on a cuda device, got one on "cpu"'):
         Engine(tiny_llama(), EngineConfig(backend="cudagraph"))
 
 
 def test_a_config_that_asks_for_graphs_is_heard():
     settings = LlamaConfig(**{**MINDFORMERS, "use_past": True, "llm_backend": "cudagraph"}).engine
     assert EngineConfig.from_settings(settings).backend == "cudagraph"
+
+
+needs_kernels = pytest.mark.skipif(not kernels.available(), reason=f"no kernels: {kernels.reason()}")
+
+
+@needs_kernels
+@pytest.mark.parametrize("kv_dtype", ["auto", "int8"])
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "imagegpt"])
+def test_tapes_give_what_eager_passes_give(name, kv_dtype):
+    """To the bit: four requests, of which fewer and fewer go on; the second time all tapes are there already."""
+    model = MODELS[name]()
+    params = [greedy(3 + 2 * i, logprobs=4) for i in range(4)]
+    eager = engine_of(model, backend="eager", kv_dtype=kv_dtype)
+    taped = engine_of(model, backend="compile", kv_dtype=kv_dtype)
+    for prompts in (PROMPTS, PROMPTS[::-1]):
+        wanted, found = eager.generate(prompts, params), taped.generate(prompts, params)
+        assert [result.completions for result in found] == [result.completions for result in wanted]
+    graphs = taped._runner._graphs
+    assert graphs is not None and sorted(graphs._captured) == [1, 2, 3, 4]
+    check_idle(taped)
+
+
+@needs_kernels
+def test_a_model_that_asks_for_numbers_is_not_recorded():
+    """ImageGPT looks at its tokens. Who asked for tapes is told; by default its passes run as they are."""
+    model = tiny_imagegpt()
+    with pytest.raises(ConfigError, match=r'"compile" cannot record the passes of this model: .* asks for'):
+        engine_of(model, backend="compile").generate([[1, 2]], greedy(3))
+    engine = engine_of(model)
+    (result,) = engine.generate([[1, 2]], greedy(3))
+    assert result.completions[0].tokens == expected(model, [1, 2], 3).tokens
+    assert engine._runner._graphs is not None and engine._runner._graphs._captured == {}
+
+
+@needs_kernels
+def test_tapes_see_that_a_model_has_changed():
+    """A weight in its place, a weight in another, a layer, a hook: the next token is by the model of then."""
+    model = tiny_llama(base=PLAIN)
+    engine = engine_of(model, reuse_prefixes=False)
+
+    def check() -> None:
+        (result,) = engine.generate([[3, 1, 4]], greedy(6))
+        assert result.completions[0].tokens == expected(model, [3, 1, 4], 6).tokens
+
+    layer = model.model.layers[0]
+    check()
+    with torch.no_grad():
+        layer.mlp.up_proj.weight.mul_(-3)
+    check()
+    layer.mlp.down_proj.weight.data = layer.mlp.down_proj.weight.data.clone() * -2
+    check()
+    layer.mlp.gate_proj = torch.nn.Linear(*reversed(layer.mlp.gate_proj.weight.shape), bias=False)
+    check()
+    handle = layer.self_attn.register_forward_hook(lambda module, args, out: -out)
+    check()
+    handle.remove()
+    check()
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [({}, TapeCapture), ({"backend": "compile"}, TapeCapture), ({"backend": "eager"}, None)],
+)
+@needs_kernels
+def test_who_captures(settings, kind):
+    served = ServedModel.of(tiny_llama())
+    graphs = graphs_of(served, EngineConfig(**settings), [], 64)
+    assert graphs is None if kind is None else graphs is not None and isinstance(graphs._capture, kind)
+
+
+def test_without_kernels_passes_are_eager(monkeypatch):
+    monkeypatch.setattr(kernels, "available", lambda: False)
+    assert graphs_of(ServedModel.of(tiny_llama()), EngineConfig(), [], 64) is None
+
+
+@pytest.mark.parametrize("backend", ["compile", "cudagraph"])
+def test_captures_are_of_one_rank(backend, monkeypatch):
+    served = replace(ServedModel.of(tiny_llama()), ranks=2, device=torch.device("cuda" if "cuda" in backend else "cpu"))
+    assert graphs_of(replace(served, device=torch.device("cpu")), EngineConfig(), [], 64) is None
+    with pytest.raises(ConfigError, match=f'backend "{backend}" serves a model on one rank, got 2 ranks'):
+        spare_pages(served, EngineConfig(backend=backend))
 
 
 def test_eager_engines_need_no_spare_page():
@@ -151,7 +245,7 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.skipif(not kernels.available(), reason=f"no kernels: {kernels.reason()}")
+@needs_kernels
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "imagegpt"])  # it checks, unless captured
 def test_decodes_wait_for_no_number(name, monkeypatch):
     """The kernels of the CPU are handed pointers, as those of a GPU are, so that what is left is what both run."""

@@ -77,6 +77,8 @@ def check_soak(first: int, then: int) -> None:
     Python's own allocations are traced; 32 KiB are the noise of freed lists and resized tables.
     """
     engine, chance = small_engine(), random.Random(0)
+    for batch in range(1, engine.config.max_batch + 1):  # each has its tape
+        engine.generate([[2, 3]] * batch, SamplingParams(max_tokens=3, ignore_eos=True))
     tracemalloc.start()
     soak(engine, first, chance)
     before, held = sizes(engine), traced()

@@ -9,7 +9,7 @@ from typing import Any
 from modelwright.engine.blocks import BlockPool
 from modelwright.engine.cache import count_pages, make_host_pools, make_pools
 from modelwright.engine.engine_config import EngineConfig
-from modelwright.engine.graphs import DecodeGraphs, spare_pages
+from modelwright.engine.graphs import graphs_of, spare_pages
 from modelwright.engine.intake import Intake
 from modelwright.engine.params import SamplingParams
 from modelwright.engine.picture_rows import PictureRows
@@ -63,7 +63,7 @@ class Engine:
         pages = mesh.least(count_pages(served, settings, self.context))
         spare = spare_pages(served, settings)
         on_device, on_host = make_pools(served, settings, pages + spare), make_host_pools(served, settings)
-        graphs = DecodeGraphs(served, on_device, self.context) if spare else None
+        graphs = graphs_of(served, settings, on_device, self.context)
         self._runner = Runner(served, on_device, self._pictures, on_host, mesh, graphs)
         pool = BlockPool(pages, settings.page_size, settings.reuse_prefixes)
         self._scheduler = Scheduler(pool, _limits(served, settings, self.context), settings.host_pages)

@@ -8,7 +8,7 @@ from modelwright.configs.engine import EngineSettings, QuantSettings
 from modelwright.configs.part import ConfigPart
 
 KV_DTYPES = ("auto", "int8")
-BACKENDS_SERVED = ("eager", "cudagraph")
+BACKENDS = ("auto", "eager", "compile", "cudagraph")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ class EngineConfig(ConfigPart):
             sequence's length (rope types ``dynamic`` and DYNAMIC_NTK) are read whole in any case.
         reuse_prefixes: whether pages are found again by prompts that begin alike.
         kept_pictures: of how many pictures the rows are kept for prompts that show them again.
-        backend: ``eager`` runs each pass from Python, ``cudagraph`` captures decodes and replays them on a CUDA device.
+        backend: ``eager`` runs each pass from Python. Decodes can be captured and replayed: ``compile`` records the
+            calls of a CPU's kernels, ``cudagraph`` a CUDA device's. ``auto`` records where it can be done, on one rank
+            of a CPU with compiled kernels, and is ``eager`` elsewhere.
 
     Raises:
         ConfigError: a value has the wrong type, a number is below 1 (`host_pages`: 0), or a name is unknown.
@@ -45,7 +47,7 @@ class EngineConfig(ConfigPart):
     chunk_prefill: bool = True
     reuse_prefixes: bool = True
     kept_pictures: int = 64
-    backend: str = "eager"
+    backend: str = "auto"
 
     def check_rules(self) -> None:
         self.require_at_least(1, "max_batch", "token_budget", "max_context", "page_size", "num_pages", "kept_pictures")
@@ -53,7 +55,7 @@ class EngineConfig(ConfigPart):
         budget, batch = self.token_budget, self.max_batch
         require(budget >= batch, f"token_budget ({budget}) must be at least max_batch ({batch})")
         require_one_of("kv_dtype", self.kv_dtype, KV_DTYPES)
-        require_one_of("backend", self.backend, BACKENDS_SERVED)
+        require_one_of("backend", self.backend, BACKENDS)
 
     @classmethod
     def from_settings(cls, settings: EngineSettings, **changes: Any) -> Self:
@@ -65,14 +67,9 @@ class EngineConfig(ConfigPart):
         length, so ``is_dynamic`` asks for nothing more.
 
         Raises:
-            ConfigError: they ask for what the engine does not do: to keep no keys, or to compile its passes.
+            ConfigError: they ask for what the engine does not do: to keep no keys.
         """
         require(settings.use_past, "use_past must be True for the engine, which keeps keys in pages; got False")
-        require(
-            settings.backend in ("", *BACKENDS_SERVED),
-            f'llm_backend must be "", "eager" or "cudagraph" for the engine, whose passes differ in length and are not '
-            f'compiled; got "{settings.backend}"',
-        )
         stored = settings.quantization or QuantSettings()
         asked = {
             "max_batch": settings.batch_size,
@@ -82,6 +79,6 @@ class EngineConfig(ConfigPart):
             "num_pages": settings.num_blocks,
             "kv_dtype": stored.kv_cache or "auto",
             "chunk_prefill": settings.chunk_prefill,
-            "backend": settings.backend or "eager",
+            "backend": settings.backend or "auto",
         }
         return cls(**asked | changes)

@@ -1,8 +1,9 @@
-"""`DecodeGraphs`, decode passes captured once for each size of batch and replayed: a GPU then waits for no Python.
+"""`DecodeGraphs`, decode passes captured once for each size of batch and replayed without the model's Python.
 
-A captured pass reads and writes the same memory each time, so its inputs are tensors that are filled anew, and a batch
-is padded to a size there is a graph of. The rows that pad it write to a page that is nobody's. Leaves out prompts and
-pictures, whose passes differ in length.
+A captured pass reads and writes the same memory each time, so its inputs are tensors that are filled anew. On a GPU it
+is a CUDA graph, and a batch is padded to a size there is a graph of; the rows that pad it write to a page that is
+nobody's. On a CPU it is a tape of the kernels' calls, for each size its own. Leaves out prompts and pictures, whose
+passes differ in length.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,11 +16,15 @@ from torch import Tensor
 from modelwright.attention import PagedAttention, PagedBatch, PagePool
 from modelwright.attention.upcast import UpcastAttention
 from modelwright.engine.engine_config import EngineConfig
+from modelwright.engine.make import Make
 from modelwright.engine.model_pass import ModelPass
 from modelwright.engine.served_model import ServedModel
 from modelwright.errors import ConfigError
+from modelwright.ops import kernels
+from modelwright.ops.tape import Memory, NotRecordable, record
 
-BACKEND = "cudagraph"
+CAPTURES = {"cudagraph": "cuda", "compile": "cpu"}
+"""The backends that capture, and the devices whose passes they do."""
 SCRATCH_PAGES = 1
 """The last page of a pool, where padding writes."""
 _FEW = 16
@@ -30,23 +35,49 @@ Forward = Callable[[], Tensor]
 
 
 class Capture(Protocol):
-    """Makes a pass that computes the same as ``forward`` from the same tensors, into the same result each time."""
+    """Makes a pass that computes the same as ``forward`` from the same tensors, into the same result each time.
 
-    def __call__(self, forward: Forward) -> Forward: ...
+    Attributes:
+        pads: whether a batch is padded to one of few sizes.
+    """
+
+    pads: bool
+
+    def __call__(self, forward: Forward) -> Forward:
+        """Run ``forward`` once or more, and return its replay.
+
+        Raises:
+            ConfigError: it asks for a number or does something else that cannot be captured.
+        """
+        ...
+
+
+class TapeCapture:
+    """By tapes of the CPU's kernels that share their memory; a result holds until the next of them runs."""
+
+    pads = False
+
+    def __init__(self) -> None:
+        self._memory = Memory()
+
+    def __call__(self, forward: Forward) -> Forward:
+        """See :class:`Capture`."""
+        try:
+            return record(forward, self._memory)
+        except NotRecordable as error:
+            raise ConfigError(f'backend "compile" cannot record the passes of this model: {error}') from error
 
 
 class CudaCapture:
     """By CUDA graphs that share their memory; one of them runs at a time, and a result holds until the next."""
 
+    pads = True
+
     def __init__(self, device: torch.device):
         self._device, self._memory = device, torch.cuda.graph_pool_handle()
 
     def __call__(self, forward: Forward) -> Forward:
-        """Run it aside first, so that kernels are compiled and workspaces taken, then record it.
-
-        Raises:
-            ConfigError: it asks the device for a number or does something else that a graph cannot.
-        """
+        """See :class:`Capture`; runs it aside first, so that kernels are compiled and workspaces taken."""
         with torch.cuda.device(self._device):
             current, aside = torch.cuda.current_stream(), torch.cuda.Stream()
             aside.wait_stream(current)
@@ -59,7 +90,7 @@ class CudaCapture:
                 with torch.cuda.graph(graph, pool=self._memory):
                     result = forward()
             except RuntimeError as error:
-                raise ConfigError(f'backend "{BACKEND}" cannot capture the passes of this model: {error}') from error
+                raise ConfigError(f'backend "cudagraph" cannot capture the passes of this model: {error}') from error
 
         def replay() -> Tensor:
             graph.replay()
@@ -104,48 +135,93 @@ class DecodeInputs:
 class DecodeGraphs:
     """The passes of one model over its pools, each captured when its size of batch is first met.
 
+    They are captured anew when the model is made of other parts, or its weights lie elsewhere. A weight that changes
+    where it lies is read as it then is.
+
     Args:
         served: the model.
         pools: one for each layer, with `spare_pages` at their ends.
         context: how many tokens a sequence may have.
-        capture: by default as CUDA graphs on the model's device.
+        capture: how.
+        optional: whether a model whose passes cannot be captured is served otherwise.
     """
 
-    def __init__(self, served: ServedModel, pools: Sequence[PagePool], context: int, capture: Capture | None = None):
+    def __init__(
+        self,
+        served: ServedModel,
+        pools: Sequence[PagePool],
+        context: int,
+        capture: Capture,
+        optional: bool = False,
+    ):
         self._served, self._pools, self._context = served, pools, context
-        self._capture = capture or CudaCapture(served.device)
+        self._capture, self._optional = capture, optional
+        self._made = Make.of(served.decoder)
         self._captured: dict[int, tuple[DecodeInputs, Forward]] = {}
+        self._refused = False
 
-    @staticmethod
-    def serves(one: ModelPass) -> bool:
-        """Whether it is a decode: one token of each sequence, all of which get logits, and no rows of pictures."""
-        return one.embeds is None and len(one.tokens) == len(one.tables) and one.places == list(range(len(one.tokens)))
+    def logits(self, one: ModelPass) -> Tensor | None:
+        """``[sequences, vocabulary]`` of a decode; None for a pass that is not captured.
 
-    def logits(self, one: ModelPass) -> Tensor:
-        """``[sequences, vocabulary]`` of a decode, to be read before the next."""
-        batch = padded_batch(len(one.tokens))
-        if batch not in self._captured:
-            self._captured[batch] = self._new(batch)
-        inputs, replay = self._captured[batch]
-        inputs.fill(one)
-        return replay()[: len(one.tokens)]
+        Raises:
+            ConfigError: the model's passes cannot be captured, and it is not optional.
+        """
+        if self._refused or not is_decode(one):
+            return None
+        if not self._made.holds():
+            self._made = Make.of(self._served.decoder)
+            self._captured.clear()
+        rows = len(one.tokens)
+        batch = padded_batch(rows) if self._capture.pads else rows
+        if batch in self._captured:
+            inputs, replay = self._captured[batch]
+            inputs.fill(one)
+        else:
+            inputs = self._inputs(batch)
+            inputs.fill(one)
+            try:
+                replay = self._capture(lambda: self._forward(inputs))
+            except ConfigError:
+                if not self._optional:
+                    raise
+                self._refused = True
+                return None
+            self._captured[batch] = inputs, replay
+        return replay()[:rows].clone()
 
-    def _new(self, batch: int) -> tuple[DecodeInputs, Forward]:
-        served, size = self._served, self._pools[0].page_size
+    def _inputs(self, batch: int) -> DecodeInputs:
+        size = self._pools[0].page_size
         scratch = len(self._pools[0].keys.rows) - SCRATCH_PAGES
-        inputs = DecodeInputs.of(batch, -(-self._context // size), size, scratch, served.device)
-        table = served.decoder.get_input_embeddings()
+        return DecodeInputs.of(batch, -(-self._context // size), size, scratch, self._served.device)
 
-        def forward() -> Tensor:
-            attention = PagedAttention(self._pools, inputs.batch)
-            return served.decoder(
-                inputs_embeds=table(inputs.tokens),  # a decoder given token ids may look at what they are
-                position_ids=inputs.positions,
-                attention=UpcastAttention(attention) if served.upcasts else attention,
-                use_cache=False,
-            ).logits[0]
+    def _forward(self, inputs: DecodeInputs) -> Tensor:
+        served = self._served
+        attention = PagedAttention(self._pools, inputs.batch)
+        return served.decoder(
+            inputs_embeds=served.decoder.get_input_embeddings()(inputs.tokens),  # given ids it may look at them
+            position_ids=inputs.positions,
+            attention=UpcastAttention(attention) if served.upcasts else attention,
+            use_cache=False,
+        ).logits[0]
 
-        return inputs, self._capture(forward)
+
+def graphs_of(
+    served: ServedModel, settings: EngineConfig, pools: Sequence[PagePool], context: int
+) -> DecodeGraphs | None:
+    """The graphs that `settings` ask for, if any: with backend ``auto`` tapes, where there are kernels to record."""
+    if settings.backend == "cudagraph":
+        return DecodeGraphs(served, pools, context, CudaCapture(served.device))
+    if settings.backend == "compile":
+        return DecodeGraphs(served, pools, context, TapeCapture())
+    tapes = served.device.type == "cpu" and served.ranks == 1 and kernels.available()
+    if settings.backend == "auto" and tapes:
+        return DecodeGraphs(served, pools, context, TapeCapture(), optional=True)
+    return None
+
+
+def is_decode(one: ModelPass) -> bool:
+    """Whether a pass has one token of each sequence, all of which get logits, and no rows of pictures."""
+    return one.embeds is None and len(one.tokens) == len(one.tables) and one.places == list(range(len(one.tokens)))
 
 
 def padded_batch(sequences: int) -> int:
@@ -156,15 +232,15 @@ def padded_batch(sequences: int) -> int:
 
 
 def spare_pages(served: ServedModel, settings: EngineConfig) -> int:
-    """How many pages the pools need at their ends that no sequence gets: some for graphs, otherwise none.
+    """How many pages the pools need at their ends that no sequence gets: some for CUDA graphs, otherwise none.
 
     Raises:
-        ConfigError: `settings` ask for graphs, and the model is on no CUDA device or several ranks share it.
+        ConfigError: `settings` ask for captured passes that the model's device does not have, or of a model that
+            several ranks share.
     """
-    if settings.backend != BACKEND:
-        return 0
-    if served.device.type != "cuda":
-        raise ConfigError(f'backend "{BACKEND}" needs a model on a CUDA device, got one on "{served.device.type}"')
-    if served.ranks > 1:
-        raise ConfigError(f'backend "{BACKEND}" serves a model on one rank, got {served.ranks} ranks')
-    return SCRATCH_PAGES
+    backend, device = settings.backend, served.device.type
+    if backend in CAPTURES and device != CAPTURES[backend]:
+        raise ConfigError(f'backend "{backend}" needs a model on a {CAPTURES[backend]} device, got one on "{device}"')
+    if backend in CAPTURES and served.ranks > 1:
+        raise ConfigError(f'backend "{backend}" serves a model on one rank, got {served.ranks} ranks')
+    return SCRATCH_PAGES if backend == "cudagraph" else 0

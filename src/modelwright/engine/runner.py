@@ -44,7 +44,7 @@ class Runner:
         pictures: for a model that sees them.
         host_pools: one for each layer in host memory, or none.
         mesh: the ranks that share the model; rank 0 runs steps, and the others `follow` it.
-        graphs: for the passes that they serve, where there are any.
+        graphs: for decodes, where they are captured.
     """
 
     def __init__(
@@ -122,8 +122,8 @@ class Runner:
         """The logits ``[places, vocabulary]`` of a pass."""
         device = self._served.device
         carry_out(one.moves, self._pools, self._host_pools)
-        if self._graphs is not None and self._graphs.serves(one):
-            return self._graphs.logits(one)
+        if self._graphs is not None and (logits := self._graphs.logits(one)) is not None:
+            return logits
         tokens = {"input_ids": torch.tensor([one.tokens], device=device)}
         return self._served.decoder(
             **(tokens if one.embeds is None else {"inputs_embeds": one.embeds.to(device)}),
