@@ -136,9 +136,10 @@ class _Recorder(TorchDispatchMode):
         for target, computed in zip(_tensors(mine), _tensors(result), strict=True):
             target.copy_(computed)
         targets = [self._memory.kept(tensor) for tensor in _tensors(mine)]
-        into = _into(func)
-        if into is not None and len(targets) == 1:
-            self._calls.append(self._call(into, args, kwargs | {"out": targets[0]}))
+        into = _into(func, len(targets))
+        if into is not None:
+            overload, names = into
+            self._calls.append(self._call(overload, args, kwargs | dict(zip(names, targets, strict=True))))
             return mine
         compute = self._call(func, args, kwargs)
 
@@ -154,14 +155,16 @@ class _Recorder(TorchDispatchMode):
         return lambda: func(*args, **kwargs)
 
 
-def _into(func: Any) -> Any:
-    """The same operation with a tensor ``out`` to write to; None if there is none."""
-    packet, own = func.overloadpacket, func._overloadname
-    named = [name for name in (f"{own}_out", "out") if name in packet.overloads()]
-    arguments = [argument.name for argument in func._schema.arguments]
-    for overload in (getattr(packet, name) for name in named):
-        if [argument.name for argument in overload._schema.arguments] == [*arguments, "out"]:
-            return overload
+def _into(func: Any, results: int) -> tuple[Any, list[str]] | None:
+    """The same operation with tensors to write to, and what those are called; None if there is none."""
+    packet = func.overloadpacket
+    wanted = [(argument.name, str(argument.type)) for argument in func._schema.arguments]
+    for overload in (getattr(packet, name) for name in packet.overloads()):
+        given = overload._schema.arguments
+        names = [argument.name for argument in given if argument.is_out]
+        own = [(argument.name, str(argument.type)) for argument in given if not argument.is_out]
+        if len(names) == results and own == wanted:
+            return overload, names
     return None
 
 
