@@ -32,16 +32,17 @@ pytestmark = pytest.mark.skipif(
     st.integers(16, 130),
     st.integers(0, 200),
     st.sampled_from([(8, 8), (64, 64), (192, 128), (6, 24)]),
+    st.sampled_from([0.3, -0.3]),
     st.integers(0, 2**16),
 )
 @torch.inference_mode()
-def test_equals_the_reference(heads, tokens, past, widths, seed):
+def test_equals_the_reference(heads, tokens, past, widths, scale, seed):
     torch.manual_seed(seed)
     q, k, v = random_parts(*heads, tokens, past + tokens, *widths)
     assert kernels.serves_prefill(q, k, v)
     sees = causal_mask(tokens, past + tokens, past, q.device)
-    wanted = reference_attention(q.float(), k.float(), v.float(), sees, 0.3)
-    found = prefill_attention(q, k, v, 0.3)
+    wanted = reference_attention(q.float(), k.float(), v.float(), sees, scale)
+    found = prefill_attention(q, k, v, scale)
     assert found.dtype == torch.bfloat16 and found.transpose(1, 2).is_contiguous()
     torch.testing.assert_close(found.float(), wanted, rtol=2**-7, atol=2**-7)
 
