@@ -20,8 +20,8 @@ std::vector<Visit> visits_of(const int64_t* chosen, int64_t choices) {
     return visits;
 }
 
-// What the visits read: for each the rows that `row_of` a choice gives.
-template <typename X, typename RowOf>
+// What the visits read of a matrix: for each the rows that `row_of` a choice gives.
+template <typename X, typename Matrix, typename RowOf>
 std::vector<Several<X>> reads_of(const std::vector<Visit>& visits, int64_t in, Unit unit, RowOf row_of) {
     std::vector<Several<X>> reads;
     reads.reserve(visits.size());
@@ -29,6 +29,7 @@ std::vector<Several<X>> reads_of(const std::vector<Visit>& visits, int64_t in, U
         std::vector<const typename Several<X>::Element*> rows;
         for (int64_t choice : visit.choices) rows.push_back(row_of(choice));
         reads.emplace_back(std::move(rows), in, unit);
+        reads.back().template meet<Matrix>();
     }
     return reads;
 }
@@ -36,9 +37,17 @@ std::vector<Several<X>> reads_of(const std::vector<Visit>& visits, int64_t in, U
 // By all threads of the region.
 template <typename X>
 void pack(std::vector<Several<X>>& reads) {
+    if (std::none_of(reads.begin(), reads.end(), [](const Several<X>& rows) { return rows.parts() > 0; })) return;
 #pragma omp for schedule(dynamic)
     for (size_t v = 0; v < reads.size(); v++)
         for (int64_t part = 0; part < reads[v].parts(); part++) reads[v].pack(part);
+}
+
+template <typename X, typename Matrix>
+int64_t whole(const std::vector<Several<X>>& reads) {
+    int64_t most = 1;
+    for (const Several<X>& rows : reads) most = std::max(most, rows.template whole<Matrix>());
+    return most;
 }
 
 inline Floats silu(Floats x) {
@@ -103,20 +112,6 @@ struct Layer {
     }
 };
 
-// Units of a visit that a thread takes at a time.
-template <typename X, typename Matrix>
-int64_t units_of_piece(const Layer<X>& layer, const std::vector<Several<X>>& reads, const Matrix& matrix, int threads) {
-    size_t most = 1;
-    bool blocks = false;
-    for (size_t v = 0; v < reads.size(); v++) {
-        most = std::max(most, layer.visits[v].choices.size());
-        blocks = blocks || reads[v].parts();
-    }
-    if (!blocks) return rows_at_a_time(2 * matrix.row_bytes(layer.dim), STREAMS);
-    const int64_t most_units = 65536 / int64_t(most) + 1;  // whose gates stay in the second cache
-    return rows_of_piece(layer.width, std::max<int64_t>(4 * threads / reads.size(), layer.width / most_units));
-}
-
 template <typename X>
 void experts(const Weight& w_in, const Weight& w_out, int64_t width, const X* x, int64_t tokens, int64_t top_k,
              const int64_t* chosen, const float* weights, X* y, Unit unit, int threads) {
@@ -124,26 +119,29 @@ void experts(const Weight& w_in, const Weight& w_out, int64_t width, const X* x,
     const Inputs<X> inputs(x, layer.dim, tokens, layer.dim);
     const auto token_of = [&](int64_t choice) { return inputs.rows[choice / top_k]; };
     const auto hidden_of = [&](int64_t choice) { return &layer.hidden[choice * layer.padded]; };
-    auto of_token = reads_of<X>(layer.visits, layer.dim, unit, token_of);
-    auto of_hidden = reads_of<X>(layer.visits, width, unit, hidden_of);
     with_kind<X>(w_in.kind, [&](auto in) {
+        typedef decltype(in) Matrix;
         auto out = in;
         fill(w_in, in);
         fill(w_out, out);
-        const int64_t units = units_of_piece(layer, of_token, in, threads), pieces = (width + units - 1) / units;
-        const int64_t outputs = rows_of_piece(layer.dim, 4 * threads);
+        auto of_token = reads_of<X, Matrix>(layer.visits, layer.dim, unit, token_of);
+        auto of_hidden = reads_of<X, Matrix>(layer.visits, width, unit, hidden_of);
+        const int64_t visits = layer.visits.size();
+        Pieces units(visits * width, whole<X, Matrix>(of_token), threads);
+        Pieces outputs(layer.dim, whole<X, Matrix>(of_hidden), threads);
 #pragma omp parallel num_threads(threads)
         {
             pack(of_token);
-#pragma omp for schedule(dynamic)
-            for (int64_t i = 0; i < int64_t(layer.visits.size()) * pieces; i++) {
-                const int64_t visit = i / pieces, first = i % pieces * units;
-                layer.project(in, layer.visits[visit], of_token[visit], first, std::min(first + units, width));
+            for (int64_t first, last; units.take(first, last);) {
+                for (int64_t v = first / width; v * width < last; v++) {
+                    const int64_t from = std::max<int64_t>(first - v * width, 0), to = std::min(last - v * width, width);
+                    layer.project(in, layer.visits[v], of_token[v], from, to);
+                }
             }
+#pragma omp barrier
             pack(of_hidden);
-#pragma omp for schedule(dynamic)
-            for (int64_t first = 0; first < layer.dim; first += outputs)
-                layer.sum_up(out, of_hidden, weights, first, std::min(first + outputs, layer.dim), y);
+            for (int64_t first, last; outputs.take(first, last);)
+                layer.sum_up(out, of_hidden, weights, first, last, y);
         }
     });
 }

@@ -4,45 +4,52 @@
 
 namespace {
 
-// One of several layers that read the same x, see `_Layer` in linear.py.
+// One of several layers that read the same x, see `_LAYER` in linear.py.
 struct Layer {
     Weight weight;
     int64_t out;
     const void* bias;
     void* y;
+
+    // Rows `first` to `last` - 1 of y.
+    template <typename X>
+    void multiply(const Several<X>& rows, int64_t first, int64_t last) const {
+        const X* shift = static_cast<const X*>(bias);
+        with_kind<X>(weight.kind, [&](auto matrix) {
+            fill(weight, matrix);
+            rows.times(matrix, first, last, [&](int64_t row, int64_t m, const float* sums, int64_t some) {
+                X* at = static_cast<X*>(y) + m * out + row;
+                for (int64_t i = 0; i < some; i++) store(at + i, shift ? sums[i] + to_float(shift[row + i]) : sums[i]);
+            });
+        });
+    }
 };
 
-// All layers in one region: a thread that is done with one goes on with the next.
+// All layers in one region, whose rows are shared out as if they were one layer's.
 template <typename X>
 void linears(const Layer* layers, int64_t number, const X* x, int64_t x_stride, int64_t count, Unit unit, int threads) {
     const Inputs<X> inputs(x, x_stride, count, layers[0].weight.in);
     Several<X> rows(inputs.rows, layers[0].weight.in, unit);
+    int64_t whole = 1, all = 0;
+    for (int64_t l = 0; l < number; l++) {
+        all += layers[l].out;
+        with_kind<X>(layers[l].weight.kind, [&](auto matrix) {
+            rows.template meet<decltype(matrix)>();
+            whole = std::max(whole, rows.template whole<decltype(matrix)>());
+        });
+    }
+    Pieces pieces(all, whole, threads);
 #pragma omp parallel num_threads(threads)
     {
+        if (rows.parts()) {
 #pragma omp for
-        for (int64_t part = 0; part < rows.parts(); part++) rows.pack(part);
-        for (int64_t l = 0; l < number; l++) {
-            const Weight& weight = layers[l].weight;
-            const int64_t out = layers[l].out;
-            const X* bias = static_cast<const X*>(layers[l].bias);
-            X* y = static_cast<X*>(layers[l].y);
-            with_kind<X>(weight.kind, [&](auto matrix) {
-                fill(weight, matrix);
-                const int64_t step = rows.parts() ? rows_of_piece(out, 4 * threads)
-                                                  : rows_at_a_time(matrix.row_bytes(weight.in), STREAMS);
-#pragma omp for schedule(dynamic) nowait
-                for (int64_t first = 0; first < out; first += step) {
-                    rows.times(matrix, first, std::min(first + step, out),
-                               [&](int64_t row, int64_t m, const float* sums, int64_t some) {
-                        X* at = y + m * out + row;
-                        if (bias) {
-                            for (int64_t i = 0; i < some; i++) store(at + i, sums[i] + to_float(bias[row + i]));
-                        } else {
-                            for (int64_t i = 0; i < some; i++) store(at + i, sums[i]);
-                        }
-                    });
-                }
-            });
+            for (int64_t part = 0; part < rows.parts(); part++) rows.pack(part);
+        }
+        for (int64_t first, last; pieces.take(first, last);) {
+            for (int64_t l = 0, base = 0; l < number && base < last; base += layers[l++].out) {
+                const int64_t end = std::min(last - base, layers[l].out);
+                if (first - base < end) layers[l].multiply(rows, std::max<int64_t>(first - base, 0), end);
+            }
         }
     }
 }

@@ -1,5 +1,5 @@
-// Rows of x made ready for a matrix, and their product: a few are used as they are, while the matrix streams by; more
-// of them, where bf16 is multiplied, are packed for what multiplies them in blocks.
+// Rows of x made ready for matrices, and their products: a few are used as they are or as integers, while the matrix
+// streams by; more of them, where bf16 is multiplied, are packed for what multiplies them in blocks.
 #pragma once
 
 #include <optional>
@@ -13,8 +13,15 @@ public:
 
     Several(std::vector<const Element*> rows, int64_t, Unit) : rows(std::move(rows)) {}
 
-    int64_t parts() const { return 0; }  // `pack` is to be called for each part before the first product
+    // To be called for each type of matrix, then `pack` for each part, before the first product.
+    template <typename Matrix>
+    void meet() {}
+    int64_t parts() const { return 0; }
     void pack(int64_t) {}
+
+    // What a thread's share is to be a multiple of.
+    template <typename Matrix>
+    int64_t whole() const { return STREAMS; }
 
     // Rows `first` to `last` - 1 of the matrix: sink(row, row of x, sums, how many rows of the matrix from `row` on).
     template <typename Matrix, typename Sink>
@@ -34,25 +41,42 @@ public:
     typedef bf16 Element;
 
     Several(std::vector<const bf16*> rows, int64_t in, Unit unit)
-        : rows(std::move(rows)), count(this->rows.size()), unit(unit) {
-        if (unit == Unit::streams || count <= Plain<bf16>::FEW) return;  // no matrix wants fewer in blocks
-        with_unit([&](auto how) { packed.emplace(count, in, decltype(how)::Type::group(count)); });
+        : rows(std::move(rows)), in(in), count(this->rows.size()), unit(unit) {}
+
+    template <typename Matrix>
+    void meet() {
+        if (in_blocks<Matrix>()) {
+            if (!packed) with_unit([&](auto how) { packed.emplace(count, in, decltype(how)::Type::group(count)); });
+        } else if constexpr (Matrix::INTEGERS) {
+            constexpr bool int4 = std::is_same_v<Matrix, Int4>;
+            if (!integers[int4]) integers[int4].emplace(count, in, int4);
+        }
     }
 
-    int64_t parts() const { return packed ? packed->groups : 0; }
+    int64_t parts() const { return integer_rows() + (packed ? packed->groups : 0); }
     void pack(int64_t part) {
-        with_unit([&](auto how) { packed->fill(part, rows.data(), decltype(how)::Type::pack); });
+        const int64_t group = part - integer_rows();
+        if (group >= 0) return with_unit([&](auto how) { packed->fill(group, rows.data(), decltype(how)::Type::pack); });
+        for (auto& own : integers)
+            if (own) own->fill(part, rows[part]);
+    }
+
+    template <typename Matrix>
+    int64_t whole() const {
+        return in_blocks<Matrix>() ? 96 : STREAMS;  // whole panels of each unit
     }
 
     template <typename Matrix, typename Sink>
     void times(const Matrix& matrix, int64_t first, int64_t last, Sink sink) const {
-        if (packed && count > Matrix::FEW) {
+        const auto one = [&](int64_t row, int64_t m, float sum) { sink(row, m, &sum, int64_t(1)); };
+        if (in_blocks<Matrix>()) {
             with_unit([&](auto how) {
                 product_in_blocks<typename decltype(how)::Type>(matrix, first, last, *packed, sink);
             });
+        } else if constexpr (Matrix::INTEGERS) {
+            product(matrix, first, last, integers[std::is_same_v<Matrix, Int4>]->rows.data(), count, one);
         } else {
-            product(matrix, first, last, rows.data(), count,
-                    [&](int64_t row, int64_t m, float sum) { sink(row, m, &sum, int64_t(1)); });
+            product(matrix, first, last, rows.data(), count, one);
         }
     }
 
@@ -70,17 +94,16 @@ private:
         act(Named<Dots>{});
     }
 
+    int64_t integer_rows() const { return integers[0] || integers[1] ? count : 0; }
+
+    template <typename Matrix>
+    bool in_blocks() const { return unit != Unit::streams && count > Matrix::FEW; }
+
     std::vector<const bf16*> rows;
+    int64_t in;
     int64_t count;
     Unit unit;
+    std::optional<Integers> integers[2];  // for int8, for int4
     std::optional<Packed> packed;
 };
 #endif
-
-// So many rows of `out` does a thread take at a time where a product is made in blocks: whole blocks of any kind, so
-// few that `pieces` of them are shared out, so many that most blocks were asked for early.
-inline int64_t rows_of_piece(int64_t out, int64_t pieces) {
-    constexpr int64_t PANELS = 96;
-    const int64_t share = (out / std::max<int64_t>(pieces, 1) + PANELS - 1) / PANELS * PANELS;
-    return std::min(std::max(share, PANELS), 4 * PANELS);
-}

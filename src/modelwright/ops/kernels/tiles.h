@@ -2,8 +2,6 @@
 // all rows of x while the cache holds them. Leaves out rows so few that they need no blocks, and floats (linear.h).
 #pragma once
 
-#include <memory>
-#include <new>
 #include <type_traits>
 
 #include "linear.h"
@@ -12,22 +10,6 @@
 enum class Unit : int32_t { streams, dots, tiles };
 
 #if HAS_BF16_DOTS
-
-// Uninitialised numbers from the start of a cache line on.
-template <typename T>
-class Room {
-    struct Free {
-        void operator()(T* at) const { ::operator delete[](at, std::align_val_t(64)); }
-    };
-    std::unique_ptr<T[], Free> data;
-
-public:
-    explicit Room(int64_t size) : data(static_cast<T*>(::operator new[](size * sizeof(T), std::align_val_t(64)))) {}
-    T* get() const { return data.get(); }
-};
-
-inline int64_t up_to(int64_t size, int64_t whole) { return (size + whole - 1) / whole * whole; }
-inline __mmask32 first_of_32(int64_t some) { return some >= 32 ? ~__mmask32(0) : (__mmask32(1) << some) - 1; }
 
 // Rows of a matrix in bf16, `depth` inputs of each, whole 32s of them.
 struct Block {
@@ -43,7 +25,7 @@ struct Ahead {
     int64_t stride = 0;
     int64_t step = 0;  // bytes that hold 32 inputs
 
-    void ask(int64_t row, int64_t k) const { _mm_prefetch(data + row * stride + k / 32 * step, _MM_HINT_T1); }
+    INLINE void ask(int64_t row, int64_t k) const { _mm_prefetch(data + row * stride + k / 32 * step, _MM_HINT_T1); }
 };
 
 // Rows of x in groups: 32 inputs of all rows of a group, the next 32, and so on, with zeros where there is none.
@@ -66,7 +48,7 @@ public:
         for (int64_t k = 0; k < depth; k += 32) {
             for (int64_t i = 0; i < group; i++) {
                 const int64_t m = g * group + i;
-                rows[i] = m < count ? _mm512_maskz_loadu_epi16(first_of_32(in - k), xs[m] + k) : _mm512_setzero_si512();
+                rows[i] = m < count ? load_halves(xs[m] + k, in - k) : _mm512_setzero_si512();
             }
             pack(rows, group, at(g, k));
         }
@@ -76,12 +58,13 @@ public:
 // The sums of 8 vectors.
 inline __m256 sums_of(const __m512* v) {
     __m512 pairs[4], quads[2];
-    for (int i = 0; i < 4; i++)
-        pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]),
-                                 _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]));
-    for (int i = 0; i < 2; i++)
+    each<4>([&](auto i) INLINED {
+        pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]));
+    });
+    each<2>([&](auto i) INLINED {
         quads[i] = _mm512_add_ps(_mm512_shuffle_ps(pairs[2 * i], pairs[2 * i + 1], 0x44),
                                  _mm512_shuffle_ps(pairs[2 * i], pairs[2 * i + 1], 0xEE));
+    });
     __m512 half = _mm512_add_ps(_mm512_shuffle_f32x4(quads[0], quads[1], 0x44),
                                 _mm512_shuffle_f32x4(quads[0], quads[1], 0xEE));
     half = _mm512_add_ps(half, _mm512_shuffle_f32x4(half, half, 0xB1));
@@ -129,43 +112,40 @@ private:
     template <int M, bool ASK>
     __attribute__((noinline)) static void dots(const Block& block, int64_t row, const bf16* x, const Ahead& ahead,
                                                float* out) {
-        const bf16* const w0 = block.data + row * block.stride;  // beyond the last row the last one is taken again
-        const bf16* const w1 = block.data + std::min(row + 1, block.rows - 1) * block.stride;
-        const bf16* const w2 = block.data + std::min(row + 2, block.rows - 1) * block.stride;
-        __m512 sums0[WIDTH], sums1[WIDTH], sums2[WIDTH];  // apart, so that they stay in registers
-        for (int m = 0; m < WIDTH; m++) sums0[m] = sums1[m] = sums2[m] = _mm512_setzero_ps();
+        const bf16* w[R];
+        __m512 all[R][WIDTH];
+        each<R>([&](auto r) INLINED {
+            w[r] = block.data + std::min(row + r, block.rows - 1) * block.stride;  // beyond the last row it once more
+            each<WIDTH>([&](auto m) INLINED { all[r][m] = _mm512_setzero_ps(); });
+        });
         for (int64_t k = 0; k < block.depth; k += 32) {
-            const __m512bh a0 = (__m512bh)_mm512_loadu_si512(w0 + k);
-            const __m512bh a1 = (__m512bh)_mm512_loadu_si512(w1 + k);
-            const __m512bh a2 = (__m512bh)_mm512_loadu_si512(w2 + k);
-            if (ASK) {
-                ahead.ask(row, k);
-                ahead.ask(row + 1, k);
-                ahead.ask(row + 2, k);
-            }
-            for (int m = 0; m < M; m++) {
+            __m512bh a[R];
+            each<R>([&](auto r) INLINED {
+                a[r] = (__m512bh)_mm512_loadu_si512(w[r] + k);
+                if (ASK) ahead.ask(row + r, k);
+            });
+            each<M>([&](auto m) INLINED {
                 const __m512bh b = (__m512bh)_mm512_load_si512(x + k * M + 32 * m);
-                sums0[m] = _mm512_dpbf16_ps(sums0[m], a0, b);
-                sums1[m] = _mm512_dpbf16_ps(sums1[m], a1, b);
-                sums2[m] = _mm512_dpbf16_ps(sums2[m], a2, b);
-            }
+                each<R>([&](auto r) INLINED { all[r][m] = _mm512_dpbf16_ps(all[r][m], a[r], b); });
+            });
         }
-        _mm256_store_ps(out, _mm256_add_ps(_mm256_load_ps(out), sums_of(sums0)));
-        _mm256_store_ps(out + WIDTH, _mm256_add_ps(_mm256_load_ps(out + WIDTH), sums_of(sums1)));
-        _mm256_store_ps(out + 2 * WIDTH, _mm256_add_ps(_mm256_load_ps(out + 2 * WIDTH), sums_of(sums2)));
+        each<R>([&](auto r) INLINED {
+            float* at = out + r * WIDTH;
+            _mm256_store_ps(at, _mm256_add_ps(_mm256_load_ps(at), sums_of(all[r])));
+        });
     }
 };
 
 // 32 inputs of a row as bf16, rounded once where they stand for scaled integers.
-inline __m512i widened(const Plain<bf16>& row, int64_t k, __mmask32 some) { return (__m512i)halves(row, k, some); }
-inline __m512i widened(const Int8& row, int64_t k, __mmask32 some) {
-    const __m256i bytes = _mm256_maskz_loadu_epi8(some, row.data + k);
+inline __m512i widened(const Plain<bf16>& row, int64_t k, int64_t some) { return load_halves(row.data + k, some); }
+inline __m512i widened(const Int8& row, int64_t k, int64_t some) {
+    const __m256i bytes = load_bytes(row.data + k, some);
     const __m512 scale = _mm512_set1_ps(*row.scales);
     const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(bytes)));
     const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(bytes, 1)));
     return (__m512i)_mm512_cvtne2ps_pbh(_mm512_mul_ps(high, scale), _mm512_mul_ps(low, scale));
 }
-inline __m512i widened(const Int4& row, int64_t k, __mmask32) {  // a group's 16 values first, then each by its step
+inline __m512i widened(const Int4& row, int64_t k, int64_t) {  // a group's 16 values first, then each by its step
     const __m512 steps = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
     const __m512 scale = _mm512_set1_ps(to_float(row.scales[k / row.group]));
     const __m512 offset = _mm512_set1_ps(row.offsets ? to_float(row.offsets[k / row.group]) : 0.0f);
@@ -186,7 +166,7 @@ Block block_of(const Matrix& matrix, int64_t row, int64_t rows, int64_t k, bf16*
     for (int64_t r = 0; r < whole; r++) {
         for (int64_t i = 0; i < depth; i += 32) {
             __m512i line = _mm512_setzero_si512();
-            if (r < rows) line = widened(matrix.at(row + r), k + i, first_of_32(some - i));
+            if (r < rows) line = widened(matrix.at(row + r), k + i, some - i);
             _mm512_store_si512(copy + r * depth + i, line);
         }
     }

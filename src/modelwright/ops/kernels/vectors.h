@@ -3,13 +3,21 @@
 
 #include <cstdint>
 #include <cstring>
+#include <memory>
+#include <new>
+#include <utility>
 
-#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
+#endif
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__)
 #define HAS_BF16_DOTS 1
 #else
 #define HAS_BF16_DOTS 0
 #endif
+
+#define INLINED __attribute__((always_inline))  // behind a lambda's parameters
+#define INLINE inline INLINED
 
 constexpr int LANES = 16;
 
@@ -115,8 +123,42 @@ inline Floats exp2_negative(Floats x) {
     return x < -126.0f ? splat(0.0f) : value * scale;
 }
 
-// What one thread takes at a time: whole blocks, enough bytes that handing them out costs nothing.
-inline int64_t rows_at_a_time(int64_t row_bytes, int64_t block) {
-    int64_t rows = 131072 / (row_bytes > 0 ? row_bytes : 1);
-    return rows < block ? block : rows / block * block;
+// act(0), act(1) and so on up to N - 1, each number a constant: of arrays that a loop would index GCC leaves the elements
+// in memory, those of constant index in registers.
+template <typename Act, int... I>
+INLINE void each_of(Act act, std::integer_sequence<int, I...>) {
+    (act(std::integral_constant<int, I>{}), ...);
 }
+template <int N, typename Act>
+INLINE void each(Act act) {
+    each_of(act, std::make_integer_sequence<int, N>{});
+}
+
+inline int64_t up_to(int64_t size, int64_t whole) { return (size + whole - 1) / whole * whole; }
+
+// Uninitialised numbers from the start of a cache line on.
+template <typename T>
+class Room {
+    struct Free {
+        void operator()(T* at) const { ::operator delete[](at, std::align_val_t(64)); }
+    };
+    std::unique_ptr<T[], Free> data;
+
+public:
+    explicit Room(int64_t size) : data(static_cast<T*>(::operator new[](size * sizeof(T), std::align_val_t(64)))) {}
+    T* get() const { return data.get(); }
+};
+
+#if HAS_BF16_DOTS
+inline __mmask32 first_of_32(int64_t some) { return some >= 32 ? ~__mmask32(0) : (__mmask32(1) << some) - 1; }
+
+// The first 32 numbers, or as many as there are, and zeros.
+inline __m512i load_halves(const bf16* at, int64_t some) {
+    return some >= 32 ? _mm512_loadu_si512(at) : _mm512_maskz_loadu_epi16(first_of_32(some), at);
+}
+template <typename Byte>
+inline __m256i load_bytes(const Byte* at, int64_t some) {
+    return some >= 32 ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at))
+                      : _mm256_maskz_loadu_epi8(first_of_32(some), at);
+}
+#endif

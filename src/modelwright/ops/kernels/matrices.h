@@ -1,0 +1,105 @@
+// How the rows of a matrix are stored: as numbers, or as integers of 8 or 4 bits with scales.
+//
+// A matrix says up to how many rows of bf16 (`FEW`) are better met as it streams by than in the blocks of tiles.h, and
+// with how many at once (`TILE`). It gives 16 inputs of a row as floats, for any CPU.
+#pragma once
+
+#include "vectors.h"
+
+constexpr int STREAMS = 4;   // rows of the matrix read at once
+constexpr int MOST = 6;      // rows of x they are multiplied with at once, as many as registers allow
+constexpr int AHEAD = 2048;  // bytes of each stream asked for early
+
+template <typename T>
+struct Plain {
+    static constexpr int TILE = MOST;
+    static constexpr int FEW = 4;
+    static constexpr bool INTEGERS = false;
+    const T* data;
+    int64_t in;
+
+    Plain at(int64_t row) const { return {data + row * in, in}; }
+    static int64_t row_bytes(int64_t in) { return in * sizeof(T); }
+    INLINE void ask(int64_t k) const { __builtin_prefetch(reinterpret_cast<const char*>(data + k) + AHEAD); }
+    Floats floats(int64_t k) const { return k + LANES <= in ? load(data + k) : load_some(data + k, in - k); }
+    float finish(float sum) const { return sum; }
+};
+
+// int8 with a scale per row.
+struct Int8 {
+    static constexpr int TILE = 4;
+    static constexpr int FEW = 8;
+    static constexpr bool INTEGERS = true;
+    const int8_t* data;
+    const float* scales;
+    int64_t in;
+
+    Int8 at(int64_t row) const { return {data + row * in, scales + row, in}; }
+    static int64_t row_bytes(int64_t in) { return in; }
+    INLINE void ask(int64_t k) const { __builtin_prefetch(data + k + AHEAD); }
+    Floats floats(int64_t k) const { return k + LANES <= in ? load(data + k) : load_some(data + k, in - k); }
+    float finish(float sum) const { return sum * *scales; }
+};
+
+// Two inputs a byte: byte j of each 32 holds inputs j (low) and 32 + j (high) of 64, each less 8. A group of 32, 64 or
+// more inputs shares a scale and, where there are any, an offset that is added to each of its weights.
+struct Int4 {
+    static constexpr int TILE = 4;
+    static constexpr int FEW = 16;
+    static constexpr bool INTEGERS = true;
+    const uint8_t* data;
+    const bf16* scales;
+    const bf16* offsets;
+    int64_t in;
+    int64_t group;
+
+    Int4 at(int64_t row) const {
+        int64_t skip = row * (in / group);
+        return {data + row * (in / 2), scales + skip, offsets ? offsets + skip : nullptr, in, group};
+    }
+    static int64_t row_bytes(int64_t in) { return in / 2; }
+    int64_t group_of(int64_t k) const { return uint32_t(k) / uint32_t(group); }
+    INLINE void ask(int64_t k) const {
+        __builtin_prefetch(data + k / 2 + AHEAD);
+        __builtin_prefetch(scales + group_of(k) + AHEAD / 16);  // as far on in groups of 32
+    }
+    Floats floats(int64_t k) const {
+        const uint8_t* bytes = data + k / 64 * 32 + k % 32;
+        int shift = k % 64 / 32 * 4;
+        typedef uint8_t Raw __attribute__((vector_size(LANES), aligned(1), may_alias));
+        Ints steps = __builtin_convertvector(*reinterpret_cast<const Raw*>(bytes), Ints);
+        Floats value = __builtin_convertvector(((steps >> shift) & 15) - 8, Floats) * to_float(scales[group_of(k)]);
+        return offsets ? value + to_float(offsets[group_of(k)]) : value;
+    }
+    float finish(float sum) const { return sum; }
+};
+
+// How a matrix comes from outside, see `_WEIGHT` in linear.py.
+struct Weight {
+    int32_t kind;  // 0 the type of x, 2 int8, 3 int4
+    int64_t in;
+    int64_t group;
+    const void* data;
+    const void* scales;
+    const void* offsets;
+};
+
+template <typename T>
+inline void fill(const Weight& w, Plain<T>& m) { m = {static_cast<const T*>(w.data), w.in}; }
+inline void fill(const Weight& w, Int8& m) {
+    m = {static_cast<const int8_t*>(w.data), static_cast<const float*>(w.scales), w.in};
+}
+inline void fill(const Weight& w, Int4& m) {
+    m = {static_cast<const uint8_t*>(w.data), static_cast<const bf16*>(w.scales), static_cast<const bf16*>(w.offsets),
+         w.in, w.group};
+}
+
+// Calls act with an empty matrix of the type that `kind` says, among those that may meet x.
+template <typename X, typename Act>
+inline void with_kind(int32_t kind, Act act) {
+    switch (kind) {
+        case 2: return act(Int8{});
+        case 3: return act(Int4{});
+        default: return act(Plain<X>{});
+    }
+}
