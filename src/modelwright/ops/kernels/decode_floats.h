@@ -1,0 +1,161 @@
+// Blocks of keys on any CPU: whatever type a vector is stored in and however wide it is, it is read as floats.
+#pragma once
+
+#include "decode.h"
+
+#if defined(__clang__)
+#define LANES_OF(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define LANES_OF(a, b, ...) __builtin_shuffle(a, b, Ints{__VA_ARGS__})
+#endif
+
+// The sums of 16 vectors, one a lane: halved four times, two vectors becoming one.
+inline Floats sums(const Floats* x) {
+    Floats two[8], four[4], eight[2];
+    for (int i = 0; i < 8; i++) {
+        const Floats a = x[2 * i], b = x[2 * i + 1];
+        two[i] = LANES_OF(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30) +
+                 LANES_OF(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
+    }
+    for (int i = 0; i < 4; i++) {
+        const Floats a = two[2 * i], b = two[2 * i + 1];
+        four[i] = LANES_OF(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+                  LANES_OF(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+    }
+    for (int i = 0; i < 2; i++) {
+        const Floats a = four[2 * i], b = four[2 * i + 1];
+        eight[i] = LANES_OF(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27) +
+                   LANES_OF(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+    }
+    return LANES_OF(eight[0], eight[1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+           LANES_OF(eight[0], eight[1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+}
+
+// Calls act with a null pointer to the type that a kind of vectors is stored in.
+template <typename Act>
+inline void with_type(const Stored& s, Act act) {
+    switch (s.kind) {
+        case 0: return act(static_cast<const float*>(nullptr));
+        case 1: return act(static_cast<const bf16*>(nullptr));
+        case 2: return act(static_cast<const int8_t*>(nullptr));
+    }
+}
+
+// Keys and values are made floats as they are read, where they lie.
+template <typename X>
+class FloatBlock {
+public:
+    explicit FloatBlock(const Decode& d)
+        : d(d), v_width(whole_vectors(d.values.width)), highest(d.heads), totals(d.heads), out(d.heads * v_width) {
+        for (int64_t p = 0; p < d.parts; p++) k_width += whole_vectors(d.keys[p].width);
+        q.resize(d.heads * k_width);
+    }
+
+    void begin(int64_t sequence) {
+        std::fill(highest.begin(), highest.end(), NEVER);
+        std::fill(totals.begin(), totals.end(), 0.0f);
+        std::fill(out.begin(), out.end(), 0.0f);
+        std::fill(q.begin(), q.end(), 0.0f);
+        for (int64_t h = 0; h < d.heads; h++) {
+            float* to = &q[h * k_width];
+            for (int64_t p = 0; p < d.parts; p++) {
+                const Queries& from = d.queries[p];
+                const X* row = static_cast<const X*>(from.rows) + sequence * from.sequence + h * from.head;
+                for (int64_t i = 0; i < d.keys[p].width; i++) to[i] = to_float(row[i]) * d.scale;
+                to += whole_vectors(d.keys[p].width);
+            }
+        }
+    }
+
+    void add(const Places& places, const Places& next) {
+        for (int64_t i = 0; i < d.kinds(); i++) {
+            const Stored& s = d.kind(i);
+            Ahead ahead(s, next.byte[i], d.kv_heads);
+            for (int64_t byte = 0; byte < BLOCK * d.kv_heads * s.width * s.size(); byte += Ahead::STEP) ahead.ask();
+        }
+        for (int64_t head = 0; head < d.kv_heads; head++) {
+            for (int64_t h = head * d.group(); h < (head + 1) * d.group(); h++) {
+                float weights[BLOCK] = {};
+                const float* query = &q[h * k_width];
+                for (int64_t p = 0; p < d.parts; p++) {
+                    with_type(d.keys[p], [&](auto type) { score(type, p, places, head, query, weights); });
+                    query += whole_vectors(d.keys[p].width);
+                }
+                const float kept = weigh(h, places, head, weights);
+                with_type(d.values, [&](auto type) { mix(type, places, head, h, weights, kept); });
+            }
+        }
+    }
+
+    float top(int64_t h) const { return highest[h]; }
+    float total(int64_t h) const { return totals[h]; }
+    void finish(int64_t h, float* to) const { std::copy_n(&out[h * v_width], v_width, to); }
+
+private:
+    const Decode& d;
+    const int64_t v_width;
+    int64_t k_width = 0;
+    std::vector<float> q, highest, totals, out;
+
+    // A query times 16 keys at once.
+    template <typename T>
+    void score(const T*, int64_t part, const Places& places, int64_t head, const float* query, float* scores) {
+        const Stored& s = d.keys[part];
+        const Rows from(s, places.byte[part], head);
+        for (int j = 0; j < places.count; j += LANES) {
+            const T* rows[LANES];
+            Floats each[LANES];
+            for (int r = 0; r < LANES; r++) rows[r] = reinterpret_cast<const T*>(from.at[j + r]), each[r] = splat(0.0f);
+            const int64_t whole = s.width / LANES * LANES;
+            for (int64_t i = 0; i < whole; i += LANES) {
+                const Floats x = load(query + i);
+                for (int r = 0; r < LANES; r++) each[r] += x * load(rows[r] + i);
+            }
+            if (whole < s.width)
+                for (int r = 0; r < LANES; r++)
+                    each[r] += load(query + whole) * load_some(rows[r] + whole, s.width - whole);
+            store(scores + j, load(scores + j) + sums(each) * places.scales(s, part, head, j));
+        }
+    }
+
+    // Scores to what values are multiplied with; returns what earlier ones shrink to.
+    float weigh(int64_t h, const Places& places, int64_t head, float* weights) {
+        float top = highest[h];
+        for (int j = 0; j < places.count; j++) top = std::max(top, weights[j]);
+        for (int j = places.count; j < BLOCK; j++) weights[j] = NEVER;
+        float total = 0;
+        for (int j = 0; j < BLOCK; j += LANES) {
+            const Floats some = exp2_negative(load(weights + j) - top);
+            store(weights + j, some * places.scales(d.values, d.parts, head, j));
+            total += sum(some);
+        }
+        const float kept = exp2_negative(splat(highest[h] - top))[0];
+        highest[h] = top;
+        totals[h] = totals[h] * kept + total;
+        return kept;
+    }
+
+    template <typename T>
+    void mix(const T*, const Places& places, int64_t head, int64_t h, const float* weights, float kept) {
+        const int64_t width = d.values.width;
+        const Rows from(d.values, places.byte[d.parts], head);
+        const T* rows[BLOCK];
+        for (int j = 0; j < places.count; j++) rows[j] = reinterpret_cast<const T*>(from.at[j]);
+        int64_t i = 0;
+        for (; i + 4 * LANES <= width; i += 4 * LANES) {
+            float* to = &out[h * v_width + i];
+            Floats mixed[4];
+            for (int c = 0; c < 4; c++) mixed[c] = load(to + c * LANES) * kept;
+            for (int j = 0; j < places.count; j++)
+                for (int c = 0; c < 4; c++) mixed[c] += load(rows[j] + i + c * LANES) * weights[j];
+            for (int c = 0; c < 4; c++) store(to + c * LANES, mixed[c]);
+        }
+        for (; i < width; i += LANES) {
+            float* to = &out[h * v_width + i];
+            Floats mixed = load(to) * kept;
+            for (int j = 0; j < places.count; j++)
+                mixed += (i + LANES <= width ? load(rows[j] + i) : load_some(rows[j] + i, width - i)) * weights[j];
+            store(to, mixed);
+        }
+    }
+};

@@ -1,0 +1,229 @@
+// Blocks of keys by AVX-512: the scores of 32 keys at once, whose numbers are turned so that lanes are keys and no sum
+// crosses lanes, with up to 8 heads that share them; then their values, whose lanes are channels.
+//
+// Vectors of another type than the queries are made that type first; the integers of int8 are exact, and their scales
+// meet the scores and the weights.
+#pragma once
+
+#include "lanes.h"
+
+#if HAS_BF16_DOTS
+template <typename X>  // the queries' type
+class WideBlock {
+    static constexpr int NUMBERS = Lane<X>::NUMBERS;
+    static constexpr int CHUNK = 32;                  // lanes of keys that are turned at once
+    static constexpr int HALVES = BLOCK / LANES;      // registers with a score of each key
+    static constexpr int WEIGHTS = HALVES / NUMBERS;  // registers with a weight of each key
+
+public:
+    explicit WideBlock(const Decode& d)
+        : d(d), group(d.group()), sets((group + LANES - 1) / LANES), width(d.values.width), turned(CHUNK * HALVES),
+          sums(d.parts * group * HALVES), weights(group * WEIGHTS), kept(sets), tops(d.kv_heads * sets),
+          totals(d.heads), out(d.heads * width / LANES) {
+        for (int64_t i = 0; i < d.kinds(); i++)
+            if (!is_ready(i)) made[i].resize(BLOCK * d.kind(i).width);
+    }
+
+    // Whether this way serves: vectors fill pairs of registers, of a type that X holds.
+    static bool serves(const Decode& d) {
+        for (int64_t i = 0; i < d.kinds(); i++)
+            if (d.kind(i).width % (2 * LANES) || d.kind(i).size() > int64_t(sizeof(X))) return false;
+        return true;
+    }
+
+    void begin(int64_t of) {
+        sequence = of;
+        tops.fill(NEVER);
+        totals.fill(0.0f);
+        out.fill(0.0f);
+    }
+
+    void add(const Places& places, const Places& next) {
+        Ahead ahead[] = {{d.keys[0], next.byte[0], d.kv_heads},
+                         {d.kind(1), next.byte[1], d.kv_heads},
+                         {d.values, next.byte[d.parts], d.kv_heads}};
+        for (int64_t head = 0; head < d.kv_heads; head++) {
+            for (int64_t p = 0; p < d.parts; p++) score(places, ahead[p], head, p);
+            weigh(places, head);
+            mix(places, ahead[MOST_PARTS], head);
+        }
+    }
+
+    float top(int64_t h) const { return tops.at(h / group * sets)[h % group]; }
+    float total(int64_t h) const { return sum(load(totals.at(h))); }
+
+    // A head's result; of bf16, unpacking two keys left each 32 channels as 4 of every 8, then the others.
+    void finish(int64_t h, float* to) const {
+        const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+        const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+        for (int64_t i = 0; i < width; i += 32) {
+            const float* from = out.at((h * width + i) / LANES);
+            const __m512 a = _mm512_load_ps(from), b = _mm512_load_ps(from + LANES);
+            _mm512_storeu_ps(to + i, NUMBERS == 1 ? a : _mm512_permutex2var_ps(a, first, b));
+            _mm512_storeu_ps(to + i + LANES, NUMBERS == 1 ? b : _mm512_permutex2var_ps(a, second, b));
+        }
+    }
+
+private:
+    const Decode& d;
+    const int64_t group, sets, width;
+    Lines turned;   // [lanes of a chunk, keys]
+    Lines sums;     // [parts, heads of a group, keys]
+    Lines weights;  // [heads of a group, keys], of X
+    Lines kept;     // [heads of a group]: what earlier results shrink to
+    Lines tops;     // [key heads, heads of a group]: the highest scores so far
+    Lines totals;   // [heads]: the weights so far, to be added up
+    Lines out;      // [heads, channels]
+    std::vector<X> made[MOST_PARTS + 1];
+    int64_t sequence = 0;
+
+    bool is_ready(int64_t kind) const { return d.kind(kind).size() == sizeof(X); }
+
+    // The vectors of a kind: where they lie, or made X while the next ones are asked for.
+    Rows rows_of(const Places& places, Ahead& ahead, int64_t head, int64_t kind) {
+        const Stored& s = d.kind(kind);
+        const Rows rows(s, places.byte[kind], head);
+        if (is_ready(kind)) return rows;
+        int64_t read = 0;
+        for (int j = 0; j < BLOCK; j++) {
+            for (read += s.width * s.size(); read >= Ahead::STEP; read -= Ahead::STEP) ahead.ask();
+            X* to = &made[kind][j * s.width];
+            if (s.kind == 1) widen(reinterpret_cast<const bf16*>(rows.at[j]), s.width, to);
+            else widen(reinterpret_cast<const int8_t*>(rows.at[j]), s.width, to);
+        }
+        return Rows(made[kind].data(), s.width * sizeof(X));
+    }
+
+    template <typename T>
+    static void widen(const T* from, int64_t width, X* to) {
+        for (int64_t i = 0; i < width; i += 2 * LANES) Lane<X>::keep(to + i, wide(from + i), wide(from + i + LANES));
+    }
+
+    // The sums of products of one part of the keys with the queries, before any scale.
+    void score(const Places& places, Ahead& ahead, int64_t head, int64_t part) {
+        const Rows rows = rows_of(places, ahead, head, part);
+        const bool asks = is_ready(part);
+        const Queries& q = d.queries[part];
+        const X* query = static_cast<const X*>(q.rows) + sequence * q.sequence + head * group * q.head;
+        const int64_t lanes = d.keys[part].width / NUMBERS;
+        for (int64_t first = 0; first < lanes; first += CHUNK) {
+            const int64_t some = std::min<int64_t>(CHUNK, lanes - first);
+            for (int64_t i = 0; i < some; i += LANES)
+                for (int half = 0; half < HALVES; half++)
+                    turn(rows, half * LANES, (first + i) * 4, turned.at(i * HALVES + half));
+            in_sets(group, [&](int64_t h, auto heads) {
+                float* to = sums.at((part * group + h) * HALVES);
+                const X* own = query + h * q.head + first * NUMBERS;
+                if (h == 0 && asks) multiply<heads(), true>(own, q.head, some, ahead, first == 0, to);
+                else multiply<heads(), false>(own, q.head, some, ahead, first == 0, to);
+            });
+        }
+    }
+
+    template <int HEADS, bool ASKS>
+    __attribute__((noinline)) void multiply(const X* query, int64_t apart, int64_t lanes, Ahead& ahead, bool anew,
+                                            float* to) const {
+        __m512 sum[HEADS][2];
+        for (int h = 0; h < HEADS; h++)
+            for (int half = 0; half < 2; half++)
+                sum[h][half] = anew ? _mm512_setzero_ps() : _mm512_load_ps(to + (2 * h + half) * LANES);
+        const float* key = turned.at(0);
+        for (int64_t i = 0; i < lanes; i++, key += BLOCK) {
+            const __m512i low = _mm512_load_si512(key), high = _mm512_load_si512(key + LANES);
+            if (ASKS) ahead.ask();
+            for (int h = 0; h < HEADS; h++) {
+                const __m512i number = everywhere(query + h * apart + i * NUMBERS);
+                sum[h][0] = Lane<X>::add(sum[h][0], low, number);
+                sum[h][1] = Lane<X>::add(sum[h][1], high, number);
+            }
+        }
+        for (int h = 0; h < HEADS; h++)
+            for (int half = 0; half < 2; half++) _mm512_store_ps(to + (2 * h + half) * LANES, sum[h][half]);
+    }
+
+    // The scores of heads that share a key to weights against their new maxima.
+    void weigh(const Places& places, int64_t head) {
+        float* top = tops.at(head * sets);
+        float* shrunk = kept.at(0);
+        std::copy_n(top, sets * LANES, shrunk);
+        scale_scores(places, head, top);
+        for (int64_t h = 0; h < group; h += LANES) store(shrunk + h, exp2_negative(load(shrunk + h) - load(top + h)));
+        const Floats shares[] = {places.scales(d.values, d.parts, head, 0),
+                                 places.scales(d.values, d.parts, head, LANES)};
+        for (int64_t h = 0; h < group; h++) {
+            const float* scores = sums.at(h * HALVES);
+            const Floats low = exp2_negative(load(scores) - top[h]);
+            const Floats high = exp2_negative(load(scores + LANES) - top[h]);
+            float* total = totals.at(head * group + h);
+            store(total, load(total) * shrunk[h] + low + high);
+            Lane<X>::keep(reinterpret_cast<X*>(weights.at(h * WEIGHTS)), low * shares[0], high * shares[1]);
+        }
+    }
+
+    // Sums of products to scores, in place of the first part's, and the maxima raised to them.
+    void scale_scores(const Places& places, int64_t head, float* top) {
+        Floats factors[MOST_PARTS][HALVES];
+        __mmask16 there[HALVES];
+        for (int half = 0; half < HALVES; half++) {
+            for (int64_t p = 0; p < d.parts; p++)
+                factors[p][half] = places.scales(d.keys[p], p, head, half * LANES) * d.scale;
+            there[half] = __mmask16((1u << std::clamp(places.count - half * LANES, 0, LANES)) - 1);
+        }
+        for (int64_t h = 0; h < group; h++) {
+            __m512 highest = _mm512_set1_ps(top[h]);
+            for (int half = 0; half < HALVES; half++) {
+                float* at = sums.at(h * HALVES + half);
+                Floats scores = load(at) * factors[0][half];
+                if (d.parts > 1) scores += load(at + group * BLOCK) * factors[1][half];
+                const __m512 known = _mm512_mask_mov_ps(_mm512_set1_ps(NEVER), there[half], (__m512)scores);
+                _mm512_store_ps(at, known);
+                highest = _mm512_max_ps(highest, known);
+            }
+            top[h] = _mm512_reduce_max_ps(highest);
+        }
+    }
+
+    // Results shrunk and the weighted values added; values that are the keys' first part were asked for and made there.
+    void mix(const Places& places, Ahead& ahead, int64_t head) {
+        const bool made_before = d.shared() && !is_ready(0), asks = !d.shared() && is_ready(d.parts);
+        const Rows rows = made_before ? Rows(made[0].data(), width * sizeof(X)) : rows_of(places, ahead, head, d.parts);
+        for (int64_t i = 0; i < width; i += 2 * LANES) {
+            in_sets(group, [&](int64_t h, auto heads) {
+                float* to = out.at(((head * group + h) * width + i) / LANES);
+                if (h == 0 && asks) mix_some<heads(), true>(rows, i * sizeof(X), ahead, h, to);
+                else mix_some<heads(), false>(rows, i * sizeof(X), ahead, h, to);
+            });
+        }
+    }
+
+    template <int HEADS, bool ASKS>
+    __attribute__((noinline)) void mix_some(const Rows& rows, int64_t beyond, Ahead& ahead, int64_t first,
+                                            float* to) const {
+        const float* shrunk = kept.at(0) + first;
+        __m512 mixed[HEADS][2];
+        for (int h = 0; h < HEADS; h++)
+            for (int half = 0; half < 2; half++)
+                mixed[h][half] =
+                    _mm512_mul_ps(_mm512_load_ps(to + h * width + half * LANES), _mm512_set1_ps(shrunk[h]));
+        const float* weight = weights.at(first * WEIGHTS);
+        for (int j = 0; j < BLOCK; j += NUMBERS, weight++) {
+            __m512i low = _mm512_loadu_si512(rows.at[j] + beyond), high;
+            if constexpr (NUMBERS == 2) {
+                const __m512i other = _mm512_loadu_si512(rows.at[j + 1] + beyond);
+                high = _mm512_unpackhi_epi16(low, other);
+                low = _mm512_unpacklo_epi16(low, other);
+            } else {
+                high = _mm512_loadu_si512(rows.at[j] + beyond + 64);
+            }
+            if (ASKS) ahead.ask();
+            for (int h = 0; h < HEADS; h++) {
+                const __m512i share = everywhere(weight + h * WEIGHTS * LANES);
+                mixed[h][0] = Lane<X>::add(mixed[h][0], low, share);
+                mixed[h][1] = Lane<X>::add(mixed[h][1], high, share);
+            }
+        }
+        for (int h = 0; h < HEADS; h++)
+            for (int half = 0; half < 2; half++) _mm512_store_ps(to + h * width + half * LANES, mixed[h][half]);
+    }
+};
+#endif
