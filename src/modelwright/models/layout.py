@@ -3,7 +3,7 @@
 Leaves out files (``shards.py``) and what a class demands of a checkpoint (``pretrained.py``).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from modelwright.errors import CheckpointError
 from modelwright.layers import Slot
 from modelwright.layers.slots import Index
+from modelwright.ops import host_memory
 
 
 @runtime_checkable
@@ -52,29 +53,47 @@ def places_of(model: nn.Module) -> dict[str, Place]:
     return table
 
 
-def join(
-    places: Mapping[str, Place],
-    sizes: Mapping[str, Tensor],
-    tensors: Iterable[tuple[str, Tensor]],
-    dtype_for: Callable[[str, Tensor], torch.dtype],
-) -> dict[str, Tensor]:
-    """Official tensors as parameters by name; each parameter is allocated once and filled part by part.
+class Parameters:
+    """Parameters put together from official tensors as they come: each is allocated once, by its first part.
 
     Args:
         sizes: the parameters, of which only the shapes are read.
-        tensors: official names and tensors, taken one at a time and copied, never kept.
-        dtype_for: the type to store a tensor in, by its official name and the tensor.
+
+    Attributes:
+        state: the parameters by name. All parts of one are to be of one type.
     """
-    state: dict[str, Tensor] = {}
+
+    def __init__(self, places: Mapping[str, Place], sizes: Mapping[str, Tensor]):
+        self.state: dict[str, Tensor] = {}
+        self._places, self._sizes = places, sizes
+
+    def room(self, name: str, dtype: torch.dtype) -> Tensor | None:
+        """Where the official tensor ``name`` is to be written, in one piece; None where it lies in several."""
+        index = self._places[name].index
+        if any(isinstance(step, list) for step in index):
+            return None
+        part = self._whole(name, dtype)[index]
+        return part if part.is_contiguous() else None
+
+    def put(self, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+        """Copy an official tensor to its place, rounded to ``dtype``."""
+        self._whole(name, dtype, tensor.device)[self._places[name].index] = tensor
+
+    def _whole(self, name: str, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+        parameter = self._places[name].parameter
+        if parameter not in self.state:
+            self.state[parameter] = host_memory.empty(self._sizes[parameter].shape, dtype, device)
+        return self.state[parameter]
+
+
+def join(
+    places: Mapping[str, Place], sizes: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Official tensors, taken one at a time and copied, as :class:`Parameters` of their types."""
+    parameters = Parameters(places, sizes)
     for name, tensor in tensors:
-        place, dtype = places[name], dtype_for(name, tensor)
-        if not place.index:
-            state[place.parameter] = tensor.to(dtype, copy=True)
-            continue
-        if place.parameter not in state:
-            state[place.parameter] = torch.empty(sizes[place.parameter].shape, dtype=dtype, device=tensor.device)
-        state[place.parameter][place.index] = tensor.to(dtype)
-    return state
+        parameters.put(name, tensor, tensor.dtype)
+    return parameters.state
 
 
 def split(places: Mapping[str, Place], state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -22,7 +22,7 @@ from modelwright.configs.base import is_transformers_quantization
 from modelwright.configs.engine import weight_quantization
 from modelwright.errors import CheckpointError
 from modelwright.layers import Experts, Router
-from modelwright.models.layout import Place, check_shape, join, places_of, split
+from modelwright.models.layout import Parameters, Place, check_shape, join, places_of, split
 from modelwright.models.quantized import OFFSET, SCALE, quantize_layers, quantize_tensors
 from modelwright.models.shards import (
     INTEGERS,
@@ -31,6 +31,7 @@ from modelwright.models.shards import (
     parse_size,
     read_headers,
     read_tensors,
+    stored_type,
     write_shards,
 )
 from modelwright.models.source import asked_dtype, choose_dtype, find_folder, read_config, read_json
@@ -173,7 +174,7 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
             raise CheckpointError(_misfit(type(self).__name__, sorted(rest), [], "state dict"))
         own = self.state_dict()
         parts |= {name: own[places[name].parameter][places[name].index] for name in rest}
-        joined = join(places, own, parts.items(), lambda _, tensor: tensor.dtype)
+        joined = join(places, own, parts.items())
         others = {name: tensor for name, tensor in state_dict.items() if name not in parts}
         return super().load_state_dict(others | joined, strict, assign)
 
@@ -227,13 +228,19 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
         progress: Progress | None,
         source: "ModelwrightPreTrainedModel",
     ) -> dict[str, Tensor]:
-        """In-memory tensors by name, rounded if ``source`` holds floats; no more than one shard is open meanwhile."""
-        places, types = self.places(), source.stored_types(dtype)
-        tensors = ((name, tensor.to(types[name])) for name, tensor in read_tensors(headers, progress))
-        settings = weight_quantization(self.config)
+        """In-memory tensors by name, read straight into place where types agree; rounded if ``source`` holds floats."""
+        places, types, settings = self.places(), source.stored_types(dtype), weight_quantization(self.config)
         if source is not self and settings is not None:
-            tensors = quantize_tensors(tensors, source, places, settings)
-        return join(places, self.state_dict(), tensors, lambda _, tensor: tensor.dtype)
+            tensors = ((name, tensor.to(types[name])) for name, tensor in read_tensors(headers, progress))
+            return join(places, self.state_dict(), quantize_tensors(tensors, source, places, settings))
+        parameters = Parameters(places, self.state_dict())
+
+        def room(name: str) -> Tensor | None:
+            return parameters.room(name, types[name]) if stored_type(headers[name]) == types[name] else None
+
+        for name, tensor in read_tensors(headers, progress, room):
+            parameters.put(name, tensor, types[name])
+        return parameters.state
 
     def stored_types(self, dtype: torch.dtype) -> dict[str, torch.dtype]:
         """The type that each official tensor is kept in where the model is loaded as ``dtype``."""
@@ -316,7 +323,7 @@ def _check_header(name: str, header: TensorHeader, shape: tuple[int, ...], dtype
     check_shape(name, header.shape, shape, header.shard.name)
     where = f"{name} is stored as {header.dtype} in {header.shard.name}"
     if name.endswith((SCALE, OFFSET)) or dtype in INTEGERS.values():
-        if (dtype_of(header) or INTEGERS.get(header.dtype)) != dtype:
+        if stored_type(header) != dtype:
             raise CheckpointError(f"{where}, and the config's quantization asks for {dtype}")
     elif dtype_of(header) is None:
         raise CheckpointError(f"{where}; weights must be F64, F32, F16 or BF16")

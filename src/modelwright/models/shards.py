@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from modelwright.errors import CheckpointError, ConfigError
+from modelwright.models.file_reader import reading
+from modelwright.ops import host_memory
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -29,17 +31,21 @@ UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """What a shard's header says of the tensor ``name``; ``dtype`` in safetensors' words (``F32``, ``BF16``, ...)."""
+    """What a shard's header says of the tensor ``name``.
+
+    ``dtype`` is in safetensors' words (``F32``, ``BF16``, ...), ``start`` the place in the file of its first byte.
+    """
 
     name: str
     shard: Path
     shape: tuple[int, ...]
     dtype: str
+    start: int
 
     @property
     def nbytes(self) -> int:
         """Bytes in the file; 0 for a type that weights cannot have."""
-        dtype = dtype_of(self) or INTEGERS.get(self.dtype)
+        dtype = stored_type(self)
         return 0 if dtype is None else math.prod(self.shape) * dtype.itemsize
 
 
@@ -66,33 +72,44 @@ def headers_of(shards: Iterable[Path]) -> dict[str, TensorHeader]:
     """
     headers: dict[str, TensorHeader] = {}
     for shard in shards:
-        with open_shard(shard) as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (not a dict)
-                if name in headers:
-                    raise CheckpointError(
-                        f"tensor {name} is in two shards: {headers[name].shard.name} and {shard.name}"
-                    )
-                view = tensors.get_slice(name)
-                headers[name] = TensorHeader(name, shard, tuple(view.get_shape()), view.get_dtype())
+        for header in _headers_in(shard):
+            if header.name in headers:
+                first = headers[header.name].shard.name
+                raise CheckpointError(f"tensor {header.name} is in two shards: {first} and {shard.name}")
+            headers[header.name] = header
     return headers
 
 
 def read_tensors(
-    headers: dict[str, TensorHeader], progress: Callable[[str, int, int], None] | None = None
+    headers: dict[str, TensorHeader],
+    progress: Callable[[str, int, int], None] | None = None,
+    room: Callable[[str], Tensor | None] = lambda name: None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of ``headers`` by its keys, shard after shard; each is closed before the next one is opened.
+    """Read the tensors of ``headers``, which are of types that weights may have, as they lie in shard after shard.
 
-    Tensors are views of the file: whoever takes one copies what is to stay. ``progress`` is called after each with its
-    name, the bytes read so far and the bytes of all.
+    Args:
+        headers: by the names that are to be given out.
+        progress: called after each with its name, the bytes read so far and the bytes of all.
+        room: contiguous memory on the CPU, of the size and type in the file, to read a tensor into.
+
+    Yields:
+        Names and tensors, in memory of their own; not those for which there was a room.
+
+    Raises:
+        CheckpointError: a file can no longer be read, or has become shorter.
     """
     by_shard: dict[Path, list[str]] = {}
     for name, header in headers.items():
         by_shard.setdefault(header.shard, []).append(name)
     total, done = sum(header.nbytes for header in headers.values()), 0
     for shard, names in by_shard.items():
-        with open_shard(shard) as tensors:
-            for name in names:
-                yield name, tensors.get_tensor(headers[name].name)
+        with _damage_named(shard), reading(shard) as fill:
+            for name in sorted(names, key=lambda name: headers[name].start):
+                given = room(name)
+                tensor = _memory_for(headers[name]) if given is None else given
+                fill(headers[name].start, tensor.view(-1).view(torch.uint8).numpy().data)
+                if given is None:
+                    yield name, tensor
                 done += headers[name].nbytes
                 if progress is not None:
                     progress(name, done, total)
@@ -110,9 +127,14 @@ class PlannedTensor:
 @contextmanager
 def open_shard(path: Path):
     """A safetensors file opened for reading; damage is a :class:`CheckpointError` that names the file."""
+    with _damage_named(path), safe_open(path, framework="pt") as tensors:
+        yield tensors
+
+
+@contextmanager
+def _damage_named(path: Path):
     try:
-        with safe_open(path, framework="pt") as tensors:
-            yield tensors
+        yield
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
 
@@ -155,6 +177,11 @@ def dtype_of(header: TensorHeader) -> torch.dtype | None:
     return {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}.get(header.dtype)
 
 
+def stored_type(header: TensorHeader) -> torch.dtype | None:
+    """torch's type for what a weight or its steps may be stored in; None for anything else."""
+    return dtype_of(header) or INTEGERS.get(header.dtype)
+
+
 def parse_size(size: int | str) -> int:
     """``5GB``, ``200MiB`` or a number of bytes, as bytes."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?B)\s*", str(size).upper())
@@ -163,6 +190,23 @@ def parse_size(size: int | str) -> int:
     if match is None:
         raise ConfigError(f"max_shard_size must be bytes or a number with KB, MB or GB, not {size!r}")
     return int(float(match[1]) * UNITS[match[2]])
+
+
+def _headers_in(shard: Path) -> Iterator[TensorHeader]:
+    """What one file holds, by name; nothing is taken from its header before safetensors has checked all of it."""
+    with open_shard(shard), shard.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    for name, tensor in sorted(header.items()):
+        start = 8 + length + tensor["data_offsets"][0]
+        yield TensorHeader(name, shard, tuple(tensor["shape"]), tensor["dtype"], start)
+
+
+def _memory_for(header: TensorHeader) -> Tensor:
+    dtype = stored_type(header)
+    assert dtype is not None, f"{header.name} is of type {header.dtype}"
+    return host_memory.empty(header.shape, dtype)
 
 
 def _planned(name: str, tensor: Tensor) -> PlannedTensor:
