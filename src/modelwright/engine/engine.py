@@ -26,6 +26,7 @@ from modelwright.engine.served_model import ServedModel
 from modelwright.engine.slicing import slice_decoder
 from modelwright.engine.step import Step
 from modelwright.errors import ConfigError, RequestError
+from modelwright.ops.freed_memory import keep_freed_memory
 from modelwright.parallel import Mesh
 
 
@@ -57,6 +58,7 @@ class Engine:
         served = ServedModel.of(model, mesh.size)
         slice_decoder(served.decoder, mesh)
         prepare(model)  # and it stays so: whoever else computes with it gets the same
+        keep_freed_memory()  # of one pass for the next
         self.context = _context(served, settings)
         self._intake = Intake(served, tokenizer, self.context)
         self._pictures = PictureRows(model, settings.kept_pictures) if served.sees else None
