@@ -1,9 +1,13 @@
 """PagePool: whole pages moved to another pool and back, whatever is stored of a token."""
 
+import mmap
+from pathlib import Path
+
 import pytest
 import torch
 
 from modelwright.attention import PagePool
+from modelwright.ops import host_memory
 
 
 @pytest.fixture(params=["grouped", "latent"])
@@ -39,3 +43,20 @@ def test_what_is_stored_is_all_that_keys_and_values_are_made_of(make, dtype):
     assert {part.untyped_storage().data_ptr() for part in parts} == {
         stored.untyped_storage().data_ptr() for stored in pool.stored
     }
+
+
+@pytest.mark.skipif(not host_memory.ON_REQUEST, reason="elsewhere the memory is torch's")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_a_large_pool_takes_memory_as_it_is_filled(dtype):
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    before = resident()
+    pool = PagePool.grouped(4000, 16, 8, 128, 128, dtype)
+    nbytes = sum(stored.nbytes for stored in pool.stored)
+    assert nbytes > 120 << 20
+    assert resident() - before < nbytes // 8
+    pool.write(torch.arange(16), torch.ones(16, 8, 128), torch.ones(16, 8, 128))
+    assert torch.equal(pool.read(torch.tensor([0]), 16, torch.float32)[1], torch.ones(16, 8, 128))
+    assert not any(part.any() for part in pool.read(torch.tensor([3999]), 16, torch.float32))
+    assert resident() - before < nbytes // 8

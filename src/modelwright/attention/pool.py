@@ -10,6 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from modelwright.ops import host_memory
 from modelwright.ops.pages import Pages, copy_pages, move_pages, read_pages, slots_of, write_pages
 
 
@@ -93,9 +94,15 @@ def _pages(
     device: torch.device | str,
     pinned: bool,
 ) -> Pages:
-    """Zeros, which take no memory on a CPU until they are written over, unless they are pinned."""
-    scales = torch.zeros(vectors, device=device, pin_memory=pinned) if dtype == torch.int8 else None
-    return Pages(torch.zeros(shape, dtype=dtype, device=device, pin_memory=pinned), scales)
+    scales = _zeros(vectors, torch.float32, device, pinned) if dtype == torch.int8 else None
+    return Pages(_zeros(shape, dtype, device, pinned), scales)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str, pinned: bool) -> Tensor:
+    """On Linux large ones take memory as they are written over, unless they are pinned."""
+    if pinned:
+        return torch.zeros(shape, dtype=dtype, device=device, pin_memory=True)
+    return host_memory.zeros(shape, dtype, device)
 
 
 def _tensors(pages: Pages) -> tuple[Tensor, ...]:
