@@ -4,9 +4,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "vectors.h"
+#include "lanes.h"
 
-constexpr int BLOCK = 32;      // keys taken at once
 constexpr int MOST_PARTS = 2;  // of a key
 constexpr float NEVER = -1e30f;
 
@@ -22,6 +21,12 @@ struct Stored {
     int64_t scale_page, scale_token, scale_head;
 
     int64_t size() const { return kind == 0 ? 4 : kind == 1 ? 2 : 1; }
+    // Those of one head; `byte` says where each key's first head is.
+    Rows of_head(const int64_t* byte, int64_t h) const {
+        return Rows(static_cast<const char*>(rows) + h * head * size(), byte);
+    }
+    // Those of all heads, which are side by side in a pool.
+    Ahead ahead(const int64_t* byte, int64_t heads) const { return Ahead(Rows(rows, byte), heads * width * size()); }
 };
 
 struct Queries {
@@ -76,39 +81,5 @@ struct Places {
         float factors[LANES];
         for (int j = 0; j < LANES; j++) factors[j] = s.scales[scale[kind][first + j] + head * s.scale_head];
         return load(factors);
-    }
-};
-
-// Where the vectors of one kind and head lie for each of some keys.
-struct Rows {
-    const char* at[BLOCK];
-
-    Rows(const Stored& s, const int64_t* byte, int64_t head) {
-        const char* base = static_cast<const char*>(s.rows) + head * s.head * s.size();
-        for (int j = 0; j < BLOCK; j++) at[j] = base + byte[j];
-    }
-    // One behind another, `apart` bytes each.
-    Rows(const void* first, int64_t apart) {
-        for (int j = 0; j < BLOCK; j++) at[j] = static_cast<const char*>(first) + j * apart;
-    }
-};
-
-// The vectors of one kind of the keys that come next, asked for as they lie: all heads of a key, which are side by side
-// in a pool, then the next key's. In any other order memory is a third slower.
-class Ahead {
-    Rows rows;
-    const int64_t run;  // bytes of a key
-    int64_t key = 0, byte = 0;
-
-public:
-    Ahead(const Stored& s, const int64_t* byte, int64_t heads) : rows(s, byte, 0), run(heads * s.width * s.size()) {}
-
-    static constexpr int64_t STEP = 128;  // bytes asked for at once: two lines
-
-    void ask() {
-        __builtin_prefetch(rows.at[key] + byte);
-        __builtin_prefetch(rows.at[key] + byte + 64);
-        byte += STEP;
-        if (byte >= run) byte = 0, key = (key + 1) % BLOCK;
     }
 };

@@ -70,7 +70,7 @@ public:
     void add(const Places& places, const Places& next) {
         for (int64_t i = 0; i < d.kinds(); i++) {
             const Stored& s = d.kind(i);
-            Ahead ahead(s, next.byte[i], d.kv_heads);
+            Ahead ahead = s.ahead(next.byte[i], d.kv_heads);
             for (int64_t byte = 0; byte < BLOCK * d.kv_heads * s.width * s.size(); byte += Ahead::STEP) ahead.ask();
         }
         for (int64_t head = 0; head < d.kv_heads; head++) {
@@ -101,7 +101,7 @@ private:
     template <typename T>
     void score(const T*, int64_t part, const Places& places, int64_t head, const float* query, float* scores) {
         const Stored& s = d.keys[part];
-        const Rows from(s, places.byte[part], head);
+        const Rows from = s.of_head(places.byte[part], head);
         for (int j = 0; j < places.count; j += LANES) {
             const T* rows[LANES];
             Floats each[LANES];
@@ -138,7 +138,7 @@ private:
     template <typename T>
     void mix(const T*, const Places& places, int64_t head, int64_t h, const float* weights, float kept) {
         const int64_t width = d.values.width;
-        const Rows from(d.values, places.byte[d.parts], head);
+        const Rows from = d.values.of_head(places.byte[d.parts], head);
         const T* rows[BLOCK];
         for (int j = 0; j < places.count; j++) rows[j] = reinterpret_cast<const T*>(from.at[j]);
         int64_t i = 0;

@@ -11,7 +11,6 @@
 template <typename X>  // the queries' type
 class WideBlock {
     static constexpr int NUMBERS = Lane<X>::NUMBERS;
-    static constexpr int CHUNK = 32;                  // lanes of keys that are turned at once
     static constexpr int HALVES = BLOCK / LANES;      // registers with a score of each key
     static constexpr int WEIGHTS = HALVES / NUMBERS;  // registers with a weight of each key
 
@@ -39,9 +38,8 @@ public:
     }
 
     void add(const Places& places, const Places& next) {
-        Ahead ahead[] = {{d.keys[0], next.byte[0], d.kv_heads},
-                         {d.kind(1), next.byte[1], d.kv_heads},
-                         {d.values, next.byte[d.parts], d.kv_heads}};
+        Ahead ahead[] = {d.kind(0).ahead(next.byte[0], d.kv_heads), d.kind(1).ahead(next.byte[1], d.kv_heads),
+                         d.values.ahead(next.byte[d.parts], d.kv_heads)};
         for (int64_t head = 0; head < d.kv_heads; head++) {
             for (int64_t p = 0; p < d.parts; p++) score(places, ahead[p], head, p);
             weigh(places, head);
@@ -52,15 +50,13 @@ public:
     float top(int64_t h) const { return tops.at(h / group * sets)[h % group]; }
     float total(int64_t h) const { return sum(load(totals.at(h))); }
 
-    // A head's result; of bf16, unpacking two keys left each 32 channels as 4 of every 8, then the others.
+    // A head's result.
     void finish(int64_t h, float* to) const {
-        const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
-        const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
-        for (int64_t i = 0; i < width; i += 32) {
-            const float* from = out.at((h * width + i) / LANES);
-            const __m512 a = _mm512_load_ps(from), b = _mm512_load_ps(from + LANES);
-            _mm512_storeu_ps(to + i, NUMBERS == 1 ? a : _mm512_permutex2var_ps(a, first, b));
-            _mm512_storeu_ps(to + i + LANES, NUMBERS == 1 ? b : _mm512_permutex2var_ps(a, second, b));
+        for (int64_t i = 0; i < width; i += 2 * LANES) {
+            Floats both[2];
+            in_order<X>(out.at((h * width + i) / LANES), both);
+            store(to + i, both[0]);
+            store(to + i + LANES, both[1]);
         }
     }
 
@@ -82,7 +78,7 @@ private:
     // The vectors of a kind: where they lie, or made X while the next ones are asked for.
     Rows rows_of(const Places& places, Ahead& ahead, int64_t head, int64_t kind) {
         const Stored& s = d.kind(kind);
-        const Rows rows(s, places.byte[kind], head);
+        const Rows rows = s.of_head(places.byte[kind], head);
         if (is_ready(kind)) return rows;
         int64_t read = 0;
         for (int j = 0; j < BLOCK; j++) {
@@ -108,37 +104,14 @@ private:
         const int64_t lanes = d.keys[part].width / NUMBERS;
         for (int64_t first = 0; first < lanes; first += CHUNK) {
             const int64_t some = std::min<int64_t>(CHUNK, lanes - first);
-            for (int64_t i = 0; i < some; i += LANES)
-                for (int half = 0; half < HALVES; half++)
-                    turn(rows, half * LANES, (first + i) * 4, turned.at(i * HALVES + half));
+            turn(rows, first, some, turned.at(0));
             in_sets(group, [&](int64_t h, auto heads) {
                 float* to = sums.at((part * group + h) * HALVES);
                 const X* own = query + h * q.head + first * NUMBERS;
-                if (h == 0 && asks) multiply<heads(), true>(own, q.head, some, ahead, first == 0, to);
-                else multiply<heads(), false>(own, q.head, some, ahead, first == 0, to);
+                if (h == 0 && asks) multiply<X, heads(), true>(turned.at(0), some, own, q.head, ahead, first == 0, to);
+                else multiply<X, heads(), false>(turned.at(0), some, own, q.head, ahead, first == 0, to);
             });
         }
-    }
-
-    template <int HEADS, bool ASKS>
-    __attribute__((noinline)) void multiply(const X* query, int64_t apart, int64_t lanes, Ahead& ahead, bool anew,
-                                            float* to) const {
-        __m512 sum[HEADS][2];
-        for (int h = 0; h < HEADS; h++)
-            for (int half = 0; half < 2; half++)
-                sum[h][half] = anew ? _mm512_setzero_ps() : _mm512_load_ps(to + (2 * h + half) * LANES);
-        const float* key = turned.at(0);
-        for (int64_t i = 0; i < lanes; i++, key += BLOCK) {
-            const __m512i low = _mm512_load_si512(key), high = _mm512_load_si512(key + LANES);
-            if (ASKS) ahead.ask();
-            for (int h = 0; h < HEADS; h++) {
-                const __m512i number = everywhere(query + h * apart + i * NUMBERS);
-                sum[h][0] = Lane<X>::add(sum[h][0], low, number);
-                sum[h][1] = Lane<X>::add(sum[h][1], high, number);
-            }
-        }
-        for (int h = 0; h < HEADS; h++)
-            for (int half = 0; half < 2; half++) _mm512_store_ps(to + (2 * h + half) * LANES, sum[h][half]);
     }
 
     // The scores of heads that share a key to weights against their new maxima.
@@ -189,41 +162,12 @@ private:
         const Rows rows = made_before ? Rows(made[0].data(), width * sizeof(X)) : rows_of(places, ahead, head, d.parts);
         for (int64_t i = 0; i < width; i += 2 * LANES) {
             in_sets(group, [&](int64_t h, auto heads) {
+                const X* shares = reinterpret_cast<const X*>(weights.at(h * WEIGHTS));
                 float* to = out.at(((head * group + h) * width + i) / LANES);
-                if (h == 0 && asks) mix_some<heads(), true>(rows, i * sizeof(X), ahead, h, to);
-                else mix_some<heads(), false>(rows, i * sizeof(X), ahead, h, to);
+                if (h == 0 && asks) add_up<X, heads(), true>(rows, i, shares, BLOCK, ahead, kept.at(0) + h, to, width);
+                else add_up<X, heads(), false>(rows, i, shares, BLOCK, ahead, kept.at(0) + h, to, width);
             });
         }
-    }
-
-    template <int HEADS, bool ASKS>
-    __attribute__((noinline)) void mix_some(const Rows& rows, int64_t beyond, Ahead& ahead, int64_t first,
-                                            float* to) const {
-        const float* shrunk = kept.at(0) + first;
-        __m512 mixed[HEADS][2];
-        for (int h = 0; h < HEADS; h++)
-            for (int half = 0; half < 2; half++)
-                mixed[h][half] =
-                    _mm512_mul_ps(_mm512_load_ps(to + h * width + half * LANES), _mm512_set1_ps(shrunk[h]));
-        const float* weight = weights.at(first * WEIGHTS);
-        for (int j = 0; j < BLOCK; j += NUMBERS, weight++) {
-            __m512i low = _mm512_loadu_si512(rows.at[j] + beyond), high;
-            if constexpr (NUMBERS == 2) {
-                const __m512i other = _mm512_loadu_si512(rows.at[j + 1] + beyond);
-                high = _mm512_unpackhi_epi16(low, other);
-                low = _mm512_unpacklo_epi16(low, other);
-            } else {
-                high = _mm512_loadu_si512(rows.at[j] + beyond + 64);
-            }
-            if (ASKS) ahead.ask();
-            for (int h = 0; h < HEADS; h++) {
-                const __m512i share = everywhere(weight + h * WEIGHTS * LANES);
-                mixed[h][0] = Lane<X>::add(mixed[h][0], low, share);
-                mixed[h][1] = Lane<X>::add(mixed[h][1], high, share);
-            }
-        }
-        for (int h = 0; h < HEADS; h++)
-            for (int half = 0; half < 2; half++) _mm512_store_ps(to + h * width + half * LANES, mixed[h][half]);
     }
 };
 #endif
