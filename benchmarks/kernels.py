@@ -38,6 +38,14 @@ KINDS: dict[str, tuple[torch.dtype, Callable[[Tensor], Any]]] = {
     "int8": (BF16, quantise_int8),
     "int4": (BF16, quantise_int4),
 }
+STORED = {"bf16": (BF16, BF16), "int8": (torch.int8, BF16), "fp32": (torch.float32, torch.float32)}
+"""How pages are stored, and the type of their queries."""
+CONTEXTS = {
+    "1 x 512": [512],
+    "1 x 4096": [4096],
+    "8 x 256 to 768": [256 + 512 * i // 7 for i in range(8)],
+    "32 x 256 to 768": [256 + 512 * i // 31 for i in range(32)],
+}
 
 
 @dataclass(frozen=True)
@@ -122,57 +130,92 @@ def expert_case(tokens: int, experts: int = 32, width: int = 512, dim: int = 102
 
 
 def attention_cases() -> Iterator[Case]:
-    """Decode over pages of 16 tokens, of heads and of latents."""
-    for int8 in (False, True):
-        for sequences, context in ((1, 512), (1, 4096), (32, 512)):
-            yield grouped_case(sequences, context, int8)
-            yield latent_case(sequences, context, int8)
+    """Decode over pages of 16 tokens, of heads and of latents, and the latents' projection on 1 to 64 tokens."""
+    for kind in STORED:
+        for name in CONTEXTS:
+            yield grouped_case(name, kind)
+            yield latent_case(name, kind)
+    for tokens in (1, 8, 32, 64):
+        yield from projection_cases(tokens)
 
 
-def grouped_case(sequences: int, context: int, int8: bool) -> Case:
+def grouped_case(name: str, kind: str) -> Case:
     """4 key heads of 64 under 32 query heads."""
-    tail = tables_of(sequences, context)
-    size = sequences * context * 2 * 4 * 64 * (1 if int8 else 2)
-    shape = (sequences * context // 16, 16, 4, 64)
-    q = torch.randn(sequences, 32, 64, dtype=BF16)
+    contexts, (stored, dtype) = CONTEXTS[name], STORED[kind]
+    tail = tables_of(contexts)
+    shape = (int(tail[1].max()) + 1, 16, 4, 64)
+    q = torch.randn(len(contexts), 32, 64, dtype=dtype)
     return Case(
-        f"grouped {'int8' if int8 else 'bf16'}, {sequences} x {context}",
-        size,
-        lambda: (pages_of(shape, int8), pages_of(shape, int8)),
+        f"grouped {kind}, {name}",
+        sum(contexts) * 2 * 4 * 64 * stored.itemsize,
+        lambda: (pages_of(shape, kind), pages_of(shape, kind)),
         lambda pages: kernels.decode([q], [pages[0]], pages[1], *tail),
         lambda pages: gathered_attention(q, pages[0], pages[1], *tail),
     )
 
 
-def latent_case(sequences: int, context: int, int8: bool) -> Case:
+def latent_case(name: str, kind: str) -> Case:
     """16 heads in a latent space of 512, and 64 rotated."""
-    tail = tables_of(sequences, context)
-    size = sequences * context * 576 * (1 if int8 else 2)
+    contexts, (stored, dtype) = CONTEXTS[name], STORED[kind]
+    tail = tables_of(contexts)
+    shape = (int(tail[1].max()) + 1, 16, 576)
 
     def make() -> list[Pages]:
-        whole = pages_of((sequences * context // 16, 16, 576), int8)
+        whole = pages_of(shape, kind)
         return [Pages(part, whole.scales) for part in whole.rows.split([512, 64], dim=-1)]
 
-    qs = [torch.randn(sequences, 16, width, dtype=BF16) for width in (512, 64)]
+    qs = [torch.randn(len(contexts), 16, width, dtype=dtype) for width in (512, 64)]
     return Case(
-        f"latent {'int8' if int8 else 'bf16'}, {sequences} x {context}",
-        size,
+        f"latent {kind}, {name}",
+        sum(contexts) * 576 * stored.itemsize,
         make,
         lambda pages: kernels.decode(qs, pages, pages[0], *tail),
         lambda pages: gathered_latent_attention(qs[0], qs[1], pages[0], pages[1], *tail),
     )
 
 
-def tables_of(sequences: int, context: int) -> tuple[Tensor, Tensor, float]:
+def projection_cases(tokens: int, heads: int = 16, rank: int = 512, nope: int = 128) -> Iterator[Case]:
+    """Queries taken into the latent space, values out of it; each reads its half of ``kv_b``."""
+    size = heads * nope * rank * BF16.itemsize
+
+    def make() -> Tensor:
+        return torch.randn(heads * 2 * nope, rank, dtype=BF16)
+
+    def halves(kv_b: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = kv_b.unflatten(0, (heads, -1)).split(nope, dim=1)
+        return keys, values
+
+    q = torch.randn(1, tokens, heads, nope, dtype=BF16).transpose(1, 2)
+    yield Case(
+        f"latent in, {tokens} tokens",
+        size,
+        make,
+        lambda kv_b: kernels.latent_in(q, kv_b),
+        lambda kv_b: torch.einsum("bhtn,hnr->bhtr", q, halves(kv_b)[0]),
+    )
+    x = torch.randn(1, heads, tokens, rank, dtype=BF16)
+    yield Case(
+        f"latent out, {tokens} tokens",
+        size,
+        make,
+        lambda kv_b: kernels.latent_to_values(x, kv_b, nope),
+        lambda kv_b: halves(kv_b)[1] @ x[0].mT,
+    )
+
+
+def tables_of(contexts: Sequence[int]) -> tuple[Tensor, Tensor, float]:
     """Contexts, scattered tables and a scale."""
-    tables = torch.randperm(sequences * context // 16, dtype=torch.int32).view(sequences, -1)
-    return torch.full((sequences,), context, dtype=torch.int32), tables, 0.1
+    needed = [-(-context // 16) for context in contexts]
+    tables = torch.zeros(len(contexts), max(needed), dtype=torch.int32)
+    for line, own in zip(tables, torch.randperm(sum(needed)).split(needed), strict=True):
+        line[: len(own)] = own
+    return torch.tensor(contexts, dtype=torch.int32), tables, 0.1
 
 
-def pages_of(shape: tuple[int, ...], int8: bool) -> Pages:
+def pages_of(shape: tuple[int, ...], kind: str) -> Pages:
     """Random vectors in pages."""
-    rows = torch.randn(shape, dtype=BF16)
-    return Pages(*quantise_rows(rows)) if int8 else Pages(rows)
+    rows = torch.randn(shape)
+    return Pages(*quantise_rows(rows)) if kind == "int8" else Pages(rows.to(STORED[kind][0]))
 
 
 def rate(size: int, call: Callable[[Any], Any], data: Sequence[Any]) -> float:

@@ -143,7 +143,7 @@ __attribute__((noinline)) void multiply(const float* turned, int64_t lanes, cons
 }
 
 // to[r][32 channels, as `in_order` takes them] = what it was times kept[r], and the rows' channels from `first` on,
-// each times its weight of weights[r], which are `apart` numbers from those before. The results are `width` floats apart.
+// each times its weight of weights[r], which are `apart` numbers from those before. Results are `width` floats apart.
 template <typename X, int RESULTS, bool ASKS>
 __attribute__((noinline)) void add_up(const Rows& rows, int64_t first, const X* weights, int64_t apart, Ahead& ahead,
                                       const float* kept, float* to, int64_t width) {
