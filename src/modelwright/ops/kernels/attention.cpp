@@ -14,7 +14,7 @@
 namespace {
 
 constexpr int64_t PART = 128;  // keys of a sequence that are worth a thread's while
-constexpr int64_t PARTS = 8;   // that each thread is to find, so that none waits long for the last
+constexpr int64_t SHARES = 2;  // parts for each thread, if all were as long as the next: they shrink, and none is late
 
 // Keys of a sequence.
 struct Part {
@@ -23,20 +23,23 @@ struct Part {
     Places block(const Decode& d, int64_t key) const { return Places(d, sequence, key, std::min(key + BLOCK, last)); }
 };
 
-// The parts of all sequences in order, about as long each.
+// The parts of all sequences in order, shorter and shorter.
 struct Parts {
     std::vector<Part> all;
     std::vector<int64_t> starts;  // where each sequence's begin
 
     Parts(const Decode& d, int threads) {
-        int64_t keys = 0;
+        int64_t keys = 0;  // that are left
         for (int64_t s = 0; s < d.sequences; s++) keys += d.contexts[s];
-        const int64_t share = std::max(PART, keys / (PARTS * threads));
         for (int64_t s = 0; s < d.sequences; s++) {
             starts.push_back(all.size());
-            const int64_t own = d.contexts[s], blocks = (own + BLOCK - 1) / BLOCK, count = (own + share - 1) / share;
-            for (int64_t i = 0; i < count; i++)
-                all.push_back({s, blocks * i / count * BLOCK, std::min(own, blocks * (i + 1) / count * BLOCK)});
+            for (int64_t first = 0, last; first < d.contexts[s]; first = last) {
+                const int64_t share = std::max(PART, keys / (SHARES * threads)), left = d.contexts[s] - first;
+                const int64_t pieces = (left + share - 1) / share;
+                last = pieces == 1 ? d.contexts[s] : first + (left / pieces + BLOCK - 1) / BLOCK * BLOCK;
+                all.push_back({s, first, last});
+                keys -= last - first;
+            }
         }
         starts.push_back(all.size());
     }
@@ -82,17 +85,17 @@ public:
     }
 };
 
-// Adds a part's keys; the last block asks for `next`, where the thread goes on.
+// Adds a part's keys but those of its last block, which are returned.
 template <typename Block>
-void add_part(const Decode& d, const Part& part, const Part& next, Block& block) {
+Places add_most(const Decode& d, const Part& part, Block& block) {
     block.begin(part.sequence);
     Places places = part.block(d, part.first);
     for (int64_t key = part.first + BLOCK; key < part.last; key += BLOCK) {
-        const Places following = part.block(d, key);
-        block.add(places, following);
-        places = following;
+        const Places next = part.block(d, key);
+        block.add(places, next);
+        places = next;
     }
-    block.add(places, next.block(d, next.first));
+    return places;
 }
 
 template <typename Block, typename X>
@@ -105,8 +108,10 @@ void decode(const Decode& d, X* out, int threads) {
     {
         Block block(d);
         for (int64_t i = taken++, next; i < count; i = next) {
-            next = taken++;
-            add_part(d, parts.all[i], parts.all[next < count ? next : i], block);
+            const Places last = add_most(d, parts.all[i], block);
+            next = taken++;  // in time for its first keys to be asked for
+            const Part& following = parts.all[next < count ? next : i];
+            block.add(last, following.block(d, following.first));
             said.keep(i, block);
         }
 #pragma omp barrier
