@@ -179,15 +179,20 @@ class DecodeGraphs:
         else:
             inputs = self._inputs(batch)
             inputs.fill(one)
-            try:
-                replay = self._capture(lambda: self._forward(inputs))
-            except ConfigError:
-                if not self._optional:
-                    raise
-                self._refused = True
-                return None
-            self._captured[batch] = inputs, replay
-        return replay()[:rows].clone()
+            replay = self._first(inputs)
+        return None if replay is None else replay()[:rows].clone()
+
+    def _first(self, inputs: DecodeInputs) -> Forward | None:
+        """Capture a size of batch with its first tokens; None, and never again, where that cannot be done."""
+        try:
+            replay = self._capture(lambda: self._forward(inputs))
+        except ConfigError:
+            if not self._optional:
+                raise
+            self._refused = True
+            return None
+        self._captured[inputs.tokens.shape[1]] = inputs, replay
+        return replay
 
     def _inputs(self, batch: int) -> DecodeInputs:
         size = self._pools[0].page_size
