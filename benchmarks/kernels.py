@@ -31,6 +31,8 @@ COLD = 256 * 2**20
 """Bytes of data a case goes through before it meets the same again."""
 READ = 512 * 2**20
 LLAMA = {"attention": (2048, 2048), "gate and up": (11264, 2048), "down": (2048, 5632), "head": (32000, 2048)}
+JOINED = ((2048, 2048), (256, 2048), (256, 2048))
+"""Queries, keys and values, which read the same rows."""
 BF16 = torch.bfloat16
 KINDS: dict[str, tuple[torch.dtype, Callable[[Tensor], Any]]] = {
     "bf16": (BF16, lambda weight: weight),
@@ -83,7 +85,9 @@ def stored_bytes(weight: Tensor | Int8Weight | Int4Weight) -> int:
 
 
 def linear_cases() -> Iterator[Case]:
-    """One linear layer on 1 to 64 rows, in each type its weight may be stored in."""
+    """Linear layers on 1 to 64 rows, in each type a weight may be stored in."""
+    for rows in (1, 8, 32):
+        yield joined_case(rows)
     for kind in KINDS:
         for layer in LLAMA if kind == "bf16" else ("down",):
             for rows in (1, 8, 16, 32, 64):
@@ -108,24 +112,41 @@ def linear_case(kind: str, layer: str, rows: int) -> Case:
     )
 
 
+def joined_case(rows: int) -> Case:
+    """Several weights in one call, small ones among them."""
+    x = torch.randn(rows, JOINED[0][1], dtype=BF16)
+    return Case(
+        f"linear bf16 q, k and v, {rows} rows",
+        sum(2 * out * inputs for out, inputs in JOINED),
+        lambda: [torch.randn(shape, dtype=BF16) for shape in JOINED],
+        lambda weights: kernels.linears(x, [(weight, None) for weight in weights]),
+        lambda weights: [F.linear(x, weight) for weight in weights],
+    )
+
+
 def expert_cases() -> Iterator[Case]:
     """1 token and more, up to a prompt, that choose 6 of 32 experts each."""
-    for tokens in (1, 8, 32, 512):
-        yield expert_case(tokens)
+    for kind, numbers in {"bf16": (1, 8, 32, 512), "int8": (1,), "int4": (1,)}.items():
+        for tokens in numbers:
+            yield expert_case(kind, tokens)
 
 
-def expert_case(tokens: int, experts: int = 32, width: int = 512, dim: int = 1024, top_k: int = 6) -> Case:
+def expert_case(kind: str, tokens: int, experts: int = 32, width: int = 512, dim: int = 1024, top_k: int = 6) -> Case:
     """Only the chosen experts' weights count as read."""
+    store = KINDS[kind][1]
     chosen = torch.rand(tokens, experts).argsort(dim=-1)[:, :top_k].contiguous()
     x, weights = torch.randn(tokens, dim, dtype=BF16), torch.rand(tokens, top_k)
-    size = len(chosen.unique()) * 3 * width * dim * 2
     shapes = (experts, 2 * width, dim), (experts, dim, width)
+
+    def make() -> list[tuple[Any, Tensor]]:
+        return [(store(weight), weight) for weight in (torch.randn(shape, dtype=BF16) for shape in shapes)]
+
     return Case(
-        f"experts bf16, {tokens} tokens",
-        size,
-        lambda: [torch.randn(shape, dtype=BF16) for shape in shapes],
-        lambda layer: kernels.experts(x, chosen, weights, layer[0], layer[1]),
-        lambda layer: grouped_experts(x, chosen, weights, layer[0], layer[1], F.silu),
+        f"experts {kind}, {tokens} tokens",
+        sum(stored_bytes(store(torch.zeros(shape, dtype=BF16))) for shape in shapes) * len(chosen.unique()) // experts,
+        make,
+        lambda layer: kernels.experts(x, chosen, weights, layer[0][0], layer[1][0]),
+        lambda layer: grouped_experts(x, chosen, weights, layer[0][1], layer[1][1], F.silu),
     )
 
 

@@ -160,6 +160,55 @@ def test_threads_share_the_work_and_change_nothing(by, threads):
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("group", [32, 64])
+@pytest.mark.parametrize("offset", [False, True])
+@pytest.mark.parametrize("inputs", [64, 192, 576, 1088])
+def test_a_last_run_of_int4_may_stand_alone(by, group, offset, inputs):
+    torch.manual_seed(inputs)
+    weight = quantise_int4(torch.randn(13, inputs) / inputs**0.5, group, offset)
+    for rows in (1, 2, 5, 16):
+        x = torch.randn(rows, inputs).bfloat16()
+        expected = F.linear(x.float(), dequantise(weight))
+        torch.testing.assert_close(kernels.linear(x, weight, by=by).float(), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("store", [quantise_int8, lambda weight: quantise_int4(weight, 32, offset=True)])
+@pytest.mark.parametrize("scale", [2.0**-100, 1.0, 2.0**100])
+def test_integers_meet_x_exactly_but_for_what_is_tiny_beside_its_neighbours(by, store, scale):
+    torch.manual_seed(0)
+    weight = store(torch.randn(24, 1088) / 33)
+    x = (torch.rand(2, 1088) + 0.02).bfloat16()  # all within 2^7 of each other
+    expected = F.linear(x.double(), dequantise(weight).double())
+    exact = kernels.linear(x * scale, weight, by=by).double() / scale
+    torch.testing.assert_close(exact, expected, rtol=2**-8, atol=1e-6)
+    x[:, 700] = 1000  # those of its block are tiny now, those of other blocks are not
+    expected = F.linear(x.double(), dequantise(weight).double())
+    block = dequantise(weight)[:, 512:1024].double().abs().sum(dim=1)
+    error = (kernels.linear(x * scale, weight, by=by).double() / scale - expected).abs()
+    assert (error <= 2**-15 * 1000 * block + 2**-8 * expected.abs()).all()
+
+
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf, -torch.inf])
+def test_not_a_number_stays_in_its_row_of_integers(by, odd):
+    x = torch.ones(3, 640).bfloat16()
+    x[1, 600] = odd
+    for weight in (quantise_int8(torch.ones(7, 640)), quantise_int4(torch.ones(7, 640))):
+        out = kernels.linear(x, weight, by=by)
+        assert not out[1].isfinite().any()
+        torch.testing.assert_close(out[[0, 2]].float(), torch.full((2, 7), 640.0), **CLOSE)
+
+
+@pytest.mark.parametrize("rows", [1, 30])
+def test_layers_large_and_small_are_shared_out_whole(by, threads, rows):
+    torch.manual_seed(0)
+    x = torch.randn(rows, 72).bfloat16()
+    layers = [(weight_of("plain", out, 72), torch.randn(out).bfloat16()) for out in (1, 1500, 7, 96, 3)]
+    for number in (1, 2, 3):
+        torch.set_num_threads(number)
+        for out, (weight, bias) in zip(kernels.linears(x, layers, by), layers, strict=True):
+            torch.testing.assert_close(out.float(), F.linear(x.float(), weight.float(), bias.float()), **CLOSE)
+
+
 def test_no_rows_give_none(by):
     assert kernels.linear(torch.zeros(0, 64).bfloat16(), weight_of("plain", 5, 64), by=by).shape == (0, 5)
 

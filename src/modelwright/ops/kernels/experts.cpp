@@ -74,22 +74,26 @@ struct Layer {
     std::vector<Element> hidden;  // [choices, padded]
 
     Layer(const Weight& w_in, int64_t width, int64_t tokens, int64_t top_k, const int64_t* chosen)
-        : dim(w_in.in), width(width), tokens(tokens), top_k(top_k), padded((width + LANES - 1) / LANES * LANES),
+        : dim(w_in.in), width(width), tokens(tokens), top_k(top_k), padded(up_to(width, LANES)),
           visits(visits_of(chosen, tokens * top_k)), hidden(tokens * top_k * padded, Element{}) {}
 
-    // Hidden units `first` to `last` - 1 of one visit.
+    // Hidden units `first` to `last` - 1 of one visit, so many at a time that their sums stay in the second cache.
     template <typename Matrix>
     void project(const Matrix& matrix, const Visit& visit, const Several<X>& x, int64_t first, int64_t last) {
-        const int64_t base = visit.expert * 2 * width, some = last - first;
-        std::vector<float> gate(some * visit.choices.size());
-        x.times(matrix, base + first, base + last, [&](int64_t row, int64_t m, const float* sums, int64_t count) {
-            std::copy_n(sums, count, &gate[m * some + row - base - first]);
-        });
-        const int64_t up = base + width;
-        x.times(matrix, up + first, up + last, [&](int64_t row, int64_t m, const float* sums, int64_t count) {
-            const int64_t unit = row - up;
-            gated(&gate[m * some + unit - first], sums, count, &hidden[visit.choices[m] * padded + unit]);
-        });
+        const int64_t choices = visit.choices.size(), most = std::max<int64_t>(32768 / choices / 96, 1) * 96;
+        std::vector<float> gate(std::min(most, last - first) * choices), up(gate.size());
+        for (; first < last; first += most) {
+            const int64_t some = std::min(most, last - first), base = visit.expert * 2 * width + first;
+            const auto into = [&](std::vector<float>& out, int64_t from) {
+                x.times(matrix, from, from + some, [&](int64_t row, int64_t m, const float* sums, int64_t count) {
+                    std::copy_n(sums, count, &out[m * some + row - from]);
+                });
+            };
+            into(gate, base);
+            into(up, base + width);
+            for (int64_t m = 0; m < choices; m++)
+                gated(&gate[m * some], &up[m * some], some, &hidden[visit.choices[m] * padded + first]);
+        }
     }
 
     // Outputs `first` to `last` - 1 of all tokens.
@@ -134,8 +138,8 @@ void experts(const Weight& w_in, const Weight& w_out, int64_t width, const X* x,
             pack(of_token);
             for (int64_t first, last; units.take(first, last);) {
                 for (int64_t v = first / width; v * width < last; v++) {
-                    const int64_t from = std::max<int64_t>(first - v * width, 0), to = std::min(last - v * width, width);
-                    layer.project(in, layer.visits[v], of_token[v], from, to);
+                    const int64_t base = v * width, from = std::max<int64_t>(first - base, 0);
+                    layer.project(in, layer.visits[v], of_token[v], from, std::min(last - base, width));
                 }
             }
 #pragma omp barrier

@@ -17,10 +17,10 @@ struct Steps {
     const float* sizes;
 };
 
-// Where four steps of int4 lie in the 16 bits j of a run of 32 bytes: input 2j, then 32 + 2j, 2j + 1 and 33 + 2j. So x is
-// laid out for it: of 128 inputs, two runs, four vectors with the inputs of the first bits, the second and so on. The
-// first and third belong to groups 0 (8 lanes) and 2 of 32 inputs, the others to 1 and 3. Each pair of vectors has its
-// centre, -8 times its sum in each lane.
+// Rows of x as steps. The 16 bits j of a run of 32 bytes of int4 hold the steps of inputs 2j, 32 + 2j, 2j + 1 and
+// 33 + 2j, four bits each. So x is laid out for it: of 128 inputs, which are two runs, a vector of those that meet the
+// lowest bits, one for the next bits and so on. Of the groups of 32 inputs, the first and third vector hold 0 (8 lanes)
+// and 2, the others 1 and 3. Each such pair has its centre, -8 times its sum in each lane.
 class Integers {
     static constexpr int64_t RUNS = 128;
     const int64_t in, padded;
@@ -35,8 +35,10 @@ public:
     Integers(int64_t count, int64_t in, bool for_int4)
         : in(in), padded(up_to(in, Steps::BLOCK)), for_int4(for_int4), data(count * padded),
           centres(for_int4 ? count * padded / 4 : 0), sizes(count * padded / Steps::BLOCK) {
-        for (int64_t m = 0; m < count; m++)
-            rows.push_back({data.get() + m * padded, centres.get() + m * padded / 4, &sizes[m * padded / Steps::BLOCK]});
+        for (int64_t m = 0; m < count; m++) {
+            const int64_t skip = m * padded;
+            rows.push_back({data.get() + skip, centres.get() + skip / 4, sizes.data() + skip / Steps::BLOCK});
+        }
     }
 
     void fill(int64_t m, const bf16* x) {
@@ -58,7 +60,8 @@ private:
             most = _mm512_max_epu16(most, magnitudes);
         }
         const __m512i odd = _mm512_srli_epi32(most, 16), even = _mm512_and_si512(most, _mm512_set1_epi32(0xFFFF));
-        const int exponent = std::max(_mm512_reduce_max_epi32(_mm512_max_epi32(odd, even)) >> 7, 32);
+        const int largest = _mm512_reduce_max_epi32(_mm512_max_epi32(odd, even)) >> 7;
+        const int exponent = std::max(largest, 15);  // for sizes that are normal numbers
         const __m512 per_size = _mm512_set1_ps(std::ldexp(1.0f, 14 + 127 - exponent));
         for (int64_t k = 0; k < Steps::BLOCK; k += LANES) {
             const __mmask16 own = __mmask16(first_of_32(std::max<int64_t>(some - k, 0)));
@@ -71,17 +74,19 @@ private:
     }
 
     static void lay_out(int16_t* x, int32_t* centres) {
-        alignas(64) uint16_t evens[32], odds[32];
-        for (int i = 0; i < 32; i++) odds[i] = (evens[i] = 2 * i) + 1;
-        const __m512i even = _mm512_load_si512(evens), odd = _mm512_load_si512(odds), minus_8 = _mm512_set1_epi16(-8);
-        const __m512i v0 = _mm512_load_si512(x), v1 = _mm512_load_si512(x + 32);
-        const __m512i v2 = _mm512_load_si512(x + 64), v3 = _mm512_load_si512(x + 96);
-        const __m512i laid[4] = {_mm512_permutex2var_epi16(v0, even, v2), _mm512_permutex2var_epi16(v1, even, v3),
-                                 _mm512_permutex2var_epi16(v0, odd, v2), _mm512_permutex2var_epi16(v1, odd, v3)};
-        for (int i = 0; i < 4; i++) _mm512_store_si512(x + 32 * i, laid[i]);
+        const __m512i minus_8 = _mm512_set1_epi16(-8);
+        __m512i v[4];
+        for (int i = 0; i < 4; i++) v[i] = _mm512_load_si512(x + 32 * i);
+        const auto evens = [](__m512i a, __m512i b) {
+            return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(a)), _mm512_cvtepi32_epi16(b), 1);
+        };
         for (int i = 0; i < 2; i++) {
-            const __m512i first = _mm512_dpwssd_epi32(_mm512_setzero_si512(), laid[i], minus_8);
-            _mm512_store_si512(centres + 16 * i, _mm512_dpwssd_epi32(first, laid[i + 2], minus_8));
+            const __m512i even = evens(v[i], v[i + 2]);
+            const __m512i odd = evens(_mm512_srli_epi32(v[i], 16), _mm512_srli_epi32(v[i + 2], 16));
+            _mm512_store_si512(x + 32 * i, even);
+            _mm512_store_si512(x + 64 + 32 * i, odd);
+            const __m512i sums = _mm512_dpwssd_epi32(_mm512_setzero_si512(), even, minus_8);
+            _mm512_store_si512(centres + 16 * i, _mm512_dpwssd_epi32(sums, odd, minus_8));
         }
     }
 };

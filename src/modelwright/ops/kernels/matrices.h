@@ -44,7 +44,7 @@ struct Int8 {
 // Two inputs a byte: byte j of each 32 holds inputs j (low) and 32 + j (high) of 64, each less 8. A group of 32, 64 or
 // more inputs shares a scale and, where there are any, an offset that is added to each of its weights.
 struct Int4 {
-    static constexpr int TILE = 4;
+    static constexpr int TILE = 2;
     static constexpr int FEW = 16;
     static constexpr bool INTEGERS = true;
     const uint8_t* data;

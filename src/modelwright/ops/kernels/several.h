@@ -56,9 +56,12 @@ public:
     int64_t parts() const { return integer_rows() + (packed ? packed->groups : 0); }
     void pack(int64_t part) {
         const int64_t group = part - integer_rows();
-        if (group >= 0) return with_unit([&](auto how) { packed->fill(group, rows.data(), decltype(how)::Type::pack); });
-        for (auto& own : integers)
-            if (own) own->fill(part, rows[part]);
+        if (group >= 0) {
+            with_unit([&](auto how) { packed->fill(group, rows.data(), decltype(how)::Type::pack); });
+        } else {
+            for (auto& own : integers)
+                if (own) own->fill(part, rows[part]);
+        }
     }
 
     template <typename Matrix>

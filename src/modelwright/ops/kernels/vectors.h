@@ -123,8 +123,8 @@ inline Floats exp2_negative(Floats x) {
     return x < -126.0f ? splat(0.0f) : value * scale;
 }
 
-// act(0), act(1) and so on up to N - 1, each number a constant: of arrays that a loop would index GCC leaves the elements
-// in memory, those of constant index in registers.
+// act(0), act(1) and so on up to N - 1, each number a constant: GCC leaves arrays of sums that nested loops index in
+// memory, and keeps those of constant index in registers.
 template <typename Act, int... I>
 INLINE void each_of(Act act, std::integer_sequence<int, I...>) {
     (act(std::integral_constant<int, I>{}), ...);
