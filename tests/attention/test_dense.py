@@ -24,6 +24,28 @@ def alone(qkv: tuple[torch.Tensor, ...], row: int, keep: slice, causal: bool = T
     return reference_attention(q, k, v, None, SCALE, causal=causal)[0]
 
 
+def test_another_product_follows_the_same_rule(qkv):
+    seen = []
+
+    def product(q, k, v, mask, scale, dropout, causal):
+        seen.append(causal)
+        return reference_attention(q, k, v, mask, scale, dropout, causal)
+
+    padded = torch.ones(BATCH, TOKENS)
+    padded[0, :2] = 0
+    for rule in ({}, {"causal": False}, {"mask": padded}):
+        plain = DenseAttention(**rule)
+        found = plain.by(product).attend(0, *qkv, scale=SCALE)
+        torch.testing.assert_close(found, plain.attend(0, *qkv, scale=SCALE))
+    assert seen == [True, False, False]
+
+
+@pytest.mark.parametrize("rule", [{"fused": False}, {"upcast": True}])
+def test_a_product_that_was_asked_for_stays(rule):
+    plain = DenseAttention(**rule)
+    assert plain.by(reference_attention) is plain
+
+
 def static_cache(length: int) -> StaticCache:
     return StaticCache(config=LlamaConfig(num_hidden_layers=1), max_cache_len=length)
 

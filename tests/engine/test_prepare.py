@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from modelwright.configs import ImageGPTConfig
+from modelwright.configs import ImageGPTConfig, VisionEncoderConfig
 from modelwright.engine import prepare as room
 from modelwright.engine.prepare import prepare
 from modelwright.layers import Experts
 from modelwright.ops import kernels
+from modelwright.vision import VisionTower
 from tests.engine.engines import check_served, expected
 from tests.engine.test_runner import FAMILIES, model_of, within
 from tests.fakes import MOE, VARIANTS, tiny_v2, tokens
@@ -247,3 +248,21 @@ def test_without_kernels_nothing_changes():
     environment = os.environ | {"MODELWRIGHT_KERNELS": "0"}
     said = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert said.stdout == "()\n"
+
+
+@compiled
+@torch.no_grad()
+def test_a_tower_attends_by_the_kernel(monkeypatch):
+    tower = (
+        VisionTower(VisionEncoderConfig(image_size=70, patch_size=14, layers=2, width=64, heads=4)).bfloat16().eval()
+    )
+    pictures, called = torch.randn(2, 3, 70, 70).bfloat16(), []
+    plain = tower(pictures)
+    handle = prepare(tower)
+    kernel = kernels.prefill
+    monkeypatch.setattr(kernels, "prefill", lambda *a, **k: called.append(a) or kernel(*a, **k))
+    torch.testing.assert_close(tower(pictures), plain, rtol=0, atol=2**-6 * float(plain.abs().max()))
+    q = torch.zeros(2, 4, 25, 16, dtype=torch.bfloat16)
+    assert len(called) == (2 if kernels.serves_prefill(q, q, q) else 0)
+    handle.undo()
+    assert torch.equal(tower(pictures), plain)

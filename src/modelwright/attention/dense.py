@@ -4,8 +4,10 @@ Leaves out paging and packing, which are other backends. The cache is anything w
 latent attention it holds the rotated key as "key" and the latent as "value", one head each, never expanded.
 """
 
+from collections.abc import Callable
+from copy import copy
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any, Self, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +83,14 @@ class DenseAttention:
         return expanded_attention(
             q_nope, q_rope, kv_b(latent), k_rope, mask, scale, dropout, causal, product=self._product
         )
+
+    def by(self, product: Callable[..., Tensor]) -> Self:
+        """The same rule by another ``product``, of ``fused_attention``'s signature and result, where that would run."""
+        if self._product is not fused_attention:
+            return self
+        other = copy(self)
+        other._product = product
+        return other
 
     def _absorbs(self, kv_b: nn.Linear, q_nope: Tensor, latent: Tensor) -> bool:
         heads, tokens, nope = q_nope.shape[1:]

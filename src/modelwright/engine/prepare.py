@@ -14,11 +14,22 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from modelwright.layers import Experts, GatedMLP, GroupedQueryAttention, RMSNorm, RotaryEmbedding, Rotation, Router
+from modelwright.attention import AttentionBackend, DenseAttention
+from modelwright.layers import (
+    Experts,
+    FusedSelfAttention,
+    GatedMLP,
+    GroupedQueryAttention,
+    RMSNorm,
+    RotaryEmbedding,
+    Rotation,
+    Router,
+)
 from modelwright.layers.linear import CastLinear
 from modelwright.ops import few_rows, gpu_kernels, kernels
 from modelwright.ops.experts import GroupedProduct
 from modelwright.ops.rotary import rotate_interleaved
+from modelwright.ops.whole import whole_attention
 
 Rotate = Callable[[Tensor, Tensor, Tensor], Tensor]
 _SILU = tuple(type(ACT2FN[name]) for name in ("silu", "swish"))
@@ -69,6 +80,8 @@ def _ways(module: nn.Module) -> Iterator[tuple[str, Any]]:
         yield "forward", FewTokensExperts(module)
     elif type(module) is GroupedQueryAttention and not module.fused:
         yield "_project", JoinedProjections(module, ("q_proj", "k_proj", "v_proj"))
+    elif type(module) is FusedSelfAttention:
+        yield "forward", WholeInBlocks(module)
     elif type(module) is Router and module.compute == torch.float32:
         yield "_scores", ScoresInOnePass(module)
     elif type(module) is GatedMLP:
@@ -133,6 +146,17 @@ def rotate(otherwise: Rotate, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     if x.shape[0] != 1 or cos.shape[0] != 1 or cos.dtype not in _TABLES or not kernels.serves_rows(x, cos, sin):
         return otherwise(x, cos, sin)
     return kernels.rotate(x, cos, sin, otherwise is rotate_interleaved)
+
+
+@dataclass(frozen=True)
+class WholeInBlocks:
+    """The ``forward`` of a vision tower's attention; other backends than the dense one are handed on."""
+
+    attention: FusedSelfAttention
+
+    def __call__(self, x: Tensor, attention: AttentionBackend) -> Tensor:
+        backend = attention.by(whole_attention) if type(attention) is DenseAttention else attention
+        return FusedSelfAttention.forward(self.attention, x, backend)
 
 
 @dataclass(frozen=True)

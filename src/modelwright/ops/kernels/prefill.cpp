@@ -1,4 +1,4 @@
-// The last tokens of one sequence over all its keys in bf16, causally: scores are never written out as a whole.
+// The last tokens of one sequence over all its keys in bf16, causally or not: scores are never written out as a whole.
 //
 // 48 queries of a head are the lanes of three vectors, so that maxima and sums of the softmax cross no lanes. Products
 // take two numbers a lane: of queries and keys, two neighbours; of weights and values, those of two neighbouring keys.
@@ -13,7 +13,7 @@
 
 // Everything about a call, see `_PREFILL` in prefill.py. Strides count elements.
 struct Prefill {
-    int64_t heads, kv_heads, tokens, keys, k_width, v_width;
+    int64_t heads, kv_heads, tokens, keys, past, k_width, v_width;  // the first query sees `past` keys and its own
     const bf16* q;
     int64_t q_head, q_token;
     const bf16* k;
@@ -132,13 +132,13 @@ public:
 
     // Queries `first` to `first` + 47 of a head; beyond the last, the last again.
     void attend(int64_t head, int64_t first, const uint32_t* values) {
-        const int64_t past = p.keys - p.tokens, last = std::min(first + QUERIES, p.tokens);
+        const int64_t last = std::min(first + QUERIES, p.tokens), seen = std::min(p.past + last, p.keys);
         begin(head, first);
         const bf16* keys = p.k + head / (p.heads / p.kv_heads) * p.k_head;
-        for (int64_t key = 0; key < past + last; key += KEYS) {
-            const int64_t count = std::min(KEYS, whole_rows(past + last - key));
+        for (int64_t key = 0; key < seen; key += KEYS) {
+            const int64_t count = std::min(KEYS, whole_rows(seen - key));
             score(keys, key, count);
-            if (key + count > past + first + 1) hide(key, count, past + first);
+            if (key + count > std::min(p.past + first + 1, p.keys)) hide(key, count, p.past + first);
             weigh(count);
             mix(values + key / 2 * p.v_width, count);
         }
