@@ -34,7 +34,7 @@ std::vector<Several<X>> reads_of(const std::vector<Visit>& visits, int64_t in, U
     return reads;
 }
 
-// By all threads of the region.
+// By all threads of the region, or by the caller outside one.
 template <typename X>
 void pack(std::vector<Several<X>>& reads) {
     if (std::none_of(reads.begin(), reads.end(), [](const Several<X>& rows) { return rows.parts() > 0; })) return;
@@ -130,12 +130,14 @@ void experts(const Weight& w_in, const Weight& w_out, int64_t width, const X* x,
         fill(w_out, out);
         auto of_token = reads_of<X, Matrix>(layer.visits, layer.dim, unit, token_of);
         auto of_hidden = reads_of<X, Matrix>(layer.visits, width, unit, hidden_of);
+        const bool blocks = std::any_of(of_token.begin(), of_token.end(), [](auto& rows) { return rows.blocks(); });
+        if (!blocks) pack(of_token);  // by this thread
         const int64_t visits = layer.visits.size();
         Pieces units(visits * width, whole<X, Matrix>(of_token), threads);
         Pieces outputs(layer.dim, whole<X, Matrix>(of_hidden), threads);
 #pragma omp parallel num_threads(threads)
         {
-            pack(of_token);
+            if (blocks) pack(of_token);
             for (int64_t first, last; units.take(first, last);) {
                 for (int64_t v = first / width; v * width < last; v++) {
                     const int64_t base = v * width, from = std::max<int64_t>(first - base, 0);

@@ -38,10 +38,12 @@ void linears(const Layer* layers, int64_t number, const X* x, int64_t x_stride, 
             whole = std::max(whole, rows.template whole<decltype(matrix)>());
         });
     }
+    if (!rows.blocks())
+        for (int64_t part = 0; part < rows.parts(); part++) rows.pack(part);
     Pieces pieces(all, whole, threads);
 #pragma omp parallel num_threads(threads)
     {
-        if (rows.parts()) {
+        if (rows.blocks()) {
 #pragma omp for
             for (int64_t part = 0; part < rows.parts(); part++) rows.pack(part);
         }

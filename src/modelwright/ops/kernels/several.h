@@ -19,6 +19,9 @@ public:
     int64_t parts() const { return 0; }
     void pack(int64_t) {}
 
+    // Whether packing is worth sharing out: integers of a few rows are done before other threads have come.
+    bool blocks() const { return false; }
+
     // What a thread's share is to be a multiple of.
     template <typename Matrix>
     int64_t whole() const { return STREAMS; }
@@ -63,6 +66,8 @@ public:
                 if (own) own->fill(part, rows[part]);
         }
     }
+
+    bool blocks() const { return packed.has_value(); }
 
     template <typename Matrix>
     int64_t whole() const {
