@@ -109,5 +109,9 @@ def test_gradients_types_and_many_tokens_are_left_to_torch():
         assert not kernels.serves_rows(x.double(), weight) and not kernels.serves_rows(x.mT, weight)
         assert not kernels.serves_latent(x.expand(2, -1, -1, -1), kv_b)
         assert not kernels.serves_latent(torch.randn(1, 2, 9, 8), kv_b)
+        blocks = torch.randn(2 * 64, 32)
+        in_blocks = kernels.unit() != kernels.Unit.STREAMS
+        assert kernels.serves_latent(torch.randn(1, 2, 64, 32), blocks) == in_blocks
+        assert not kernels.serves_latent(torch.randn(1, 2, 65, 32), blocks)
         with torch.autocast("cpu", torch.bfloat16):
             assert not kernels.serves_rows(x, weight) and not kernels.serves_latent(x, kv_b)
