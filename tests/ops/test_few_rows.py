@@ -30,7 +30,7 @@ def called(monkeypatch):
     ("unit", "dtype", "most"),
     [
         (Unit.STREAMS, torch.bfloat16, 8),
-        (Unit.DOTS, torch.bfloat16, 48),
+        (Unit.DOTS, torch.bfloat16, 64),
         (Unit.TILES, torch.bfloat16, 64),
         (Unit.STREAMS, torch.float32, 32),
         (Unit.TILES, torch.float32, 32),

@@ -18,7 +18,7 @@ from modelwright.ops.kernels import Unit
 Layer = tuple[Tensor, Tensor | None]
 """A weight ``[out, in]`` and a bias ``[out]`` or None."""
 
-_FEW = {Unit.STREAMS: 8, Unit.DOTS: 48, Unit.TILES: 64}
+_FEW = {Unit.STREAMS: 8, Unit.DOTS: 64, Unit.TILES: 64}
 """Up to so many rows of bf16 a layer's weight is read and multiplied faster than by torch (``benchmarks/kernels.py``).
 
 Measured without a matrix unit; what stands for ``TILES`` is an estimate.
