@@ -160,7 +160,8 @@ def _of_the_limits(results: Results) -> Iterator[str]:
     read, multiplied = results.limit("read_gb_per_s"), results.limit("bf16_tflop_per_s")
     if not read:
         return
-    yield f"Limits, best of {len(results.limits['read_gb_per_s'])} looks: read {read:.1f} GB/s, bf16 {multiplied:.2f} TFLOP/s."
+    looks = len(results.limits["read_gb_per_s"])
+    yield f"Limits, best of {looks} looks: read {read:.1f} GB/s, bf16 {multiplied:.2f} TFLOP/s."
     for model, case in dict.fromkeys((rate.model, rate.case) for rate in results.rates if rate.bytes_per_token):
         own = [rate for rate in results.rates if (rate.model, rate.case) == (model, case)]
         rates = [rate.medians[OURS] for rate in own if OURS in rate.medians]

@@ -7,7 +7,7 @@ base 2 (Dao, arXiv:2307.08691), and shares are put together by their logarithms 
 import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @triton.jit
@@ -209,7 +209,8 @@ def add_shares(
     best = tl.max(each, 0)
     total = tl.sum(tl.exp2(each - best), 0)
     mixed = tl.zeros([BLOCK], tl.float32)
-    for one in range(tl.sum((each > float("-inf")).to(tl.int32), 0)):
+    present = tl.sum((each > float("-inf")).to(tl.int32), 0)
+    for one in range(present):  # pyright: ignore[reportArgumentType]
         weight = tl.exp2(tl.load(sums + place * shares + one) - best)
         start = parts + (place * shares + one) * WIDTH
         mixed += weight * tl.load(start + column, mask=column < WIDTH, other=0.0)
