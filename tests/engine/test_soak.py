@@ -103,4 +103,5 @@ def test_five_hundred_requests():
 
 @pytest.mark.slow
 def test_ten_thousand_requests():
-    check_soak(1000, 9000)
+    """What Python keeps in spare, 300 blocks in the end, 200 of them after 2000 requests, has nearly its size by 4000."""
+    check_soak(4000, 6000)
