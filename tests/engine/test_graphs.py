@@ -220,7 +220,11 @@ def test_who_captures(settings, kind):
 
 def test_without_kernels_passes_are_eager(monkeypatch):
     monkeypatch.setattr(kernels, "available", lambda: False)
-    assert graphs_of(ServedModel.of(tiny_llama()), EngineConfig(), [], 64) is None
+    monkeypatch.setattr(kernels, "reason", lambda: "no compiler")
+    served = ServedModel.of(tiny_llama())
+    assert graphs_of(served, EngineConfig(), [], 64) is None and spare_pages(served, EngineConfig()) == 0
+    with pytest.raises(ConfigError, match='"compile" records compiled kernels, and there are none: no compiler'):
+        spare_pages(served, EngineConfig(backend="compile"))
 
 
 @pytest.mark.parametrize("backend", ["compile", "cudagraph"])

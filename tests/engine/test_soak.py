@@ -103,5 +103,5 @@ def test_five_hundred_requests():
 
 @pytest.mark.slow
 def test_ten_thousand_requests():
-    """What Python keeps in spare, 300 blocks in the end, 200 of them after 2000 requests, has nearly its size by 4000."""
+    """Python's spare blocks have nearly their number by 4000 requests: 200 after 2000, 300 after 10,000."""
     check_soak(4000, 6000)

@@ -241,11 +241,13 @@ def spare_pages(served: ServedModel, settings: EngineConfig) -> int:
 
     Raises:
         ConfigError: `settings` ask for captured passes that the model's device does not have, or of a model that
-            several ranks share.
+            several ranks share, or for a record of kernels where there are none.
     """
     backend, device = settings.backend, served.device.type
     if backend in CAPTURES and device != CAPTURES[backend]:
         raise ConfigError(f'backend "{backend}" needs a model on a {CAPTURES[backend]} device, got one on "{device}"')
     if backend in CAPTURES and served.ranks > 1:
         raise ConfigError(f'backend "{backend}" serves a model on one rank, got {served.ranks} ranks')
+    if backend == "compile" and not kernels.available():
+        raise ConfigError(f'backend "compile" records compiled kernels, and there are none: {kernels.reason()}')
     return SCRATCH_PAGES if backend == "cudagraph" else 0
