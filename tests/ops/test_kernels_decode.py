@@ -1,7 +1,5 @@
 """Decode attention by the compiled kernel: any grouping of heads, contexts cut into parts, threads, wide tables."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -67,14 +65,6 @@ def test_tables_may_be_wider_than_any_context(types):
     q = torch.randn(2, 16, 64).to(dtype)
     narrow, broad = (kernels.decode([q], [keys], values, torch.tensor(contexts), t, 0.125) for t in (tables, wide))
     assert torch.equal(narrow, broad)
-
-
-@pytest.fixture
-def three_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_whichever_thread_takes_a_part_the_result_is_the_same(three_threads):

@@ -1,13 +1,11 @@
 """A latent layer's projection by the compiled kernels, head by head: any number of tokens, widths and threads."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelwright.ops import kernels
+from modelwright.ops import kernels, latent
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason=f"no kernels: {kernels.reason()}")
 CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.bfloat16: {"rtol": 2**-7, "atol": 2**-8}}
@@ -19,7 +17,7 @@ CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.bfloat16: {"rtol": 2
     st.sampled_from(list(CLOSE)),
     st.integers(1, 4),
     st.integers(1, 20) | st.sampled_from([32, 43]),
-    st.sampled_from([(32, 64, 96), (64, 32, 32), (128, 128, 512), (32, 40, 64), (6, 32, 32)]),
+    st.sampled_from([(8, 8, 16), (5, 7, 33), (32, 64, 96), (64, 32, 32), (128, 128, 512), (32, 40, 64), (6, 32, 32)]),
     st.integers(0, 2**16),
 )
 @torch.inference_mode()
@@ -36,15 +34,8 @@ def test_both_ways_equal_the_written_out_products(dtype, heads, tokens, widths, 
     torch.testing.assert_close(kernels.latent_to_values(x, kv_b, nope).float(), out, **CLOSE[dtype])
 
 
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @torch.inference_mode()
-def test_threads_take_heads_and_change_nothing(threads):
+def test_threads_take_heads_and_change_nothing(three_threads):
     torch.manual_seed(0)
     kv_b, q, x = (torch.randn(shape).bfloat16() for shape in ((7 * 96, 64), (1, 7, 9, 32), (1, 7, 9, 64)))
     results = []
@@ -52,3 +43,29 @@ def test_threads_take_heads_and_change_nothing(threads):
         torch.set_num_threads(number)
         results.append((kernels.latent_in(q, kv_b), kernels.latent_to_values(x, kv_b, 32)))
     assert all(torch.equal(one, three) for one, three in zip(*results, strict=True))
+
+
+@torch.no_grad()
+def test_operations_go_by_the_kernels():
+    kv_b, q, x = torch.randn(2 * 16, 8), torch.randn(1, 2, 4, 6), torch.randn(1, 2, 4, 8)
+    assert kernels.serves_latent(q, kv_b) and kernels.serves_latent(x, kv_b)
+    assert torch.equal(latent.query_to_latent(q, kv_b), kernels.latent_in(q, kv_b))
+    assert torch.equal(latent.latent_to_values(x, kv_b, 6), kernels.latent_to_values(x, kv_b, 6))
+
+
+def test_gradients_rows_and_many_tokens_are_left_to_torch():
+    x, kv_b = torch.randn(1, 2, 4, 8), torch.randn(2 * 16, 8)
+    assert not kernels.serves_latent(x, kv_b)  # gradients are on
+    with torch.no_grad():
+        assert kernels.serves_latent(x, kv_b)
+        assert not kernels.serves_latent(x.expand(2, -1, -1, -1), kv_b)
+        assert not kernels.serves_latent(torch.randn(1, 2, 9, 8), kv_b)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not kernels.serves_latent(x, kv_b)
+
+
+@torch.no_grad()
+def test_more_tokens_are_served_where_widths_are_whole_blocks():
+    kv_b, in_blocks = torch.randn(2 * 64, 32), kernels.unit() != kernels.Unit.STREAMS
+    assert kernels.serves_latent(torch.randn(1, 2, 64, 32), kv_b) == in_blocks
+    assert not kernels.serves_latent(torch.randn(1, 2, 65, 32), kv_b)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelwright.layers import RMSNorm, Router
-from modelwright.ops import kernels, latent
+from modelwright.ops import kernels
 from modelwright.ops.rotary import inverse_frequencies, rope_table, rotate_half_split, rotate_interleaved
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason=f"no kernels: {kernels.reason()}")
@@ -76,42 +76,11 @@ def test_scores_of_experts_equal_the_router(dtype, stored, softmax, tokens, size
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=30)
-@given(
-    DTYPES,
-    st.integers(1, 5),
-    st.integers(1, 8),
-    st.sampled_from([(8, 8, 16), (5, 7, 33), (128, 128, 512)]),
-    st.integers(0, 2**16),
-)
-@torch.inference_mode()
-def test_absorbing_equals_torch(dtype, heads, tokens, widths, seed):
-    torch.manual_seed(seed)
-    nope, v_dim, rank = widths
-    kv_b = (torch.randn(heads * (nope + v_dim), rank) / rank**0.5).to(dtype)
-    q = torch.randn(1, tokens, heads, nope + 4).to(dtype).transpose(1, 2)[..., :nope]
-    assert kernels.serves_latent(q, kv_b)
-    stacked = kv_b.float().unflatten(0, (heads, -1))
-    into = torch.einsum("bhtn,hnr->bhtr", q.float(), stacked[:, :nope])
-    assert latent.query_to_latent(q, kv_b).dtype == dtype
-    torch.testing.assert_close(latent.query_to_latent(q, kv_b).float(), into, **CLOSE[dtype])
-    x = torch.randn(1, tokens, heads, rank).to(dtype).transpose(1, 2)
-    out = torch.einsum("bhtr,hvr->bhtv", x.float(), stacked[:, nope:])
-    torch.testing.assert_close(latent.latent_to_values(x, kv_b, nope).float(), out, **CLOSE[dtype])
-
-
-def test_gradients_types_and_many_tokens_are_left_to_torch():
+def test_gradients_and_types_are_left_to_torch():
     x, weight = torch.randn(1, 2, 4, 8), torch.ones(8)
-    kv_b = torch.randn(2 * 16, 8)
-    assert not kernels.serves_rows(x, weight) and not kernels.serves_latent(x, kv_b)  # gradients are on
+    assert not kernels.serves_rows(x, weight)  # gradients are on
     with torch.no_grad():
-        assert kernels.serves_rows(x, weight) and kernels.serves_latent(x, kv_b)
+        assert kernels.serves_rows(x, weight)
         assert not kernels.serves_rows(x.double(), weight) and not kernels.serves_rows(x.mT, weight)
-        assert not kernels.serves_latent(x.expand(2, -1, -1, -1), kv_b)
-        assert not kernels.serves_latent(torch.randn(1, 2, 9, 8), kv_b)
-        blocks = torch.randn(2 * 64, 32)
-        in_blocks = kernels.unit() != kernels.Unit.STREAMS
-        assert kernels.serves_latent(torch.randn(1, 2, 64, 32), blocks) == in_blocks
-        assert not kernels.serves_latent(torch.randn(1, 2, 65, 32), blocks)
         with torch.autocast("cpu", torch.bfloat16):
-            assert not kernels.serves_rows(x, weight) and not kernels.serves_latent(x, kv_b)
+            assert not kernels.serves_rows(x, weight)

@@ -5,7 +5,6 @@ Machines without a matrix unit run that path through ``emulated_amx.h``, which s
 
 import ctypes
 import shutil
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -140,14 +139,7 @@ def test_tokens_do_not_depend_on_who_else_chose_an_expert(by):
     assert torch.equal(together[:7], kernels.experts(x[:7], chosen[:7], torch.ones(7, 2), w_in, w_out, by))
 
 
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-def test_threads_share_the_work_and_change_nothing(by, threads):
+def test_threads_share_the_work_and_change_nothing(by, three_threads):
     torch.manual_seed(0)
     x, weight = torch.randn(37, 1100).bfloat16(), weight_of("plain", 500, 1100)
     w_in, w_out = torch.randn(4, 512, 1100).bfloat16() / 32, torch.randn(4, 1100, 256).bfloat16() / 16
@@ -199,7 +191,7 @@ def test_not_a_number_stays_in_its_row_of_integers(by, odd):
 
 
 @pytest.mark.parametrize("rows", [1, 30])
-def test_layers_large_and_small_are_shared_out_whole(by, threads, rows):
+def test_layers_large_and_small_are_shared_out_whole(by, three_threads, rows):
     torch.manual_seed(0)
     x = torch.randn(rows, 72).bfloat16()
     layers = [(weight_of("plain", out, 72), torch.randn(out).bfloat16()) for out in (1, 1500, 7, 96, 3)]

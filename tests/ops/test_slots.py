@@ -73,15 +73,13 @@ def test_scores_far_apart_stay_numbers(make):
     assert torch.equal(found, torch.full((1, 4), 300.0))  # scores of 360000, -360000 and 0: the first alone counts
 
 
-def test_threads_do_not_change_the_numbers():
+def test_threads_do_not_change_the_numbers(three_threads):
     joined = torch.randn(2, 200, 3 * 8 * 64)
     found = []
     for threads in (1, 2):
-        before = torch.get_num_threads()
         torch.set_num_threads(threads)
         own = make_slots(2, 8, 64, 200, 0.125, torch.float32, torch.float32, CPU)
         found.append([own.attend(joined[:, known], known) for known in range(200)][-1])
-        torch.set_num_threads(before)
     assert torch.equal(*found)
 
 

@@ -1,0 +1,15 @@
+"""What tests of operations share: a number of threads that is put back."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    """Three threads from here on, or as many as the test sets; afterwards as many as there were."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
