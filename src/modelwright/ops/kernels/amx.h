@@ -68,7 +68,7 @@ public:
     }
 
     // sums[(group * PANEL + row) * WIDTH + row in the group] += the block's rows times x from input k on.
-    void multiply(const Block& block, const Packed& x, int64_t k, const Ahead& ahead, float* sums) const {
+    void multiply(const Block& block, const Packed& x, int64_t k, const NextBlock& ahead, float* sums) const {
         const int64_t turns = (x.groups + 1) / 2;
         for (int64_t turn = 0; turn < turns; turn++) {
             float* out = sums + 2 * turn * PANEL * WIDTH;
@@ -82,13 +82,13 @@ public:
     }
 
 private:
-    static void ask(const Ahead& ahead, int64_t turn, int64_t turns, int64_t k) {
+    static void ask(const NextBlock& ahead, int64_t turn, int64_t turns, int64_t k) {
         if (!ahead.data) return;
         for (int64_t row = turn; row < PANEL; row += turns) ahead.ask(row, k);
     }
 
-    static void pair(const Block& block, const bf16* x, const bf16* y, const Ahead& ahead, int64_t turn, int64_t turns,
-                     float* out) {
+    static void pair(const Block& block, const bf16* x, const bf16* y, const NextBlock& ahead, int64_t turn,
+                     int64_t turns, float* out) {
         const int64_t stride = block.stride * sizeof(bf16), line = WIDTH * sizeof(float);
         _tile_loadd(0, out, line);
         _tile_loadd(1, out + 16 * WIDTH, line);
@@ -111,7 +111,8 @@ private:
         _tile_stored(3, out + 48 * WIDTH, line);
     }
 
-    static void single(const Block& block, const bf16* x, const Ahead& ahead, int64_t turn, int64_t turns, float* out) {
+    static void single(const Block& block, const bf16* x, const NextBlock& ahead, int64_t turn, int64_t turns,
+                       float* out) {
         const int64_t stride = block.stride * sizeof(bf16), line = WIDTH * sizeof(float);
         _tile_loadd(0, out, line);
         _tile_loadd(1, out + 16 * WIDTH, line);

@@ -52,7 +52,7 @@ class Said {
 
 public:
     Said(int64_t parts, int64_t heads, int64_t width)
-        : heads(heads), width(width), padded(whole_vectors(width)), tops(new float[parts * heads]),
+        : heads(heads), width(width), padded(up_to(width, LANES)), tops(new float[parts * heads]),
           totals(new float[parts * heads]), out(new float[parts * heads * padded]) {}
 
     template <typename Block>

@@ -7,9 +7,6 @@
 #include "lanes.h"
 
 constexpr int MOST_PARTS = 2;  // of a key
-constexpr float NEVER = -1e30f;
-
-inline int64_t whole_vectors(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
 
 // Vectors in pages, see `_stored` in attention.py. Strides count elements.
 struct Stored {

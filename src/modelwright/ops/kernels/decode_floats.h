@@ -46,8 +46,8 @@ template <typename X>
 class FloatBlock {
 public:
     explicit FloatBlock(const Decode& d)
-        : d(d), v_width(whole_vectors(d.values.width)), highest(d.heads), totals(d.heads), out(d.heads * v_width) {
-        for (int64_t p = 0; p < d.parts; p++) k_width += whole_vectors(d.keys[p].width);
+        : d(d), v_width(up_to(d.values.width, LANES)), highest(d.heads), totals(d.heads), out(d.heads * v_width) {
+        for (int64_t p = 0; p < d.parts; p++) k_width += up_to(d.keys[p].width, LANES);
         q.resize(d.heads * k_width);
     }
 
@@ -62,7 +62,7 @@ public:
                 const Queries& from = d.queries[p];
                 const X* row = static_cast<const X*>(from.rows) + sequence * from.sequence + h * from.head;
                 for (int64_t i = 0; i < d.keys[p].width; i++) to[i] = to_float(row[i]) * d.scale;
-                to += whole_vectors(d.keys[p].width);
+                to += up_to(d.keys[p].width, LANES);
             }
         }
     }
@@ -79,7 +79,7 @@ public:
                 const float* query = &q[h * k_width];
                 for (int64_t p = 0; p < d.parts; p++) {
                     with_type(d.keys[p], [&](auto type) { score(type, p, places, head, query, weights); });
-                    query += whole_vectors(d.keys[p].width);
+                    query += up_to(d.keys[p].width, LANES);
                 }
                 const float kept = weigh(h, places, head, weights);
                 with_type(d.values, [&](auto type) { mix(type, places, head, h, weights, kept); });

@@ -79,38 +79,12 @@ inline Floats wide(const int8_t* at) {
     return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at))));
 }
 
-inline __m512i everywhere(const void* at) {
-    int32_t lane;
-    std::memcpy(&lane, at, 4);
-    return _mm512_set1_epi32(lane);
-}
-
 // 16 lanes of each of 16 rows: lane j of the i-th vector at `to`, 32 lanes apart, is lane i of row j.
 inline void turn(const Rows& rows, int first, int64_t beyond, float* to) {
-    __m512i a[16], b[16];
-    for (int j = 0; j < 16; j++) a[j] = _mm512_loadu_si512(rows.at[first + j] + beyond);
-    for (int j = 0; j < 16; j += 2) {
-        b[j] = _mm512_unpacklo_epi32(a[j], a[j + 1]);
-        b[j + 1] = _mm512_unpackhi_epi32(a[j], a[j + 1]);
-    }
-    for (int j = 0; j < 16; j += 4) {
-        for (int i = 0; i < 2; i++) {
-            a[j + 2 * i] = _mm512_unpacklo_epi64(b[j + i], b[j + 2 + i]);
-            a[j + 2 * i + 1] = _mm512_unpackhi_epi64(b[j + i], b[j + 2 + i]);
-        }
-    }  // a[4g + i]: of each four lanes the i-th, of rows 4g to 4g + 3
-    for (int i = 0; i < 4; i++) {
-        for (int g = 0; g < 2; g++) {
-            b[4 * g + i] = _mm512_shuffle_i32x4(a[8 * g + i], a[8 * g + 4 + i], 0x88);
-            b[8 + 4 * g + i] = _mm512_shuffle_i32x4(a[8 * g + i], a[8 * g + 4 + i], 0xDD);
-        }
-    }
-    for (int i = 0; i < 4; i++) {
-        _mm512_store_si512(to + (0 + i) * BLOCK, _mm512_shuffle_i32x4(b[i], b[4 + i], 0x88));
-        _mm512_store_si512(to + (8 + i) * BLOCK, _mm512_shuffle_i32x4(b[i], b[4 + i], 0xDD));
-        _mm512_store_si512(to + (4 + i) * BLOCK, _mm512_shuffle_i32x4(b[8 + i], b[12 + i], 0x88));
-        _mm512_store_si512(to + (12 + i) * BLOCK, _mm512_shuffle_i32x4(b[8 + i], b[12 + i], 0xDD));
-    }
+    __m512i x[LANES];
+    for (int j = 0; j < LANES; j++) x[j] = _mm512_loadu_si512(rows.at[first + j] + beyond);
+    transpose(x);
+    for (int i = 0; i < LANES; i++) _mm512_store_si512(to + i * BLOCK, x[i]);
 }
 
 constexpr int CHUNK = 32;  // lanes of rows that are turned at once

@@ -35,7 +35,7 @@ void into(const Projection<X>& kv_b, const Queries<X>& q, X* y, int threads) {
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t h = 0; h < kv_b.heads; h++) {
         const X* weight = kv_b.row(h, 0);
-        const int64_t padded = (rank + LANES - 1) / LANES * LANES;
+        const int64_t padded = up_to(rank, LANES);
         std::vector<float> sums(tokens * padded, 0.0f);
         for (int64_t n = 0; n < nope; n += STREAMS) {
             const int64_t some = std::min<int64_t>(STREAMS, nope - n);

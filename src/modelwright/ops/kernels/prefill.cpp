@@ -31,15 +31,6 @@ constexpr int VECTORS = 3;
 constexpr int64_t QUERIES = VECTORS * LANES;  // taken at once
 constexpr int64_t KEYS = 64;                  // the same of keys, at most
 constexpr int ROWS = 8;                       // keys or channels whose sums are in registers, times three vectors
-constexpr float NEVER = -1e30f;
-
-inline int64_t whole_rows(int64_t count) { return (count + ROWS - 1) / ROWS * ROWS; }
-
-inline __m512bh two(const void* at) {  // the same two numbers in every lane
-    int32_t both;
-    std::memcpy(&both, at, 4);
-    return (__m512bh)_mm512_set1_epi32(both);
-}
 
 inline __m512 raw(Floats x) {
     __m512 same;
@@ -68,37 +59,12 @@ __attribute__((noinline)) void multiply(const char* const* rows, int64_t row_ste
         __m512bh x[VECTORS];
         for (int c = 0; c < VECTORS; c++) x[c] = (__m512bh)_mm512_loadu_si512(lanes + c * LANES);
         for (int r = 0; r < ROWS; r++) {
-            const __m512bh row = two(at[r] + step);
+            const __m512bh row = (__m512bh)everywhere(at[r] + step);
             for (int c = 0; c < VECTORS; c++) own[r][c] = _mm512_dpbf16_ps(own[r][c], x[c], row);
         }
     }
     for (int r = 0; r < ROWS; r++)
         for (int c = 0; c < VECTORS; c++) _mm512_storeu_ps(sums + r * QUERIES + c * LANES, own[r][c]);
-}
-
-// 16 rows of 16 words each become columns.
-inline void transpose(__m512i (&x)[LANES]) {
-    __m512i t[LANES];
-    for (int i = 0; i < LANES; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
-    }
-    for (int i = 0; i < LANES; i += 4)
-        for (int half = 0; half < 2; half++) {
-            x[i + 2 * half] = _mm512_unpacklo_epi64(t[i + half], t[i + half + 2]);
-            x[i + 2 * half + 1] = _mm512_unpackhi_epi64(t[i + half], t[i + half + 2]);
-        }
-    for (int c = 0; c < 4; c++) {  // x[i + c] holds four rows of the columns c, c + 4, c + 8 and c + 12
-        const __m512i even = _mm512_shuffle_i32x4(x[c], x[4 + c], 0x88);
-        const __m512i odd = _mm512_shuffle_i32x4(x[c], x[4 + c], 0xDD);
-        const __m512i more_even = _mm512_shuffle_i32x4(x[8 + c], x[12 + c], 0x88);
-        const __m512i more_odd = _mm512_shuffle_i32x4(x[8 + c], x[12 + c], 0xDD);
-        t[c] = _mm512_shuffle_i32x4(even, more_even, 0x88);
-        t[8 + c] = _mm512_shuffle_i32x4(even, more_even, 0xDD);
-        t[4 + c] = _mm512_shuffle_i32x4(odd, more_odd, 0x88);
-        t[12 + c] = _mm512_shuffle_i32x4(odd, more_odd, 0xDD);
-    }
-    for (int i = 0; i < LANES; i++) x[i] = t[i];
 }
 
 // 2^x for x <= 0, to 4e-6 of the result, which is then rounded to bf16.
@@ -136,7 +102,7 @@ public:
         begin(head, first);
         const bf16* keys = p.k + head / (p.heads / p.kv_heads) * p.k_head;
         for (int64_t key = 0; key < seen; key += KEYS) {
-            const int64_t count = std::min(KEYS, whole_rows(seen - key));
+            const int64_t count = std::min(KEYS, up_to(seen - key, ROWS));
             score(keys, key, count);
             if (key + count > std::min(p.past + first + 1, p.keys)) hide(key, count, p.past + first);
             weigh(count);

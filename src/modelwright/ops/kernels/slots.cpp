@@ -20,7 +20,6 @@ namespace {
 
 constexpr int64_t ENOUGH = 1 << 14;  // numbers read for which threads are woken
 constexpr int CHAINS = 4;            // sums that do not wait for each other
-constexpr float NEVER = -1e30f;
 
 // Scores of 16 keys: `keys` [dim, 16], `query` scaled already.
 template <typename T>
@@ -69,7 +68,7 @@ void attend_row(const Slots& s, int64_t row, const X* q, const X* k, const X* v,
         room.query[i] = to_float(q[i]) * s.scale;
     }
     float* scores = room.scores.data();
-    const int64_t filled = (count + LANES - 1) / LANES * LANES;
+    const int64_t filled = up_to(count, LANES);
     Floats highest = splat(NEVER);
     for (int64_t j = 0; j < filled; j += LANES) {
         store(scores + j, scores_of(keys + j * s.dim, room.query.data(), s.dim));

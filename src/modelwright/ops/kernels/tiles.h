@@ -20,7 +20,7 @@ struct Block {
 };
 
 // Where the block lies that is wanted next, to be asked for bit by bit while another is multiplied.
-struct Ahead {
+struct NextBlock {
     const char* data = nullptr;
     int64_t stride = 0;
     int64_t step = 0;  // bytes that hold 32 inputs
@@ -90,13 +90,13 @@ struct Dots {
     }
 
     // sums[(group * PANEL + row) * WIDTH + row in the group] += the block's rows times x from input k on.
-    void multiply(const Block& block, const Packed& x, int64_t k, const Ahead& ahead, float* sums) const {
+    void multiply(const Block& block, const Packed& x, int64_t k, const NextBlock& ahead, float* sums) const {
         of_width<WIDTH>(block, x, k, ahead, sums);
     }
 
 private:
     template <int M>
-    static void of_width(const Block& block, const Packed& x, int64_t k, const Ahead& ahead, float* sums) {
+    static void of_width(const Block& block, const Packed& x, int64_t k, const NextBlock& ahead, float* sums) {
         if (M > 1 && x.group < M) return of_width<(M > 1 ? M - 1 : 1)>(block, x, k, ahead, sums);
         for (int64_t g = 0; g < x.groups; g++) {
             for (int64_t row = 0; row < block.rows; row += R) {
@@ -111,7 +111,7 @@ private:
     }
 
     template <int M, bool ASK>
-    __attribute__((noinline)) static void dots(const Block& block, int64_t row, const bf16* x, const Ahead& ahead,
+    __attribute__((noinline)) static void dots(const Block& block, int64_t row, const bf16* x, const NextBlock& ahead,
                                                float* out) {
         const bf16* w[R];
         __m512 all[R][WIDTH];
@@ -175,7 +175,7 @@ Block block_of(const Matrix& matrix, int64_t row, int64_t rows, int64_t k, bf16*
 }
 
 template <typename Matrix>
-Ahead ahead_of(const Matrix& matrix, int64_t row, int64_t k) {
+NextBlock next_block(const Matrix& matrix, int64_t row, int64_t k) {
     const char* data = reinterpret_cast<const char*>(matrix.at(row).data);
     return {data + Matrix::row_bytes(k), Matrix::row_bytes(matrix.in), Matrix::row_bytes(32)};
 }
@@ -192,8 +192,8 @@ void product_in_blocks(const Matrix& matrix, int64_t first, int64_t last, const 
         std::fill_n(sums.get(), size, 0.0f);
         for (int64_t k = 0; k < matrix.in; k += How::DEPTH) {
             const bool deeper = k + How::DEPTH < matrix.in, further = row + How::PANEL < last;
-            const Ahead ahead = deeper ? ahead_of(matrix, row, k + How::DEPTH)
-                                : further ? ahead_of(matrix, row + How::PANEL, 0) : Ahead{};
+            const NextBlock ahead = deeper ? next_block(matrix, row, k + How::DEPTH)
+                                    : further ? next_block(matrix, row + How::PANEL, 0) : NextBlock{};
             how.multiply(block_of<How>(matrix, row, rows, k, copy.get()), x, k, ahead, sums.get());
         }
         for (int64_t m = 0; m < x.count; m++) {

@@ -102,6 +102,8 @@ inline float sum(Floats x) {
 #endif
 }
 
+constexpr float NEVER = -1e30f;  // a score that is below all others
+
 inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
 // 2^x for x <= 0, to 2e-7 of the result; below -126 it is 0.
@@ -150,6 +152,38 @@ public:
 };
 
 #if HAS_BF16_DOTS
+// 32 bits, which are two numbers in bf16 or one in fp32, in every lane.
+inline __m512i everywhere(const void* at) {
+    int32_t lane;
+    std::memcpy(&lane, at, 4);
+    return _mm512_set1_epi32(lane);
+}
+
+// 16 rows of 16 lanes of 32 bits each become columns.
+INLINE void transpose(__m512i (&x)[LANES]) {
+    __m512i t[LANES];
+    for (int i = 0; i < LANES; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+    }
+    for (int i = 0; i < LANES; i += 4)
+        for (int half = 0; half < 2; half++) {
+            x[i + 2 * half] = _mm512_unpacklo_epi64(t[i + half], t[i + half + 2]);
+            x[i + 2 * half + 1] = _mm512_unpackhi_epi64(t[i + half], t[i + half + 2]);
+        }
+    for (int c = 0; c < 4; c++) {  // x[i + c] holds four rows of the columns c, c + 4, c + 8 and c + 12
+        const __m512i even = _mm512_shuffle_i32x4(x[c], x[4 + c], 0x88);
+        const __m512i odd = _mm512_shuffle_i32x4(x[c], x[4 + c], 0xDD);
+        const __m512i more_even = _mm512_shuffle_i32x4(x[8 + c], x[12 + c], 0x88);
+        const __m512i more_odd = _mm512_shuffle_i32x4(x[8 + c], x[12 + c], 0xDD);
+        t[c] = _mm512_shuffle_i32x4(even, more_even, 0x88);
+        t[8 + c] = _mm512_shuffle_i32x4(even, more_even, 0xDD);
+        t[4 + c] = _mm512_shuffle_i32x4(odd, more_odd, 0x88);
+        t[12 + c] = _mm512_shuffle_i32x4(odd, more_odd, 0xDD);
+    }
+    for (int i = 0; i < LANES; i++) x[i] = t[i];
+}
+
 inline __mmask32 first_of_32(int64_t some) { return some >= 32 ? ~__mmask32(0) : (__mmask32(1) << some) - 1; }
 
 // The first 32 numbers, or as many as there are, and zeros.
