@@ -16,7 +16,7 @@ from torch import Tensor
 from modelwright.attention import PagedAttention, PagedBatch, PagePool
 from modelwright.attention.upcast import UpcastAttention
 from modelwright.engine.engine_config import EngineConfig
-from modelwright.engine.make import Make
+from modelwright.engine.fingerprint import Fingerprint
 from modelwright.engine.model_pass import ModelPass
 from modelwright.engine.served_model import ServedModel
 from modelwright.errors import ConfigError
@@ -135,8 +135,8 @@ class DecodeInputs:
 class DecodeGraphs:
     """The passes of one model over its pools, each captured when its size of batch is first met.
 
-    They are captured anew when the model is made of other parts, or its weights lie elsewhere. A weight that changes
-    where it lies is read as it then is.
+    They are captured anew when the model is made of other parts, its weights lie elsewhere, or other threads compute. A
+    weight that changes where it lies is read as it then is.
 
     Args:
         served: the model.
@@ -156,7 +156,7 @@ class DecodeGraphs:
     ):
         self._served, self._pools, self._context = served, pools, context
         self._capture, self._optional = capture, optional
-        self._made = Make.of(served.decoder)
+        self._print = Fingerprint.of(served.decoder)
         self._captured: dict[int, tuple[DecodeInputs, Forward]] = {}
         self._refused = False
 
@@ -168,8 +168,8 @@ class DecodeGraphs:
         """
         if self._refused or not is_decode(one):
             return None
-        if not self._made.holds():
-            self._made = Make.of(self._served.decoder)
+        if not self._print.holds():
+            self._print = Fingerprint.of(self._served.decoder)
             self._captured.clear()
         rows = len(one.tokens)
         batch = padded_batch(rows) if self._capture.pads else rows

@@ -1,4 +1,4 @@
-"""What a model is made of: every change of parts, hooks and places is seen, and a change of values is none."""
+"""What passes are made of: every change of parts, hooks, places and threads is seen; one of values is none."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from modelwright.engine.make import Make
+from modelwright.engine.fingerprint import Fingerprint
 
 
 def model() -> Any:
@@ -51,18 +51,37 @@ CHANGES = [replace_layer, add_layer, hook, hook_before, move_weight, new_weight,
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_a_change_is_seen(change):
     it = model()
-    made = Make.of(it)
+    taken = Fingerprint.of(it)
     change(it)
-    assert not made.holds()
-    assert Make.of(it).holds()
+    assert not taken.holds()
+    assert Fingerprint.of(it).holds()
+
+
+def test_another_hook_in_the_place_of_one_is_seen():
+    it = model()
+    handle = it[0].register_forward_hook(lambda *_: None)
+    taken = Fingerprint.of(it)
+    handle.remove()
+    it[1].register_forward_hook(lambda *_: None)
+    assert not taken.holds()
+
+
+def test_another_number_of_threads_is_seen():
+    taken, before = Fingerprint.of(model()), torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 1)
+        assert not taken.holds()
+    finally:
+        torch.set_num_threads(before)
+    assert taken.holds()
 
 
 def test_values_are_no_part_of_it():
     it = model()
-    made = Make.of(it)
+    taken = Fingerprint.of(it)
     with torch.no_grad():
         it[0].weight.fill_(3)
     it(torch.ones(2, 4)).sum().backward()
     it.eval()
     it.register_forward_hook(lambda *_: None).remove()
-    assert made.holds()
+    assert taken.holds()
