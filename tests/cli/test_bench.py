@@ -117,6 +117,11 @@ def test_latency_of_requests_that_start_together(run, v2):
     assert told["peak_memory_bytes"]["process"] > 2**20
 
 
+def test_the_backend_is_the_one_that_was_asked_for(run, v2):
+    told = [bench(run, "latency", v2, *args) for args in ((), ("--backend", "eager"))]
+    assert [one["engine"]["backend"] for one in told] == ["auto", "eager"]
+
+
 def test_preempted_requests_wait_in_host_memory_where_there_is_room(run, v2):
     args = ("--requests", 3, "--input-len", 30, "--output-len", 30, "--num-pages", 7)
     without, told = (bench(run, "throughput", v2, *args, "--host-pages", pages) for pages in (0, 12))

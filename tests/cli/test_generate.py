@@ -248,6 +248,13 @@ def test_standard_input_and_output(run, v2):
     assert ended.err.startswith("stdout: 6 lines, ")
 
 
+@pytest.mark.parametrize("backend", ["eager", "auto"])
+def test_answers_are_the_same_by_each_backend(generate, v2, backend):
+    _, usual = generate(v2, LINES)
+    ended, answers = generate(v2, LINES, "--backend", backend, "--overwrite")
+    assert ended.code == 0 and [answer["text"] for answer in answers] == [answer["text"] for answer in usual]
+
+
 def test_an_empty_input_gives_an_empty_output(generate, v2):
     ended, answers = generate(v2, [])
     assert (ended.code, answers) == (0, [])
@@ -264,6 +271,8 @@ def test_an_empty_input_gives_an_empty_output(generate, v2):
         (("--num-pages", -1), "--num-pages must be at least 1, got -1"),
         (("--block-size", 0), "--block-size must be at least 1, got 0"),
         (("--kv-dtype", "fp3"), "--kv-dtype must be one of auto, int8, got 'fp3'"),
+        (("--backend", "graph"), "--backend must be one of auto, eager, compile, cudagraph, got 'graph'"),
+        (("--backend", "cudagraph"), 'backend "cudagraph" needs a model on a cuda device, got one on "cpu"'),
         (("--stop", ""), "--stop must not be empty"),
         (("--max-batch", 9, "--token-budget", 8), "token_budget (8) must be at least max_batch (9)"),
         (("--device", "tpu9"), "device 'tpu9' cannot be used here; torch finds cpu only"),

@@ -38,6 +38,12 @@ TensorParallel = Annotated[
 KvDtype = Annotated[
     str | None, Option(help="auto, or int8 to keep keys and values in less room. Left out: auto.", metavar="TYPE")
 ]
+Backend = Annotated[
+    str | None,
+    Option(
+        help="auto, eager, compile to record decodes on a CPU, or cudagraph on a GPU. Left out: auto.", metavar="NAME"
+    ),
+]
 Dtype = Annotated[str, Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, Option(help="auto, cpu, cuda, ...")]
 BenchInput = Annotated[
@@ -101,6 +107,7 @@ def generate(
     block_size: BlockSize = None,
     host_pages: HostPages = None,
     tensor_parallel: TensorParallel = 1,
+    backend: Backend = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
@@ -115,7 +122,9 @@ def generate(
         overwrite=overwrite,
         sampling=Sampling(max_tokens, temperature, top_p, top_k, seed=seed),
         stop=tuple(stop or ()),
-        engine=EngineOptions(max_batch, token_budget, num_pages, block_size, kv_dtype, tensor_parallel, host_pages),
+        engine=EngineOptions(
+            max_batch, token_budget, num_pages, block_size, kv_dtype, tensor_parallel, host_pages, backend
+        ),
         dtype=dtype,
         device=device,
     )
@@ -143,6 +152,7 @@ def latency(
     block_size: BlockSize = None,
     host_pages: HostPages = None,
     tensor_parallel: TensorParallel = 1,
+    backend: Backend = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     as_json: Json = False,
@@ -158,7 +168,9 @@ def latency(
         warmup=warmup,
         repeats=repeats,
         seed=seed,
-        engine=EngineOptions(max_batch, token_budget, num_pages, block_size, kv_dtype, tensor_parallel, host_pages),
+        engine=EngineOptions(
+            max_batch, token_budget, num_pages, block_size, kv_dtype, tensor_parallel, host_pages, backend
+        ),
         dtype=dtype,
         device=device,
         as_json=as_json,
@@ -187,6 +199,7 @@ def throughput(
     block_size: BlockSize = None,
     host_pages: HostPages = None,
     tensor_parallel: TensorParallel = 1,
+    backend: Backend = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     as_json: Json = False,
@@ -203,7 +216,9 @@ def throughput(
         warmup=warmup,
         repeats=repeats,
         seed=seed,
-        engine=EngineOptions(max_batch, token_budget, num_pages, block_size, kv_dtype, tensor_parallel, host_pages),
+        engine=EngineOptions(
+            max_batch, token_budget, num_pages, block_size, kv_dtype, tensor_parallel, host_pages, backend
+        ),
         dtype=dtype,
         device=device,
         as_json=as_json,

@@ -6,6 +6,7 @@ from typing import Any
 from modelwright.errors import RequestError
 
 KV_DTYPES = ("auto", "int8")
+BACKENDS = ("auto", "eager", "compile", "cudagraph")
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class EngineOptions:
     kv_dtype: str | None = None
     tensor_parallel: int = 1
     host_pages: int | None = None
+    backend: str | None = None
 
     def given(self) -> dict[str, Any]:
         """The options that were given, under their names in `EngineConfig`."""
@@ -39,3 +41,5 @@ class EngineOptions:
             raise RequestError(f"--host-pages must be at least 0, got {self.host_pages}")
         if self.kv_dtype not in (None, *KV_DTYPES):
             raise RequestError(f"--kv-dtype must be one of {', '.join(KV_DTYPES)}, got {self.kv_dtype!r}")
+        if self.backend not in (None, *BACKENDS):
+            raise RequestError(f"--backend must be one of {', '.join(BACKENDS)}, got {self.backend!r}")
