@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelwright.ops import kernels
-from modelwright.ops.attention import causal_mask, reference_attention
+from modelwright.ops.attention import causal_mask, reference_attention, whole_attention
 from modelwright.ops.paged import prefill_attention
-from modelwright.ops.whole import whole_attention
 
 
 def random_parts(heads, kv_heads, tokens, keys, k_dim, v_dim, dtype=torch.bfloat16):

@@ -9,6 +9,7 @@ from typing import Any
 from modelwright.engine.blocks import BlockPool
 from modelwright.engine.cache import count_pages, make_host_pools, make_pools
 from modelwright.engine.engine_config import EngineConfig
+from modelwright.engine.freed_memory import keep_freed_memory
 from modelwright.engine.graphs import graphs_of, spare_pages
 from modelwright.engine.intake import Intake
 from modelwright.engine.params import SamplingParams
@@ -26,7 +27,6 @@ from modelwright.engine.served_model import ServedModel
 from modelwright.engine.slicing import slice_decoder
 from modelwright.engine.step import Step
 from modelwright.errors import ConfigError, RequestError
-from modelwright.ops.freed_memory import keep_freed_memory
 from modelwright.parallel import Mesh
 
 

@@ -27,9 +27,9 @@ from modelwright.layers import (
 )
 from modelwright.layers.linear import CastLinear
 from modelwright.ops import few_rows, gpu_kernels, kernels
+from modelwright.ops.attention import whole_attention
 from modelwright.ops.experts import GroupedProduct
 from modelwright.ops.rotary import rotate_interleaved
-from modelwright.ops.whole import whole_attention
 
 Rotate = Callable[[Tensor, Tensor, Tensor], Tensor]
 _SILU = tuple(type(ACT2FN[name]) for name in ("silu", "swish"))

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modelwright.ops import kernels
+
 
 def reference_attention(
     q: Tensor,
@@ -43,6 +45,15 @@ def fused_attention(
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped
     )
+
+
+def whole_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, dropout: float = 0.0, causal: bool = False
+) -> Tensor:
+    """:func:`fused_attention`, by the compiled kernel where every token sees every other, as in a vision tower."""
+    if mask is None and not causal and not dropout and kernels.serves_prefill(q, k, v):
+        return kernels.prefill(q, k, v, scale, causal=False)
+    return fused_attention(q, k, v, mask, scale, dropout, causal)
 
 
 def upcast_attention(

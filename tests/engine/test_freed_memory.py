@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from modelwright.ops.freed_memory import KEPT, keep_freed_memory
+from modelwright.engine.freed_memory import KEPT, keep_freed_memory
 
 TOUCH = """
 import ctypes, resource
-from modelwright.ops import freed_memory
+from modelwright.engine import freed_memory
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
@@ -55,5 +55,5 @@ print([line for line in open("/proc/self/status") if line.startswith("VmRSS")][0
 
 
 def test_another_allocator_is_left_alone(monkeypatch):
-    monkeypatch.setattr("modelwright.ops.freed_memory.ctypes.CDLL", lambda name: object())
+    monkeypatch.setattr("modelwright.engine.freed_memory.ctypes.CDLL", lambda name: object())
     assert keep_freed_memory.__wrapped__() is False
