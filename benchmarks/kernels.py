@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modelwright.ops import kernels
+from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.experts import grouped_experts
 from modelwright.ops.paged import gathered_attention, gathered_latent_attention
 from modelwright.ops.pages import Pages, quantise_rows

@@ -85,7 +85,9 @@ class Result:
 
 def config_of(case: str, values: dict[str, Any]) -> Any:
     """The checked config of a case."""
-    from modelwright.configs import DeepseekV2Config, DeepseekVLV2Config, LlamaConfig
+    from modelwright.families.deepseek_v2.config import DeepseekV2Config
+    from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
+    from modelwright.families.llama.config import LlamaConfig
 
     classes = {"deepseek_v2": DeepseekV2Config, "llama": LlamaConfig, "deepseek_vl2": DeepseekVLV2Config}
     return classes[case](**values)
@@ -105,7 +107,7 @@ def run(config: Any, dtype: str, context: int, tiles: int, image_tokens: int) ->
     """Build the model empty, fill it in place, read `context` - 2 tokens and decode two."""
     import torch
 
-    from modelwright.models.registry import model_class
+    from modelwright.hf.registry import model_class
 
     kind: Any = model_class({"model_type": config.model_type, "architectures": None})
     with torch.device("meta"):

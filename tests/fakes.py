@@ -10,8 +10,10 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from modelwright.configs import DeepseekV2Config, DeepseekVLV2Config
-from modelwright.models import DeepseekV2ForCausalLM, DeepseekVLV2ForCausalLM
+from modelwright.families.deepseek_v2.config import DeepseekV2Config
+from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM
+from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
+from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
 
 torch.set_num_threads(1)  # threads bring tiny tensors nothing, and a busy machine makes them wait for each other
 

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 import transformers
 
-from modelwright.configs import ImageGPTConfig
-from modelwright.models import ImageGPTForCausalImageModeling
+from modelwright.families.imagegpt.config import ImageGPTConfig
+from modelwright.families.imagegpt.model import ImageGPTForCausalImageModeling
 
 TINY: dict[str, Any] = {
     "vocab_size": 17,

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 import transformers
 
-from modelwright.configs import LlamaConfig
-from modelwright.models import LlamaForCausalLM
+from modelwright.families.llama.config import LlamaConfig
+from modelwright.families.llama.model import LlamaForCausalLM
 
 HUGGING_FACE: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

@@ -136,7 +136,7 @@ def write(tmp_path: Path, file: str, source: str) -> Path:
 @pytest.mark.parametrize(
     ("file", "source"),
     [
-        ("models/deepseek_v2.py", "from modelwright.layers.norm import RMSNorm\nimport modelwright.ops.rotary"),
+        ("families/deepseek_v2/model.py", "from modelwright.layers.norm import RMSNorm\nimport modelwright.ops.rotary"),
         ("layers/norm.py", "import torch\nfrom modelwright.attention.protocol import AttentionBackend"),
         ("layers/attention.py", "from modelwright.attention import AttentionBackend"),
         ("layers/moe.py", "from modelwright.attention import protocol\nfrom .norm import RMSNorm\nfrom . import mlp"),

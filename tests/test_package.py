@@ -49,7 +49,7 @@ def test_every_public_name_is_listed_resolves_and_stays():
 
 
 def test_functions_are_those_of_their_rooms_and_not_imported_before_they_are_used():
-    from modelwright.models.quantized import quantize_model
+    from modelwright.hf.quantized import quantize_model
 
     assert modelwright.quantize_model is quantize_model
     assert loaded_after("import modelwright; 'quantize_model' in dir(modelwright)") == []
@@ -72,6 +72,6 @@ def test_type_checkers_are_told_the_same_names():
 def test_using_a_model_class_registers_the_family_with_transformers():
     from transformers import AutoConfig
 
-    assert modelwright.DeepseekVLV2ForCausalLM.__module__.startswith("modelwright.models.")
+    assert modelwright.DeepseekVLV2ForCausalLM.__module__.startswith("modelwright.families.")
     config = AutoConfig.for_model("deepseek_vl_v2")
     assert type(config) is modelwright.DeepseekVLV2Config

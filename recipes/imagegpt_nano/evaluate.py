@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from modelwright import ImageGPTForCausalImageModeling
-from modelwright.models.imagegpt_sampling import complete
+from modelwright.families.imagegpt.sampling import complete
 from recipes.imagegpt_nano.baselines import bits_of_table, neighbours, positions
 from recipes.imagegpt_nano.draw import PIXELS, Pictures, draw_labels, draw_pictures, join_halves
 from recipes.imagegpt_nano.judge import Judge, load_judge

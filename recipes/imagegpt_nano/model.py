@@ -6,7 +6,7 @@ import torch
 from transformers import GenerationConfig
 
 from modelwright import ImageGPTConfig, ImageGPTForCausalImageModeling
-from modelwright.processing import ImageGPTImageProcessor
+from modelwright.families.imagegpt.processor import ImageGPTImageProcessor
 from recipes.imagegpt_nano.draw import PIXELS, SIDE
 from recipes.imagegpt_nano.palette import CLUSTERS
 

@@ -12,25 +12,25 @@ _ROOM_OF = {
     "CheckpointError": "errors",
     "ConfigError": "errors",
     "RequestError": "errors",
-    "DeepseekV2Config": "configs",
-    "DeepseekVLV2Config": "configs",
-    "ImageGPTConfig": "configs",
-    "LlamaConfig": "configs",
-    "MlpProjectorConfig": "configs",
+    "DeepseekV2Config": "families.deepseek_v2.config",
+    "DeepseekVLV2Config": "families.deepseek_vl2.config",
+    "ImageGPTConfig": "families.imagegpt.config",
+    "LlamaConfig": "families.llama.config",
+    "MlpProjectorConfig": "families.deepseek_vl2.config",
     "MoEConfig": "configs",
     "ParallelConfig": "configs",
-    "VisionEncoderConfig": "configs",
-    "DeepseekV2ForCausalLM": "models",
-    "DeepseekV2ForSequenceClassification": "models",
-    "DeepseekV2Model": "models",
-    "DeepseekVLV2ForCausalLM": "models",
-    "ImageGPTForCausalImageModeling": "models",
-    "ImageGPTForImageClassification": "models",
-    "ImageGPTModel": "models",
-    "LlamaForCausalLM": "models",
-    "LlamaForSequenceClassification": "models",
-    "LlamaModel": "models",
-    "DeepseekVLV2Processor": "processing",
+    "VisionEncoderConfig": "families.deepseek_vl2.config",
+    "DeepseekV2ForCausalLM": "families.deepseek_v2.model",
+    "DeepseekV2ForSequenceClassification": "families.deepseek_v2.model",
+    "DeepseekV2Model": "families.deepseek_v2.model",
+    "DeepseekVLV2ForCausalLM": "families.deepseek_vl2.model",
+    "ImageGPTForCausalImageModeling": "families.imagegpt.model",
+    "ImageGPTForImageClassification": "families.imagegpt.model",
+    "ImageGPTModel": "families.imagegpt.model",
+    "LlamaForCausalLM": "families.llama.model",
+    "LlamaForSequenceClassification": "families.llama.model",
+    "LlamaModel": "families.llama.model",
+    "DeepseekVLV2Processor": "families.deepseek_vl2.processor",
     "Grounding": "processing",
     "draw_groundings": "processing",
     "parse_grounding": "processing",
@@ -39,9 +39,9 @@ _ROOM_OF = {
     "EngineConfig": "engine.engine_config",
     "Guide": "engine.params",
     "SamplingParams": "engine.params",
-    "load": "checkpoints",
-    "quantize_model": "models.quantized",
-    "register": "models.registry",
+    "load": "checkpoints.load",
+    "quantize_model": "hf.quantized",
+    "register": "hf.registry",
 }
 
 __all__ = [*_ROOM_OF, "__version__", "zoo"]  # pyright: ignore[reportUnsupportedDunderAll]
@@ -54,8 +54,8 @@ def __getattr__(name: str) -> object:
     if name not in _ROOM_OF:
         raise AttributeError(f"module 'modelwright' has no attribute {name!r}; it has {', '.join(sorted(__all__))}")
     value = getattr(import_module(f"modelwright.{_ROOM_OF[name]}"), name)
-    if _ROOM_OF[name] == "models":
-        import_module("modelwright.models.registry").register()
+    if _ROOM_OF[name].endswith(".model"):
+        import_module("modelwright.hf.registry").register()
     globals()[name] = value
     return value
 

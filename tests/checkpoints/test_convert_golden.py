@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from modelwright.checkpoints.convert import convert
-from modelwright.models import LlamaForCausalLM
+from modelwright.families.llama.model import LlamaForCausalLM
 from tests.fakes import GOLDEN, golden, write_mindformers
 
 CASES = sorted(path.stem for path in (GOLDEN / "mindformers").glob("*.safetensors"))

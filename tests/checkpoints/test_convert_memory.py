@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from modelwright.checkpoints.mindformers import mindformers_tensors, packing_of
-from modelwright.configs import LlamaConfig
+from modelwright.families.llama.config import LlamaConfig
 from tests.fakes import write_mindformers
 from tests.llamas import MINDFORMERS
 

@@ -11,8 +11,8 @@ from modelwright.checkpoints.mindformers import (
     recognise,
     usual_name,
 )
-from modelwright.configs import LlamaConfig
-from modelwright.models import LlamaForCausalLM
+from modelwright.families.llama.config import LlamaConfig
+from modelwright.families.llama.model import LlamaForCausalLM
 
 TINY = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "n_kv_heads": 2, "vocab_size": 64, "intermediate_size": 48}
 EXPERTS = {"expert_num": 4, "num_experts_chosen": 2}

@@ -7,10 +7,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from modelwright.checkpoints import convert, quantize
-from modelwright.configs import read_config
+from modelwright.checkpoints.convert import convert
+from modelwright.checkpoints.quantize import quantize
 from modelwright.errors import CheckpointError, ConfigError
-from modelwright.models.quantized import METHODS, quantize_model
+from modelwright.families.read import read_config
+from modelwright.hf.quantized import METHODS, quantize_model
 from modelwright.planner.plan import plan
 from tests.fakes import MHA, MOE, tiny_v2, tiny_vl2
 from tests.imagegpts import tiny_imagegpt

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import torch
 
-from modelwright.configs import DeepseekV2Config, DeepseekVLV2Config
-from modelwright.models import DeepseekV2ForCausalLM, DeepseekVLV2ForCausalLM
+from modelwright.families.deepseek_v2.config import DeepseekV2Config
+from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM
+from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
+from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "processor"
 PICTURE = GOLDEN / "square.png"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from modelwright.checkpoints import load
+from modelwright.checkpoints.load import load
 from modelwright.cli import chat as chat_module
 from modelwright.cli.generation import Answer
 from tests.checkpoints.tiny import PICTURE, write_v2
@@ -286,7 +286,7 @@ def test_a_wrong_device_or_dtype(ask):
 
 
 def test_a_model_without_a_head_cannot_chat(run, vl2, v2, tmp_path):
-    from modelwright.models import DeepseekV2Model
+    from modelwright.families.deepseek_v2.model import DeepseekV2Model
 
     folder = shutil.copytree(v2, tmp_path / "copy")
     DeepseekV2Model.from_pretrained(v2).save_pretrained(folder)

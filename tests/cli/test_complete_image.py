@@ -18,10 +18,11 @@ from rich.console import Console
 from modelwright.cli import complete_image as command
 from modelwright.cli.complete_image_options import kept_rows
 from modelwright.cli.still import cut_middle
-from modelwright.configs.imagegpt import ImageGPTConfig
-from modelwright.models.imagegpt import ImageGPTForCausalImageModeling, ImageGPTModel
-from modelwright.models.imagegpt_sampling import complete
-from modelwright.processing import ImageGPTImageProcessor, Pixels
+from modelwright.families.imagegpt.config import ImageGPTConfig
+from modelwright.families.imagegpt.model import ImageGPTForCausalImageModeling, ImageGPTModel
+from modelwright.families.imagegpt.processor import ImageGPTImageProcessor
+from modelwright.families.imagegpt.sampling import complete
+from modelwright.processing import Pixels
 from modelwright.processing.contact_sheet import contact_sheet
 
 SIDE = 6

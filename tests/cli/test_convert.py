@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from modelwright.checkpoints.conversion_source import Dropped
 from modelwright.checkpoints.convert import Report
 from modelwright.cli.convert import summary
-from modelwright.configs import read_config
+from modelwright.families.read import read_config
 from tests.fakes import golden, write_mindformers
 
 NAME = "mindformers/mf_qkv_concat"

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from modelwright.checkpoints import load
+from modelwright.checkpoints.load import load
 from modelwright.cli.answers import AnswerFile
 from modelwright.cli.batch_run import AHEAD, HELD, BatchRun
 from modelwright.cli.conversation import IMAGE

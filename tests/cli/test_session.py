@@ -7,7 +7,8 @@ import signal
 
 import pytest
 
-from modelwright.checkpoints import find_checkpoint, load
+from modelwright.checkpoints.folder import find_checkpoint
+from modelwright.checkpoints.load import load
 from modelwright.cli.conversation import Turn, ask, encode
 from modelwright.cli.generation import Answer, answer
 from modelwright.cli.session import Session, as_markdown

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelwright.configs import CheckedConfig, DeepseekV2Config, DeepseekVLV2Config
+from modelwright.configs import CheckedConfig
 from modelwright.errors import ConfigError
+from modelwright.families.deepseek_v2.config import DeepseekV2Config
+from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
 
 V4_COMMON_KEYS = {  # what transformers 4 wrote into config files and 5 no longer declares
     "add_cross_attention": False,

@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from modelwright.configs import LlamaConfig, ParallelConfig, read_config
+from modelwright.configs import ParallelConfig
 from modelwright.configs.mindformers import merge_run, read_yaml
 from modelwright.configs.parallel import RecomputeConfig, SwapConfig
 from modelwright.errors import ConfigError
+from modelwright.families.llama.config import LlamaConfig
+from modelwright.families.read import read_config
 
 TINY = {"type": "LlamaConfig", "hidden_size": 32, "num_layers": 4, "num_heads": 4, "vocab_size": 64, "seq_length": 24}
 RUNS = Path(__file__).parents[1] / "data" / "mindformers"

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelwright.configs import DeepseekV2Config, RopeScaling, RopeSettings
+from modelwright.configs import RopeScaling, RopeSettings
 from modelwright.configs.rope import parse_rope_scaling
 from modelwright.errors import ConfigError
+from modelwright.families.deepseek_v2.config import DeepseekV2Config
 
 YARN = {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096}
 

@@ -7,9 +7,10 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelwright.configs import LlamaConfig, RopeScaling, RopeSettings
+from modelwright.configs import RopeScaling, RopeSettings
 from modelwright.configs.rope_extensions import EXTEND_METHODS, Extension, read_hugging_face
 from modelwright.errors import ConfigError
+from modelwright.families.llama.config import LlamaConfig
 
 TINY = {"hidden_size": 32, "num_layers": 1, "num_heads": 4, "vocab_size": 64, "seq_length": 64}
 LLAMA3 = {

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from modelwright.configs import LlamaConfig
 from modelwright.engine.engine import Engine
 from modelwright.engine.engine_config import EngineConfig
 from modelwright.engine.params import SamplingParams
 from modelwright.errors import ConfigError, RequestError
+from modelwright.families.llama.config import LlamaConfig
 from tests.llamas import MINDFORMERS, tiny_llama
 
 SERVING = MINDFORMERS | {"use_past": True, "num_blocks": 24}

@@ -7,8 +7,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from modelwright.configs import LlamaConfig
-from modelwright.models import DeepseekV2ForCausalLM, DeepseekVLV2ForCausalLM, LlamaForCausalLM
+from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM
+from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
+from modelwright.families.llama.config import LlamaConfig
+from modelwright.families.llama.model import LlamaForCausalLM
 from tests.engine.engines import TOLERANCE, check_equal, check_idle, engine_of, expected, greedy, record
 from tests.parity.test_golden import PICTURES, TEXT, load
 from tests.parity.test_mindformers import CASES, GOLDEN, ours

@@ -2,8 +2,9 @@
 
 import pytest
 
-from modelwright.ops import gpu_kernels, kernels
-from modelwright.ops.gpu_kernels import load
+from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.backends import triton as gpu_kernels
+from modelwright.ops.backends.triton import load
 from tests.engine.engines import engine_of, expected, greedy, tokens_of
 from tests.fakes import tiny_v2, tokens
 from tests.llamas import EXPERTS, MINDFORMERS, tiny_llama

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modelwright.configs import LlamaConfig
 from modelwright.engine.cache import make_pools
 from modelwright.engine.engine import Engine
 from modelwright.engine.engine_config import EngineConfig
@@ -31,7 +30,8 @@ from modelwright.engine.model_pass import ModelPass
 from modelwright.engine.runner import Runner
 from modelwright.engine.served_model import ServedModel
 from modelwright.errors import ConfigError
-from modelwright.ops import kernels
+from modelwright.families.llama.config import LlamaConfig
+from modelwright.ops.backends import cpu as kernels
 from tests.engine.engines import check_equal, check_idle, engine_of, expected, greedy, record
 from tests.fakes import VARIANTS, tiny_v2, tiny_vl2, tokens
 from tests.imagegpts import tiny_imagegpt

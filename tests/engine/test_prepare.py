@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from modelwright.configs import ImageGPTConfig, VisionEncoderConfig
 from modelwright.engine import prepare as room
 from modelwright.engine.prepare import prepare
+from modelwright.families.deepseek_vl2.config import VisionEncoderConfig
+from modelwright.families.deepseek_vl2.siglip import VisionTower
+from modelwright.families.imagegpt.config import ImageGPTConfig
 from modelwright.layers import Experts
-from modelwright.ops import kernels
-from modelwright.vision import VisionTower
+from modelwright.ops.backends import cpu as kernels
 from tests.engine.engines import check_served, expected
 from tests.engine.test_runner import FAMILIES, model_of, within
 from tests.fakes import MOE, VARIANTS, tiny_v2, tokens

@@ -6,7 +6,7 @@ import torch
 from modelwright.engine.engine import Engine
 from modelwright.engine.engine_config import EngineConfig
 from modelwright.engine.params import SamplingParams
-from modelwright.models.quantized import METHODS, quantize_model
+from modelwright.hf.quantized import METHODS, quantize_model
 from tests.fakes import tiny_v2
 from tests.llamas import HUGGING_FACE, tiny_llama
 

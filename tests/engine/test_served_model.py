@@ -5,7 +5,7 @@ import torch
 
 from modelwright.engine.served_model import ServedModel
 from modelwright.errors import ConfigError
-from modelwright.models import DeepseekV2Model
+from modelwright.families.deepseek_v2.model import DeepseekV2Model
 from tests.fakes import tiny_v2, tiny_vl2
 from tests.imagegpts import tiny_imagegpt
 from tests.llamas import HUGGING_FACE, MINDFORMERS, ROPES, tiny_llama

@@ -9,8 +9,8 @@ import torch
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
-from modelwright.configs import ImageGPTConfig
-from modelwright.models import ImageGPTForCausalImageModeling
+from modelwright.families.imagegpt.config import ImageGPTConfig
+from modelwright.families.imagegpt.model import ImageGPTForCausalImageModeling
 
 IMAGEGPT: dict[str, Any] = {
     "vocab_size": 17,

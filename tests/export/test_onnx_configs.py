@@ -5,10 +5,11 @@ import pytest
 import torch
 import transformers
 
-from modelwright.configs import ImageGPTConfig, LlamaConfig
 from modelwright.errors import ConfigError
 from modelwright.export import ImageGPTOnnxConfig, LlamaOnnxConfig
-from modelwright.processing import ImageGPTImageProcessor
+from modelwright.families.imagegpt.config import ImageGPTConfig
+from modelwright.families.imagegpt.processor import ImageGPTImageProcessor
+from modelwright.families.llama.config import LlamaConfig
 from tests.checkpoints.tiny import GOLDEN
 from tests.export.graphs import IMAGEGPT
 from tests.llamas import HUGGING_FACE, MINDFORMERS

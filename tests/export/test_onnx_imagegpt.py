@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from modelwright.errors import ConfigError, RequestError
 from modelwright.export import OnnxDecoder, export_onnx
-from modelwright.models import ImageGPTForImageClassification
+from modelwright.families.imagegpt.model import ImageGPTForImageClassification
 from tests.export.graphs import IMAGEGPT, largest_delta, lengths, tiny_imagegpt
 
 SWITCHES = {

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from modelwright.errors import ConfigError
 from modelwright.export import export_onnx
-from modelwright.models import LlamaForSequenceClassification, LlamaModel
+from modelwright.families.llama.model import LlamaForSequenceClassification, LlamaModel
 from tests.export.graphs import largest_delta, lengths, open_graph
 from tests.llamas import EXPERTS, HUGGING_FACE, ROPES, tiny_llama
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from modelwright.ops import gpu_kernels
+from modelwright.ops.backends import triton as gpu_kernels
 from modelwright.ops.pages import Pages
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

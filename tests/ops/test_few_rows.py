@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modelwright.ops import few_rows, kernels
+from modelwright.ops import few_rows
+from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.backends.cpu import Unit
 from modelwright.ops.experts import looped_experts
-from modelwright.ops.kernels import Unit
 
 compiled = pytest.mark.skipif(not kernels.available(), reason=f"no kernels: {kernels.reason()}")
 CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.bfloat16: {"rtol": 2**-7, "atol": 2**-8}}

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelwright.ops import gpu_kernels, kernels
-from modelwright.ops.gpu_kernels import attention, load
+from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.backends import triton as gpu_kernels
+from modelwright.ops.backends.triton import attention, load
 from modelwright.ops.paged import (
     continued_attention,
     continued_latent_attention,

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from modelwright.ops import gpu_kernels
+from modelwright.ops.backends import triton as gpu_kernels
+from modelwright.ops.backends.triton import load
+from modelwright.ops.backends.triton.experts import Tiles
 from modelwright.ops.experts import grouped_experts, looped_experts
-from modelwright.ops.gpu_kernels import load
-from modelwright.ops.gpu_kernels.experts import Tiles
 from tests.ops.gpu import CLOSE, DEVICE, WAYS, needs_triton
 
 WAY_OF = {True: gpu_kernels.experts, False: partial(grouped_experts, act=F.silu)}

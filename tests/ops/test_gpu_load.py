@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from modelwright.ops.gpu_kernels import load
+from modelwright.ops.backends.triton import load
 from tests.ops.gpu import needs_triton
 
 
@@ -51,7 +51,7 @@ import json, sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from modelwright.ops.gpu_kernels.load import programs
+from modelwright.ops.backends.triton.load import programs
 
 cases, capability = json.loads(sys.argv[1])
 target, shared = GPUTarget("cuda", capability, 32), {}

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from modelwright.ops import kernels
+from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.backends.cpu import build
 from modelwright.ops.experts import looped_experts
-from modelwright.ops.kernels import build
 from modelwright.ops.paged import paged_attention
 from modelwright.ops.pages import Pages
 from modelwright.ops.weight_only import Int4Weight, Int8Weight, dequantise, quantise_int4, quantise_int8

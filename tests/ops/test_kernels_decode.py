@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelwright.ops import kernels
+from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.paged import paged_attention, paged_latent_attention
 from modelwright.ops.pages import Pages
 from tests.ops.small_pages import scattered, stored, stored_latents

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelwright.ops import kernels
 from modelwright.ops.attention import causal_mask, reference_attention, whole_attention
+from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.paged import prefill_attention
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelwright.layers import RMSNorm, Router
-from modelwright.ops import kernels
+from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.rotary import inverse_frequencies, rope_table, rotate_half_split, rotate_interleaved
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason=f"no kernels: {kernels.reason()}")

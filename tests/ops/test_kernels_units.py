@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from modelwright.ops import kernels
+from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.backends.cpu import Unit, build
 from modelwright.ops.experts import looped_experts
-from modelwright.ops.kernels import Unit, build
 from modelwright.ops.weight_only import Int4Weight, Int8Weight, dequantise, quantise_int4, quantise_int8
 
 pytestmark = pytest.mark.skipif(
@@ -57,7 +57,7 @@ def by(request, monkeypatch) -> Unit:
     """Each unit in turn."""
     if request.param == Unit.TILES:
         library = request.getfixturevalue("emulated")
-        monkeypatch.setattr(import_module("modelwright.ops.kernels.linear"), "build", lambda: build.Build(library))
+        monkeypatch.setattr(import_module("modelwright.ops.backends.cpu.linear"), "build", lambda: build.Build(library))
     return request.param
 
 

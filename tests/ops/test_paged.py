@@ -5,8 +5,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from modelwright.ops import kernels
 from modelwright.ops.attention import reference_attention
+from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.paged import (
     decode_attention,
     decode_latent_attention,

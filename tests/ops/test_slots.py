@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modelwright.ops import kernels
+from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.slots import TorchSlots, make_slots
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from modelwright.engine.slicing import slice_decoder
 from modelwright.errors import ConfigError
-from modelwright.models.quantized import quantize_model
+from modelwright.hf.quantized import quantize_model
 from modelwright.parallel import Mesh, is_sliced
 from tests.fakes import MHA, MOE, tiny_v2, tokens
 from tests.imagegpts import TINY, tiny_imagegpt

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from modelwright.models import DeepseekV2ForCausalLM, DeepseekV2ForSequenceClassification, DeepseekVLV2ForCausalLM
+from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM, DeepseekV2ForSequenceClassification
+from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
 from tests.fakes import golden, write_checkpoint
 
 TEXT = [

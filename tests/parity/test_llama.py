@@ -4,8 +4,8 @@ import pytest
 import torch
 import transformers
 
-from modelwright.configs import LlamaConfig
-from modelwright.models import LlamaForCausalLM, LlamaForSequenceClassification, LlamaModel
+from modelwright.families.llama.config import LlamaConfig
+from modelwright.families.llama.model import LlamaForCausalLM, LlamaForSequenceClassification, LlamaModel
 from tests.fakes import tokens
 from tests.llamas import HUGGING_FACE, ROPES, left_padded, pair
 

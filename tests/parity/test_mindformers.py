@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from modelwright.configs import LlamaConfig
-from modelwright.models import LlamaForCausalLM
+from modelwright.families.llama.config import LlamaConfig
+from modelwright.families.llama.model import LlamaForCausalLM
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mindformers"
 CASES = sorted(path.stem for path in GOLDEN.glob("*.safetensors"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modelwright.processing import DeepseekVLV2Processor
+from modelwright.families.deepseek_vl2.processor import DeepseekVLV2Processor
 from tests.fakes import tiny_vl2
 
 PROCESSOR = Path(__file__).parents[1] / "golden" / "processor"

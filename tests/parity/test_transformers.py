@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from modelwright.models import DeepseekV2ForCausalLM
+from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM
 from tests.fakes import GROUPED, MOE, YARN, tiny_v2, tokens
 
 WITH_YARN_AND_Q_LORA = MOE | {"rope_scaling": YARN["rope_scaling"]}

@@ -9,21 +9,17 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from modelwright.configs import (
-    CheckedConfig,
-    DeepseekV2Config,
-    DeepseekVLV2Config,
-    ImageGPTConfig,
-    LlamaConfig,
-    read_config,
-)
-from modelwright.models import (
-    DeepseekV2ForCausalLM,
-    DeepseekVLV2ForCausalLM,
-    ImageGPTForCausalImageModeling,
-    LlamaForCausalLM,
-)
-from modelwright.planner import ByPart
+from modelwright.configs import CheckedConfig
+from modelwright.families.deepseek_v2.config import DeepseekV2Config
+from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM
+from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
+from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
+from modelwright.families.imagegpt.config import ImageGPTConfig
+from modelwright.families.imagegpt.model import ImageGPTForCausalImageModeling
+from modelwright.families.llama.config import LlamaConfig
+from modelwright.families.llama.model import LlamaForCausalLM
+from modelwright.families.read import read_config
+from modelwright.planner.parts import ByPart
 from tests.fakes import DENSE, GOLDEN, GROUPED, MHA, MOE, VARIANTS, VL2
 from tests.llamas import EXPERTS, HUGGING_FACE, MINDFORMERS
 

@@ -1,6 +1,8 @@
 """Configs small enough to reckon with by hand."""
 
-from modelwright.configs import DeepseekV2Config, DeepseekVLV2Config, LlamaConfig
+from modelwright.families.deepseek_v2.config import DeepseekV2Config
+from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
+from modelwright.families.llama.config import LlamaConfig
 
 ROW = 4 * 8 + 8 * 4 + 2 * 4 * 4  # one layer's q and o, k and v of `llama()`
 

@@ -11,17 +11,19 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
 
-from modelwright.configs import DeepseekV2Config, DeepseekVLV2Config, ImageGPTConfig, LlamaConfig
-from modelwright.models import (
-    DeepseekV2ForCausalLM,
-    DeepseekVLV2ForCausalLM,
-    ImageGPTForCausalImageModeling,
-    LlamaForCausalLM,
-)
+from modelwright.families.deepseek_v2.config import DeepseekV2Config
+from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM
+from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
+from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
+from modelwright.families.deepseek_vl2.processor import DeepseekVLV2Processor
+from modelwright.families.imagegpt.config import ImageGPTConfig
+from modelwright.families.imagegpt.model import ImageGPTForCausalImageModeling
+from modelwright.families.llama.config import LlamaConfig
+from modelwright.families.llama.model import LlamaForCausalLM
 from modelwright.ops.latent import prefers_absorbing
-from modelwright.planner import ByPart, count
+from modelwright.planner.families import count
+from modelwright.planner.parts import ByPart
 from modelwright.planner.shapes import LatentAttention
-from modelwright.processing import DeepseekVLV2Processor
 from tests.fakes import DENSE, GOLDEN, MHA, MOE, NOAUX, VARIANTS, tokens, vl2_inputs
 from tests.planner.models import LLAMA_VARIATIONS, TINY_IMAGEGPT, tiny_vl2_config
 

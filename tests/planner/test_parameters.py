@@ -4,9 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelwright.configs import CheckedConfig, DeepseekV2Config, DeepseekVLV2Config, ImageGPTConfig, LlamaConfig
+from modelwright.configs import CheckedConfig
 from modelwright.errors import ConfigError
-from modelwright.planner import ByPart, count
+from modelwright.families.deepseek_v2.config import DeepseekV2Config
+from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
+from modelwright.families.imagegpt.config import ImageGPTConfig
+from modelwright.families.llama.config import LlamaConfig
+from modelwright.planner.families import count
+from modelwright.planner.parts import ByPart
 from tests.fakes import MHA, MOE
 from tests.planner.models import IMAGEGPT_SIZES, LLAMA_SIZES, build, configs, parameters_by_part, read_hub
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from modelwright.configs.read import read_config
 from modelwright.errors import ConfigError, RequestError
-from modelwright.planner import count
+from modelwright.families.read import read_config
 from modelwright.planner.activations import kept_for_backward
 from modelwright.planner.device import Devices
+from modelwright.planner.families import count
 from modelwright.planner.layout import Layout
 from modelwright.planner.memory import peak_memory
 from modelwright.planner.plan import plan

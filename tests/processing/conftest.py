@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from modelwright.processing import DeepseekVLV2Processor
+from modelwright.families.deepseek_vl2.processor import DeepseekVLV2Processor
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "processor"
 

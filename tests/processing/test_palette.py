@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from modelwright.errors import ConfigError, RequestError
-from modelwright.processing import ImageGPTImageProcessor, fit_clusters, palette
+from modelwright.families.imagegpt.processor import ImageGPTImageProcessor
+from modelwright.processing import fit_clusters, palette
 
 
 def noise(seed: int, *sizes: tuple[int, int]) -> list[Image.Image]:

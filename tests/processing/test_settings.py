@@ -5,7 +5,7 @@ import json
 import pytest
 
 from modelwright.errors import ConfigError
-from modelwright.processing import DeepseekVLV2Processor
+from modelwright.families.deepseek_vl2.processor import DeepseekVLV2Processor
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from modelwright.families.deepseek_vl2.projector import join_neighbours
 from modelwright.processing.image_processor import TileImageProcessor
-from modelwright.vision.projector import join_neighbours
 from recipes.vl2_nano.model import PATCH, RESOLUTIONS, TILE
 from recipes.vl2_nano.pictures import draw_card, draw_scene, draw_sheet
 from recipes.vl2_nano.sight import HUES, UNCOUNTED, WHATS, PatchHeads, RowHeads, Sights, _by_row, things_in

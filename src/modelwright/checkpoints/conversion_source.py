@@ -12,13 +12,15 @@ from torch import Tensor
 from modelwright.checkpoints.fit import check_fit
 from modelwright.checkpoints.mindformers import left_out, mindformers_tensors, recognise, usual_name
 from modelwright.checkpoints.recipes import Recipe, copy_of, unpack
-from modelwright.configs import CheckedConfig, LlamaConfig, read_config
+from modelwright.checkpoints.shards import INDEX_FILE, SINGLE_FILE, TensorHeader, headers_of, open_shard, read_headers
+from modelwright.checkpoints.source import find_folder, read_json
+from modelwright.configs import CheckedConfig
 from modelwright.configs.mindformers import ARCHITECTURE, merge_run, read_yaml
 from modelwright.errors import CheckpointError
-from modelwright.models.pretrained import is_quantized
-from modelwright.models.registry import model_class
-from modelwright.models.shards import INDEX_FILE, SINGLE_FILE, TensorHeader, headers_of, open_shard, read_headers
-from modelwright.models.source import find_folder, read_json
+from modelwright.families.llama.config import LlamaConfig
+from modelwright.families.read import read_config
+from modelwright.hf.pretrained import is_quantized
+from modelwright.hf.registry import model_class
 
 Dialect = Literal["hf", "mindformers"]
 YAMLS = (".yaml", ".yml")

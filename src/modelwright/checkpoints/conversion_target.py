@@ -7,9 +7,10 @@ from pathlib import Path
 from modelwright.checkpoints import generation
 from modelwright.checkpoints.conversion_source import CHECKPOINT_PATH, YAMLS, Dialect, Dropped, Source
 from modelwright.checkpoints.new_folder import copy_companions
-from modelwright.configs import CheckedConfig, LlamaConfig
+from modelwright.checkpoints.shards import INDEX_FILE
+from modelwright.configs import CheckedConfig
 from modelwright.configs.mindformers import read_yaml
-from modelwright.models.shards import INDEX_FILE
+from modelwright.families.llama.config import LlamaConfig
 
 YAML_FILE = "mindformers.yaml"
 NAME_MAP = "param_name_map.json"

@@ -19,10 +19,11 @@ from modelwright.checkpoints.generation import with_generation
 from modelwright.checkpoints.mindformers import mindformers_tensors, packing_of
 from modelwright.checkpoints.new_folder import check_new, new_folder
 from modelwright.checkpoints.recipes import Recipe, chain, pack, pool_heads
-from modelwright.configs import CheckedConfig, LlamaConfig
+from modelwright.checkpoints.shards import PlannedTensor, dtype_of, parse_size, write_planned
+from modelwright.configs import CheckedConfig
 from modelwright.configs.mindformers import ARCHITECTURE
 from modelwright.errors import CheckpointError, ConfigError
-from modelwright.models.shards import PlannedTensor, dtype_of, parse_size, write_planned
+from modelwright.families.llama.config import LlamaConfig
 
 Progress = Callable[[str, int, int], None]
 DIALECTS: tuple[Dialect, ...] = ("hf", "mindformers")

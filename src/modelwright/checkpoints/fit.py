@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from modelwright.checkpoints.shards import TensorHeader, dtype_of
 from modelwright.errors import CheckpointError
-from modelwright.models.shards import TensorHeader, dtype_of
 
 LISTED = 8
 

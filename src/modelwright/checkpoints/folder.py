@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from modelwright.configs import CheckedConfig, ImageGPTConfig
+from modelwright.checkpoints.shards import read_headers
+from modelwright.checkpoints.source import find_folder, read_json
+from modelwright.configs import CheckedConfig
 from modelwright.errors import CheckpointError
-from modelwright.models.pretrained import ModelwrightPreTrainedModel
-from modelwright.models.registry import model_class
-from modelwright.models.shards import read_headers
-from modelwright.models.source import find_folder, read_json
+from modelwright.families.imagegpt.config import ImageGPTConfig
+from modelwright.hf.pretrained import ModelwrightPreTrainedModel
+from modelwright.hf.registry import model_class
 
 
 @dataclass(frozen=True)

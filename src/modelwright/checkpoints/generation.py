@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from modelwright.configs import LlamaConfig
-from modelwright.models.source import read_json
+from modelwright.checkpoints.source import read_json
+from modelwright.families.llama.config import LlamaConfig
 
 FILE = "generation_config.json"
 SAMPLING_ONLY = ("top_k", "top_p")

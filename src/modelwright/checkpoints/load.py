@@ -9,8 +9,8 @@ import torch
 
 from modelwright.checkpoints.folder import Checkpoint, find_checkpoint
 from modelwright.errors import CheckpointError, ConfigError
-from modelwright.models.pretrained import Progress
-from modelwright.models.registry import PROCESSORS, register
+from modelwright.hf.pretrained import Progress
+from modelwright.hf.registry import PROCESSORS, register
 
 ATTENTION = ("sdpa", "eager")
 """Ways to compute attention: torch's kernels, or the product written out."""

@@ -18,7 +18,7 @@ from modelwright.checkpoints.layouts import (
     StackedGateUp,
     Whole,
 )
-from modelwright.configs import LlamaConfig
+from modelwright.families.llama.config import LlamaConfig
 
 WHOLE = Whole()
 Qkv = Literal["split", "groups", "consecutive"]

@@ -1,6 +1,6 @@
 """A checkpoint folder into one whose matrices are stored as integers; one shard in memory at a time, and no model.
 
-Which matrices, and in what form, is said in ``models/quantized.py``. Leaves out what the rounding costs in loss.
+Which matrices, and in what form, is said in ``hf/quantized.py``. Leaves out what the rounding costs in loss.
 """
 
 import copy
@@ -18,20 +18,7 @@ from modelwright.checkpoints.convert import READ_AT_ONCE
 from modelwright.checkpoints.folder import Checkpoint, find_checkpoint
 from modelwright.checkpoints.new_folder import check_new, copy_companions, new_folder
 from modelwright.checkpoints.recipes import copy_of
-from modelwright.configs import CheckedConfig
-from modelwright.configs.engine import QuantSettings
-from modelwright.errors import CheckpointError
-from modelwright.models.pretrained import ModelwrightPreTrainedModel, is_quantized
-from modelwright.models.quantized import (
-    parts_of,
-    quantized_names,
-    relative_error,
-    rows_of,
-    settings_for,
-    store,
-    transposed_names,
-)
-from modelwright.models.shards import (
+from modelwright.checkpoints.shards import (
     INDEX_FILE,
     PlannedTensor,
     TensorHeader,
@@ -40,7 +27,20 @@ from modelwright.models.shards import (
     read_headers,
     write_planned,
 )
-from modelwright.models.source import choose_dtype
+from modelwright.checkpoints.source import choose_dtype
+from modelwright.configs import CheckedConfig
+from modelwright.configs.engine import QuantSettings
+from modelwright.errors import CheckpointError
+from modelwright.hf.pretrained import ModelwrightPreTrainedModel, is_quantized
+from modelwright.hf.quantized import (
+    parts_of,
+    quantized_names,
+    relative_error,
+    rows_of,
+    settings_for,
+    store,
+    transposed_names,
+)
 
 Progress = Callable[[str, int, int], None]
 
@@ -75,7 +75,7 @@ def quantize(
 ) -> QuantizeReport:
     """Quantize a checkpoint folder; ``dst`` appears whole at the end, or not at all.
 
-    It then holds, bit for bit, what :func:`modelwright.models.quantized.quantize_model` makes of the loaded model.
+    It then holds, bit for bit, what :func:`modelwright.hf.quantized.quantize_model` makes of the loaded model.
 
     Args:
         src: a folder in the official layout, or a hub id.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from modelwright.checkpoints import Loaded
+from modelwright.checkpoints.load import Loaded
 from modelwright.cli.conversation import Prompt, encode_messages, prompt_of
 from modelwright.cli.defaults import end_tokens, sampling_params
 from modelwright.cli.lines import Line

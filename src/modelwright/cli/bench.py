@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from modelwright.checkpoints import pick_device
+from modelwright.checkpoints.load import pick_device
 from modelwright.cli import terminal
 from modelwright.cli.asking import Reader
 from modelwright.cli.bench_options import BenchOptions

@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from modelwright.checkpoints import Checkpoint, pick_device
+from modelwright.checkpoints.folder import Checkpoint
+from modelwright.checkpoints.load import pick_device
 from modelwright.cli import terminal
 from modelwright.cli.boxes import check_target, draw_boxes, find_boxes
 from modelwright.cli.conversation import Picture, Turn, ask, encode, open_pictures, refuse_pictures

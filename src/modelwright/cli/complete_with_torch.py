@@ -7,14 +7,15 @@ import numpy as np
 import torch
 
 from modelwright import zoo
-from modelwright.checkpoints import find_checkpoint, pick_device
+from modelwright.checkpoints.folder import find_checkpoint
+from modelwright.checkpoints.load import pick_device
 from modelwright.cli import terminal
 from modelwright.cli.complete_image_options import DEFAULT_MODEL
 from modelwright.cli.options import Sampling
-from modelwright.configs.imagegpt import ImageGPTConfig
 from modelwright.errors import RequestError
-from modelwright.models.imagegpt import ImageGPTForCausalImageModeling
-from modelwright.models.imagegpt_sampling import complete
+from modelwright.families.imagegpt.config import ImageGPTConfig
+from modelwright.families.imagegpt.model import ImageGPTForCausalImageModeling
+from modelwright.families.imagegpt.sampling import complete
 from modelwright.processing.pixel_settings import PixelSettings
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from modelwright.checkpoints import Loaded
+from modelwright.checkpoints.load import Loaded
 from modelwright.errors import RequestError
 from modelwright.processing import load_image
 from modelwright.processing.messages import PictureSlot, count_mismatch, read_turns

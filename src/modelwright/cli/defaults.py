@@ -7,9 +7,10 @@ sampling fields are then the defaults. Every other model answers greedily, with 
 from collections.abc import Mapping
 from typing import Any
 
-from modelwright.configs import CheckedConfig, LlamaConfig
+from modelwright.configs import CheckedConfig
 from modelwright.engine.engine_config import EngineConfig
 from modelwright.engine.params import SamplingParams
+from modelwright.families.llama.config import LlamaConfig
 
 NEW_TOKENS = 512
 """How long an answer may become."""

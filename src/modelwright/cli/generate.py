@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from modelwright.checkpoints import Checkpoint, pick_device
+from modelwright.checkpoints.folder import Checkpoint
+from modelwright.checkpoints.load import pick_device
 from modelwright.cli import terminal
 from modelwright.cli.answers import AnswerFile, Kept, whole_answers
 from modelwright.cli.asking import Reader

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from modelwright import zoo
-from modelwright.checkpoints import Checkpoint, Loaded, find_checkpoint, load
+from modelwright.checkpoints.folder import Checkpoint, find_checkpoint
+from modelwright.checkpoints.load import Loaded, load
 from modelwright.cli import terminal
 from modelwright.cli.options import DEFAULT_MODEL
 from modelwright.errors import RequestError

@@ -12,8 +12,8 @@ from huggingface_hub import hf_hub_download
 from modelwright import zoo
 from modelwright.cli.plan_tables import show
 from modelwright.configs import CheckedConfig
-from modelwright.configs.read import read_config
 from modelwright.errors import CheckpointError, RequestError
+from modelwright.families.read import read_config
 from modelwright.planner import device as devices
 from modelwright.planner.plan import Plan, plan
 from modelwright.planner.plot import draw

@@ -10,7 +10,8 @@ from statistics import mean
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from modelwright import zoo
-from modelwright.checkpoints import find_checkpoint, load
+from modelwright.checkpoints.folder import find_checkpoint
+from modelwright.checkpoints.load import load
 from modelwright.checkpoints.quantize import Progress as QuantizeProgress
 from modelwright.checkpoints.quantize import QuantizeReport, quantize
 from modelwright.cli import terminal

@@ -18,7 +18,7 @@ from typing import Any, Self
 import torch
 from torch.distributed import TCPStore, is_torchelastic_launched  # pyright: ignore[reportPrivateImportUsage]
 
-from modelwright.checkpoints import load, pick_device
+from modelwright.checkpoints.load import load, pick_device
 from modelwright.cli import terminal
 from modelwright.cli.defaults import engine_config
 from modelwright.engine.engine import Engine

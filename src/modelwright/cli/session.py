@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from modelwright.checkpoints import Checkpoint
+from modelwright.checkpoints.folder import Checkpoint
 from modelwright.cli import terminal
 from modelwright.cli.conversation import Picture, Turn, ask, open_pictures, refuse_pictures
 from modelwright.cli.generation import Answer

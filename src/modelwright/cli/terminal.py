@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 from modelwright.cli.console import errors as errors
 from modelwright.cli.console import say as say
 from modelwright.cli.console import write as write
-from modelwright.models.pretrained import Progress as LoadProgress
+from modelwright.hf.pretrained import Progress as LoadProgress
 
 
 def quieten_libraries() -> None:

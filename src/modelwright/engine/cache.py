@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from modelwright.attention import PagePool
-from modelwright.configs import DeepseekV2Config, ImageGPTConfig
 from modelwright.engine.engine_config import EngineConfig
 from modelwright.engine.served_model import ServedModel
+from modelwright.families.deepseek_v2.config import DeepseekV2Config
+from modelwright.families.imagegpt.config import ImageGPTConfig
 
 _MEMORY = Path("/proc/meminfo")
 _SHARE_OF_FREE_MEMORY = 4

@@ -20,8 +20,8 @@ from modelwright.engine.fingerprint import Fingerprint
 from modelwright.engine.model_pass import ModelPass
 from modelwright.engine.served_model import ServedModel
 from modelwright.errors import ConfigError
-from modelwright.ops import kernels
-from modelwright.ops.tape import Memory, NotRecordable, record
+from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.record import Memory, NotRecordable, record
 
 CAPTURES = {"cudagraph": "cuda", "compile": "cpu"}
 """The backends that capture, and the devices whose passes they do."""

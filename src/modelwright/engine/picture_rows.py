@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from modelwright.engine.prompt import PromptPicture
-from modelwright.models import DeepseekVLV2ForCausalLM
+from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
 
 
 class PictureRows:

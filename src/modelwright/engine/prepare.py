@@ -26,8 +26,10 @@ from modelwright.layers import (
     Router,
 )
 from modelwright.layers.linear import CastLinear
-from modelwright.ops import few_rows, gpu_kernels, kernels
+from modelwright.ops import few_rows
 from modelwright.ops.attention import whole_attention
+from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.backends import triton as gpu_kernels
 from modelwright.ops.experts import GroupedProduct
 from modelwright.ops.rotary import rotate_interleaved
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelwright.configs import DeepseekVLV2Config
 from modelwright.engine.prefix import Key
 from modelwright.engine.served_model import ServedModel
 from modelwright.errors import RequestError
+from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
 
 _PARTS = {"input_ids": 2, "attention_mask": 2, "images": 5, "images_seq_mask": 2, "images_spatial_crop": 3}
 """What is read of a processor's output, and how many dimensions each has."""

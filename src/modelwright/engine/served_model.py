@@ -5,14 +5,14 @@ from typing import Any, Self
 
 import torch
 
-from modelwright.configs import CheckedConfig, ImageGPTConfig, LlamaConfig
+from modelwright.configs import CheckedConfig
 from modelwright.errors import ConfigError
-from modelwright.models import (
-    DeepseekV2ForCausalLM,
-    DeepseekVLV2ForCausalLM,
-    ImageGPTForCausalImageModeling,
-    LlamaForCausalLM,
-)
+from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM
+from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
+from modelwright.families.imagegpt.config import ImageGPTConfig
+from modelwright.families.imagegpt.model import ImageGPTForCausalImageModeling
+from modelwright.families.llama.config import LlamaConfig
+from modelwright.families.llama.model import LlamaForCausalLM
 from modelwright.parallel import is_sliced
 
 SERVED = (DeepseekV2ForCausalLM, DeepseekVLV2ForCausalLM, LlamaForCausalLM, ImageGPTForCausalImageModeling)

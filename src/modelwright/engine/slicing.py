@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelwright.configs import DeepseekV2Config
+from modelwright.families.deepseek_v2.config import DeepseekV2Config
+from modelwright.families.imagegpt.parts import ImageGPTAttention, ImageGPTMLP
 from modelwright.layers import MoE
-from modelwright.models.imagegpt_parts import ImageGPTAttention, ImageGPTMLP
 from modelwright.parallel.expert import expert_rule
 from modelwright.parallel.layers import inputs_of, keep_inputs, keep_outputs, sum_results
 from modelwright.parallel.mesh import Mesh

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelwright.configs import DeepseekV2Config, DeepseekVLV2Config
 from modelwright.export.decoder import (
     EXAMPLE,
     DecoderGraph,
@@ -19,7 +18,10 @@ from modelwright.export.decoder import (
 from modelwright.export.dummies import dummy_texts
 from modelwright.export.graphs import BATCH, SEQUENCE, Axes, CacheLayout, Graph, OnnxConfig, Part, Pass
 from modelwright.export.pictures import EmbedGraph, VisionGraph, dummy_conversations
-from modelwright.models import DeepseekV2ForCausalLM, DeepseekVLV2ForCausalLM
+from modelwright.families.deepseek_v2.config import DeepseekV2Config
+from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM
+from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
+from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
 
 TILES = "tiles"
 

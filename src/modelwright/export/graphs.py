@@ -190,6 +190,6 @@ class OnnxConfig(ABC):
                 cache.update(*pair, layer)
         plain = {name: tensor for name, tensor in inputs.items() if name in (*self.inputs, "attention_mask")}
         with torch.no_grad():
-            logits = model(**plain, past_key_values=cache, use_cache=True).logits
+            logits = model(**plain, cache=cache, use_cache=True).logits
         kept = [(layer.keys, layer.values) for layer in cache.layers]
         return {"logits": logits, **self.cache.named(kept, "present")}

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from modelwright.checkpoints import find_checkpoint
+from modelwright.checkpoints.folder import find_checkpoint
 from modelwright.errors import ConfigError
 from modelwright.export.families import onnx_config_class
 from modelwright.export.folder import check_ours, exported_folder, write_small_files
@@ -16,8 +16,8 @@ from modelwright.export.graphs import OnnxConfig
 from modelwright.export.manifest import Manifest
 from modelwright.export.trace import DEFAULT_OPSET, EXTERNAL_ABOVE, check_opset, write_graph
 from modelwright.export.verify import Verification, evaluating, verify_onnx
+from modelwright.hf.pretrained import ModelwrightPreTrainedModel, no_progress_bar
 from modelwright.layers.quantized import QuantizedExperts, QuantizedLinear
-from modelwright.models.pretrained import ModelwrightPreTrainedModel, no_progress_bar
 
 DTYPES = ("float32", "float16")
 NEEDED = ("onnx", "onnxscript", "onnxruntime")

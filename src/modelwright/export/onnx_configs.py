@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelwright.configs import ImageGPTConfig, LlamaConfig
-from modelwright.configs.llama_names import DTYPE_FIELDS
 from modelwright.errors import ConfigError
 from modelwright.export.decoder import DecoderGraph, bounded_positions, decoder_graph, example_inputs, traceable
 from modelwright.export.dummies import dummy_pictures, dummy_texts
 from modelwright.export.graphs import CacheLayout, Graph, OnnxConfig, Part
-from modelwright.models import ImageGPTForCausalImageModeling, LlamaForCausalLM
-from modelwright.models.llama_parts import Types
+from modelwright.families.imagegpt.config import ImageGPTConfig
+from modelwright.families.imagegpt.model import ImageGPTForCausalImageModeling
+from modelwright.families.llama.config import LlamaConfig
+from modelwright.families.llama.config.names import DTYPE_FIELDS
+from modelwright.families.llama.model import LlamaForCausalLM
+from modelwright.families.llama.parts import Types
 
 
 class ImageGPTOnnxConfig(OnnxConfig):

@@ -1,4 +1,4 @@
-"""A picture's tiles to rows of the language model, with numpy alone; ``vision/tiles.py`` is the same with torch."""
+"""A picture's tiles to rows of the language model, with numpy alone; the family's ``tiles.py`` uses torch."""
 
 import math
 from dataclasses import dataclass

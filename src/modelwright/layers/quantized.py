@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelwright.layers.slots import Slot
-from modelwright.ops import few_rows, kernels
+from modelwright.ops import few_rows
+from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.dynamic_int8 import dynamic_int8_linear
 from modelwright.ops.experts import Activation, grouped_experts
 from modelwright.ops.weight_only import Int4Weight, Int8Weight, dequantise

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modelwright.ops import kernels
+from modelwright.ops.backends import cpu as kernels
 
 
 def reference_attention(

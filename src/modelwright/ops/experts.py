@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modelwright.ops import gpu_kernels
+from modelwright.ops.backends import triton as gpu_kernels
 
 Activation = Callable[[Tensor], Tensor]
 GroupedProduct = Callable[[Tensor, Tensor, Tensor], Tensor]

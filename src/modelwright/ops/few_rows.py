@@ -2,7 +2,7 @@
 
 Few rows are bound by reading the weight, which the kernels do once and at the memory's speed; many by multiplying,
 which torch does as fast or faster, but for experts, where torch also sorts and gathers. Leaves out the kernels
-(``ops/kernels/``) and who calls this instead of torch (``engine/prepare.py``).
+(``ops/backends/cpu/``) and who calls this instead of torch (``engine/prepare.py``).
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modelwright.ops import kernels
+from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.backends.cpu import Unit
 from modelwright.ops.experts import grouped_experts
-from modelwright.ops.kernels import Unit
 
 Layer = tuple[Tensor, Tensor | None]
 """A weight ``[out, in]`` and a bias ``[out]`` or None."""

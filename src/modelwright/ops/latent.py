@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modelwright.ops import kernels
 from modelwright.ops.attention import fused_attention, masked_scores
+from modelwright.ops.backends import cpu as kernels
 
 Product = Callable[..., Tensor]
 """``fused_attention`` or ``reference_attention``: one signature, one result."""

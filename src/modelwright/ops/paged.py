@@ -2,7 +2,7 @@
 
 Queries of all sequences are packed in one row, ``starts`` ``[sequences + 1]`` says where each one's begin, and
 ``contexts`` ``[sequences]`` how many keys it has in the end: its queries are the last of its tokens. Leaves out how
-pages are stored (``ops/pages.py``) and the kernels (``ops/kernels/``, ``ops/gpu_kernels/``), which gathered products
+pages are stored (``ops/pages.py``) and the kernels (``backends/``), which gathered products
 stand in for.
 """
 
@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modelwright.ops import gpu_kernels, kernels
 from modelwright.ops.attention import causal_mask, fused_attention, reference_attention
+from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.backends import triton as gpu_kernels
 from modelwright.ops.latent import absorbed_attention, latent_to_values, query_to_latent
 from modelwright.ops.pages import Pages, read_pages
 

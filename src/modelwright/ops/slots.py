@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from modelwright.ops import kernels
+from modelwright.ops.backends import cpu as kernels
 
 
 class Slots(Protocol):

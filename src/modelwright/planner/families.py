@@ -3,13 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
-from modelwright.configs import CheckedConfig, DeepseekV2Config, DeepseekVLV2Config, ImageGPTConfig, LlamaConfig
+from modelwright.configs import CheckedConfig
 from modelwright.errors import ConfigError
+from modelwright.families.deepseek_v2.config import DeepseekV2Config
+from modelwright.families.deepseek_v2.plan import count_deepseek_v2
+from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
+from modelwright.families.deepseek_vl2.plan import count_deepseek_vl2
+from modelwright.families.imagegpt.config import ImageGPTConfig
+from modelwright.families.imagegpt.plan import count_imagegpt
+from modelwright.families.llama.config import LlamaConfig
+from modelwright.families.llama.plan import count_llama
 from modelwright.planner.counts import Counts
-from modelwright.planner.deepseek_v2 import count_deepseek_v2
-from modelwright.planner.deepseek_vl2 import count_deepseek_vl2
-from modelwright.planner.imagegpt import count_imagegpt
-from modelwright.planner.llama import count_llama
 
 _FAMILIES: dict[type[CheckedConfig], Callable[[Any], Counts]] = {
     DeepseekV2Config: count_deepseek_v2,

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from modelwright.configs import CheckedConfig, LlamaConfig
+from modelwright.configs import CheckedConfig
 from modelwright.configs.tiling import Size
 from modelwright.errors import ConfigError, RequestError
+from modelwright.families.llama.config import LlamaConfig
 from modelwright.planner.counts import Counts
 from modelwright.planner.device import Devices
 from modelwright.planner.families import count

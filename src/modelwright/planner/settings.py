@@ -3,9 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
-from modelwright.configs import CheckedConfig, DeepseekV2Config, LlamaConfig
+from modelwright.configs import CheckedConfig
 from modelwright.configs.engine import QuantSettings, read_quantization
 from modelwright.errors import ConfigError, RequestError
+from modelwright.families.deepseek_v2.config import DeepseekV2Config
+from modelwright.families.llama.config import LlamaConfig
 from modelwright.planner.counts import Counts
 from modelwright.planner.layout import Layout, check_layout
 from modelwright.planner.precision import Precision, Quant, float_type, kv_type, quantization

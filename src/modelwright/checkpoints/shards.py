@@ -1,0 +1,270 @@
+"""Safetensors shards in a folder, read and written one at a time; pickles and paths that leave the folder are refused.
+
+Leaves out what the tensors mean: names here are the names on disk.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from modelwright.checkpoints.file_reader import reading
+from modelwright.errors import CheckpointError, ConfigError
+from modelwright.ops import host_memory
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+INTEGERS = {"I8": torch.int8, "U8": torch.uint8}
+"""Types of quantized weights: one step to a byte, or two."""
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """What a shard's header says of the tensor ``name``.
+
+    ``dtype`` is in safetensors' words (``F32``, ``BF16``, ...), ``start`` the place in the file of its first byte.
+    """
+
+    name: str
+    shard: Path
+    shape: tuple[int, ...]
+    dtype: str
+    start: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file; 0 for a type that weights cannot have."""
+        dtype = stored_type(self)
+        return 0 if dtype is None else math.prod(self.shape) * dtype.itemsize
+
+
+def read_headers(folder: Path) -> dict[str, TensorHeader]:
+    """Every tensor of the checkpoint in ``folder`` by name, from the shards' headers alone.
+
+    Raises:
+        CheckpointError: no weights, only pickles, an index that is not one or points outside the folder, a missing or
+            damaged shard, a tensor that the index places wrongly or that two shards hold.
+    """
+    indexed = {} if (folder / SINGLE_FILE).is_file() else _read_index(folder)
+    headers = headers_of(_shards(folder, indexed))
+    for name, shard in indexed.items():
+        if name not in headers or headers[name].shard.name != shard:
+            raise CheckpointError(f"{INDEX_FILE} places {name} in {shard}, which does not hold it")
+    return headers
+
+
+def headers_of(shards: Iterable[Path]) -> dict[str, TensorHeader]:
+    """Every tensor of the safetensors files ``shards`` by name.
+
+    Raises:
+        CheckpointError: a file is damaged, or two hold the same tensor.
+    """
+    headers: dict[str, TensorHeader] = {}
+    for shard in shards:
+        for header in _headers_in(shard):
+            if header.name in headers:
+                first = headers[header.name].shard.name
+                raise CheckpointError(f"tensor {header.name} is in two shards: {first} and {shard.name}")
+            headers[header.name] = header
+    return headers
+
+
+def read_tensors(
+    headers: dict[str, TensorHeader],
+    progress: Callable[[str, int, int], None] | None = None,
+    room: Callable[[str], Tensor | None] = lambda name: None,
+) -> Iterator[tuple[str, Tensor]]:
+    """Read the tensors of ``headers``, which are of types that weights may have, as they lie in shard after shard.
+
+    Args:
+        headers: by the names that are to be given out.
+        progress: called after each with its name, the bytes read so far and the bytes of all.
+        room: contiguous memory on the CPU, of the size and type in the file, to read a tensor into.
+
+    Yields:
+        Names and tensors, in memory of their own; not those for which there was a room.
+
+    Raises:
+        CheckpointError: a file can no longer be read, or has become shorter.
+    """
+    by_shard: dict[Path, list[str]] = {}
+    for name, header in headers.items():
+        by_shard.setdefault(header.shard, []).append(name)
+    total, done = sum(header.nbytes for header in headers.values()), 0
+    for shard, names in by_shard.items():
+        with _damage_named(shard), reading(shard) as fill:
+            for name in sorted(names, key=lambda name: headers[name].start):
+                given = room(name)
+                tensor = _memory_for(headers[name]) if given is None else given
+                fill(headers[name].start, tensor.view(-1).view(torch.uint8).numpy().data)
+                if given is None:
+                    yield name, tensor
+                done += headers[name].nbytes
+                if progress is not None:
+                    progress(name, done, total)
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor to be written: its name and size, and what makes it (on the CPU, contiguous) when its turn comes."""
+
+    name: str
+    nbytes: int
+    make: Callable[[], Tensor]
+
+
+@contextmanager
+def open_shard(path: Path):
+    """A safetensors file opened for reading; damage is a :class:`CheckpointError` that names the file."""
+    with _damage_named(path), safe_open(path, framework="pt") as tensors:
+        yield tensors
+
+
+@contextmanager
+def _damage_named(path: Path):
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int) -> None:
+    """Write named tensors as one file or as shards with an index; no more than one shard is copied at a time.
+
+    Each file is written beside its place and then moved there, so that one that is being read stays whole. Files of an
+    earlier checkpoint in ``folder`` that are not written again are removed, last.
+    """
+    write_planned(folder, [_planned(name, tensor) for name, tensor in tensors], max_shard_bytes)
+
+
+def write_planned(folder: Path, planned: Iterable[PlannedTensor], max_shard_bytes: int) -> list[Path]:
+    """:func:`write_shards` for tensors that are made one shard at a time; the files, in order."""
+    entries = list(planned)
+    groups = _fill(entries, max_shard_bytes)
+    names = [SINGLE_FILE]
+    if len(groups) > 1:
+        names = [f"model-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1)]
+    stale = {path for path in folder.glob("model*.safetensors") if path.name not in names}
+    weight_map: dict[str, str] = {}
+    for name, group in zip(names, groups, strict=True):
+        _write_shard(folder / name, group)
+        weight_map |= dict.fromkeys((entry.name for entry in group), name)
+    index = folder / INDEX_FILE
+    if len(groups) > 1:
+        total = sum(entry.nbytes for entry in entries)
+        content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        index.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    else:
+        index.unlink(missing_ok=True)
+    for path in stale:
+        path.unlink()
+    return [folder / name for name in names]
+
+
+def dtype_of(header: TensorHeader) -> torch.dtype | None:
+    """torch's type for a header's floating type; None for anything else."""
+    return {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}.get(header.dtype)
+
+
+def stored_type(header: TensorHeader) -> torch.dtype | None:
+    """torch's type for what a weight or its steps may be stored in; None for anything else."""
+    return dtype_of(header) or INTEGERS.get(header.dtype)
+
+
+def parse_size(size: int | str) -> int:
+    """``5GB``, ``200MiB`` or a number of bytes, as bytes."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?B)\s*", str(size).upper())
+    if isinstance(size, int) and size > 0:
+        return size
+    if match is None:
+        raise ConfigError(f"max_shard_size must be bytes or a number with KB, MB or GB, not {size!r}")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def _headers_in(shard: Path) -> Iterator[TensorHeader]:
+    """What one file holds, by name; nothing is taken from its header before safetensors has checked all of it."""
+    with open_shard(shard), shard.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    for name, tensor in sorted(header.items()):
+        start = 8 + length + tensor["data_offsets"][0]
+        yield TensorHeader(name, shard, tuple(tensor["shape"]), tensor["dtype"], start)
+
+
+def _memory_for(header: TensorHeader) -> Tensor:
+    dtype = stored_type(header)
+    assert dtype is not None, f"{header.name} is of type {header.dtype}"
+    return host_memory.empty(header.shape, dtype)
+
+
+def _planned(name: str, tensor: Tensor) -> PlannedTensor:
+    return PlannedTensor(name, tensor.nbytes, lambda: tensor.detach().to("cpu", copy=True).contiguous())
+
+
+def _write_shard(path: Path, group: list[PlannedTensor]) -> None:
+    part = path.with_name(f"{path.name}.part")
+    save_file({entry.name: entry.make() for entry in group}, part, metadata={"format": "pt"})
+    os.replace(part, path)
+
+
+def _fill(entries: list[PlannedTensor], limit: int) -> list[list[PlannedTensor]]:
+    groups: list[list[PlannedTensor]] = [[]]
+    size = 0
+    for entry in entries:
+        if groups[-1] and size + entry.nbytes > limit:
+            groups.append([])
+            size = 0
+        groups[-1].append(entry)
+        size += entry.nbytes
+    return groups
+
+
+def _read_index(folder: Path) -> dict[str, str]:
+    """``weight_map`` of the index, checked; empty when the checkpoint is a single file."""
+    path = folder / INDEX_FILE
+    if not path.is_file():
+        return {}
+    try:
+        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not a safetensors index: {error!r}") from error
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path} is not a safetensors index: weight_map must be a non-empty object")
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or not re.fullmatch(r"[^/\\\0]+\.safetensors", shard):
+            raise CheckpointError(
+                f"{path} places {name} in {shard!r}; a shard must be a .safetensors file of the same folder"
+            )
+    return weight_map
+
+
+def _shards(folder: Path, indexed: dict[str, str]) -> list[Path]:
+    if indexed:
+        shards = [folder / name for name in sorted(set(indexed.values()))]
+        missing = [shard.name for shard in shards if not shard.is_file()]
+        if missing:
+            raise CheckpointError(
+                f"{folder} lacks {len(missing)} of its {len(shards)} shards: {', '.join(missing[:5])}"
+            )
+        return shards
+    if (folder / SINGLE_FILE).is_file():
+        return [folder / SINGLE_FILE]
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise CheckpointError(
+            f"{folder} holds only pickled weights ({pickles[0]}), which can run code when read; "
+            "convert them to safetensors"
+        )
+    raise CheckpointError(f"{folder} holds no weights: neither {SINGLE_FILE} nor {INDEX_FILE}")

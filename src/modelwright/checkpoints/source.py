@@ -1,0 +1,105 @@
+"""Where a model is read from and as what: the folder or hub id, its config with overrides, the type of its numbers.
+
+Leaves out the tensors themselves (``shards.py``) and what a class demands of them (``pretrained.py``).
+"""
+
+import copy
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+
+from modelwright.checkpoints.shards import TensorHeader, dtype_of
+from modelwright.errors import CheckpointError, ConfigError
+
+HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def find_folder(name: str | Path, kwargs: dict[str, Any]) -> Path:
+    """A local folder as it is; anything else is taken for a hub id and fetched (weights as safetensors only).
+
+    Takes the hub's arguments and ``subfolder`` out of ``kwargs``.
+    """
+    hub = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
+    subfolder = kwargs.pop("subfolder", "")
+    folder = Path(name)
+    if not folder.is_dir():
+        if folder.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
+            raise CheckpointError(f"{name} is not a folder and not a hub id")
+        try:
+            folder = Path(snapshot_download(str(name), allow_patterns=list(HUB_FILES), **hub))
+        except Exception as error:
+            raise CheckpointError(
+                f"{name} is not a folder here, and the hub did not answer with it: {_one_line(error)}"
+            ) from error
+    return folder / subfolder
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; a :class:`CheckpointError` that names the file if there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {_one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, and holds a {type(content).__name__}")
+    return content
+
+
+def read_config(config_class: Any, folder: Path, config: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The config with overrides applied, and what is left of the keyword arguments.
+
+    Args:
+        config: a config object, which is copied and overrides nothing; a folder or file to read instead of
+            ``folder``'s; or None.
+    """
+    if isinstance(config, config_class):
+        return copy.deepcopy(config), kwargs
+    path = folder if config is None else Path(config)
+    path = path / "config.json" if path.is_dir() else path
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent} has no {path.name}")
+    read_json(path)  # a plain sentence when it is damaged
+    dtypes = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
+    config, rest = config_class.from_pretrained(path, return_unused_kwargs=True, **kwargs)
+    return config, rest | dtypes
+
+
+def asked_dtype(kwargs: dict[str, Any]) -> str | None:
+    """The plain name of the type asked for; None for ``auto``, the default.
+
+    Looks at ``dtype`` and ``torch_dtype``, its older name, in ``kwargs``, and leaves them there.
+    """
+    asked = kwargs.get("dtype") if kwargs.get("dtype") is not None else kwargs.get("torch_dtype")
+    return None if asked in (None, "auto") else str(_named_dtype(asked)).removeprefix("torch.")
+
+
+def choose_dtype(kwargs: dict[str, Any], config: Any, headers: Iterable[TensorHeader]) -> torch.dtype:
+    """The type to load in: as asked; with ``auto`` the config's, else that of the stored weights.
+
+    Takes ``dtype`` and ``torch_dtype`` out of ``kwargs``.
+    """
+    asked = asked_dtype(kwargs) or config.dtype or config.get_text_config().dtype
+    for key in ("dtype", "torch_dtype"):
+        kwargs.pop(key, None)
+    if asked is None:
+        asked = next((dtype_of(header) for header in headers), None) or torch.float32
+    return _named_dtype(asked)
+
+
+def _named_dtype(asked: Any) -> torch.dtype:
+    named = getattr(torch, asked.removeprefix("torch."), None) if isinstance(asked, str) else asked
+    if named not in FLOATS:
+        allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
+        raise ConfigError(f"dtype must be auto or one of {allowed}; got {asked!r}")
+    return named
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

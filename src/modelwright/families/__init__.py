@@ -1,0 +1,1 @@
+"""One folder a family: its config, model, plan, export, processor and names on disk."""

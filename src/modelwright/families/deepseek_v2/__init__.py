@@ -1,0 +1,1 @@
+"""DeepSeek-V2 (arXiv:2405.04434): latent attention and mixture of experts."""

@@ -1,0 +1,1 @@
+"""ImageGPT (Chen et al., 2020): pictures drawn pixel by pixel."""

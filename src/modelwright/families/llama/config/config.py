@@ -1,0 +1,301 @@
+"""The Llama configuration in both dialects: how it is read, kept and written; its rules and views stand beside it."""
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any, ClassVar
+
+from modelwright.configs.base import require
+from modelwright.configs.engine import EngineSettings, weight_quantization
+from modelwright.configs.mindformers import merge_run, read_yaml, to_run, write_yaml
+from modelwright.configs.moe import MoEConfig
+from modelwright.configs.parallel import ParallelConfig, ParallelSettings
+from modelwright.configs.rope import is_number
+from modelwright.configs.rope_extensions import HF_DYNAMIC, extend_method, read_hugging_face
+from modelwright.configs.sampling import SamplingSettings
+from modelwright.configs.training import TrainingSettings
+from modelwright.families.llama.config.dialects import (
+    as_llama,
+    canonical,
+    completed,
+    dtype_name,
+    merge_rope,
+    moved_dtype,
+    without_overridden_rope,
+)
+from modelwright.families.llama.config.fields import LlamaFields
+from modelwright.families.llama.config.names import ALIASES, DTYPE_FIELDS, MINDFORMERS_FIELDS
+from modelwright.families.llama.config.rules import check_llama
+from modelwright.families.llama.config.views import (
+    engine_settings,
+    fields_without_effect,
+    parallel_settings,
+    sampling_settings,
+    training_settings,
+)
+
+_PARTS = {"parallel_config": ParallelConfig, "moe_config": MoEConfig}
+
+
+class LlamaConfig(LlamaFields):
+    """Llama 1 to 3.3 and its kin, from MindFormers' 61 fields or from a Hugging Face config.
+
+    Fields are named as in Hugging Face where it has a name; MindFormers' (`num_layers`, `num_heads`, `n_kv_heads`,
+    `max_position_embedding`, `theta`, `init_method_std`) read, set and build the same fields. `intermediate_size`,
+    `num_key_value_heads` and `max_position_embeddings` hold numbers, resolved when the config is built. What is left
+    out takes MindFormers' default, or Hugging Face's where the values speak its dialect (`llama_dialects`).
+
+    `parallel_config` and `moe_config` are dicts or objects, and read as `ParallelConfig` and `MoEConfig`. RoPE is read
+    from `theta`, `extend_method` and `scaling_factor`, or from `rope_theta` with `rope_parameters` or `rope_scaling`.
+    `dtype` is another name of `param_init_type`; where computing and rotating used the same type, setting it later, as
+    transformers does, takes them along. A negative `pad_token_id` means none.
+    """
+
+    model_type = "llama"
+    keys_to_ignore_at_inference = ["cache", "past_key_values"]
+    attribute_map: ClassVar[dict[str, str]] = dict(ALIASES)
+    aliases: ClassVar[frozenset[str]] = frozenset(ALIASES) | {
+        "attention_bias",
+        "head_dim",
+        "rope_parameters",
+        "rope_scaling",
+    }
+
+    @classmethod
+    def merge(cls, values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+        """`CheckedConfig.merge` over one set of names, so that an override replaces a file's other names of a thing."""
+        values = completed(values)
+        values = merge_rope(values, values.get("max_position_embeddings") or cls.max_position_embeddings)
+        overrides = dict(overrides)
+        for name in ("torch_dtype", "dtype"):
+            if (dtype := overrides.pop(name, None)) not in (None, "auto"):
+                values |= moved_dtype(values, dtype)
+        overrides = canonical(overrides)
+        if not overrides.keys().isdisjoint(("hidden_size", "num_attention_heads")) and _states_head_dim(values):
+            del values["head_dim"]  # it followed from what is overridden
+        for name in _PARTS:
+            if isinstance(values.get(name), dict) and isinstance(overrides.get(name), dict):
+                overrides[name] = values[name] | overrides[name]
+        return super().merge(without_overridden_rope(values, overrides), overrides)
+
+    @classmethod
+    def normalise(cls, values: dict[str, Any]) -> dict[str, Any]:
+        cls._refuse_misspelt(values)
+        values = as_llama(completed(values))
+        pad = values.get("pad_token_id")
+        if isinstance(pad, int) and pad < 0:
+            values["pad_token_id"] = None
+        values = super().normalise(_resolved(values))
+        for name, part in _PARTS.items():
+            values[name] = part.read(values.get(name), name)
+        return merge_rope(values, values["max_position_embeddings"])
+
+    @classmethod
+    def from_mindformers(cls, source: str | PathLike | Mapping[str, Any], **overrides: Any) -> "LlamaConfig":
+        """The config of a MindFormers run: a YAML file, or what one holds, under `overrides` in either vocabulary.
+
+        Its top-level `parallel_config`, `moe_config`, `recompute_config`, `swap_config`, `calculate_per_token_loss` and
+        `runner_config.batch_size` override `model.model_config`, as in MindFormers' trainer.
+
+        Raises:
+            ConfigError: the file cannot be read, is no Llama's, or breaks a rule.
+        """
+        run = source if isinstance(source, Mapping) else read_yaml(source)
+        return cls.from_dict(merge_run(run), **overrides)
+
+    def to_mindformers(self, path: str | PathLike | None = None) -> dict[str, Any]:
+        """The MindFormers run config of this model; with `path` it is also written there as YAML.
+
+        Raises:
+            ConfigError: MindFormers' Llama has no way to say something that this config says.
+        """
+        self.check()
+        self.check_mindformers()
+        values = {name: getattr(self, name) for name in MINDFORMERS_FIELDS} | self._unknown_keys()
+        values["pad_token_id"] = -1 if self.pad_token_id is None else self.pad_token_id
+        if self.norm_init_type is not None:  # no field of MindFormers', which keeps unknown keys
+            values["norm_init_type"] = self.norm_init_type
+        run = to_run(values | {name: getattr(self, name).to_dict() for name in _PARTS})
+        if path is not None:
+            write_yaml(run, path)
+        return run
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if key in _PARTS:
+            value = _PARTS[key].read(value, key)
+        elif key in DTYPE_FIELDS:
+            value = dtype_name(value)
+        elif key == "extend_method":
+            value = extend_method(value)
+        super().__setattr__(key, value)
+
+    @property
+    def dtype(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """transformers' name of `param_init_type`, the type that weights are stored in."""
+        return self.param_init_type
+
+    @dtype.setter
+    def dtype(self, value: Any) -> None:
+        if value is not None:
+            for name, moved in moved_dtype(vars(self), value).items():
+                setattr(self, name, moved)
+
+    @property
+    def attention_bias(self) -> bool:
+        """Hugging Face's one switch for the biases of all four projections.
+
+        Raises:
+            ConfigError: `qkv_has_bias` and `attn_proj_has_bias` differ, so that it cannot say them.
+        """
+        self._require_one_bias()
+        return self.qkv_has_bias
+
+    @attention_bias.setter
+    def attention_bias(self, value: bool) -> None:
+        self.qkv_has_bias = self.attn_proj_has_bias = value
+
+    @property
+    def rope_parameters(self) -> dict[str, Any]:
+        """The same RoPE as transformers v5 writes it, NTK as a plain base."""
+        return self.extension.to_hugging_face()
+
+    @rope_parameters.setter
+    def rope_parameters(self, value: dict[str, Any] | None) -> None:
+        if value == self.rope_parameters:
+            return
+        theta = self.rope_parameters["rope_theta"]
+        read = read_hugging_face(value or {}, theta, self.max_position_embeddings, "rope_parameters")
+        self.rope_theta, self.extend_method, self.scaling_factor = read.theta, read.method, read.factor
+
+    @property
+    def rope_scaling(self) -> dict[str, Any] | None:
+        """The extension as older Hugging Face configs write it beside `rope_theta`; `None` for plain RoPE."""
+        scaling = {key: value for key, value in self.rope_parameters.items() if key != "rope_theta"}
+        return None if scaling == {"rope_type": "default"} else scaling
+
+    @rope_scaling.setter
+    def rope_scaling(self, value: dict[str, Any] | None) -> None:
+        self.rope_parameters = value
+
+    @property
+    def engine(self) -> EngineSettings:
+        """How a serving engine runs this model."""
+        return engine_settings(self)
+
+    @property
+    def sampling(self) -> SamplingSettings:
+        """How the next token is chosen by default."""
+        return sampling_settings(self)
+
+    @property
+    def parallel(self) -> ParallelSettings:
+        """How this model is laid out over devices."""
+        return parallel_settings(self)
+
+    @property
+    def training(self) -> TrainingSettings:
+        """How a trainer feeds this model and weighs its loss."""
+        return training_settings(self)
+
+    @property
+    def fields_without_effect(self) -> list[str]:
+        """The fields set away from their defaults that change nothing on torch, with this config's other values."""
+        return fields_without_effect(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, and beside them what Hugging Face's Llama calls the same things; `from_dict` reads it back."""
+        views = {
+            "theta": self.rope_theta,
+            "rope_theta": self.rope_parameters["rope_theta"],
+            "rope_parameters": self.rope_parameters,
+            "rope_scaling": self.rope_scaling,
+            "head_dim": self.head_dim,
+            "dtype": self.dtype,
+            "parallel_config": self.parallel_config.to_dict(),
+            "moe_config": self.moe_config.to_dict(),
+        }
+        if self.qkv_has_bias == self.attn_proj_has_bias:
+            views["attention_bias"] = self.attention_bias
+        if weight_quantization(self) is not None:  # whoever reads the weights must know that they are integers
+            views |= {"quantization_config": self.quant_config, "quant_config": None}
+        return super().to_dict() | views
+
+    def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write a config.json that transformers' Llama reads as the same model.
+
+        Raises:
+            ConfigError: Hugging Face's Llama has no way to say it (`check_hugging_face`).
+        """
+        self.check_hugging_face()
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
+
+    def check_hugging_face(self) -> None:
+        """Raise `ConfigError`, with the reason, for what Hugging Face's Llama cannot express."""
+        self._require_one_bias()
+        require(
+            self.extend_method != "DYNAMIC_NTK",
+            'extend_method "DYNAMIC_NTK" has no rope type in Hugging Face ("dynamic" grows otherwise)',
+        )
+
+    def check_mindformers(self) -> None:
+        """Raise `ConfigError`, with the reason, for what MindFormers' Llama cannot express."""
+        require(
+            self.extend_method != HF_DYNAMIC,
+            'rope type "dynamic" has no extend_method in MindFormers ("DYNAMIC_NTK" grows otherwise)',
+        )
+        dropout, reset = self.attention_dropout, self.reset_position_ids
+        require(dropout == 0, f"attention_dropout ({dropout}) must be 0 in MindFormers, which drops no attention")
+        require(not reset, "reset_position_ids (True) has no field in MindFormers, where positions run on")
+
+    def check_rules(self) -> None:
+        check_llama(self)
+        for view in (engine_settings, sampling_settings, training_settings, parallel_settings):
+            view(self)  # checked as it is built
+
+    def _require_one_bias(self) -> None:
+        qkv, out = self.qkv_has_bias, self.attn_proj_has_bias
+        require(
+            qkv == out,
+            f"Hugging Face's attention_bias is one switch: qkv_has_bias ({qkv}) must equal attn_proj_has_bias ({out})",
+        )
+
+    def _unknown_keys(self) -> dict[str, Any]:
+        """What a file said beyond the fields, which is kept and written again."""
+        known = self._known_keys()
+        return {key: value for key, value in vars(self).items() if key not in known and not key.startswith("_")}
+
+
+def _states_head_dim(values: Mapping[str, Any]) -> bool:
+    """Whether `values` hold the `head_dim` that follows from the others."""
+    numbers = [values.get(name) for name in ("hidden_size", "num_attention_heads", "head_dim")]
+    hidden, heads, stated = (number if isinstance(number, int) else 0 for number in numbers)
+    return stated > 0 and stated * heads == hidden
+
+
+def _resolved(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` with the numbers that MindFormers derives when they are left out; a wrong type is left to `check`."""
+    values = {"hidden_size": 4096, "num_attention_heads": 32, "seq_length": 2048} | values
+    if values.get("num_key_value_heads") is None:
+        values["num_key_value_heads"] = values["num_attention_heads"]
+    if not values.get("max_position_embeddings"):
+        values["max_position_embeddings"] = values["seq_length"]
+    if values.get("intermediate_size") is None:
+        values["intermediate_size"] = feed_forward_width(
+            values["hidden_size"], values.get("multiple_of", 256), values.get("ffn_dim_multiplier")
+        )
+    return values
+
+
+def feed_forward_width(hidden_size: int, multiple_of: int = 256, ffn_dim_multiplier: float | None = None) -> int:
+    """MindFormers' `intermediate_size`: two thirds of 4 x `hidden_size`, stretched first, rounded up to `multiple_of`.
+
+    Meta's code multiplies after taking two thirds, and gives another width where `multiple_of` is small.
+    """
+    for name, value in (("hidden_size", hidden_size), ("multiple_of", multiple_of)):
+        holds = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        require(holds, f"{name} must be an int of at least 1, got {value!r}")
+    width = 4 * hidden_size
+    if ffn_dim_multiplier is not None:
+        holds = is_number(ffn_dim_multiplier) and ffn_dim_multiplier > 0
+        require(holds, f"ffn_dim_multiplier must be a finite number above 0, got {ffn_dim_multiplier!r}")
+        width = int((ffn_dim_multiplier + 0.01) * width)
+    return multiple_of * -(-int(2 * width / 3) // multiple_of)

@@ -1,0 +1,207 @@
+"""The reading of a Llama config's two vocabularies into one set of names; it knows no rule between values.
+
+Values that use Hugging Face's names, and none that only MindFormers has, get Hugging Face's defaults for what they
+leave out; all others get those of MindFormers' documentation.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from modelwright.configs.base import is_transformers_quantization, require
+from modelwright.configs.rope_extensions import Extension, extend_method, read_hugging_face
+from modelwright.families.llama.config.names import (
+    ALIASES,
+    DTYPE_FIELDS,
+    DTYPES,
+    HUGGING_FACE_DEFAULTS,
+    HUGGING_FACE_ONLY,
+    MINDFORMERS_FIELDS,
+    MINDFORMERS_ONLY,
+    MISTRAL_DEFAULTS,
+    NONE_MEANS,
+    ROPE_VIEWS,
+)
+
+
+def speaks_hugging_face(values: Mapping[str, Any]) -> bool:
+    """Whether `values` use a name of Hugging Face's and none that only MindFormers has."""
+    return not values.keys().isdisjoint(HUGGING_FACE_ONLY) and values.keys().isdisjoint(MINDFORMERS_ONLY)
+
+
+def speaks_mindformers(values: Mapping[str, Any]) -> bool:
+    """Whether `values` use MindFormers' name for a thing that both name."""
+    return not values.keys().isdisjoint(ALIASES)
+
+
+def dtype_name(value: Any) -> Any:
+    """`value` as a plain lower-case type name: `torch.float16`, `"mstype.float16"` and `"Float16"` are `"float16"`."""
+    name = str(value).lower().rsplit(".", 1)[-1]
+    return name if name in DTYPES else value
+
+
+def canonical(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` under this config's own names, RoPE apart (see `merge_rope`).
+
+    Raises:
+        ConfigError: two names of one thing have different values.
+    """
+    values = dict(values)
+    for alias, name in ALIASES.items():
+        if name != "rope_theta":
+            _merge_alias(values, alias, name)
+    if not is_transformers_quantization(values.get("quantization_config")):
+        _merge_alias(values, "quantization_config", "quant_config")
+    _read_dtype(values)
+    _read_biases(values)
+    for name, default in NONE_MEANS.items():
+        if name in values and values[name] is None:
+            values[name] = default
+    return values
+
+
+def completed(values: dict[str, Any]) -> dict[str, Any]:
+    """`canonical` values, which get Hugging Face's defaults for what they leave out if they speak its dialect."""
+    if not speaks_hugging_face(values):
+        return canonical(values)
+    family = MISTRAL_DEFAULTS if values.get("model_type") == "mistral" else {}
+    values = HUGGING_FACE_DEFAULTS | family | canonical(values)
+    values = {"param_init_type": "float32", "compute_dtype": "float32"} | values
+    values = {"rotary_dtype": values["compute_dtype"], "norm_init_type": values["param_init_type"]} | values
+    return {"seq_length": values["max_position_embeddings"]} | values
+
+
+def as_llama(values: dict[str, Any]) -> dict[str, Any]:
+    """A Mistral's `completed` values as those of the Llama it is where no window slides.
+
+    Raises:
+        ConfigError: the window is shorter than the context.
+    """
+    if values.get("model_type") != "mistral":
+        return values
+    window, context = values.get("sliding_window"), values["max_position_embeddings"]
+    require(
+        window is None or window >= context,
+        f"sliding_window ({window}) must be None or at least max_position_embeddings ({context}): "
+        "a Llama attends to its whole context",
+    )
+    classes = [str(name).replace("Mistral", "Llama") for name in values.get("architectures") or []]
+    rest = {key: value for key, value in values.items() if key not in ("sliding_window", "architectures", "model_type")}
+    return rest | {"model_type": "llama", "architectures": classes or None}
+
+
+def moved_dtype(values: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+    """The fields that change when the type of storage becomes `dtype`: those that are one with it go along."""
+    old, new = values.get("param_init_type"), dtype_name(dtype)
+    others = ("compute_dtype", "rotary_dtype", "embedding_init_type", "norm_init_type")
+    together = [name for name in others if values.get(name) == old]
+    return dict.fromkeys(["param_init_type", *together], new)
+
+
+def merge_rope(values: dict[str, Any], max_position_embeddings: int) -> dict[str, Any]:
+    """`values` with all that is said of RoPE as `rope_theta` (the unscaled base), `extend_method`, `scaling_factor`.
+
+    Hugging Face's `rope_theta` is the base in use: NTK's, which is written as a plain base, may name both.
+
+    Raises:
+        ConfigError: two views of RoPE disagree.
+    """
+    values = dict(values)
+    views = {name: view for name in ROPE_VIEWS if (view := values.pop(name, None))}
+    base, outer = values.pop("theta", None), values.pop("rope_theta", None)
+    method, factor = values.pop("extend_method", None), values.pop("scaling_factor", None)
+    inner = {name: theta for name, view in views.items() if (theta := _theta_in(view, name)) is not None}
+    default = MINDFORMERS_FIELDS["theta"]
+    thetas = {"theta": base, "rope_theta": outer} | {f"rope_theta inside {name}": t for name, t in inner.items()}
+    said = {name: theta for name, theta in thetas.items() if theta is not None}
+    if method is None and factor is None:
+        _require_same(said)
+        theta = next(iter(said.values()), default)
+        read = [read_hugging_face(view, theta, max_position_embeddings, name) for name, view in views.items()]
+        if len(read) == 2:
+            require(
+                read[0] == read[1],
+                f"rope_scaling ({views['rope_scaling']}) contradicts rope_parameters ({views['rope_parameters']})",
+            )
+        chosen = read[0] if read else Extension(theta)
+    else:
+        plain = base if base is not None else outer if outer is not None else next(iter(inner.values()), default)
+        chosen = Extension(plain, extend_method(method), 1.0 if factor is None else factor)
+        in_use = chosen.to_hugging_face()["rope_theta"]
+        _require_same({name: theta for name, theta in said.items() if theta not in (chosen.theta, in_use)} and said)
+        for name, view in views.items():
+            _require_agreement(chosen, view, name, max_position_embeddings)
+    return values | {"rope_theta": chosen.theta, "extend_method": chosen.method, "scaling_factor": chosen.factor}
+
+
+def without_overridden_rope(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """A file's `values`, whose RoPE `merge_rope` has read, less what `overrides` say anew."""
+    dropped = set()
+    views = [overrides[name] for name in ROPE_VIEWS if name in overrides]
+    if views or overrides.get("extend_method", values["extend_method"]) != values["extend_method"]:
+        dropped |= {"extend_method", "scaling_factor"}
+    if not overrides.keys().isdisjoint(("theta", "rope_theta")) or any("rope_theta" in (view or ()) for view in views):
+        dropped.add("rope_theta")
+    return {key: value for key, value in values.items() if key not in dropped}
+
+
+def _theta_in(view: Any, name: str) -> Any:
+    require(isinstance(view, dict), f"{name} must be a dict or None, got {view!r}")
+    return view.get("rope_theta")
+
+
+def _require_same(thetas: dict[str, Any]) -> None:
+    first = next(iter(thetas.items()), ("", None))
+    for name, theta in thetas.items():
+        require(theta == first[1], f"{first[0]} ({first[1]}) contradicts {name} ({theta})")
+
+
+def _require_agreement(chosen: Extension, view: dict[str, Any], name: str, context: int) -> None:
+    """The file's other view of RoPE turns as `chosen` does."""
+    if chosen.method == "DYNAMIC_NTK":
+        agrees = view.get("rope_type") == "dynamic_ntk"
+    else:
+        in_use = chosen.to_hugging_face()["rope_theta"]
+        other = read_hugging_face(view, in_use, context, name)
+        agrees = other.settings(2, context) == read_hugging_face(
+            chosen.to_hugging_face(), in_use, context, name
+        ).settings(2, context)
+    require(
+        agrees,
+        f'{name} ({view}) contradicts extend_method "{chosen.method}" with scaling_factor ({chosen.factor})',
+    )
+
+
+def _merge_alias(values: dict[str, Any], alias: str, name: str) -> None:
+    """Move `alias` to `name`; None says nothing where the other speaks."""
+    if alias not in values:
+        return
+    value, other = values.pop(alias), values.get(name)
+    if value is not None and other is not None:
+        require(value == other, f"{name} ({other}) contradicts its alias {alias} ({value})")
+    values[name] = other if other is not None else value
+
+
+def _read_dtype(values: dict[str, Any]) -> None:
+    """Hugging Face's `dtype` (or `torch_dtype`) names the type of storage, and of computing unless that is said."""
+    new, old = dtype_name(values.pop("dtype", None)), dtype_name(values.pop("torch_dtype", None))
+    if new is not None and old is not None:
+        require(new == old, f"dtype ({new}) contradicts its alias torch_dtype ({old})")
+    stored = new if new is not None else old
+    for name in DTYPE_FIELDS:
+        if name in values:
+            values[name] = dtype_name(values[name])
+    if stored in (None, "auto"):
+        return
+    said = values.setdefault("param_init_type", stored)
+    require(said == stored, f"param_init_type ({said}) contradicts its alias dtype ({stored})")
+    values.setdefault("compute_dtype", stored)
+
+
+def _read_biases(values: dict[str, Any]) -> None:
+    """Hugging Face's one `attention_bias` is both of MindFormers' switches."""
+    both = values.pop("attention_bias", None)
+    if both is None:
+        return
+    for name in ("qkv_has_bias", "attn_proj_has_bias"):
+        said = values.setdefault(name, both)
+        require(said == both, f"attention_bias ({both}) contradicts {name} ({said})")

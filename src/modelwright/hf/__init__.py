@@ -1,0 +1,1 @@
+"""Everything that knows how transformers calls, caches, loads and generates."""

@@ -1,0 +1,65 @@
+"""What transformers calls the keys and values of earlier tokens: ``past_key_values`` before 5.24, ``cache`` since.
+
+A caller may use either name and an output is read by either, on every release. Our own code says ``cache``.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, ParamSpec, TypeVar
+
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+P, R = ParamSpec("P"), TypeVar("R")
+OLD_NAME, NEW_NAME = "past_key_values", "cache"
+
+CACHE_NAME = NEW_NAME if NEW_NAME in {field.name for field in fields(BaseModelOutputWithPast)} else OLD_NAME
+"""The name that the installed transformers calls models with and reads from their outputs."""
+
+
+def either_cache_name(method: Callable[P, R]) -> Callable[P, R]:
+    """Let callers of ``method``, which has a parameter ``cache``, say ``past_key_values`` instead.
+
+    Raises:
+        TypeError: at a call that says both.
+    """
+
+    @functools.wraps(method)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        if OLD_NAME in kwargs:
+            if kwargs.get(NEW_NAME) is not None:
+                raise TypeError(f"{NEW_NAME} and {OLD_NAME} are two names of one argument: give one of them")
+            kwargs[NEW_NAME] = kwargs.pop(OLD_NAME)
+        return method(*args, **kwargs)
+
+    return called
+
+
+class EitherCacheName:
+    """An output whose cache is read by either name, as an attribute and as a key; stands before transformers' class."""
+
+    def __getitem__(self, key: Any) -> Any:
+        return super().__getitem__(_as_stored(key))  # pyright: ignore[reportAttributeAccessIssue]
+
+    def __contains__(self, key: Any) -> bool:
+        return super().__contains__(_as_stored(key))  # pyright: ignore[reportAttributeAccessIssue]
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """As a dictionary's."""
+        return super().get(_as_stored(key), default)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _other_name(self: Any) -> Any:
+    return getattr(self, CACHE_NAME)
+
+
+setattr(EitherCacheName, OLD_NAME if CACHE_NAME == NEW_NAME else NEW_NAME, property(_other_name))
+
+
+def _as_stored(key: Any) -> Any:
+    return CACHE_NAME if isinstance(key, str) and key in (OLD_NAME, NEW_NAME) else key
+
+
+def of_cache(cache: Any) -> dict[str, Any]:
+    """``cache`` as the keyword argument that the installed transformers takes."""
+    return {CACHE_NAME: cache}

@@ -1,0 +1,1 @@
+"""What computes: compiled CPU kernels and Triton kernels, each saying what it serves; torch serves the rest."""

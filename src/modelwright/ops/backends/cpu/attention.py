@@ -1,0 +1,80 @@
+"""Decode attention over pages by the compiled kernel: the checks and the pointers; the arithmetic is in C++."""
+
+import math
+import struct
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from modelwright.ops.backends.cpu.build import build, call
+from modelwright.ops.pages import Pages
+
+STORED = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+QUERIES = (torch.float32, torch.bfloat16)
+MOST_PARTS = 2
+
+
+_DECODE = struct.Struct("4q 6q 30q 4q f")
+"""`Decode` of attention.cpp: the counts, two parts' queries, two parts' keys and the values, contexts and tables."""
+
+
+def serves_decode(q: Tensor, *pages: Pages) -> bool:
+    """Whether the kernel takes these queries over these pages: on the CPU, of types it knows, without autograd."""
+    if q.device.type != "cpu" or q.dtype not in QUERIES or (torch.is_grad_enabled() and q.requires_grad):
+        return False
+    known = all(kind.rows.dtype in STORED and kind.rows.device.type == "cpu" for kind in pages)
+    return known and build().library is not None
+
+
+def decode(
+    queries: Sequence[Tensor], keys: Sequence[Pages], values: Pages, contexts: Tensor, tables: Tensor, scale: float
+) -> Tensor:
+    """One query per sequence over its pages; see ``ops/paged.py`` for what it computes.
+
+    Args:
+        queries: ``[sequences, heads, width]`` of each part of a key (latent and rotated), or of the whole key.
+        keys: the parts; where ``values`` are the first of them, they are read once.
+        contexts: ``[sequences]``, how many keys each has, 1 at least; tables ``[sequences, pages at most]``.
+
+    Returns:
+        ``[sequences, heads, width of the values]``.
+    """
+    for q, part in zip(queries, keys, strict=True):
+        if q.shape[-1] != part.width:  # pointers carry no sizes
+            raise ValueError(f"the width of the queries ({q.shape[-1]}) must be that of the keys ({part.width})")
+    queries = [q if q.stride(-1) == 1 else q.contiguous() for q in queries]
+    first, (sequences, heads) = queries[0], queries[0].shape[:2]
+    contexts = contexts.to("cpu", torch.int32).contiguous()
+    tables = tables.to("cpu", torch.int32).contiguous()
+    out = first.new_empty(sequences, heads, values.width)
+    missing = MOST_PARTS - len(keys)
+    packed = _DECODE.pack(
+        sequences,
+        heads,
+        keys[0].rows.shape[2] if keys[0].rows.dim() == 4 else 1,
+        len(keys),
+        *(number for q in queries for number in (q.data_ptr(), *q.stride()[:2])),
+        *(0,) * 3 * missing,
+        *(number for part in keys for number in _stored(part)),
+        *(0,) * 10 * missing,
+        *_stored(values),
+        contexts.data_ptr(),
+        tables.data_ptr(),
+        tables.shape[1],
+        values.page_size,
+        scale * math.log2(math.e),
+    )
+    call("paged_decode", "sipi", packed, first.dtype == torch.bfloat16, out.data_ptr(), torch.get_num_threads())
+    return out
+
+
+def _stored(pages: Pages) -> tuple[int, ...]:
+    """`Stored` of attention.cpp: type, width, pointer and strides of page, token and head, and those of the scales."""
+    rows, scales = pages.rows, pages.scales
+    page, token, *head, number = rows.stride()
+    if number != 1:
+        raise ValueError(f"the numbers of a stored vector must lie side by side, got a stride of {number}")
+    head = head or [0]
+    factors = (0, 0, 0, 0) if scales is None else (scales.data_ptr(), *scales.stride(), 0)[:4]
+    return (STORED[rows.dtype], rows.shape[-1], rows.data_ptr(), page, token, *head, *factors)

@@ -1,0 +1,104 @@
+"""What is done row by row by the compiled kernels: the checks and the pointers; the arithmetic is in C++."""
+
+import torch
+from torch import Tensor
+
+from modelwright.ops.backends.cpu.build import build, call
+from modelwright.ops.backends.cpu.linear import is_bare
+
+TYPES = (torch.float32, torch.bfloat16)
+HALF = torch.bfloat16
+
+
+def serves_rows(x: Tensor, *others: Tensor) -> bool:
+    """Whether the kernels take ``x`` and what goes with it: on the CPU, of types they know, numbers alone."""
+    if not is_bare(x) or x.device.type != "cpu" or x.dtype not in TYPES or x.stride(-1) != 1:
+        return False
+    return all(other.device == x.device and other.is_contiguous() for other in others) and build().library is not None
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, once: bool) -> Tensor:
+    """``weight * x / rms(x)`` over the last dimension, in fp32; see :class:`modelwright.layers.RMSNorm`.
+
+    ``once`` rounds the result alone, otherwise the quotient is rounded to the type of ``x`` before. ``weight``
+    ``[dim]`` has that type too.
+    """
+    x = x.contiguous()
+    out, dim = torch.empty_like(x), x.shape[-1]
+    call(
+        "norm_rows",
+        "ipqqpfipi",
+        x.dtype == HALF,
+        x.data_ptr(),
+        x.numel() // dim,
+        dim,
+        weight.data_ptr(),
+        eps,
+        once,
+        out.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    """:func:`modelwright.ops.rotary.rotate_half_split` or ``rotate_interleaved``, for a batch of one.
+
+    x ``[1, heads, tokens, dim]``, cos and sin ``[1, tokens, dim / 2]``, both in fp32 or both in bf16; the result is a
+    view of memory in the order of tokens, as pages keep keys.
+    """
+    _, heads, tokens, dim = x.shape
+    _, head_stride, token_stride, _ = x.stride()
+    out = x.new_empty(1, tokens, heads, dim)
+    call(
+        "rotate_rows",
+        "iipqqqqqppipi",
+        x.dtype == HALF,
+        cos.dtype == HALF,
+        x.data_ptr(),
+        head_stride,
+        token_stride,
+        heads,
+        tokens,
+        dim,
+        cos.data_ptr(),
+        sin.data_ptr(),
+        interleaved,
+        out.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return out.transpose(1, 2)
+
+
+def silu_product(gate: Tensor, up: Tensor) -> Tensor:
+    """``F.silu(gate) * up``, both contiguous, of one type and shape."""
+    out = torch.empty_like(gate)
+    pointers, threads = (gate.data_ptr(), up.data_ptr()), torch.get_num_threads()
+    call("silu_product", "ippqpi", gate.dtype == HALF, *pointers, gate.numel(), out.data_ptr(), threads)
+    return out
+
+
+def route(x: Tensor, weight: Tensor, softmax: bool) -> tuple[Tensor, Tensor]:
+    """Logits ``x @ weight.T``, summed in fp32, and their softmax or sigmoid: both fp32 ``[tokens, experts]``.
+
+    x ``[tokens, dim]`` and weight ``[experts, dim]`` are contiguous, each in fp32 or bf16; see
+    :class:`modelwright.layers.Router`.
+    """
+    (tokens, dim), experts = x.shape, weight.shape[0]
+    logits, scores = x.new_empty(2, tokens, experts, dtype=torch.float32).unbind()
+    call(
+        "route_rows",
+        "iipqqpqippi",
+        x.dtype == HALF,
+        weight.dtype == HALF,
+        x.data_ptr(),
+        tokens,
+        dim,
+        weight.data_ptr(),
+        experts,
+        softmax,
+        logits.data_ptr(),
+        scores.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return logits, scores

@@ -1,0 +1,104 @@
+"""Which class serves which config, and what transformers' Auto classes know once told."""
+
+import pytest
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import DeepseekV2Config as TheirConfig
+from transformers import ImageGPTConfig as TheirImageGPTConfig
+
+from modelwright.errors import ConfigError
+from modelwright.families.deepseek_v2.model import (
+    DeepseekV2ForCausalLM,
+    DeepseekV2ForSequenceClassification,
+    DeepseekV2Model,
+)
+from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
+from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
+from modelwright.families.imagegpt.model import (
+    ImageGPTForCausalImageModeling,
+    ImageGPTForImageClassification,
+    ImageGPTModel,
+)
+from modelwright.families.llama.model import LlamaForCausalLM, LlamaForSequenceClassification, LlamaModel
+from modelwright.hf.registry import ARCHITECTURES, MODEL_TYPES, PROCESSORS, model_class, register
+from tests.fakes import tiny_vl2
+
+
+@pytest.mark.parametrize(
+    ("config", "cls"),
+    [
+        ({"architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2"}, DeepseekV2ForCausalLM),
+        ({"architectures": ["DeepseekV2Model"]}, DeepseekV2Model),
+        ({"architectures": ["Other", "DeepseekV2ForSequenceClassification"]}, DeepseekV2ForSequenceClassification),
+        ({"architectures": None, "model_type": "deepseek_v2"}, DeepseekV2ForCausalLM),
+        ({"architectures": ["DeepseekVLV2ForCausalLM"], "model_type": "deepseek_vl_v2"}, DeepseekVLV2ForCausalLM),
+        ({"model_type": "deepseek_vl_v2"}, DeepseekVLV2ForCausalLM),
+        (
+            {"architectures": ["ImageGPTForCausalImageModeling"], "model_type": "imagegpt"},
+            ImageGPTForCausalImageModeling,
+        ),
+        ({"architectures": ["ImageGPTForImageClassification"]}, ImageGPTForImageClassification),
+        ({"architectures": ["ImageGPTModel"]}, ImageGPTModel),
+        ({"model_type": "imagegpt"}, ImageGPTForCausalImageModeling),
+        ({"architectures": ["LlamaModel"], "model_type": "llama"}, LlamaModel),
+        ({"architectures": ["LlamaForSequenceClassification"]}, LlamaForSequenceClassification),
+        ({"model_type": "llama"}, LlamaForCausalLM),
+        ({"architectures": ["MistralForCausalLM"], "model_type": "mistral"}, LlamaForCausalLM),
+    ],
+)
+def test_architectures_then_model_type(config, cls):
+    assert model_class(config) is cls
+
+
+OURS = ", ".join(ARCHITECTURES)
+TYPES = "deepseek_v2, deepseek_vl_v2, imagegpt, llama, mistral"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"architectures": ["DeepseekOCRForCausalLM"], "model_type": "deepseek_vl_v2"},
+            "architectures ['DeepseekOCRForCausalLM'] (model_type 'deepseek_vl_v2') is not served; we have " + OURS,
+        ),
+        ({"model_type": "qwen3"}, f"model_type 'qwen3' is not served; we have {TYPES}"),
+        ({}, f"model_type None is not served; we have {TYPES}"),
+        ({"architectures": "DeepseekV2Model"}, "architectures must be a list of names, not 'DeepseekV2Model'"),
+        ({"architectures": [7]}, "architectures must be a list of names, not [7]"),
+    ],
+)
+def test_what_is_not_ours_is_refused_with_what_is(config, message):
+    with pytest.raises(ConfigError) as caught:
+        model_class(config)
+    assert str(caught.value) == message
+
+
+def test_every_class_and_type_has_its_processor():
+    read = {cls.config_class.model_type for cls in ARCHITECTURES.values()}
+    assert read | {"mistral"} == set(MODEL_TYPES) == set(PROCESSORS)
+
+
+def test_registering_twice_changes_nothing_and_shadows_nothing():
+    register()
+    register()
+    assert CONFIG_MAPPING["deepseek_vl_v2"] is DeepseekVLV2Config
+    assert CONFIG_MAPPING["deepseek_v2"] is TheirConfig
+    assert CONFIG_MAPPING["imagegpt"] is TheirImageGPTConfig
+    config = tiny_vl2().config
+    for auto in (AutoModelForCausalLM, AutoModelForImageTextToText):
+        assert isinstance(auto.from_config(config), DeepseekVLV2ForCausalLM)
+
+
+def test_a_transformers_that_has_the_family_is_left_alone(monkeypatch):
+    class Theirs(DeepseekVLV2Config):
+        """Stands for a class of a later transformers."""
+
+    monkeypatch.setitem(CONFIG_MAPPING._extra_content, "deepseek_vl_v2", Theirs)
+    register()
+    assert CONFIG_MAPPING["deepseek_vl_v2"] is Theirs
+
+
+def test_the_auto_config_reads_ours(tmp_path):
+    register()
+    config = tiny_vl2().config
+    config.save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path) == config

@@ -1,0 +1,197 @@
+"""save_pretrained and load_state_dict: official names on disk, one stack in memory, and nothing lost between."""
+
+import json
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modelwright.errors import CheckpointError
+from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM, DeepseekV2ForSequenceClassification
+from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
+from tests.fakes import DENSE, MHA, MOE, VARIANTS, official_weights, tiny_v2, tiny_vl2, tokens
+
+FUSED = MHA | {"qkv_concat": True, "attention_bias": True}
+PLAIN = MOE | {"gated_mlp": False}
+
+
+def equal(a, b):
+    first, second = a.state_dict(), b.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("base", [*VARIANTS.values(), FUSED, PLAIN], ids=[*VARIANTS, "fused", "plain"])
+def test_what_is_saved_loads_equal(base, tmp_path):
+    model = tiny_v2(base=base)
+    model.save_pretrained(tmp_path, max_shard_size="40KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    loaded = DeepseekV2ForCausalLM.from_pretrained(tmp_path)
+    assert equal(loaded, model)
+    assert torch.equal(loaded(tokens(1, 5)).logits, model(tokens(1, 5)).logits)
+
+
+def test_names_on_disk_are_the_official_ones(tmp_path):
+    model = tiny_v2()
+    model.save_pretrained(tmp_path)
+    found = load_file(tmp_path / "model.safetensors")
+    experts = {
+        f"model.layers.1.mlp.experts.{e}.{part}_proj.weight" for e in range(8) for part in ("gate", "up", "down")
+    }
+    assert experts == {name for name in found if ".experts." in name}
+    stack = model.model.layers[1].mlp.experts
+    assert torch.equal(found["model.layers.1.mlp.experts.5.gate_proj.weight"], stack.gate_up_proj[5, :16])
+    assert torch.equal(found["model.layers.1.mlp.experts.5.up_proj.weight"], stack.gate_up_proj[5, 16:])
+    assert torch.equal(found["model.layers.1.mlp.experts.5.down_proj.weight"], stack.down_proj[5])
+    assert {name for name in found if ".layers.0.mlp." in name} == {
+        f"model.layers.0.mlp.{part}_proj.weight" for part in ("gate", "up", "down")
+    }
+
+
+def test_a_fused_projection_is_saved_as_three_and_read_from_three(tmp_path):
+    apart = tiny_v2(base=FUSED | {"qkv_concat": False})
+    apart.save_pretrained(tmp_path / "apart")
+    fused = DeepseekV2ForCausalLM.from_pretrained(tmp_path / "apart", qkv_concat=True)
+    assert fused.model.layers[0].self_attn.qkv_proj.weight.shape == (32 + 16 + 16, 32)
+    torch.testing.assert_close(fused(tokens(2, 7)).logits, apart(tokens(2, 7)).logits)
+    fused.save_pretrained(tmp_path / "again")
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("apart", "again"))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("make", [tiny_v2, lambda **fields: tiny_vl2(language=fields)], ids=["text", "pictures"])
+def test_a_tied_head_is_saved_once(make, tmp_path):
+    model = make(tie_word_embeddings=True)
+    model.save_pretrained(tmp_path)
+    assert not [name for name in load_file(tmp_path / "model.safetensors") if name.endswith("lm_head.weight")]
+    assert equal(type(model).from_pretrained(tmp_path), model)
+
+
+def test_the_config_says_what_was_saved(tmp_path):
+    model = tiny_vl2().to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["architectures"], config["dtype"]) == (["DeepseekVLV2ForCausalLM"], "bfloat16")
+    assert model.config.architectures is None  # the model's own config is not changed
+    loaded = DeepseekVLV2ForCausalLM.from_pretrained(tmp_path)
+    assert loaded.dtype == torch.bfloat16
+    assert equal(loaded, model)
+
+
+def test_a_generation_config_goes_along(tmp_path):
+    model = tiny_v2()
+    model.generation_config.eos_token_id = [1, 9]
+    model.save_pretrained(tmp_path)
+    assert DeepseekV2ForCausalLM.from_pretrained(tmp_path).generation_config.eos_token_id == [1, 9]
+
+
+@pytest.mark.parametrize("size", ["5GB", "40KB"])
+def test_the_folder_a_model_came_from_may_be_overwritten(size, tmp_path):
+    tiny_v2().save_pretrained(tmp_path, max_shard_size="40KB")
+    model = DeepseekV2ForCausalLM.from_pretrained(tmp_path)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.save_pretrained(tmp_path, max_shard_size=size)
+    for state in (model.state_dict(), DeepseekV2ForCausalLM.from_pretrained(tmp_path).state_dict()):
+        assert all(torch.equal(state[name], expected[name]) for name in expected)
+
+
+def test_only_the_main_process_writes(tmp_path):
+    tiny_v2().save_pretrained(tmp_path / "none", is_main_process=False)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("names", ["in memory", "official"])
+def test_other_weights_than_the_models_own_can_be_saved(names, tmp_path):
+    model, other = tiny_v2(), tiny_v2(seed=1)
+    state = other.state_dict() if names == "in memory" else official_weights(other)
+    model.save_pretrained(tmp_path, state_dict=state)
+    assert equal(DeepseekV2ForCausalLM.from_pretrained(tmp_path), other)
+
+
+def test_weights_that_are_not_all_there_are_not_saved(tmp_path):
+    model = tiny_v2()
+    state = model.state_dict()
+    del state["model.layers.1.mlp.experts.down_proj"]
+    match = r"the weights to save lack model.layers.1.mlp.experts.0.down_proj.weight$"
+    with pytest.raises(CheckpointError, match=match):
+        model.save_pretrained(tmp_path, state_dict=state)
+
+
+def test_official_names_load_into_a_built_model(tmp_path):
+    model, other = tiny_v2(), tiny_v2(seed=1)
+    result = model.load_state_dict(official_weights(other))
+    assert not result.missing_keys and not result.unexpected_keys
+    assert equal(model, other)
+    model.save_pretrained(tmp_path)
+    assert equal(DeepseekV2ForCausalLM.from_pretrained(tmp_path), other)
+
+
+def test_names_in_memory_load_too():
+    model, other = tiny_v2(), tiny_v2(seed=1)
+    model.load_state_dict(other.state_dict())
+    assert equal(model, other)
+
+
+def test_official_names_can_be_assigned_to_a_model_without_memory():
+    other = tiny_v2(seed=1)
+    with torch.device("meta"):
+        model = DeepseekV2ForCausalLM(other.config)
+    model.load_state_dict(official_weights(other), assign=True)
+    assert equal(model, other)
+
+
+def test_shards_load_one_after_another_when_not_strict():
+    model, other = tiny_v2(), tiny_v2(seed=1)
+    weights = official_weights(other)
+    names = sorted(weights)
+    for part in (names[::2], names[1::2]):
+        model.load_state_dict({name: weights[name] for name in part}, strict=False)
+    assert equal(model, other)
+
+
+def test_a_part_that_is_missing_is_named_when_strict():
+    model = tiny_v2()
+    weights = official_weights(model)
+    del weights["model.layers.1.mlp.experts.7.up_proj.weight"]
+    match = r"the state dict does not fit DeepseekV2ForCausalLM: missing model.layers.1.mlp.experts.7.up_proj.weight$"
+    with pytest.raises(CheckpointError, match=match):
+        model.load_state_dict(weights)
+
+
+def test_a_part_of_another_shape_is_named():
+    model = tiny_v2()
+    weights = official_weights(model) | {"model.layers.1.mlp.experts.7.up_proj.weight": torch.ones(32)}
+    match = r"experts.7.up_proj.weight has shape \[32\] in the state dict, and the config asks for \[16, 32\]"
+    with pytest.raises(CheckpointError, match=match):
+        model.load_state_dict(weights)
+
+
+def test_merged_adapters_are_saved_in_the_official_layout(tmp_path):
+    base = tiny_v2(base=DENSE)
+    names = set(official_weights(base))
+    adapted = peft.get_peft_model(base, peft.LoraConfig(target_modules=["q_b_proj", "kv_b_proj", "o_proj"], r=2)).eval()
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(generator=torch.Generator().manual_seed(0))
+    expected = adapted(input_ids=tokens(1, 6)).logits
+    adapted.merge_and_unload().save_pretrained(tmp_path)
+    assert set(load_file(tmp_path / "model.safetensors")) == names
+    loaded = DeepseekV2ForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded(tokens(1, 6)).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_adapters_of_transformers_are_saved_alone(tmp_path):
+    model = tiny_v2(base=DENSE)
+    model.add_adapter(peft.LoraConfig(target_modules=["o_proj"], r=2))
+    model.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == ["adapter_model.safetensors"]
+
+
+def test_a_classifier_round_trips(tmp_path):
+    model = tiny_v2(DeepseekV2ForSequenceClassification, num_labels=3)
+    model.save_pretrained(tmp_path)
+    assert equal(DeepseekV2ForSequenceClassification.from_pretrained(tmp_path), model)
