@@ -8,38 +8,54 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "modelwright"
 
-BELOW_MODELS = {"errors", "configs", "processing", "ops", "attention", "layers", "vision"}
-BELOW_ENGINE = BELOW_MODELS | {"planner", "parallel", "models", "checkpoints", "data"}
-ANYTHING = BELOW_ENGINE | {"engine", "training", "export", "server", "cli", "zoo"}
+FAMILY_PARTS = {"config", "plan", "processor", "export"}
+"""The parts of a family that are rooms of their own, ``families.<part>``; the rest of it is ``families.model``."""
 
-# What a room may import of ours, besides itself.
+CONFIG = {"errors", "configs", "families"}
+TENSORS = {"ops", "attention", "layers"}
+BELOW_ENGINE = CONFIG | TENSORS | {"processing", "planner", "checkpoints", "hf", "parallel", "data"}
+ANYTHING = BELOW_ENGINE | {"engine", "training", "export", "serving", "server", "deploy", "cli", "zoo"}
+
+# What a room may import of ours, besides itself. ``families`` is the records, which name the parts of each family and
+# import none of them; so a room that asks the records imports no family.
 MAY_IMPORT = {
     "errors": set(),
     "configs": {"errors"},
-    "planner": {"errors", "configs"},
+    "families": {"errors", "configs"},
+    "families.config": CONFIG,
     "processing": {"errors", "configs"},
+    "families.processor": CONFIG | {"processing", "families.config"},
+    "planner": CONFIG,
+    "families.plan": CONFIG | {"planner", "families.config"},
     "ops": set(),
     "attention": {"ops"},
     "layers": {"ops", "attention"},
-    "vision": {"errors", "configs", "ops", "attention", "layers"},
-    "parallel": {"errors", "configs", "ops", "attention", "layers"},
-    "models": BELOW_MODELS,
-    "checkpoints": {"errors", "configs", "models"},
+    "checkpoints": CONFIG | {"ops", "layers"},
+    "hf": CONFIG | TENSORS | {"checkpoints"},
+    "parallel": {"errors", "configs"} | TENSORS,
+    "families.model": CONFIG | TENSORS | {"checkpoints", "hf", "families.config"},
     "data": {"errors", "configs", "processing"},
     "engine": BELOW_ENGINE,
     "training": BELOW_ENGINE,
-    "export": BELOW_ENGINE,
-    "server": {"errors", "configs", "processing", "engine"},
+    "export": CONFIG | TENSORS | {"checkpoints", "hf"},
+    "families.export": CONFIG | TENSORS | {"checkpoints", "hf", "export", "families.config", "families.model"},
+    "serving": BELOW_ENGINE | {"engine", "zoo"},
+    "server": {"errors", "configs", "processing", "engine", "serving"},
+    "deploy": {"errors", "configs", "serving", "server"},
     "cli": ANYTHING,
-    "zoo": ANYTHING,
+    "zoo": {"errors"},
 }
 # Outside packages a room does without: no tensor code in configs and planner, no model library in the tensor rooms.
 MUST_NOT_IMPORT = {
     "configs": {"torch"},
-    "planner": {"torch"},
+    "families": {"torch", "transformers"},
+    "families.config": {"torch"},
+    "planner": {"torch", "transformers"},
+    "families.plan": {"torch", "transformers"},
     "ops": {"transformers"},
     "attention": {"transformers"},
     "layers": {"transformers"},
+    "engine": {"transformers"},
 }
 # Rooms that see only a part of another room: layers know the attention protocol and no backend.
 ONLY_PART = {("layers", "attention"): ("modelwright.attention.protocol", "modelwright.attention.AttentionBackend")}
@@ -75,6 +91,15 @@ def _leading_text(node: ast.expr) -> str:
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
+def room_of(name: str) -> str:
+    """The room of a module or of a name in it: ``families.<part>`` inside a family, else the first part of the name."""
+    _, room, *rest = [*name.split("."), ""]
+    if room != "families" or not (PACKAGE / "families" / rest[0]).is_dir() or not rest[0]:
+        return room
+    part = rest[1] if len(rest) > 1 and rest[1] else ""
+    return f"families.{part}" if part in FAMILY_PARTS else "families.model" if part else "families"
+
+
 def _broken_rule(room: str, target: str) -> str | None:
     """The rule that ``room`` breaks by importing ``target``, or None."""
     top, *rest = target.split(".")
@@ -82,9 +107,10 @@ def _broken_rule(room: str, target: str) -> str | None:
         return f"{room} does without {top}" if top in MUST_NOT_IMPORT.get(room, ()) else None
     if not rest or rest[0] not in MAY_IMPORT:
         return None if MAY_IMPORT[room] is ANYTHING else f"{room} imports {target}, which names no room"
-    if rest[0] != room and rest[0] not in MAY_IMPORT[room]:
-        return f"{room} may import {', '.join(sorted(MAY_IMPORT[room])) or 'nothing of ours'}, not {rest[0]}"
-    parts = ONLY_PART.get((room, rest[0]), (f"modelwright.{rest[0]}",))
+    theirs = room_of(target)
+    if theirs != room and theirs not in MAY_IMPORT[room]:
+        return f"{room} may import {', '.join(sorted(MAY_IMPORT[room])) or 'nothing of ours'}, not {theirs}"
+    parts = ONLY_PART.get((room, theirs), (f"modelwright.{rest[0]}",))
     if not any(f"{target}.".startswith(f"{part}.") for part in parts):
         return f"{room} may import {' or '.join(parts)} only, not {target}"
     return None
@@ -102,7 +128,7 @@ def violations(package: Path) -> list[str]:
             found.append(f"{where}:1: no import hides under TYPE_CHECKING")
         if name in (package.name, f"{package.name}.__main__"):
             continue  # the front door names any room
-        room = name.split(".")[1]
+        room = room_of(name)
         if room not in MAY_IMPORT:
             found.append(f"{where}:1: {room} is no room of the house")
             continue
@@ -117,8 +143,8 @@ def test_the_house_keeps_its_table():
 
 
 def test_the_table_has_no_cycle():
-    """Each floor needs only floors below it; cli and zoo, which may import each other, stand on top."""
-    left, settled = {room: set(below) for room, below in MAY_IMPORT.items() if room not in ("cli", "zoo")}, set()
+    """Each floor needs only floors below it; cli stands on top."""
+    left, settled = {room: set(below) for room, below in MAY_IMPORT.items() if room != "cli"}, set()
     while left:
         floor = {room for room, below in left.items() if below <= settled}
         assert floor, f"rooms importing each other: {sorted(left)}"
@@ -140,11 +166,11 @@ def write(tmp_path: Path, file: str, source: str) -> Path:
         ("layers/norm.py", "import torch\nfrom modelwright.attention.protocol import AttentionBackend"),
         ("layers/attention.py", "from modelwright.attention import AttentionBackend"),
         ("layers/moe.py", "from modelwright.attention import protocol\nfrom .norm import RMSNorm\nfrom . import mlp"),
-        ("vision/tower.py", "from modelwright.errors import ConfigError"),
+        ("families/llama/parts.py", "from modelwright.errors import ConfigError"),
         ("configs/base.py", "from transformers import PreTrainedConfig"),
         ("cli/main.py", "def main():\n    from modelwright.cli.chat import chat\n    from modelwright import zoo"),
         ("cli/chat.py", "import modelwright\nfrom modelwright import __version__, load"),
-        ("__init__.py", "from importlib import import_module\nimport_module('modelwright.models')"),
+        ("__init__.py", "from importlib import import_module\nimport_module('modelwright.hf')"),
         ("__main__.py", "from modelwright.cli.main import main"),
     ],
 )
@@ -157,9 +183,13 @@ def test_a_permitted_import_is_not_reported(tmp_path, file, source):
     [
         ("ops/a.py", "import modelwright.layers", "ops/a.py:1: ops may import nothing of ours, not layers"),
         ("ops/a.py", "\nfrom modelwright import errors", "ops/a.py:2: ops may import nothing of ours, not errors"),
-        ("layers/a.py", "from ..vision import tower", "layers/a.py:1: layers may import attention, ops, not vision"),
+        (
+            "layers/a.py",
+            "from ..parallel import tensor",
+            "layers/a.py:1: layers may import attention, ops, not parallel",
+        ),
         ("layers/__init__.py", "from ..configs import x", "not configs"),
-        ("layers/sub/a.py", "from ...models import x", "not models"),
+        ("layers/sub/a.py", "from ...hf import x", "not hf"),
         (
             "layers/a.py",
             "from modelwright.attention.dense import D",
@@ -176,24 +206,30 @@ def test_a_permitted_import_is_not_reported(tmp_path, file, source):
             "AttentionBackend only, not modelwright.attention.protocols",
         ),
         ("layers/a.py", "import modelwright.attention", "AttentionBackend only, not modelwright.attention"),
-        ("layers/a.py", "def f():\n    from modelwright.models import x", "layers/a.py:2: layers may import"),
-        ("models/a.py", "importlib.import_module('modelwright.cli')", "models/a.py:1: models may import"),
-        ("models/a.py", "import_module(f'modelwright.engine.{name}')", "not engine"),
-        ("models/a.py", "import_module('modelwright.parallel.' + name)", "not parallel"),
-        ("models/a.py", "__import__('modelwright.planner')", "not planner"),
-        ("vision/a.py", "from modelwright.parallel import mesh", "not parallel"),
-        ("parallel/a.py", "from modelwright.vision import tower", "not vision"),
+        ("layers/a.py", "def f():\n    from modelwright.hf import x", "layers/a.py:2: layers may import"),
+        ("hf/a.py", "importlib.import_module('modelwright.cli')", "hf/a.py:1: hf may import"),
+        ("hf/a.py", "import_module(f'modelwright.engine.{name}')", "not engine"),
+        ("hf/a.py", "import_module('modelwright.parallel.' + name)", "not parallel"),
+        ("hf/a.py", "__import__('modelwright.planner')", "not planner"),
+        ("hf/a.py", "from modelwright.parallel import mesh", "not parallel"),
+        ("parallel/a.py", "from modelwright.families.llama import parts", "not families.model"),
         ("engine/a.py", "from modelwright.training import x", "not training"),
-        ("server/a.py", "from modelwright.models import x", "not models"),
+        ("families/a.py", "import modelwright.families.llama.config", "not families.config"),
+        ("families/llama/config/a.py", "import torch", "families.config does without torch"),
+        ("families/llama/plan.py", "from modelwright.families.llama.parts import x", "not families.model"),
+        ("planner/a.py", "from modelwright.families.llama.plan import x", "not families.plan"),
+        ("export/a.py", "from modelwright.families.llama.model import x", "not families.model"),
+        ("engine/a.py", "from modelwright.families.llama.config import x", "not families.config"),
+        ("server/a.py", "from modelwright.hf import x", "not hf"),
         ("configs/a.py", "import torch.nn", "configs does without torch"),
         ("planner/a.py", "def f():\n    from torch import nn", "planner/a.py:2: planner does without torch"),
         ("attention/a.py", "from transformers.cache_utils import Cache", "attention does without transformers"),
-        ("models/a.py", "import modelwright", "models imports modelwright, which names no room"),
-        ("models/a.py", "from modelwright import load", "models imports modelwright.load, which names no room"),
-        ("models/a.py", "from typing import TYPE_CHECKING", "models/a.py:1: no import hides under TYPE_CHECKING"),
-        ("models/a.py", "import typing\nif typing.TYPE_CHECKING:\n    pass", "no import hides under TYPE_CHECKING"),
+        ("hf/a.py", "import modelwright", "hf imports modelwright, which names no room"),
+        ("hf/a.py", "from modelwright import load", "hf imports modelwright.load, which names no room"),
+        ("hf/a.py", "from typing import TYPE_CHECKING", "hf/a.py:1: no import hides under TYPE_CHECKING"),
+        ("hf/a.py", "import typing\nif typing.TYPE_CHECKING:\n    pass", "no import hides under TYPE_CHECKING"),
         ("__init__.py", "from typing import TYPE_CHECKING", "no import hides under TYPE_CHECKING"),
-        ("models/utils.py", "", "models/utils.py:1: no module is named utils"),
+        ("hf/utils.py", "", "hf/utils.py:1: no module is named utils"),
         ("helpers/a.py", "", "helpers/a.py:1: helpers is no room of the house"),
         ("loose.py", "", "loose.py:1: loose is no room of the house"),
     ],

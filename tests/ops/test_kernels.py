@@ -126,7 +126,8 @@ def test_what_the_kernels_do_not_serve_is_said():
 
 def test_the_switch_leaves_torch_alone_and_says_so():
     script = (
-        "import torch; from modelwright.ops import kernels; from modelwright.ops.paged import decode_attention\n"
+        "import torch\nfrom modelwright.ops.backends import cpu as kernels\n"
+        "from modelwright.ops.paged import decode_attention\n"
         "from modelwright.ops.pages import Pages; pages = Pages(torch.ones(1, 2, 1, 4))\n"
         "out = decode_attention(torch.ones(1, 1, 4), pages, pages, torch.tensor([2]), torch.tensor([[0]]), 1.0)\n"
         "print(kernels.available(), kernels.reason(), out.tolist())"

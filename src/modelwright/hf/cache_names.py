@@ -10,7 +10,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 OLD_NAME, NEW_NAME = "past_key_values", "cache"
 
 CACHE_NAME = NEW_NAME if NEW_NAME in {field.name for field in fields(BaseModelOutputWithPast)} else OLD_NAME

@@ -12,7 +12,7 @@ from modelwright.configs import RopeScaling, RopeSettings
 from modelwright.errors import ConfigError
 from modelwright.families.deepseek_v2.config import DeepseekV2Config
 
-HUB = Path(__file__).parent.parent / "data" / "hub_configs"
+HUB = Path(__file__).parents[2] / "data" / "hub_configs"
 HUB_V2 = ["deepseek-v2", "deepseek-v2-lite", "deepseek-v2.5", "deepseek-coder-v2-instruct", "deepseek-coder-v2-lite"]
 MOE = {"n_routed_experts": 8, "num_experts_per_tok": 2}
 GROUPED = MOE | {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2}
@@ -70,7 +70,7 @@ DEFAULTS = {
 def test_the_defaults_are_the_official_constructors():
     config = DeepseekV2Config()
     assert {name: getattr(config, name) for name in DEFAULTS} == DEFAULTS
-    assert DeepseekV2Config.keys_to_ignore_at_inference == ["past_key_values"]
+    assert DeepseekV2Config.keys_to_ignore_at_inference == ["past_key_values", "cache"]
 
 
 def test_every_field_survives_saving(tmp_path):

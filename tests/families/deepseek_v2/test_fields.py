@@ -21,7 +21,7 @@ from modelwright.families.deepseek_v2.config import DeepseekV2Config
 from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config, MlpProjectorConfig, VisionEncoderConfig
 from tests.fakes import DENSE, GROUPED, MHA, MOE, NOAUX, TILE, VL2, YARN, tiny_v2, tiny_vl2, tokens, vl2_inputs
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 HEAD = {"ignore_head": False}
 
 SHAPES: dict[type, dict[str, tuple[Any, dict[str, Any]]]] = {
@@ -100,30 +100,32 @@ NUMBERS: dict[type, dict[str, tuple[Any, dict[str, Any]]]] = {
 
 ELSEWHERE: dict[type, dict[str, str]] = {
     DeepseekV2Config: {
-        "ep_size": "models/test_training.py::test_expert_ranks_need_a_process_group",
-        "aux_loss_alpha": "models/test_training.py::test_alpha_scales_the_balance_gradient",
-        "seq_aux": "models/test_training.py::test_the_balance_loss_is_alpha_times_its_formula",
-        "topk_bias_update_rate": "models/test_training.py::test_the_bias_moves_against_the_load",
-        "ffn_dropout": "models/test_training.py::test_dropout_acts_in_training_only_and_follows_the_seed",
-        "attention_dropout": "models/test_training.py::test_dropout_acts_in_training_only_and_follows_the_seed",
-        "initializer_range": "models/test_deepseek_v2_fields.py::test_new_weights_spread_as_initializer_range_says",
-        "use_cache": "models/test_loading.py::test_fields_of_the_config_are_overridden",
-        "pad_token_id": "models/test_forward.py::test_a_classifier_reads_the_last_token_that_is_not_padding",
-        "bos_token_id": "models/test_deepseek_v2_fields.py::test_decoding_starts_and_ends_at_the_configs_tokens",
-        "eos_token_id": "models/test_deepseek_v2_fields.py::test_decoding_starts_and_ends_at_the_configs_tokens",
-        "pretraining_tp": "models/test_training.py::test_slices_of_pretraining_change_only_the_rounding",
-        "tie_word_embeddings": "models/test_saving.py::test_a_tied_head_is_saved_once",
+        "ep_size": "hf/test_training.py::test_expert_ranks_need_a_process_group",
+        "aux_loss_alpha": "hf/test_training.py::test_alpha_scales_the_balance_gradient",
+        "seq_aux": "hf/test_training.py::test_the_balance_loss_is_alpha_times_its_formula",
+        "topk_bias_update_rate": "hf/test_training.py::test_the_bias_moves_against_the_load",
+        "ffn_dropout": "hf/test_training.py::test_dropout_acts_in_training_only_and_follows_the_seed",
+        "attention_dropout": "hf/test_training.py::test_dropout_acts_in_training_only_and_follows_the_seed",
+        "initializer_range": "families/deepseek_v2/test_fields.py::test_new_weights_spread_as_initializer_range_says",
+        "use_cache": "hf/test_loading.py::test_fields_of_the_config_are_overridden",
+        "pad_token_id": "hf/test_forward.py::test_a_classifier_reads_the_last_token_that_is_not_padding",
+        "bos_token_id": "families/deepseek_v2/test_fields.py::test_decoding_starts_and_ends_at_the_configs_tokens",
+        "eos_token_id": "families/deepseek_v2/test_fields.py::test_decoding_starts_and_ends_at_the_configs_tokens",
+        "pretraining_tp": "hf/test_training.py::test_slices_of_pretraining_change_only_the_rounding",
+        "tie_word_embeddings": "hf/test_saving.py::test_a_tied_head_is_saved_once",
     },
     VisionEncoderConfig: {
-        "use_checkpoint": "vision/test_siglip.py::test_recomputed_blocks_give_equal_gradients",
-        "num_recomputing_layers": "vision/test_siglip.py::test_recomputed_blocks_give_equal_gradients",
-        "deterministic": "models/test_deepseek_v2_fields.py::test_a_deterministic_tower_writes_its_attention_out",
-        "weight_init": "models/test_deepseek_v2_fields.py::test_a_new_tower_is_drawn_as_weight_init_says",
+        "use_checkpoint": "families/deepseek_vl2/test_siglip.py::test_recomputed_blocks_give_equal_gradients",
+        "num_recomputing_layers": "families/deepseek_vl2/test_siglip.py::test_recomputed_blocks_give_equal_gradients",
+        "deterministic": "families/deepseek_v2/test_fields.py::test_a_deterministic_tower_writes_its_attention_out",
+        "weight_init": "families/deepseek_v2/test_fields.py::test_a_new_tower_is_drawn_as_weight_init_says",
     },
     MlpProjectorConfig: {},
     DeepseekVLV2Config: {
-        "global_view_pos": "models/test_deepseek_vl2.py::test_the_global_view_may_come_last",
-        "vision_batch_size": "models/test_deepseek_vl2.py::test_the_tower_runs_once_over_the_batch_in_bounded_chunks",
+        "global_view_pos": "families/deepseek_vl2/test_model.py::test_the_global_view_may_come_last",
+        "vision_batch_size": (
+            "families/deepseek_vl2/test_model.py::test_the_tower_runs_once_over_the_batch_in_bounded_chunks"
+        ),
     },
 }
 

@@ -10,7 +10,7 @@ from modelwright.errors import ConfigError
 from modelwright.families.deepseek_v2.config import DeepseekV2Config
 from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config, MlpProjectorConfig, VisionEncoderConfig
 
-HUB = Path(__file__).parent.parent / "data" / "hub_configs"
+HUB = Path(__file__).parents[2] / "data" / "hub_configs"
 HUB_VL2 = ["deepseek-vl2-tiny", "deepseek-vl2-small", "deepseek-vl2"]
 VISION = {"image_size": 28, "patch_size": 7, "width": 24, "layers": 2, "heads": 3, "mlp_ratio": 2.5}
 

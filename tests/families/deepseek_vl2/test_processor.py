@@ -16,7 +16,7 @@ from modelwright.errors import CheckpointError, RequestError
 from modelwright.families.deepseek_vl2.processor import DeepseekVLV2Processor
 from modelwright.processing import ProcessedPrompt
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "processor"
+GOLDEN = Path(__file__).parents[2] / "golden" / "processor"
 CASES = json.loads((GOLDEN / "cases.json").read_text("utf-8"))
 EXPECTED = load_file(GOLDEN / "expected.safetensors")
 BATCH = CASES.pop("batch")["of"]

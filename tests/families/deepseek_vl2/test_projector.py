@@ -12,7 +12,7 @@ from torch import nn
 from modelwright.families.deepseek_vl2.config import MlpProjectorConfig
 from modelwright.families.deepseek_vl2.projector import MlpProjector, join_neighbours
 
-GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("projector_*.safetensors"))
+GOLDEN = sorted((Path(__file__).parents[2] / "golden").glob("projector_*.safetensors"))
 TYPES = ["identity", "linear", "mlp_gelu", "downsample_mlp_gelu"]
 
 

@@ -34,7 +34,7 @@ def test_the_defaults_are_the_official_ones():
     config, theirs = ImageGPTConfig(), TheirImageGPTConfig()
     for name, value in FIELDS.items():
         assert getattr(config, name) == value == getattr(theirs, name)
-    assert ImageGPTConfig.keys_to_ignore_at_inference == ["past_key_values"]
+    assert ImageGPTConfig.keys_to_ignore_at_inference == ["past_key_values", "cache"]
 
 
 def test_derived_sizes():

@@ -13,9 +13,9 @@ from modelwright.errors import ConfigError
 from modelwright.families.imagegpt.config import ImageGPTConfig
 from tests.imagegpts import TINY, colours, tiny_imagegpt, with_weights_of
 
-TESTS = Path(__file__).parents[1]
-HERE = "models/test_imagegpt_fields.py"
-MODEL = "models/test_imagegpt.py"
+TESTS = Path(__file__).parents[2]
+HERE = "families/imagegpt/test_fields.py"
+MODEL = "families/imagegpt/test_model.py"
 SHAPES_IT = f"{HERE}::test_it_changes_the_weights"
 WEIGHS = f"{HERE}::test_it_changes_the_logits_of_the_same_weights"
 DROPS = f"{MODEL}::test_dropouts_act_in_training_only"

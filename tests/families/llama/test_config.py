@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from modelwright.configs import MoEConfig, ParallelConfig
 from modelwright.errors import ConfigError
-from modelwright.families.llama.config import LlamaConfig, feed_forward_width
+from modelwright.families.llama.config import LlamaConfig
+from modelwright.families.llama.config.config import feed_forward_width
 from modelwright.families.llama.config.names import ALIASES, MINDFORMERS_FIELDS
 from modelwright.families.read import read_config
 
-HUB = Path(__file__).parents[1] / "data" / "hub_configs"
+HUB = Path(__file__).parents[2] / "data" / "hub_configs"
 TINY = {"hidden_size": 32, "num_layers": 4, "num_heads": 4, "n_kv_heads": 2, "vocab_size": 64, "seq_length": 24}
 HUB_LLAMA = [
     "code-llama-7b",

@@ -9,12 +9,12 @@ import pytest
 from modelwright import LlamaConfig
 from modelwright.families.llama.config.names import MINDFORMERS_FIELDS
 
-TESTS = Path(__file__).parents[1]
-ACTS = "models/test_llama_fields.py"
+TESTS = Path(__file__).parents[2]
+ACTS = "families/llama/test_fields.py"
 WEIGHTS = f"{ACTS}::test_it_changes_the_weights"
 LOGITS = f"{ACTS}::test_it_changes_the_logits_of_the_same_weights"
 LOSS = f"{ACTS}::test_the_loss_counts_what_its_fields_say"
-HERE = "models/test_llama_every_field.py"
+HERE = "families/llama/test_every_field.py"
 VIEW = f"{HERE}::test_a_run_setting_reaches_its_view"
 
 FAILS_WHEN_IGNORED = {

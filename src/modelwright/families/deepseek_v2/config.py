@@ -29,7 +29,7 @@ class DeepseekV2Config(CheckedConfig):
 
     model_type = "deepseek_v2"
     base_config_key = "language_config"
-    keys_to_ignore_at_inference = ["cache", "past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
     aliases: ClassVar[frozenset[str]] = frozenset({"use_attention_bias", "head_dim", "qk_head_dim"})
 
     vocab_size: int = 102400

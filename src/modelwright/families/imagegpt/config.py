@@ -14,7 +14,7 @@ class ImageGPTConfig(CheckedConfig):
     """
 
     model_type = "imagegpt"
-    keys_to_ignore_at_inference = ["cache", "past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
     attribute_map = {
         "hidden_size": "n_embd",
         "max_position_embeddings": "n_positions",

@@ -51,7 +51,7 @@ class LlamaConfig(LlamaFields):
     """
 
     model_type = "llama"
-    keys_to_ignore_at_inference = ["cache", "past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
     attribute_map: ClassVar[dict[str, str]] = dict(ALIASES)
     aliases: ClassVar[frozenset[str]] = frozenset(ALIASES) | {
         "attention_bias",
