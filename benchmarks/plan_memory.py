@@ -107,7 +107,7 @@ def run(config: Any, dtype: str, context: int, tiles: int, image_tokens: int) ->
     """Build the model empty, fill it in place, read `context` - 2 tokens and decode two."""
     import torch
 
-    from modelwright.hf.registry import model_class
+    from modelwright.families import model_class
 
     kind: Any = model_class({"model_type": config.model_type, "architectures": None})
     with torch.device("meta"):

@@ -5,7 +5,8 @@ import os
 import pytest
 import torch
 
-from modelwright.engine.cache import CacheLayout, count_pages, default_pages, make_pools
+from modelwright.configs.decoding import CacheLayout
+from modelwright.engine.cache import count_pages, default_pages, make_pools, token_bytes
 from modelwright.engine.engine_config import EngineConfig
 from modelwright.engine.served_model import ServedModel
 from modelwright.planner.plan import plan
@@ -26,16 +27,16 @@ LAYOUTS = [
 @pytest.mark.parametrize("kv_dtype", ["auto", "int8"])
 def test_a_tokens_bytes_are_those_of_the_pools(build, layout, numbers, kv_dtype):
     served, settings = ServedModel.of(build()), EngineConfig(page_size=4, kv_dtype=kv_dtype)
-    assert CacheLayout.of(served.config) == layout
+    assert served.cache == layout and layout.numbers == numbers
     pools = make_pools(served, settings, 3)
     assert len(pools) == layout.layers
     parts = [part for pool in pools for pages in (pool.keys, pool.values) for part in (pages.rows, pages.scales)]
     held = sum(part.numel() * part.itemsize for part in parts if part is not None)
     dtype = torch.int8 if kv_dtype == "int8" else torch.float32
-    assert held == 3 * 4 * layout.token_bytes(dtype)
-    assert layout.token_bytes(torch.float32) == 4 * numbers
+    assert held == 3 * 4 * token_bytes(layout, dtype)
+    assert token_bytes(layout, torch.float32) == 4 * numbers
     planned = plan(build().config, dtype="fp32", kv_dtype=None if kv_dtype == "auto" else kv_dtype)
-    assert layout.token_bytes(dtype) == planned.kv_bytes_per_token
+    assert token_bytes(layout, dtype) == planned.kv_bytes_per_token
 
 
 def test_pages_are_those_asked_for_or_whole_contexts():

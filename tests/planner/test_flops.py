@@ -21,7 +21,7 @@ from modelwright.families.imagegpt.model import ImageGPTForCausalImageModeling
 from modelwright.families.llama.config import LlamaConfig
 from modelwright.families.llama.model import LlamaForCausalLM
 from modelwright.ops.latent import prefers_absorbing
-from modelwright.planner.families import count
+from modelwright.planner.counting import count
 from modelwright.planner.parts import ByPart
 from modelwright.planner.shapes import LatentAttention
 from tests.fakes import DENSE, GOLDEN, MHA, MOE, NOAUX, VARIANTS, tokens, vl2_inputs

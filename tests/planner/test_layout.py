@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelwright.errors import ConfigError
+from modelwright.planner.counting import count
 from modelwright.planner.device import Devices
-from modelwright.planner.families import count
 from modelwright.planner.layout import Layout, candidates, check_layout
 from modelwright.planner.plan import plan
 from tests.planner.small import deepseek, llama

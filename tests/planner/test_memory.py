@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from modelwright.planner.activations import Numbers, alive_in_prefill, kept_for_backward, score_bytes
-from modelwright.planner.families import count
+from modelwright.planner.counting import count
 from modelwright.planner.layout import Layout
 from modelwright.planner.memory import Workload, kv_bytes_per_token, peak_memory, stage_memory, weight_bytes
 from modelwright.planner.precision import Precision

@@ -10,7 +10,7 @@ from modelwright.families.deepseek_v2.config import DeepseekV2Config
 from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
 from modelwright.families.imagegpt.config import ImageGPTConfig
 from modelwright.families.llama.config import LlamaConfig
-from modelwright.planner.families import count
+from modelwright.planner.counting import count
 from modelwright.planner.parts import ByPart
 from tests.fakes import MHA, MOE
 from tests.planner.models import IMAGEGPT_SIZES, LLAMA_SIZES, build, configs, parameters_by_part, read_hub

@@ -7,8 +7,8 @@ import pytest
 from modelwright.errors import ConfigError, RequestError
 from modelwright.families.read import read_config
 from modelwright.planner.activations import kept_for_backward
+from modelwright.planner.counting import count
 from modelwright.planner.device import Devices
-from modelwright.planner.families import count
 from modelwright.planner.layout import Layout
 from modelwright.planner.memory import peak_memory
 from modelwright.planner.plan import plan

@@ -17,10 +17,10 @@ from modelwright.checkpoints.source import find_folder, read_json
 from modelwright.configs import CheckedConfig
 from modelwright.configs.mindformers import ARCHITECTURE, merge_run, read_yaml
 from modelwright.errors import CheckpointError
+from modelwright.families import model_class
 from modelwright.families.llama.config import LlamaConfig
 from modelwright.families.read import read_config
 from modelwright.hf.pretrained import is_quantized
-from modelwright.hf.registry import model_class
 
 Dialect = Literal["hf", "mindformers"]
 YAMLS = (".yaml", ".yml")

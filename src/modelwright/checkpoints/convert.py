@@ -4,7 +4,7 @@ Leaves out names (``mindformers.py``), layouts (``layouts.py``) and the reading 
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
@@ -19,13 +19,12 @@ from modelwright.checkpoints.generation import with_generation
 from modelwright.checkpoints.mindformers import mindformers_tensors, packing_of
 from modelwright.checkpoints.new_folder import check_new, new_folder
 from modelwright.checkpoints.recipes import Recipe, chain, pack, pool_heads
-from modelwright.checkpoints.shards import PlannedTensor, dtype_of, parse_size, write_planned
+from modelwright.checkpoints.shards import PlannedTensor, Progress, dtype_of, parse_size, write_planned
 from modelwright.configs import CheckedConfig
 from modelwright.configs.mindformers import ARCHITECTURE
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families.llama.config import LlamaConfig
 
-Progress = Callable[[str, int, int], None]
 DIALECTS: tuple[Dialect, ...] = ("hf", "mindformers")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 ALWAYS_WIDE = ("e_score_correction_bias", "topk_bias")

@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 from modelwright.checkpoints.shards import read_headers
 from modelwright.checkpoints.source import find_folder, read_json
 from modelwright.configs import CheckedConfig
 from modelwright.errors import CheckpointError
-from modelwright.families.imagegpt.config import ImageGPTConfig
-from modelwright.hf.pretrained import ModelwrightPreTrainedModel
-from modelwright.hf.registry import model_class
+from modelwright.families import Family, architecture_of
 
 
 @dataclass(frozen=True)
@@ -19,33 +17,40 @@ class Checkpoint:
 
     Attributes:
         folder: where it lies on this machine.
-        model_class: what its ``config.json`` asks for.
+        record: the record of its family.
+        architecture: the model that its ``config.json`` asks for.
         weight_bytes: the size of its weight files together.
     """
 
     folder: Path
-    model_class: type[ModelwrightPreTrainedModel]
+    record: Family
+    architecture: str
     weight_bytes: int
+
+    @property
+    def model_class(self) -> Any:
+        """The class of its model, which is imported now."""
+        return self.record.model_class(self.architecture)
 
     @property
     def config_class(self) -> type[CheckedConfig]:
         """The config of its family."""
-        return cast(type[CheckedConfig], self.model_class.config_class)
+        return self.record.config_class
 
     @property
     def family(self) -> str:
         """The ``model_type`` of its config."""
-        return self.config_class.model_type
+        return self.record.model_type
 
     @property
     def reads_pictures(self) -> bool:
-        """Whether its config has a vision part."""
-        return "vision_config" in self.config_class.sub_configs
+        """Whether its prompts may hold pictures."""
+        return self.record.sees_pictures
 
     @property
     def tokens_are_colours(self) -> bool:
         """Whether its tokens are the colours of a palette, so that it needs no tokenizer."""
-        return issubclass(self.config_class, ImageGPTConfig)
+        return self.record.draws == "pixels"
 
 
 def find_checkpoint(path: str | Path) -> Checkpoint:
@@ -58,6 +63,6 @@ def find_checkpoint(path: str | Path) -> Checkpoint:
     folder = find_folder(path, {})
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} has no config.json")
-    named = model_class(read_json(folder / "config.json"))
+    record, architecture = architecture_of(read_json(folder / "config.json"))
     shards = {header.shard for header in read_headers(folder).values()}
-    return Checkpoint(folder, named, sum(shard.stat().st_size for shard in shards))
+    return Checkpoint(folder, record, architecture, sum(shard.stat().st_size for shard in shards))

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from modelwright.checkpoints.folder import Checkpoint, find_checkpoint
+from modelwright.checkpoints.shards import Progress
 from modelwright.errors import CheckpointError, ConfigError
-from modelwright.hf.pretrained import Progress
-from modelwright.hf.registry import PROCESSORS, register
+from modelwright.families import resolve
 
 ATTENTION = ("sdpa", "eager")
 """Ways to compute attention: torch's kernels, or the product written out."""
@@ -73,7 +73,6 @@ def load(
     processor = _load_processor(checkpoint, config)
     how = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     model = kind.from_pretrained(folder, config=config, dtype=dtype, progress=progress, **how)
-    register()
     return Loaded(model.to(place), processor)
 
 
@@ -98,15 +97,8 @@ def _devices() -> str:
 
 def _load_processor(checkpoint: Checkpoint, config: Any) -> Any:
     folder = checkpoint.folder
-    if checkpoint.tokens_are_colours:
-        if not (folder / "preprocessor_config.json").is_file():
-            raise CheckpointError(f"{folder} has no preprocessor_config.json, which says what colour each token is")
-    elif not any((folder / part / "tokenizer.json").is_file() for part in ("", "tokenizer")):
-        raise CheckpointError(f"{folder} has no tokenizer.json, without which no text can be read or written")
-    if checkpoint.reads_pictures and not (folder / "processor_config.json").is_file():
-        raise CheckpointError(f"{folder} has no processor_config.json, which says how pictures are cut into tiles")
     try:
-        return PROCESSORS[checkpoint.family](folder, config)
+        return resolve(checkpoint.record.processor)(folder, config)
     except (CheckpointError, ConfigError):
         raise
     except Exception as error:  # the tokenizers library raises bare exceptions on damaged files

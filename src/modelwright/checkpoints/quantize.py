@@ -4,7 +4,7 @@ Which matrices, and in what form, is said in ``hf/quantized.py``. Leaves out wha
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from modelwright.checkpoints.recipes import copy_of
 from modelwright.checkpoints.shards import (
     INDEX_FILE,
     PlannedTensor,
+    Progress,
     TensorHeader,
     dtype_of,
     parse_size,
@@ -41,8 +42,6 @@ from modelwright.hf.quantized import (
     store,
     transposed_names,
 )
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

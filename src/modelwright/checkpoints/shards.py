@@ -26,6 +26,8 @@ INDEX_FILE = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 INTEGERS = {"I8": torch.int8, "U8": torch.uint8}
 """Types of quantized weights: one step to a byte, or two."""
+Progress = Callable[[str, int, int], None]
+"""Told of each tensor that is read or made: its name, the bytes so far and the bytes altogether."""
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -82,7 +84,7 @@ def headers_of(shards: Iterable[Path]) -> dict[str, TensorHeader]:
 
 def read_tensors(
     headers: dict[str, TensorHeader],
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     room: Callable[[str], Tensor | None] = lambda name: None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Read the tensors of ``headers``, which are of types that weights may have, as they lie in shard after shard.

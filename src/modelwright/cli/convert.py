@@ -11,8 +11,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 
 from modelwright import zoo
 from modelwright.checkpoints.conversion_source import Dropped
-from modelwright.checkpoints.convert import Progress as ConvertProgress
 from modelwright.checkpoints.convert import Report, convert
+from modelwright.checkpoints.shards import Progress as ConvertProgress
 from modelwright.cli import terminal
 
 LAYER = re.compile(r"(?<=\.)\d+(?=\.)")

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 from modelwright import zoo
 from modelwright.checkpoints.folder import find_checkpoint
 from modelwright.checkpoints.load import load
-from modelwright.checkpoints.quantize import Progress as QuantizeProgress
 from modelwright.checkpoints.quantize import QuantizeReport, quantize
+from modelwright.checkpoints.shards import Progress as QuantizeProgress
 from modelwright.cli import terminal
 from modelwright.cli.held_out import HeldOut, held_out_loss, read_texts
 from modelwright.errors import RequestError

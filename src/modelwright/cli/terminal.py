@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import transformers
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
+from modelwright.checkpoints.shards import Progress as LoadProgress
 from modelwright.cli.console import errors as errors
 from modelwright.cli.console import say as say
 from modelwright.cli.console import write as write
-from modelwright.hf.pretrained import Progress as LoadProgress
 
 
 def quieten_libraries() -> None:

@@ -52,6 +52,19 @@ class RopeSettings:
     max_position_embeddings: int
     scaling: RopeScaling | None = None
 
+    @property
+    def trained_length(self) -> int | None:
+        """The length from which on a sequence is rotated by its own length; None where rotations never depend on it."""
+        if self.scaling is None or self.scaling.kind not in ("dynamic", "dynamic_ntk"):
+            return None
+        return self.scaling.original_max_position_embeddings or self.max_position_embeddings
+
+    def reach(self, cap: int) -> int:
+        """How many tokens a sequence may have whose cap is `cap`: `dynamic` reaches `factor` times the context."""
+        if self.scaling is None or self.scaling.kind != "dynamic":
+            return cap
+        return max(cap, int(self.scaling.factor * self.max_position_embeddings))
+
 
 def parse_rope_scaling(
     values: Mapping[str, Any] | None, max_position_embeddings: int, source: str = "rope_scaling"

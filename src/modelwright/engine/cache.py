@@ -1,82 +1,57 @@
-"""The pools of pages a model's layers need, told from its config, and how many pages there is room for."""
+"""The pools of pages that a model's layers need, and how many pages there is room for."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from modelwright.attention import PagePool
+from modelwright.configs.decoding import CacheLayout
 from modelwright.engine.engine_config import EngineConfig
 from modelwright.engine.served_model import ServedModel
-from modelwright.families.deepseek_v2.config import DeepseekV2Config
-from modelwright.families.imagegpt.config import ImageGPTConfig
 
 _MEMORY = Path("/proc/meminfo")
 _SHARE_OF_FREE_MEMORY = 4
 
 
-@dataclass(frozen=True)
-class CacheLayout:
-    """What one layer keeps of a token.
+def token_bytes(layout: CacheLayout, dtype: torch.dtype) -> int:
+    """What all layers keep of a token; int8 has a scale of fp32 beside each vector."""
+    scales = 2 * torch.float32.itemsize if dtype == torch.int8 else 0
+    return layout.numbers * dtype.itemsize + layout.vectors * scales
 
-    With `heads` None that is one row of `keys` rotated numbers and one latent of `values`; otherwise so many of each.
-    """
 
-    layers: int
-    heads: int | None
-    keys: int
-    values: int
-
-    @classmethod
-    def of(cls, config: Any, ranks: int = 1) -> "CacheLayout":
-        """The layout for a decoder of `config`, or for the part of its heads that one of several ranks keeps."""
-        layers = config.num_hidden_layers
-        if isinstance(config, DeepseekV2Config) and config.use_mla:
-            return cls(layers, None, config.qk_rope_head_dim, config.kv_lora_rank or 0)
-        heads = config.n_head if isinstance(config, ImageGPTConfig) else config.num_key_value_heads
-        return cls(layers, max(1, heads // ranks), config.head_dim, config.head_dim)
-
-    def token_bytes(self, dtype: torch.dtype) -> int:
-        """What all layers keep of a token; int8 has a scale of fp32 beside each vector."""
-        vectors = self.layers * (self.heads or 1)
-        scales = 2 * torch.float32.itemsize if dtype == torch.int8 else 0
-        return vectors * ((self.keys + self.values) * dtype.itemsize + scales)
-
-    def pools(
-        self, pages: int, page_size: int, dtype: torch.dtype, device: torch.device, pinned: bool = False
-    ) -> list[PagePool]:
-        """An empty pool for each layer; ``torch.int8`` keeps scales beside the numbers."""
-        if self.heads is None:
-            sizes = (pages, page_size, self.values, self.keys)
-            return [PagePool.latent(*sizes, dtype, device, pinned) for _ in range(self.layers)]
-        sizes = (pages, page_size, self.heads, self.keys, self.values)
-        return [PagePool.grouped(*sizes, dtype, device, pinned) for _ in range(self.layers)]
+def empty_pools(
+    layout: CacheLayout, pages: int, page_size: int, dtype: torch.dtype, device: torch.device, pinned: bool = False
+) -> list[PagePool]:
+    """An empty pool for each layer; ``torch.int8`` keeps scales beside the numbers."""
+    if layout.heads is None:
+        sizes = (pages, page_size, layout.values, layout.keys)
+        return [PagePool.latent(*sizes, dtype, device, pinned) for _ in range(layout.layers)]
+    sizes = (pages, page_size, layout.heads, layout.keys, layout.values)
+    return [PagePool.grouped(*sizes, dtype, device, pinned) for _ in range(layout.layers)]
 
 
 def make_pools(served: ServedModel, settings: EngineConfig, pages: int) -> list[PagePool]:
     """The pools of `pages` for a model."""
     dtype = _stored_in(served, settings)
-    return CacheLayout.of(served.config, served.ranks).pools(pages, settings.page_size, dtype, served.device)
+    return empty_pools(served.cache, pages, settings.page_size, dtype, served.device)
 
 
 def make_host_pools(served: ServedModel, settings: EngineConfig) -> list[PagePool]:
     """The pools of `host_pages` in host memory, pinned for a GPU; none if nothing is to be kept there."""
     if not settings.host_pages:
         return []
-    layout, dtype = CacheLayout.of(served.config, served.ranks), _stored_in(served, settings)
-    pinned = served.device.type == "cuda"
-    return layout.pools(settings.host_pages, settings.page_size, dtype, torch.device("cpu"), pinned)
+    dtype, pinned = _stored_in(served, settings), served.device.type == "cuda"
+    return empty_pools(served.cache, settings.host_pages, settings.page_size, dtype, torch.device("cpu"), pinned)
 
 
 def count_pages(served: ServedModel, settings: EngineConfig, context: int) -> int:
     """As many as asked for; else for `max_batch` sequences of `context` tokens, or what there is room for."""
     if settings.num_pages is not None:
         return settings.num_pages
-    token_bytes = CacheLayout.of(served.config, served.ranks).token_bytes(_stored_in(served, settings))
+    bytes_each = token_bytes(served.cache, _stored_in(served, settings))
     sharers = served.ranks if served.device.type == "cpu" else 1  # ranks on GPUs have memory of their own
-    return default_pages(settings.max_batch * context, settings.page_size, token_bytes, served.device, sharers)
+    return default_pages(settings.max_batch * context, settings.page_size, bytes_each, served.device, sharers)
 
 
 def default_pages(wanted_tokens: int, page_size: int, token_bytes: int, device: torch.device, sharers: int = 1) -> int:

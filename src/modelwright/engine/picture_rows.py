@@ -2,17 +2,30 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from typing import Protocol
 
 from torch import Tensor
 
 from modelwright.engine.prompt import PromptPicture
-from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
+
+
+class EncodesPictures(Protocol):
+    """A model that turns pictures into rows of its decoder's input."""
+
+    def encode_pictures(self, tiles: Tensor, crops: list[tuple[int, int]]) -> list[Tensor]:
+        """Each picture's rows ``[rows, hidden]``.
+
+        Args:
+            tiles: ``[tiles, 3, side, side]``, those of all pictures one after the other, global views first.
+            crops: each picture's local tiles, ``(width, height)``.
+        """
+        ...
 
 
 class PictureRows:
     """Rows ``[rows, hidden]`` by a picture's key; the `kept` pictures that were asked for last stay."""
 
-    def __init__(self, model: DeepseekVLV2ForCausalLM, kept: int):
+    def __init__(self, model: EncodesPictures, kept: int):
         self.encoded = 0
         self._model, self._kept = model, kept
         self._rows: OrderedDict[bytes, Tensor] = OrderedDict()

@@ -1,17 +1,10 @@
-"""Which modules of the served families several ranks share, and how those that one family alone has are cut down."""
+"""A decoder cut down to one rank's part, by the rules of its layers and of its family."""
 
 from typing import Any
 
-import torch
-from torch import nn
-
-from modelwright.families.deepseek_v2.config import DeepseekV2Config
-from modelwright.families.imagegpt.parts import ImageGPTAttention, ImageGPTMLP
+from modelwright.families import family_of, resolve
 from modelwright.layers import MoE
-from modelwright.parallel.expert import expert_rule
-from modelwright.parallel.layers import inputs_of, keep_inputs, keep_outputs, sum_results
-from modelwright.parallel.mesh import Mesh
-from modelwright.parallel.tensor import RULES, Rule, head_share, slice_head, slice_modules, unit_share
+from modelwright.parallel import RULES, Mesh, Rule, expert_rule, slice_head, slice_modules
 
 
 def slice_decoder(decoder: Any, mesh: Mesh) -> None:
@@ -24,35 +17,10 @@ def slice_decoder(decoder: Any, mesh: Mesh) -> None:
     """
     if mesh.size == 1:
         return
-    rules: dict[type, Rule] = {MoE: expert_rule(_expert_ranks(decoder.config, mesh))}
-    rules |= {ImageGPTAttention: _slice_merged_attention, ImageGPTMLP: _slice_merged_mlp}
-    slice_modules(decoder, mesh, RULES | rules)
+    rules: dict[type, Rule] = {**RULES, MoE: expert_rule(mesh.size)}
+    family = family_of(decoder)
+    if family.slicing is not None:
+        rules |= resolve(family.slicing)(decoder.config, mesh)
+    slice_modules(decoder, mesh, rules)
     slice_head(decoder.get_output_embeddings(), mesh)
     decoder.requires_grad_(False)
-
-
-def _expert_ranks(config: Any, mesh: Mesh) -> int:
-    """Over how many ranks whole experts are shared out: as ``ep_size`` says, or over all."""
-    asked = config.ep_size if isinstance(config, DeepseekV2Config) else 1
-    return asked if asked > 1 else mesh.size
-
-
-def _slice_merged_attention(attention: ImageGPTAttention, mesh: Mesh) -> None:
-    """Whole heads of a merged projection, whose outputs are those of all queries, all keys, all values."""
-    width, size = inputs_of(attention.c_proj), attention.head_dim
-    heads = head_share(width // size, mesh)
-    own = range(heads.start * size, heads.stop * size)
-    starts = (0, width, 2 * width)
-    keep_outputs(attention.c_attn, torch.cat([torch.arange(own.start, own.stop) + start for start in starts]))
-    _keep_and_sum(attention.c_proj, own, mesh)
-
-
-def _slice_merged_mlp(mlp: ImageGPTMLP, mesh: Mesh) -> None:
-    units = unit_share(inputs_of(mlp.c_proj), mesh)
-    keep_outputs(mlp.c_fc, torch.arange(units.start, units.stop))
-    _keep_and_sum(mlp.c_proj, units, mesh)
-
-
-def _keep_and_sum(projection: nn.Module, own: range, mesh: Mesh) -> None:
-    keep_inputs(projection, own, mesh)
-    sum_results(projection, mesh)

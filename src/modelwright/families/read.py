@@ -7,20 +7,8 @@ from typing import Any
 
 from modelwright.configs.base import CheckedConfig, require
 from modelwright.errors import ConfigError
-from modelwright.families.deepseek_v2.config import DeepseekV2Config
-from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
-from modelwright.families.imagegpt.config import ImageGPTConfig
-from modelwright.families.llama.config import LlamaConfig
-from modelwright.families.llama.config.dialects import speaks_mindformers
+from modelwright.families import Dialect, families, find_family, resolve
 
-CONFIGS: dict[str, type[CheckedConfig]] = {
-    "deepseek_v2": DeepseekV2Config,
-    "deepseek_vl_v2": DeepseekVLV2Config,
-    "imagegpt": ImageGPTConfig,
-    "llama": LlamaConfig,
-    "mistral": LlamaConfig,
-}
-"""The config class of each `model_type` that a file may name."""
 YAMLS = (".yaml", ".yml")
 
 
@@ -34,11 +22,16 @@ def read_config(path: str | PathLike) -> CheckedConfig:
     """
     file = _find(Path(path))
     if file.suffix in YAMLS:
-        return LlamaConfig.from_mindformers(file)
+        return resolve(_dialect_of_runs().read_config)(file)
     values = _read_json(file)
     if "model" in values and "model_type" not in values:
-        return LlamaConfig.from_mindformers(values)
+        return resolve(_dialect_of_runs().read_config)(values)
     return _config_class(values, file).from_dict(values)
+
+
+def _dialect_of_runs() -> Dialect:
+    """The dialect whose files describe a whole run, which a YAML is and a JSON with a ``model`` in it."""
+    return next(family.dialect for family in families() if family.dialect is not None)
 
 
 def _find(path: Path) -> Path:
@@ -63,7 +56,12 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _config_class(values: dict[str, Any], file: Path) -> type[CheckedConfig]:
-    kind = values.get("model_type", "llama" if speaks_mindformers(values) else None)
-    if kind not in CONFIGS:
-        raise ConfigError(f"{file} has model_type {kind!r}; it must be one of {', '.join(CONFIGS)}")
-    return CONFIGS[kind]
+    """The class that reads `values`: by their architecture or type, else the one whose other dialect they speak."""
+    for family in families():
+        if "model_type" not in values and family.dialect is not None and resolve(family.dialect.speaks)(values):
+            return family.config_class
+    family = find_family(values)
+    if family is None:
+        kinds = ", ".join(kind for family in families() for kind in family.model_types)
+        raise ConfigError(f"{file} has model_type {values.get('model_type')!r}; it must be one of {kinds}")
+    return family.config_class

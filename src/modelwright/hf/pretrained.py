@@ -7,7 +7,7 @@ Layers may store several official tensors as one; ``layout.py`` knows which part
 import copy
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 from modelwright.checkpoints.places import Parameters, Place, check_shape, join, places_of, split
 from modelwright.checkpoints.shards import (
     INTEGERS,
+    Progress,
     TensorHeader,
     dtype_of,
     parse_size,
@@ -33,12 +34,12 @@ from modelwright.checkpoints.source import asked_dtype, choose_dtype, find_folde
 from modelwright.configs.base import is_transformers_quantization
 from modelwright.configs.engine import weight_quantization
 from modelwright.errors import CheckpointError
+from modelwright.families import family_of
 from modelwright.hf.quantized import OFFSET, SCALE, quantize_layers, quantize_tensors
+from modelwright.hf.registry import register_with_auto
 from modelwright.layers import Experts, Router
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
 
 
 class ModelwrightPreTrainedModel(PreTrainedModel):
@@ -51,6 +52,9 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
 
     unused_tensors: ClassVar[tuple[str, ...]] = (r"(^|\.)rotary_emb\.inv_freq$",)
     """Patterns of official tensors that a checkpoint may hold and this class never reads."""
+
+    own_matrices: ClassVar[tuple[type[nn.Module], ...]] = ()
+    """Layers of this family alone that compute a product with their weight, which may be stored in integers."""
 
     new_heads: ClassVar[tuple[str, ...]] = ()
     """Parameters that may be missing from a checkpoint and then start from scratch: heads to be fine-tuned."""
@@ -118,6 +122,7 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
         with no_progress_bar():
             loaded = super().from_pretrained(None, *args, config=config, state_dict=state, dtype=dtype, **kwargs)
         model, *info = loaded if isinstance(loaded, tuple) else (loaded,)
+        register_with_auto(family_of(model))  # so that transformers saves and reloads what belongs to it
         model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
         if not info:
             return model
@@ -256,6 +261,10 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
 
     def weight_dtype(self) -> torch.dtype:
         """The type that a saved config names for the weights."""
+        return self.dtype
+
+    def cache_dtype(self) -> torch.dtype:
+        """The type of the keys and values that the layers make."""
         return self.dtype
 
     def _wants_dict(self, return_dict: bool | None) -> bool:

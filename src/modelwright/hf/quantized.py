@@ -16,7 +16,6 @@ from transformers.activations import ACT2FN
 
 from modelwright.configs.engine import QuantSettings, read_quantization, weight_quantization
 from modelwright.errors import ConfigError
-from modelwright.families.imagegpt.parts import ColourHead, ResidualProjection
 from modelwright.layers import Experts
 from modelwright.layers.linear import CastLinear, ColumnSlicedLinear, RowSlicedLinear
 from modelwright.layers.quantized import QuantizedExperts, QuantizedLinear, Stored
@@ -27,7 +26,8 @@ METHODS = {"int8": "int8_weight_only", "int4": "int4_weight_only", "int8-dynamic
 HEAD = "lm_head"
 KEPT = frozenset({"vision", "projector", "kv_b_proj", "shared_expert_gate", "score", HEAD})
 """Parts of module names whose matrices stay as they are; the head may be asked for."""
-MATRICES = (nn.Linear, CastLinear, ColumnSlicedLinear, RowSlicedLinear, Conv1D, ResidualProjection, ColourHead, Experts)
+MATRICES = (nn.Linear, CastLinear, ColumnSlicedLinear, RowSlicedLinear, Conv1D, Experts)
+"""Layers that compute a product with their weight; a model's ``own_matrices`` are its family's, beyond these."""
 SILU = (type(ACT2FN["silu"]), type(ACT2FN["swish"]))
 SCALE, OFFSET = ".weight_scale", ".weight_offset"
 
@@ -71,7 +71,7 @@ def settings_for(method: str, group: int, keep_head: bool, config: Any) -> Quant
 
 
 @torch.no_grad()
-def quantize_layers(model: nn.Module, settings: QuantSettings) -> None:
+def quantize_layers(model: Any, settings: QuantSettings) -> None:
     """Replace the matrices of ``model`` in place; those that are replaced already are passed over.
 
     On the meta device this gives the shapes of what a checkpoint holds.
@@ -79,10 +79,11 @@ def quantize_layers(model: nn.Module, settings: QuantSettings) -> None:
     Raises:
         ConfigError: groups that do not divide a layer's inputs, or a head that is the embedding.
     """
-    if settings.head and model.config.get_text_config().tie_word_embeddings:  # pyright: ignore
+    if settings.head and model.config.get_text_config().tie_word_embeddings:
         raise ConfigError("lm_head (True) needs tie_word_embeddings=False: a tied head is the embedding, which is kept")
+    matrices = (*MATRICES, *model.own_matrices)
     for name, module in list(model.named_modules()):
-        if _kept(name, settings) or type(module) not in MATRICES:
+        if _kept(name, settings) or type(module) not in matrices:
             continue
         parent, _, own = name.rpartition(".")
         setattr(model.get_submodule(parent), own, _quantized(name, module, settings))

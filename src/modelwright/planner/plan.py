@@ -7,11 +7,11 @@ from typing import Any
 from modelwright.configs import CheckedConfig
 from modelwright.configs.tiling import Size
 from modelwright.errors import ConfigError, RequestError
-from modelwright.families.llama.config import LlamaConfig
+from modelwright.families import family_of, resolve
+from modelwright.planner.counting import count
 from modelwright.planner.counts import Counts
 from modelwright.planner.device import Devices
-from modelwright.planner.families import count
-from modelwright.planner.layout import Layout, candidates
+from modelwright.planner.layout import Layout, candidates, check_layout
 from modelwright.planner.memory import (
     OPTIMIZER_BYTES,
     Memory,
@@ -22,13 +22,7 @@ from modelwright.planner.memory import (
     weight_bytes,
 )
 from modelwright.planner.precision import BYTES_OF, KV_BYTES_OF, QUANTS, Precision
-from modelwright.planner.settings import (
-    expert_degree_of,
-    explicit_attention,
-    layout_of,
-    precision_of,
-    recomputed_layers,
-)
+from modelwright.planner.settings import RunSettings, explicit_attention, precision_of
 from modelwright.planner.shapes import ExpertFeedForward
 
 DEFAULT_CONTEXT = 4096
@@ -151,7 +145,8 @@ def plan(
         ConfigError: the planner does not know this model, or its layout does not divide it or fill the devices.
     """
     counts = count(config)
-    precision = precision_of(config, dtype, kv_dtype, quant)
+    stated: RunSettings = resolve(family_of(config).run_settings)(config)
+    precision = precision_of(config, stated.types, dtype, kv_dtype, quant)
     if train and precision.quant:
         raise RequestError(f"quantized weights ({precision.quant}) cannot be trained: leave out --train or --quant")
     if optimizer not in OPTIMIZER_BYTES:
@@ -160,13 +155,13 @@ def plan(
     seen = None if image is None else _image_tokens(config, counts, image)
     work = Workload(
         context=_context(context, limit, counts, seen),
-        batch=_batch(config, batch),
+        batch=_batch(stated.batch, batch),
         optimizer=optimizer if train else None,
-        recompute=recomputed_layers(config) if recompute is None else recompute,
-        explicit=explicit_attention(config, attention),
+        recompute=stated.recompute if recompute is None else recompute,
+        explicit=explicit_attention(stated, attention),
         tiles=seen.tiles if seen else 0,
     )
-    layout = _layout(config, counts, precision, work, devices)
+    layout = _layout(stated, counts, precision, work, devices)
     trained = replace(precision, quant=None)
     training = [
         peak_memory(counts, layout, trained, replace(work, optimizer=optimizer, recompute=again))
@@ -197,10 +192,10 @@ def _max_context(config: CheckedConfig) -> int:
     return text.max_position_embeddings
 
 
-def _batch(config: CheckedConfig, asked: int | None) -> int:
+def _batch(stated: int, asked: int | None) -> int:
     if asked is not None and asked < 1:
         raise RequestError(f"--batch must be at least 1, got {asked}")
-    return asked or (config.batch_size if isinstance(config, LlamaConfig) else 1)
+    return asked or stated
 
 
 def _image_tokens(config: CheckedConfig, counts: Counts, size: Size) -> ImageTokens:
@@ -225,28 +220,27 @@ def _context(asked: int | None, limit: int, counts: Counts, image: ImageTokens |
 
 
 def _layout(
-    config: CheckedConfig, counts: Counts, precision: Precision, work: Workload, devices: Devices | None
+    stated: RunSettings, counts: Counts, precision: Precision, work: Workload, devices: Devices | None
 ) -> Layout:
     """The config's own layout; else the first that fits; else the one that comes closest to it."""
-    given = layout_of(config, counts)
+    given, experts = stated.layout, stated.expert_ranks
     asked = None if devices is None else devices.count
     if given is not None:
+        check_layout(counts, given)
         if asked not in (None, given.ranks):
             raise ConfigError(f"parallel_config asks for {given.ranks} devices ({given}), and --device names {asked}")
         return given
     if devices is None:
         return Layout()
     best, least = None, 0
-    for layout in candidates(counts, asked or 1, training=work.optimizer is not None, expert=expert_degree_of(config)):
+    for layout in candidates(counts, asked or 1, training=work.optimizer is not None, expert=experts):
         needed = peak_memory(counts, layout, precision, work).total
         if needed <= devices.memory:
             return layout
         if best is None or needed < least:
             best, least = layout, needed
     if best is None:
-        raise ConfigError(
-            f"no layout of {asked or 1} devices with ep_size {expert_degree_of(config)} divides the model"
-        )
+        raise ConfigError(f"no layout of {asked or 1} devices with ep_size {experts} divides the model")
     return best
 
 

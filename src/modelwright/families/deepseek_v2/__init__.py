@@ -1,1 +1,23 @@
-"""DeepSeek-V2 (arXiv:2405.04434): latent attention and mixture of experts."""
+"""DeepSeek-V2: latent attention and mixture of experts (arXiv:2405.04434)."""
+
+from modelwright.families.record import Family
+
+FAMILY = Family(
+    name="deepseek_v2",
+    model_types=("deepseek_v2",),
+    architectures={
+        "DeepseekV2Model": "modelwright.families.deepseek_v2.model:DeepseekV2Model",
+        "DeepseekV2ForCausalLM": "modelwright.families.deepseek_v2.model:DeepseekV2ForCausalLM",
+        "DeepseekV2ForSequenceClassification": (
+            "modelwright.families.deepseek_v2.model:DeepseekV2ForSequenceClassification"
+        ),
+    },
+    causal="DeepseekV2ForCausalLM",
+    config="modelwright.families.deepseek_v2.config:DeepseekV2Config",
+    counts="modelwright.families.deepseek_v2.plan:count_deepseek_v2",
+    run_settings="modelwright.families.deepseek_v2.plan:run_settings",
+    cache="modelwright.families.deepseek_v2.decoding:cache_layout",
+    decoding="modelwright.families.deepseek_v2.decoding:decoding_rules",
+    slicing="modelwright.families.deepseek_v2.slicing:slicing_rules",
+    export="modelwright.families.deepseek_v2.export:DeepseekV2OnnxConfig",
+)

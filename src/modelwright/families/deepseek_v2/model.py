@@ -117,9 +117,12 @@ class DeepseekV2Model(DeepseekV2PreTrainedModel):
             last_hidden_state=x,
             **of_cache(cache),
             hidden_states=(*hidden, x) if keep else None,
-            aux_loss=balance_loss(self.config, routings, len(x)) if self.training else None,
+            aux_loss=self._balance_loss(routings, len(x)) if self.training else None,
         )
         return result if self._wants_dict(return_dict) else result.to_tuple()
+
+    def _balance_loss(self, routings: list[Routing], batch: int) -> Tensor | None:
+        return balance_loss(routings, batch, self.config.aux_loss_alpha, self.config.seq_aux)
 
 
 class DeepseekV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):

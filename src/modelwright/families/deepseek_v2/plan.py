@@ -1,7 +1,11 @@
 """DeepSeek-V2's sizes from its config: latent or grouped attention, dense and expert layers."""
 
+from dataclasses import replace
+
+from modelwright.configs import CheckedConfig
 from modelwright.families.deepseek_v2.config import DeepseekV2Config
 from modelwright.planner.counts import Counts
+from modelwright.planner.settings import RunSettings, plain_settings
 from modelwright.planner.shapes import (
     ExpertFeedForward,
     FeedForward,
@@ -23,6 +27,12 @@ def count_deepseek_v2(config: DeepseekV2Config) -> Counts:
         head=Linear(config.hidden_size, config.vocab_size, cut="outputs"),
         tied=config.tie_word_embeddings,
     )
+
+
+def run_settings(config: CheckedConfig) -> RunSettings:
+    """The type that the config states, and the expert parallelism of its language model."""
+    ranks = getattr(config.get_text_config(), "ep_size", 1)
+    return replace(plain_settings(config), expert_ranks=ranks if ranks > 1 else None)
 
 
 def _layer(config: DeepseekV2Config, index: int) -> Layer:

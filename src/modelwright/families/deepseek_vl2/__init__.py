@@ -1,1 +1,21 @@
-"""DeepSeek-VL2 (arXiv:2412.10302): a tower for pictures before a DeepSeek-V2."""
+"""DeepSeek-VL2: a vision tower and a projector in front of the DeepSeek-V2 decoder (arXiv:2412.10302)."""
+
+from modelwright.families.record import Family
+
+FAMILY = Family(
+    name="deepseek_vl2",
+    model_types=("deepseek_vl_v2",),
+    architectures={"DeepseekVLV2ForCausalLM": "modelwright.families.deepseek_vl2.model:DeepseekVLV2ForCausalLM"},
+    causal="DeepseekVLV2ForCausalLM",
+    language="language",
+    config="modelwright.families.deepseek_vl2.config:DeepseekVLV2Config",
+    counts="modelwright.families.deepseek_vl2.plan:count_deepseek_vl2",
+    run_settings="modelwright.families.deepseek_v2.plan:run_settings",
+    cache="modelwright.families.deepseek_v2.decoding:cache_layout",
+    decoding="modelwright.families.deepseek_v2.decoding:decoding_rules",
+    processor="modelwright.families.deepseek_vl2.processor:read_processor",
+    processor_class="modelwright.families.deepseek_vl2.processor:DeepseekVLV2Processor",
+    auto_classes=("AutoModelForCausalLM", "AutoModelForImageTextToText"),
+    slicing="modelwright.families.deepseek_v2.slicing:slicing_rules",
+    export="modelwright.families.deepseek_vl2.export:DeepseekVLV2OnnxConfig",
+)

@@ -11,6 +11,7 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, PreTrainedTokeni
 
 from modelwright.configs.tiling import image_token_count, tile_side
 from modelwright.errors import CheckpointError, RequestError
+from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
 from modelwright.processing.batching import ProcessedPrompt, pad_batch
 from modelwright.processing.chat import (
     Segment,
@@ -25,6 +26,7 @@ from modelwright.processing.messages import Conversation
 from modelwright.processing.rows import Pictures, deal_pictures, pictures_per_row, split_rows
 from modelwright.processing.settings import check_settings, refuse_unknown
 from modelwright.processing.special_tokens import add_special_tokens
+from modelwright.processing.tokenizer import require_tokenizer
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "proxies")
 
@@ -294,3 +296,17 @@ class DeepseekVLV2Processor(ProcessorMixin):
 
 def _token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     return cast(int, tokenizer.convert_tokens_to_ids(token))
+
+
+def read_processor(folder: Path, config: DeepseekVLV2Config) -> DeepseekVLV2Processor:
+    """The processor in a folder, told what official files say in ``config.json`` only: how tiles become rows.
+
+    Raises:
+        CheckpointError: the folder lacks a file.
+    """
+    require_tokenizer(folder)
+    if not (folder / "processor_config.json").is_file():
+        raise CheckpointError(f"{folder} has no processor_config.json, which says how pictures are cut into tiles")
+    return DeepseekVLV2Processor.from_pretrained(
+        folder, tile_tag=config.tile_tag, global_view_pos=config.global_view_pos
+    )

@@ -1,1 +1,23 @@
-"""ImageGPT (Chen et al., 2020): pictures drawn pixel by pixel."""
+"""ImageGPT: a GPT-2 whose tokens are colours (Chen et al., ICML 2020)."""
+
+from modelwright.families.record import Family
+
+FAMILY = Family(
+    name="imagegpt",
+    model_types=("imagegpt",),
+    architectures={
+        "ImageGPTModel": "modelwright.families.imagegpt.model:ImageGPTModel",
+        "ImageGPTForCausalImageModeling": "modelwright.families.imagegpt.model:ImageGPTForCausalImageModeling",
+        "ImageGPTForImageClassification": "modelwright.families.imagegpt.model:ImageGPTForImageClassification",
+    },
+    causal="ImageGPTForCausalImageModeling",
+    draws="pixels",
+    config="modelwright.families.imagegpt.config:ImageGPTConfig",
+    counts="modelwright.families.imagegpt.plan:count_imagegpt",
+    cache="modelwright.families.imagegpt.decoding:cache_layout",
+    decoding="modelwright.families.imagegpt.decoding:decoding_rules",
+    processor="modelwright.families.imagegpt.processor:read_processor",
+    completes="modelwright.families.imagegpt.sampling:complete",
+    slicing="modelwright.families.imagegpt.slicing:slicing_rules",
+    export="modelwright.families.imagegpt.export:ImageGPTOnnxConfig",
+)

@@ -41,6 +41,7 @@ class ImageGPTPreTrainedModel(ModelwrightPreTrainedModel):
     _no_split_modules: ClassVar[list[str]] = ["ImageGPTBlock"]
 
     unused_tensors = (r"(^|\.)h\.\d+\.attn\.(bias|masked_bias)$",)
+    own_matrices = (ResidualProjection, ColourHead)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

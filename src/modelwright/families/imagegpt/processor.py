@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from modelwright.errors import CheckpointError, RequestError
+from modelwright.families.imagegpt.config import ImageGPTConfig
 from modelwright.processing.pictures import as_pictures
 from modelwright.processing.pixel_settings import FILE, PixelSettings
 from modelwright.processing.pixels import Pixels
@@ -119,3 +120,20 @@ def _fetch(name: str) -> Path:
     except Exception as error:  # a name that is no hub id, no such file there, no network
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(f"{name} is not a folder here, and the hub has no {FILE} of it: {reason}") from error
+
+
+def read_processor(folder: Path, config: ImageGPTConfig) -> ImageGPTImageProcessor:
+    """The image processor in a folder, whose palette must have a colour for each token that the model knows.
+
+    Raises:
+        CheckpointError: there is none, or its palette has another number of colours.
+    """
+    if not (folder / "preprocessor_config.json").is_file():
+        raise CheckpointError(f"{folder} has no preprocessor_config.json, which says what colour each token is")
+    processor = ImageGPTImageProcessor.from_pretrained(folder)
+    colours = None if processor.clusters is None else len(processor.clusters)
+    if colours not in (None, config.start_token_id):
+        raise CheckpointError(
+            f"the palette in {folder} has {colours} colours and must have vocab_size - 1 ({config.start_token_id})"
+        )
+    return processor

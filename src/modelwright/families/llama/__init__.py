@@ -1,1 +1,35 @@
-"""Llama (arXiv:2302.13971) and its kin, in the dialects of Hugging Face and MindFormers."""
+"""Llama 1 to 3.3 (arXiv:2302.13971, 2407.21783) in the dialects of Hugging Face and of MindFormers, and its kin."""
+
+from modelwright.families.record import Dialect, Family
+
+_MODEL = "modelwright.families.llama.model"
+_DECODER, _CAUSAL, _CLASSIFIER = (
+    f"{_MODEL}:{name}" for name in ("LlamaModel", "LlamaForCausalLM", "LlamaForSequenceClassification")
+)
+
+FAMILY = Family(
+    name="llama",
+    model_types=("llama", "mistral"),  # a Mistral is a Llama where no window slides, which its config checks
+    architectures={
+        "LlamaModel": _DECODER,
+        "LlamaForCausalLM": _CAUSAL,
+        "LlamaForSequenceClassification": _CLASSIFIER,
+        "MistralModel": _DECODER,
+        "MistralForCausalLM": _CAUSAL,
+        "MistralForSequenceClassification": _CLASSIFIER,
+    },
+    causal="LlamaForCausalLM",
+    config="modelwright.families.llama.config:LlamaConfig",
+    counts="modelwright.families.llama.plan:count_llama",
+    run_settings="modelwright.families.llama.plan:run_settings",
+    cache="modelwright.families.llama.decoding:cache_layout",
+    decoding="modelwright.families.llama.decoding:decoding_rules",
+    serving="modelwright.families.llama.decoding:serving_settings",
+    export="modelwright.families.llama.export:LlamaOnnxConfig",
+    dialect=Dialect(
+        name="mindformers",
+        speaks="modelwright.families.llama.config.dialects:speaks_mindformers",
+        read_config="modelwright.families.llama.config:LlamaConfig.from_mindformers",
+        tensors="modelwright.families.llama.mindformers:MINDFORMERS",
+    ),
+)

@@ -14,12 +14,13 @@ from transformers import Cache, GenerationMixin
 from modelwright.attention import AttentionBackend, DenseAttention, PackedAttention
 from modelwright.checkpoints.shards import read_headers
 from modelwright.errors import CheckpointError
+from modelwright.families.llama.balance import llama_balance_loss
 from modelwright.families.llama.config import LlamaConfig
 from modelwright.families.llama.loss import language_loss
 from modelwright.families.llama.padding import packed_documents, padding_mask, position_ids_of
 from modelwright.families.llama.parts import LlamaDecoderLayer, Types, build_norm, build_rope
 from modelwright.hf.arguments import check_mask, refuse_attentions, refuse_unknown
-from modelwright.hf.balance import accumulate_load, llama_balance_loss
+from modelwright.hf.balance import accumulate_load
 from modelwright.hf.cache_names import either_cache_name, of_cache
 from modelwright.hf.classification import TextClassifier
 from modelwright.hf.decoder import RouterBiases, check_kept, embed, kept_tokens, pass_cache, with_balance
@@ -49,6 +50,9 @@ class LlamaPreTrainedModel(RouterBiases, ModelwrightPreTrainedModel):
         """The type of the projections, which embedding and norms need not share, or were rounded from."""
         projections = (p.dtype for name, p in self.named_parameters() if name.endswith("o_proj.weight"))
         return next(projections, getattr(torch, self.config.param_init_type))
+
+    def cache_dtype(self) -> torch.dtype:
+        return Types.of(self.config).compute or self.weight_dtype()
 
     def load_named_checkpoint(self) -> None:
         """Read the folder that ``checkpoint_name_or_path`` names; a model on the meta device has nothing to fill."""

@@ -1,7 +1,12 @@
-"""Llama's sizes from its config: grouped attention, a gated feed-forward or experts of the same width."""
+"""Llama's sizes from its config, and what the config states about a run: types, layout, recomputation."""
 
+from typing import Any
+
+from modelwright.errors import ConfigError
 from modelwright.families.llama.config import LlamaConfig
 from modelwright.planner.counts import Counts
+from modelwright.planner.layout import Layout
+from modelwright.planner.settings import RunSettings, Types
 from modelwright.planner.shapes import ExpertFeedForward, FeedForward, GroupedAttention, Layer, Linear
 
 
@@ -27,6 +32,70 @@ def count_llama(config: LlamaConfig) -> Counts:
         head=Linear(config.hidden_size, config.vocab_size, cut="outputs"),
         tied=config.tie_word_embeddings,
     )
+
+
+def run_settings(config: LlamaConfig) -> RunSettings:
+    """What the fields of MindFormers state about a run.
+
+    The config stores norms in `layernorm_compute_type`, whatever type is asked for the model; it computes and caches
+    in `compute_dtype`.
+
+    Raises:
+        ConfigError: a part of a pipeline is described, or recomputation for another number of stages.
+    """
+    stays = not config.norm_init_type
+    return RunSettings(
+        types=Types(config.param_init_type, config.embedding_dtype, config.norm_dtype, config.compute_dtype, stays),
+        layout=_layout(config),
+        explicit_attention=not config.use_flash_attention,
+        recompute=_recompute(config),
+        batch=config.batch_size,
+    )
+
+
+def _layout(config: LlamaConfig) -> Layout | None:
+    """The layout that `parallel_config` asks for; None where it asks for one device."""
+    degrees, settings = config.parallel_config, config.parallel
+    if degrees.devices == 1:
+        return None
+    if settings.first_stage or sum(map(len, settings.stage_layers)) % degrees.pipeline_stage:
+        raise ConfigError(
+            f"pipeline_stage places this model in a part of the pipeline ({config.pipeline_stage}), and a plan needs "
+            f"all {degrees.pipeline_stage} stages to hold it"
+        )
+    return Layout(
+        data=degrees.data_parallel,
+        model=degrees.model_parallel,
+        pipeline=degrees.pipeline_stage,
+        context=degrees.context_parallel,
+        expert=degrees.expert_parallel,
+        expert_model=_experts_cut(config, config.moe_config.expert_model_parallel or degrees.model_parallel),
+        sharded=settings.shard_optimizer,
+        sequence_parallel=degrees.use_seq_parallel,
+        micro_batches=degrees.micro_batch_num if degrees.pipeline_stage > 1 else None,
+        stage_layers=tuple(sum(virtual) for virtual in zip(*settings.stage_layers, strict=True)),
+    )
+
+
+def _experts_cut(config: LlamaConfig, asked: int) -> int:
+    """Into how many the matrices of one expert are cut: whole where expert parallelism takes the model's ranks too."""
+    degrees = config.parallel_config
+    fits = (degrees.data_parallel * degrees.context_parallel) % degrees.expert_parallel == 0
+    return asked if config.has_experts and fits else 1
+
+
+def _recompute(config: LlamaConfig) -> bool | tuple[int, ...]:
+    """What `recompute` says: all layers, none, or how many leading ones of each stage.
+
+    Recomputing single operations (`select_recompute`) is planned as keeping them: an upper bound.
+    """
+    rule, stages = config.training.recompute.recompute, config.parallel_config.pipeline_stage
+    if isinstance(rule, bool):
+        return rule
+    rows: list[Any] = [row for row in rule if isinstance(row, list)] or [rule]
+    if any(len(row) != stages for row in rows):
+        raise ConfigError(f"recompute ({rule}) must state a number for each pipeline_stage ({stages})")
+    return tuple(sum(column) for column in zip(*rows, strict=True))
 
 
 def _feed_forward(config: LlamaConfig, times: int = 1) -> FeedForward:

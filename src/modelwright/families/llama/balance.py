@@ -1,0 +1,25 @@
+"""The balance losses of a Llama with experts, as its ``moe_config`` weighs them."""
+
+import torch
+from torch import Tensor
+
+from modelwright.families.llama.config import LlamaConfig
+from modelwright.layers import Routing
+
+
+def llama_balance_loss(config: LlamaConfig, routings: list[Routing]) -> Tensor | None:
+    """The losses of ``moe_config``, each times its factor, summed over layers; None where there are no experts.
+
+    ``expert`` balances experts, ``device`` groups of them (``expert_group_size``, else the ranks that share them) and
+    ``comm`` those ranks; without ``aux_loss_types`` it is ``expert`` by ``aux_loss_factor``. The z-loss comes on top.
+    """
+    if not routings:
+        return None
+    moe, ranks = config.moe_config, config.parallel_config.expert_parallel
+    groups = {"expert": moe.expert_num, "device": moe.expert_group_size or ranks, "comm": ranks}
+    factors = [("expert", moe.aux_loss_factor)]
+    if moe.aux_loss_types:
+        factors = list(zip(moe.aux_loss_types, moe.aux_loss_factors or [], strict=True))
+    losses = [factor * r.group_balance_loss(groups[kind]) for r in routings for kind, factor in factors]
+    losses += [moe.z_loss_factor * r.z_loss() for r in routings if moe.z_loss_factor]
+    return torch.stack(losses).sum()

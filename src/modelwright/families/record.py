@@ -1,0 +1,123 @@
+"""`Family`, the record of a family: where each of its parts is found, and what it can do; it imports none of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import reduce
+from importlib import import_module
+from typing import Any, Literal
+
+Reference = str
+"""Where a part is found: ``module:name``, such as ``modelwright.families.llama.model:LlamaForCausalLM``."""
+
+
+def resolve(reference: Reference) -> Any:
+    """The part that a reference names; its module is imported by the first call that asks for it."""
+    module, _, name = reference.partition(":")
+    return reduce(getattr, name.split("."), import_module(module))
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """Another program's way to write the configs and tensors of a family.
+
+    Attributes:
+        name: what it is called, such as ``mindformers``.
+        speaks: ``(values) -> bool``, whether the values of a JSON file without ``model_type`` are written in it.
+        read_config: ``(path or values) -> config``, from a file of that program or from what one holds.
+        tensors: how its tensors are named and packed, a ``modelwright.checkpoints.dialect.TensorDialect``.
+    """
+
+    name: str
+    speaks: Reference
+    read_config: Reference
+    tensors: Reference
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models of one kind: everything that the rest of modelwright asks about them.
+
+    Parts are references, resolved on first use, so that reading a config or planning imports no model. "Config" below
+    is the config of the whole model; "decoder's config" is what its ``get_text_config()`` gives.
+
+    Attributes:
+        name: the family's folder.
+        model_types: the ``model_type`` of a ``config.json`` that may stand for it, its config class's own first.
+        architectures: the names that ``architectures`` may hold, each with the class of that model.
+        causal: the one of these that draws the next token; it is meant where a file names no architecture.
+        config: the config class.
+        counts: ``(config) -> Counts``, the sizes that the planner counts.
+        run_settings: ``(config) -> RunSettings``, what the config states about types, layout and training.
+        cache: ``(decoder's config) -> CacheLayout``.
+        decoding: ``(decoder's config) -> DecodingRules``; raises ConfigError for what the engine does not serve.
+        processor: ``(folder, config) -> processor``, what makes arrays of text and pictures.
+        processor_class: the class that transformers' ``AutoProcessor`` is told of, where it lacks one.
+        auto_classes: names of transformers' Auto classes for models that are told of the causal model, where
+            transformers lacks the family.
+        draws: whether its tokens are text, or the colours of pixels.
+        language: the attribute of the causal model that holds its decoder, for a family that sees pictures; None for
+            all others, whose causal model is the decoder.
+        trains: whether the causal model computes a loss of ``labels``.
+        completes: ``(model, pixels, ...) -> pixels``, for a family that draws pixels.
+        export: the ``OnnxConfig`` of the causal model; None where no graph is made of it.
+        slicing: ``(decoder's config, mesh) -> rules``, how tensor parallelism cuts the modules of this family, beyond
+            the rules that ``parallel`` has for shared layers.
+        serving: ``(decoder's config) -> (EngineSettings, SamplingSettings) | None``, the defaults of an engine and of
+            a request where the config states them.
+        dialect: another program's way to write its configs and tensors.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    architectures: Mapping[str, Reference] = field(hash=False)
+    causal: str
+    config: Reference
+    counts: Reference
+    cache: Reference
+    decoding: Reference
+    run_settings: Reference = "modelwright.planner.settings:plain_settings"
+    processor: Reference = "modelwright.processing.tokenizer:read_tokenizer"
+    processor_class: Reference | None = None
+    auto_classes: tuple[str, ...] = ()
+    draws: Literal["text", "pixels"] = "text"
+    language: str | None = None
+    trains: bool = True
+    completes: Reference | None = None
+    export: Reference | None = None
+    slicing: Reference | None = None
+    serving: Reference | None = None
+    dialect: Dialect | None = None
+
+    @property
+    def model_type(self) -> str:
+        """The ``model_type`` that its config class writes."""
+        return self.model_types[0]
+
+    @property
+    def config_class(self) -> Any:
+        """The class of its configs."""
+        return resolve(self.config)
+
+    @property
+    def causal_class(self) -> Any:
+        """The class of the model that draws the next token."""
+        return self.model_class(self.causal)
+
+    @property
+    def sees_pictures(self) -> bool:
+        """Whether prompts may hold pictures."""
+        return self.language is not None
+
+    @property
+    def abilities(self) -> tuple[str, ...]:
+        """What it can do, in words."""
+        does = {"sees pictures": self.sees_pictures, "trains": self.trains, "exports": self.export is not None}
+        return (f"draws {self.draws}", *(words for words, holds in does.items() if holds))
+
+    def model_class(self, architecture: str) -> Any:
+        """The class of the model that `architecture` names."""
+        return resolve(self.architectures[architecture])
+
+    def decoder_of(self, model: Any) -> Any:
+        """The part of a causal model that reads tokens; the model itself unless it sees pictures."""
+        return model if self.language is None else getattr(model, self.language)
