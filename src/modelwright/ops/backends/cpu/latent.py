@@ -4,21 +4,18 @@ import torch
 from torch import Tensor
 
 from modelwright.ops.backends.cpu.build import call
-from modelwright.ops.backends.cpu.linear import Unit, is_bare, serves_linear, unit
-
-_FEW, _SEVERAL = 8, 64
-"""Up to so many tokens the kernels are faster than torch, one by one and in blocks (``benchmarks/kernels.py``)."""
-_BLOCK = 32
-"""Widths that blocks take are multiples of this."""
+from modelwright.ops.backends.cpu.linear import is_bare, serves_linear
+from modelwright.ops.backends.cpu.thresholds import LATENT_BLOCK, LATENT_TOKENS, LATENT_TOKENS_IN_BLOCKS
+from modelwright.ops.backends.cpu.unit import Unit, unit
 
 
 def serves_latent(x: Tensor, kv_b: Tensor) -> bool:
     """Whether the kernels take ``x`` ``[1, heads, tokens, width]`` and are faster: few tokens of one row."""
-    if x.shape[0] != 1 or x.shape[2] > _SEVERAL or not (is_bare(x) and serves_linear(x, kv_b)):
+    if x.shape[0] != 1 or x.shape[2] > LATENT_TOKENS_IN_BLOCKS or not (is_bare(x) and serves_linear(x, kv_b)):
         return False
     widths = x.shape[-1], kv_b.shape[0] // x.shape[1], kv_b.shape[1]
-    in_blocks = unit() != Unit.STREAMS and not any(width % _BLOCK for width in widths)
-    return x.shape[2] <= (_SEVERAL if in_blocks else _FEW)
+    in_blocks = unit() != Unit.STREAMS and not any(width % LATENT_BLOCK for width in widths)
+    return x.shape[2] <= (LATENT_TOKENS_IN_BLOCKS if in_blocks else LATENT_TOKENS)
 
 
 def latent_in(q_nope: Tensor, kv_b: Tensor) -> Tensor:

@@ -2,36 +2,16 @@
 
 import struct
 from collections.abc import Sequence
-from enum import IntEnum
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from modelwright.ops.backends.cpu.build import build, call
+from modelwright.ops.backends.cpu.unit import Unit, unit
 from modelwright.ops.weight_only import Int4Weight, Int8Weight
 
 INPUTS = (torch.float32, torch.bfloat16)
 Weight = Tensor | Int8Weight | Int4Weight
-
-
-class Unit(IntEnum):
-    """What multiplies several rows of bf16; few, and fp32, always are dot products while the weight streams by.
-
-    Few are 4 rows, 8 with an int8 weight and 16 with an int4 weight. ``DOTS`` are AVX-512's dot products over blocks of
-    the weight, ``TILES`` the processor's matrix unit (AMX).
-    """
-
-    STREAMS = 0
-    DOTS = 1
-    TILES = 2
-
-
-@cache
-def unit() -> Unit:
-    """The best unit of this processor; asks the system's permission for it, once."""
-    library = build().library
-    return Unit.STREAMS if library is None else Unit(library.best_unit())
 
 
 _WEIGHT = struct.Struct("i4x5q")

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from modelwright.ops.backends.cpu.build import build, call
 from modelwright.ops.backends.cpu.linear import is_bare
+from modelwright.ops.backends.cpu.thresholds import PREFILL_TOKENS
 
 _PREFILL = struct.Struct("7q 9q q f")
 """`Prefill` of prefill.cpp: the counts, pointers and strides of queries, keys and values, the result, the scale."""
-_FEWEST_TOKENS = 16
 _CHANNELS = 8
 """What the width of the values is a multiple of."""
 
@@ -20,7 +20,7 @@ def serves_prefill(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether the kernel takes these and is faster: several tokens in bf16, on a CPU that multiplies it by vectors."""
     if q.device.type != "cpu" or not q.dtype == k.dtype == v.dtype == torch.bfloat16 or not is_bare(q):
         return False
-    if q.shape[2] < _FEWEST_TOKENS or q.shape[-1] % 2 or v.shape[-1] % _CHANNELS:
+    if q.shape[2] < PREFILL_TOKENS or q.shape[-1] % 2 or v.shape[-1] % _CHANNELS:
         return False
     library = build().library
     return library is not None and bool(library.serves_prefill())

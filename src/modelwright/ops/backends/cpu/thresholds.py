@@ -1,0 +1,42 @@
+"""Where the compiled kernels are faster than torch: every number that the dispatch compares a shape with.
+
+Each was chosen by ``benchmarks/kernels.py`` on a processor with AVX-512 and its dot products of bf16 (AMD EPYC, two
+cores); the numbers beside it are times of torch divided by times of the kernel, on either side of the threshold. Leaves
+out what a kernel cannot compute at all, which its ``serves`` function knows, and the thresholds inside the C++ kernels
+(``thresholds.h``).
+"""
+
+from modelwright.ops.backends.cpu.unit import Unit
+
+LINEAR_ROWS_BF16 = {Unit.STREAMS: 8, Unit.DOTS: 64, Unit.TILES: 64}
+"""Rows of bf16 up to which a linear layer is computed by the kernel. ``TILES`` is an estimate, not measured."""
+
+LINEAR_ROWS_FP32 = 32
+"""Rows of fp32 up to which a linear layer is computed by the kernel."""
+
+STORED_LINEAR_ROWS = {Unit.STREAMS: 8, Unit.DOTS: 512, Unit.TILES: 512}
+"""Rows of bf16 up to which a linear layer multiplies int8 or int4 by the kernel; torch copies the weight first."""
+
+STORED_LINEAR_ROWS_FP32 = 8
+"""The same for rows of fp32, which only stream by the weight."""
+
+STORED_EXPERT_TOKENS = 8
+"""Tokens up to which all quantized experts are computed in one call; more are sorted by expert, one product each."""
+
+ROWS_OF_AN_EXPERT = 12
+"""Mean rows of an expert up to which its kernel is faster without dot products of bf16; with them it always is."""
+
+ROUTED_TOKENS = 64
+"""Tokens up to which the kernel scores experts; beyond, torch's product catches up with its single pass."""
+
+LATENT_TOKENS = 8
+"""Tokens up to which ``kv_b`` is absorbed by the kernel row by row."""
+
+LATENT_TOKENS_IN_BLOCKS = 64
+"""The same in blocks, where there are dot products and all widths are multiples of :data:`LATENT_BLOCK`."""
+
+LATENT_BLOCK = 32
+"""Widths of ``kv_b`` that blocks take are multiples of this; ``BLOCK`` of lanes.h."""
+
+PREFILL_TOKENS = 16
+"""Tokens from which on the kernel attends to a prompt; a third of its 48 queries are then used."""
