@@ -1,4 +1,4 @@
-"""`TensorDialect`, what a conversion asks of another program's way to write a family; a family's record names its own."""
+"""`TensorDialect`, what a conversion asks of another program's way to write a family, which the record names."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path

@@ -1,6 +1,6 @@
 """A checkpoint folder into one whose matrices are stored as integers; one shard in memory at a time, and no model.
 
-Which matrices, and in what form, is said in ``checkpoints/quantized_model.py``. Leaves out what the rounding costs in loss.
+Which matrices, and in what form, is said in ``quantized_model.py``. Leaves out what the rounding costs in loss.
 """
 
 import copy
@@ -74,7 +74,7 @@ def quantize(
 ) -> QuantizeReport:
     """Quantize a checkpoint folder; ``dst`` appears whole at the end, or not at all.
 
-    It then holds, bit for bit, what :func:`modelwright.checkpoints.quantized_model.quantize_model` makes of the loaded model.
+    It then holds, bit for bit, what ``quantize_model`` of ``quantized_model.py`` makes of the loaded model.
 
     Args:
         src: a folder in the official layout, or a hub id.
