@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from modelwright import DeepseekVLV2ForCausalLM, DeepseekVLV2Processor, quantize_model, zoo
-from modelwright.hf.quantized import quantized_names
+from modelwright.checkpoints.quantized_model import quantized_names
 from recipes.vl2_nano.evaluate import SEED
 from recipes.vl2_nano.packing import Packer, collate
 from recipes.vl2_nano.questions import make_example

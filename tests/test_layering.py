@@ -2,13 +2,14 @@
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "modelwright"
 
-FAMILY_PARTS = {"config", "plan", "processor", "export"}
+FAMILY_PARTS = {"config", "decoding", "plan", "processor", "slicing", "export"}
 """The parts of a family that are rooms of their own, ``families.<part>``; the rest of it is ``families.model``."""
 
 CONFIG = {"errors", "configs", "families"}
@@ -23,6 +24,7 @@ MAY_IMPORT = {
     "configs": {"errors"},
     "families": {"errors", "configs"},
     "families.config": CONFIG,
+    "families.decoding": CONFIG | {"families.config"},
     "processing": {"errors", "configs"},
     "families.processor": CONFIG | {"processing", "families.config"},
     "planner": CONFIG,
@@ -34,6 +36,7 @@ MAY_IMPORT = {
     "hf": CONFIG | TENSORS | {"checkpoints"},
     "parallel": {"errors", "configs"} | TENSORS,
     "families.model": CONFIG | TENSORS | {"checkpoints", "hf", "families.config"},
+    "families.slicing": CONFIG | TENSORS | {"parallel", "families.config", "families.model"},
     "data": {"errors", "configs", "processing"},
     "engine": BELOW_ENGINE,
     "training": BELOW_ENGINE,
@@ -50,6 +53,7 @@ MUST_NOT_IMPORT = {
     "configs": {"torch"},
     "families": {"torch", "transformers"},
     "families.config": {"torch"},
+    "families.decoding": {"torch", "transformers"},
     "planner": {"torch", "transformers"},
     "families.plan": {"torch", "transformers"},
     "ops": {"transformers"},
@@ -138,8 +142,39 @@ def violations(package: Path) -> list[str]:
     return found
 
 
+def module_graph(package: Path) -> dict[str, set[str]]:
+    """Each module of ``package`` with those it imports, wherever an import stands.
+
+    Left out are what an import implies (the packages around a module) and names that are made while running.
+    """
+    files = {module_name(path, package): path for path in package.rglob("*.py")}
+    graph = {}
+    for name, path in files.items():
+        parent = name if path.stem == "__init__" else name.rpartition(".")[0]
+        targets = (target for _, target in imports_of(ast.parse(path.read_text(encoding="utf-8")), parent))
+        found = (target if target in files else target.rpartition(".")[0] for target in targets if target[-1:] != ".")
+        graph[name] = {target for target in found if target in files and target != name}
+    return graph
+
+
 def test_the_house_keeps_its_table():
     assert violations(PACKAGE) == []
+
+
+def test_no_modules_import_each_other():
+    """References of a record are strings that are resolved on first use, and no imports: they are where cycles end."""
+    graph = module_graph(PACKAGE)
+    assert len(graph) > 200 and any(graph.values())
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_a_cycle_of_modules_is_found(tmp_path):
+    write(tmp_path, "hf/a.py", "def f():\n    from . import b")
+    write(tmp_path, "hf/b.py", "from modelwright.layers.norm import RMSNorm")
+    package = write(tmp_path, "layers/norm.py", "import modelwright.hf.a")
+    with pytest.raises(CycleError) as caught:
+        tuple(TopologicalSorter(module_graph(package)).static_order())
+    assert set(caught.value.args[1]) == {"modelwright.hf.a", "modelwright.hf.b", "modelwright.layers.norm"}
 
 
 def test_the_table_has_no_cycle():
@@ -215,6 +250,9 @@ def test_a_permitted_import_is_not_reported(tmp_path, file, source):
         ("parallel/a.py", "from modelwright.families.llama import parts", "not families.model"),
         ("engine/a.py", "from modelwright.training import x", "not training"),
         ("families/a.py", "import modelwright.families.llama.config", "not families.config"),
+        ("families/llama/decoding.py", "import torch", "families.decoding does without torch"),
+        ("families/llama/model.py", "import modelwright.families.llama.slicing", "not families.slicing"),
+        ("families/llama/plan.py", "import modelwright.families.llama.decoding", "not families.decoding"),
         ("families/llama/config/a.py", "import torch", "families.config does without torch"),
         ("families/llama/plan.py", "from modelwright.families.llama.parts import x", "not families.model"),
         ("planner/a.py", "from modelwright.families.llama.plan import x", "not families.plan"),

@@ -49,7 +49,7 @@ def test_every_public_name_is_listed_resolves_and_stays():
 
 
 def test_functions_are_those_of_their_rooms_and_not_imported_before_they_are_used():
-    from modelwright.hf.quantized import quantize_model
+    from modelwright.checkpoints.quantized_model import quantize_model
 
     assert modelwright.quantize_model is quantize_model
     assert loaded_after("import modelwright; 'quantize_model' in dir(modelwright)") == []

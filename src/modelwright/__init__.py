@@ -40,7 +40,7 @@ _ROOM_OF = {
     "Guide": "engine.params",
     "SamplingParams": "engine.params",
     "load": "checkpoints.load",
-    "quantize_model": "hf.quantized",
+    "quantize_model": "checkpoints.quantized_model",
     "register": "hf.registry",
 }
 

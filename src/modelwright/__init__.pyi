@@ -2,6 +2,7 @@
 
 from modelwright import zoo as zoo
 from modelwright.checkpoints.load import load as load
+from modelwright.checkpoints.quantized_model import quantize_model as quantize_model
 from modelwright.configs import MoEConfig as MoEConfig
 from modelwright.configs import ParallelConfig as ParallelConfig
 from modelwright.engine.async_engine import AsyncEngine as AsyncEngine
@@ -31,7 +32,6 @@ from modelwright.families.llama.config import LlamaConfig as LlamaConfig
 from modelwright.families.llama.model import LlamaForCausalLM as LlamaForCausalLM
 from modelwright.families.llama.model import LlamaForSequenceClassification as LlamaForSequenceClassification
 from modelwright.families.llama.model import LlamaModel as LlamaModel
-from modelwright.hf.quantized import quantize_model as quantize_model
 from modelwright.hf.registry import register as register
 from modelwright.processing import Grounding as Grounding
 from modelwright.processing import draw_groundings as draw_groundings

@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from modelwright.checkpoints.conversion_source import Dropped
 from modelwright.checkpoints.convert import Report, convert
-from modelwright.checkpoints.mindformers import mindformers_tensors, packing_of
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM
 from modelwright.families.llama.config import LlamaConfig
+from modelwright.families.llama.mindformers.names import mindformers_tensors, packing_of
 from modelwright.families.llama.model import LlamaForCausalLM
 from modelwright.families.read import read_config
 from tests.fakes import MHA, MOE, official_weights, tiny_v2, tiny_vl2, tokens, write_checkpoint, write_mindformers

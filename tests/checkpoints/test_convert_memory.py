@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelwright.checkpoints.mindformers import mindformers_tensors, packing_of
 from modelwright.families.llama.config import LlamaConfig
+from modelwright.families.llama.mindformers.names import mindformers_tensors, packing_of
 from tests.fakes import write_mindformers
 from tests.llamas import MINDFORMERS
 

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 from modelwright.checkpoints.convert import convert
 from modelwright.checkpoints.quantize import quantize
+from modelwright.checkpoints.quantized_model import METHODS, quantize_model
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families.read import read_config
-from modelwright.hf.quantized import METHODS, quantize_model
 from modelwright.planner.plan import plan
 from tests.fakes import MHA, MOE, tiny_v2, tiny_vl2
 from tests.imagegpts import tiny_imagegpt

@@ -150,8 +150,12 @@ from modelwright.cli.main import main
 try:
     main()
 finally:
-    rooms = {{name.split(".")[1] for name in sys.modules if name.startswith("modelwright.")}}
-    print(*sorted(rooms), file=sys.stderr)
+    ours = [name.split(".")[1:] for name in sys.modules if name.startswith("modelwright.")]
+    rooms = {{name[0] for name in ours}}
+    parts = {{name[2] for name in ours if name[0] == "families" and len(name) > 2}}
+    print(*sorted(rooms), "of which", *sorted(parts), file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stderr.split() == ["cli", "configs", "errors", "planner", "zoo"]
+    rooms, parts = done.stderr.split("of which")
+    assert rooms.split() == ["cli", "configs", "errors", "families", "planner", "zoo"]
+    assert parts.split() == ["config", "plan"]

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from modelwright.checkpoints.quantized_model import METHODS, quantize_model
 from modelwright.engine.engine import Engine
 from modelwright.engine.engine_config import EngineConfig
 from modelwright.engine.params import SamplingParams
-from modelwright.hf.quantized import METHODS, quantize_model
 from tests.fakes import tiny_v2
 from tests.llamas import HUGGING_FACE, tiny_llama
 

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelwright.checkpoints.quantized_model import quantize_model
 from modelwright.errors import ConfigError
 from modelwright.export import DeepseekV2OnnxConfig, OnnxDecoder, export_onnx
 from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM
-from modelwright.hf.quantized import quantize_model
 from tests.export.graphs import largest_delta, lengths
 from tests.fakes import DENSE, GROUPED, MHA, MOE, NOAUX, YARN, golden, tiny_v2, tokens, write_checkpoint
 

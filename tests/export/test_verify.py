@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from modelwright.errors import CheckpointError
 from modelwright.export import export_onnx, verify_onnx
-from modelwright.export.families import onnx_config_class
+from modelwright.export.graphs import onnx_config_class
 from modelwright.export.manifest import Manifest
 from modelwright.export.session import DecoderSession
 from modelwright.export.verify import Comparison, Shape, difference, tolerance

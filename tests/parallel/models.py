@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from modelwright.hf.quantized import quantize_model
+from modelwright.checkpoints.quantized_model import quantize_model
 from tests.fakes import DENSE, GROUPED, MHA, MOE, NOAUX, YARN, tiny_v2, tiny_vl2
 from tests.imagegpts import tiny_imagegpt
 from tests.llamas import EXPERTS, HUGGING_FACE, tiny_llama

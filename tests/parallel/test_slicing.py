@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from modelwright.checkpoints.quantized_model import quantize_model
 from modelwright.engine.slicing import slice_decoder
 from modelwright.errors import ConfigError
-from modelwright.hf.quantized import quantize_model
 from modelwright.parallel import Mesh, is_sliced
 from tests.fakes import MHA, MOE, tiny_v2, tokens
 from tests.imagegpts import TINY, tiny_imagegpt

@@ -4,29 +4,21 @@ import copy
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from modelwright.checkpoints.dialect import YAMLS, TensorDialect, other_dialects
 from modelwright.checkpoints.fit import check_fit
-from modelwright.checkpoints.mindformers import left_out, mindformers_tensors, recognise, usual_name
+from modelwright.checkpoints.quantized_model import is_quantized
 from modelwright.checkpoints.recipes import Recipe, copy_of, unpack
 from modelwright.checkpoints.shards import INDEX_FILE, SINGLE_FILE, TensorHeader, headers_of, open_shard, read_headers
 from modelwright.checkpoints.source import find_folder, read_json
 from modelwright.configs import CheckedConfig
-from modelwright.configs.mindformers import ARCHITECTURE, merge_run, read_yaml
 from modelwright.errors import CheckpointError
 from modelwright.families import model_class
-from modelwright.families.llama.config import LlamaConfig
 from modelwright.families.read import read_config
-from modelwright.hf.pretrained import is_quantized
 
-Dialect = Literal["hf", "mindformers"]
-YAMLS = (".yaml", ".yml")
-EMBEDDING = "model.tok_embeddings."
-"""What every MindFormers checkpoint of a Llama holds and no other does."""
-CHECKPOINT_PATH = "checkpoint_name_or_path"
 TIED = "tie_word_embeddings: it is the embedding's"
 
 
@@ -43,16 +35,19 @@ class Source:
     """A checkpoint to convert.
 
     Attributes:
+        dialect: another than the official one, which is None.
         config_file: its ``config.json`` or YAML.
+        config_as_it_is: whether ``config_file`` says what ``config`` says and nothing of this folder alone.
         architecture: the model's class.
         tensors: the weights by the names that ``recipes`` use.
         recipes: what makes every Hugging Face tensor of the model from ``tensors``.
     """
 
     folder: Path
-    dialect: Dialect
+    dialect: TensorDialect | None
     config: CheckedConfig
     config_file: Path
+    config_as_it_is: bool
     architecture: str
     tensors: dict[str, TensorHeader]
     recipes: list[Recipe]
@@ -60,7 +55,7 @@ class Source:
 
 
 def open_source(path: str | Path) -> Source:
-    """Look at a folder, a MindFormers YAML beside its weights, or fetch the hub's ``organisation/name``.
+    """Look at a folder, a YAML of another dialect beside its weights, or fetch the hub's ``organisation/name``.
 
     Raises:
         CheckpointError: no weights or no config, unsafe or damaged files, or tensors that do not fit the config.
@@ -72,10 +67,13 @@ def open_source(path: str | Path) -> Source:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder")
     found = _read_headers(folder)
-    if any(name.startswith(EMBEDDING) for name in found):
-        return _mindformers_source(folder, asked or _find_config(folder), found)
+    others = other_dialects().values()
+    for dialect in others:
+        if dialect.holds(found):
+            return _other_source(dialect, folder, asked or _find_config(dialect, folder), found)
     if asked:
-        raise CheckpointError(f"{asked} is a MindFormers config, and the weights beside it have Hugging Face names")
+        titles = " or ".join(dialect.title for dialect in others)
+        raise CheckpointError(f"{asked} is a {titles} config, and the weights beside it have Hugging Face names")
     return _hugging_face_source(folder, found)
 
 
@@ -126,7 +124,7 @@ def _read_headers(folder: Path) -> dict[str, TensorHeader]:
     return headers_of(shards)
 
 
-def _find_config(folder: Path) -> Path:
+def _find_config(dialect: TensorDialect, folder: Path) -> Path:
     yamls = sorted(path for path in folder.iterdir() if path.suffix in YAMLS)
     if len(yamls) > 1:
         names = ", ".join(path.name for path in yamls)
@@ -134,30 +132,23 @@ def _find_config(folder: Path) -> Path:
     for path in (*yamls, folder / "config.json"):
         if path.is_file():
             return path
-    raise CheckpointError(f"{folder} holds MindFormers weights without a config: neither a YAML file nor config.json")
+    raise CheckpointError(
+        f"{folder} holds {dialect.title} weights without a config: neither a YAML file nor config.json"
+    )
 
 
-def _mindformers_source(folder: Path, file: Path, found: dict[str, TensorHeader]) -> Source:
-    config, forgotten = _read_llama(file)
-    reasons = {name: left_out(name) for name in found}
+def _other_source(dialect: TensorDialect, folder: Path, file: Path, found: dict[str, TensorHeader]) -> Source:
+    config, places = dialect.read_config(file)
+    forgotten = [Dropped(place, "the new folder holds the weights") for place in places]
+    reasons = {name: dialect.left_out(name) for name in found}
     if config.tie_word_embeddings and "lm_head.weight" in found:
         reasons["lm_head.weight"] = TIED
-    kept = {usual_name(name): header for name, header in found.items() if not reasons[name]}
-    packing = recognise(config, {name: header.shape for name, header in kept.items()})
-    tensors = list(mindformers_tensors(config, packing))
-    check_fit(f"MindFormers' {ARCHITECTURE}", kept, {tensor.name: tensor.shape for tensor in tensors})
+    kept = {dialect.usual_name(name): header for name, header in found.items() if not reasons[name]}
+    tensors = dialect.tensors(config, {name: header.shape for name, header in kept.items()})
+    model = dialect.architecture
+    check_fit(f"{dialect.title}' {model}", kept, {tensor.name: tensor.shape for tensor in tensors})
     dropped = [Dropped(name, reason) for name, reason in reasons.items() if reason]
-    return Source(folder, "mindformers", config, file, ARCHITECTURE, kept, unpack(tensors), (*forgotten, *dropped))
-
-
-def _read_llama(file: Path) -> tuple[LlamaConfig, list[Dropped]]:
-    """The config less the path of a checkpoint, which may lie on another machine."""
-    values = read_yaml(file) if file.suffix in YAMLS else read_json(file)
-    if "model" in values:
-        values = merge_run(values)
-    config = LlamaConfig.from_dict(values, checkpoint_name_or_path="")
-    path = values.get("checkpoint_name_or_path")
-    return config, [Dropped(f"{CHECKPOINT_PATH} ({path})", "the new folder holds the weights")] if path else []
+    return Source(folder, dialect, config, file, not places, model, kept, unpack(tensors), (*forgotten, *dropped))
 
 
 def _hugging_face_source(folder: Path, found: dict[str, TensorHeader]) -> Source:
@@ -175,4 +166,4 @@ def _hugging_face_source(folder: Path, found: dict[str, TensorHeader]) -> Source
     tied = [Dropped(name, TIED) for name in used if name in model.tied_names()]
     kept = {name: header for name, header in used.items() if name not in model.tied_names()}
     recipes = [copy_of(name, header.shape) for name, header in kept.items()]
-    return Source(folder, "hf", config, file, kind.__name__, kept, recipes, (*unread, *tied))
+    return Source(folder, None, config, file, True, kind.__name__, kept, recipes, (*unread, *tied))

@@ -13,19 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelwright.checkpoints.conversion_source import Dialect, Dropped, Source, TensorReader, open_source
+from modelwright.checkpoints.conversion_source import Dropped, Source, TensorReader, open_source
 from modelwright.checkpoints.conversion_target import write_config
-from modelwright.checkpoints.generation import with_generation
-from modelwright.checkpoints.mindformers import mindformers_tensors, packing_of
+from modelwright.checkpoints.dialect import TensorDialect, dialect_called
 from modelwright.checkpoints.new_folder import check_new, new_folder
 from modelwright.checkpoints.recipes import Recipe, chain, pack, pool_heads
 from modelwright.checkpoints.shards import PlannedTensor, Progress, dtype_of, parse_size, write_planned
 from modelwright.configs import CheckedConfig
-from modelwright.configs.mindformers import ARCHITECTURE
 from modelwright.errors import CheckpointError, ConfigError
-from modelwright.families.llama.config import LlamaConfig
 
-DIALECTS: tuple[Dialect, ...] = ("hf", "mindformers")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 ALWAYS_WIDE = ("e_score_correction_bias", "topk_bias")
 """Ends of the names of tensors that keep their type: a router's bias is too fine for a narrow one."""
@@ -80,13 +76,11 @@ def convert(
         ConfigError: a broken rule of the config, or what the target cannot express.
     """
     target, limit, kind = Path(dst).absolute(), parse_size(max_shard_size), _read_dtype(dtype)
-    if to is not None and to not in DIALECTS:
-        raise ConfigError(f"to must be one of {', '.join(DIALECTS)}; got {to!r}")
+    dialect = dialect_called(to)
     check_new(target)
     source = open_source(src)
     if target == source.folder.resolve() or source.folder.resolve() in target.resolve().parents:
         raise CheckpointError(f"{target} must not lie inside the folder to convert, {source.folder}")
-    dialect: Dialect = "mindformers" if to == "mindformers" else "hf"
     config = _target_config(source, dialect, qkv_concat, num_key_value_heads, kind)
     recipes = _target_recipes(source, dialect, config)
     with new_folder(target) as folder, TensorReader(source.tensors, limit // READ_AT_ONCE) as reader:
@@ -105,15 +99,21 @@ def _read_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 
 def _target_config(
-    source: Source, dialect: Dialect, qkv_concat: bool | None, kv_heads: int | None, dtype: torch.dtype | None
+    source: Source,
+    dialect: TensorDialect | None,
+    qkv_concat: bool | None,
+    kv_heads: int | None,
+    dtype: torch.dtype | None,
 ) -> CheckedConfig:
     """The source's config with what was asked for, checked."""
     config: Any = copy.deepcopy(source.config)
-    if dialect == "mindformers" and source.architecture != ARCHITECTURE:
-        raise ConfigError(f"MindFormers' layout is written for {ARCHITECTURE} only, not for {source.architecture}")
-    if dialect == "mindformers" and source.dialect == "hf":
-        config = with_generation(config, source.folder)
-    if qkv_concat and dialect == "hf":
+    if dialect is not None and source.architecture != dialect.architecture:
+        raise ConfigError(
+            f"{dialect.title}' layout is written for {dialect.architecture} only, not for {source.architecture}"
+        )
+    if dialect is not None and source.dialect is None:
+        config = dialect.with_sampling(config, source.folder)
+    if qkv_concat and dialect is None:
         raise ConfigError("qkv_concat fuses projections in MindFormers' layout; Hugging Face's keeps them apart")
     language = config.get_text_config()
     if qkv_concat is not None:
@@ -140,13 +140,13 @@ def _fewer_heads(language: Any, kv_heads: int) -> int:
     return kv_heads
 
 
-def _target_recipes(source: Source, dialect: Dialect, config: CheckedConfig) -> list[Recipe]:
+def _target_recipes(source: Source, dialect: TensorDialect | None, config: CheckedConfig) -> list[Recipe]:
     before, after = source.config.get_text_config(), config.get_text_config()
     recipes = source.recipes
     if after.num_key_value_heads != before.num_key_value_heads:
         recipes = pool_heads(recipes, before.num_key_value_heads, after.num_key_value_heads)
-    if dialect == "mindformers" and isinstance(config, LlamaConfig):
-        recipes = chain(pack(mindformers_tensors(config, packing_of(config))), recipes)
+    if dialect is not None:
+        recipes = chain(pack(dialect.tensors(config)), recipes)
     return recipes
 
 

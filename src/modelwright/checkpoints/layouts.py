@@ -1,4 +1,4 @@
-"""How MindFormers packs several Hugging Face tensors into one, and how each is cut out again; names are elsewhere.
+"""How another dialect packs several official tensors into one, and how each is cut out again; names are elsewhere.
 
 Every layout is exact in both directions: ``part(join(parts), i)`` is ``parts[i]``, bit for bit.
 """
@@ -116,3 +116,16 @@ class StackedGateUp:
     def part(self, whole: Tensor, index: int) -> Tensor:
         """See :class:`Layout`."""
         return whole[index // 2].mT.chunk(2)[index % 2]
+
+
+WHOLE = Whole()
+
+
+@dataclass(frozen=True)
+class PackedTensor:
+    """A tensor of another dialect, its shape, and the official tensors (names and shapes) that ``layout`` holds."""
+
+    name: str
+    shape: tuple[int, ...]
+    parts: dict[str, tuple[int, ...]]
+    layout: Layout = WHOLE

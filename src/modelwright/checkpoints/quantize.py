@@ -1,6 +1,6 @@
 """A checkpoint folder into one whose matrices are stored as integers; one shard in memory at a time, and no model.
 
-Which matrices, and in what form, is said in ``hf/quantized.py``. Leaves out what the rounding costs in loss.
+Which matrices, and in what form, is said in ``quantized_model.py``. Leaves out what the rounding costs in loss.
 """
 
 import copy
@@ -17,6 +17,16 @@ from modelwright.checkpoints.conversion_source import TensorReader
 from modelwright.checkpoints.convert import READ_AT_ONCE
 from modelwright.checkpoints.folder import Checkpoint, find_checkpoint
 from modelwright.checkpoints.new_folder import check_new, copy_companions, new_folder
+from modelwright.checkpoints.quantized_model import (
+    is_quantized,
+    parts_of,
+    quantized_names,
+    relative_error,
+    rows_of,
+    settings_for,
+    store,
+    transposed_names,
+)
 from modelwright.checkpoints.recipes import copy_of
 from modelwright.checkpoints.shards import (
     INDEX_FILE,
@@ -32,16 +42,6 @@ from modelwright.checkpoints.source import choose_dtype
 from modelwright.configs import CheckedConfig
 from modelwright.configs.engine import QuantSettings
 from modelwright.errors import CheckpointError
-from modelwright.hf.pretrained import ModelwrightPreTrainedModel, is_quantized
-from modelwright.hf.quantized import (
-    parts_of,
-    quantized_names,
-    relative_error,
-    rows_of,
-    settings_for,
-    store,
-    transposed_names,
-)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def quantize(
 ) -> QuantizeReport:
     """Quantize a checkpoint folder; ``dst`` appears whole at the end, or not at all.
 
-    It then holds, bit for bit, what :func:`modelwright.hf.quantized.quantize_model` makes of the loaded model.
+    It then holds, bit for bit, what ``quantize_model`` of ``quantized_model.py`` makes of the loaded model.
 
     Args:
         src: a folder in the official layout, or a hub id.
@@ -149,7 +149,7 @@ class _Source:
         )
 
 
-def _empty(kind: type[ModelwrightPreTrainedModel], config: CheckedConfig, asked: dict[str, Any] | None) -> Any:
+def _empty(kind: Any, config: CheckedConfig, asked: dict[str, Any] | None) -> Any:
     config = copy.deepcopy(config)
     config.quant_config = asked  # pyright: ignore[reportAttributeAccessIssue]
     with torch.device("meta"):

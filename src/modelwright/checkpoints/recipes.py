@@ -1,7 +1,7 @@
 """How each tensor of a new checkpoint is made from tensors of the old one; nothing is read before a recipe is followed.
 
-A conversion is a chain of recipes: what the source holds under Hugging Face names, then fewer key heads, then what the
-target holds. Leaves out names (``mindformers.py``) and files (``convert.py``).
+A conversion is a chain of recipes: what the source holds under official names, then fewer key heads, then what the
+target holds. Leaves out names, which a family's dialect has, and files (``convert.py``).
 """
 
 import re
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from modelwright.checkpoints.mindformers import MindFormersTensor
+from modelwright.checkpoints.layouts import PackedTensor
 from modelwright.errors import ConfigError
 
 KEY_OR_VALUE = re.compile(r"\.self_attn\.[kv]_proj\.(weight|bias)$")
@@ -32,8 +32,8 @@ def copy_of(name: str, shape: tuple[int, ...]) -> Recipe:
     return Recipe(name, shape, (name,), lambda parts: parts[0])
 
 
-def unpack(tensors: Iterable[MindFormersTensor]) -> list[Recipe]:
-    """Hugging Face tensors from those of MindFormers."""
+def unpack(tensors: Iterable[PackedTensor]) -> list[Recipe]:
+    """Official tensors from those of another dialect."""
     return [
         Recipe(part, shape, (tensor.name,), lambda parts, t=tensor, i=index: t.layout.part(parts[0], i))
         for tensor in tensors
@@ -41,8 +41,8 @@ def unpack(tensors: Iterable[MindFormersTensor]) -> list[Recipe]:
     ]
 
 
-def pack(tensors: Iterable[MindFormersTensor]) -> list[Recipe]:
-    """MindFormers tensors from those of Hugging Face."""
+def pack(tensors: Iterable[PackedTensor]) -> list[Recipe]:
+    """Tensors of another dialect from the official ones."""
     return [Recipe(tensor.name, tensor.shape, tuple(tensor.parts), tensor.layout.join) for tensor in tensors]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +14,7 @@ from modelwright.cli import terminal
 from modelwright.cli.complete_image_options import DEFAULT_MODEL
 from modelwright.cli.options import Sampling
 from modelwright.errors import RequestError
-from modelwright.families.imagegpt.config import ImageGPTConfig
-from modelwright.families.imagegpt.model import ImageGPTForCausalImageModeling
-from modelwright.families.imagegpt.sampling import complete
+from modelwright.families import families, resolve
 from modelwright.processing.pixel_settings import PixelSettings
 
 
@@ -33,13 +32,15 @@ class TorchCompleter:
         self.device = str(pick_device(device))
         self._dtype = dtype
         checkpoint = find_checkpoint(_folder(self.name))
-        if not issubclass(checkpoint.model_class, ImageGPTForCausalImageModeling):
+        record = checkpoint.record
+        if record.completes is None or checkpoint.architecture != record.causal:
+            able = " and ".join(family.causal for family in families() if family.completes is not None)
             raise RequestError(
-                f"{self.name} is of class {checkpoint.model_class.__name__}, which cannot complete pictures; "
-                f"{ImageGPTForCausalImageModeling.__name__} can"
+                f"{self.name} is of class {checkpoint.model_class.__name__}, which cannot complete pictures; {able} can"
             )
         self._kind, self._folder = checkpoint.model_class, checkpoint.folder
-        config = ImageGPTConfig.from_pretrained(self._folder)
+        self._complete = resolve(record.completes)
+        config: Any = record.config_class.from_pretrained(self._folder)
         self.settings = PixelSettings.read(self._folder)
         self.start_token, self.positions = config.start_token_id, config.n_positions
 
@@ -51,7 +52,7 @@ class TorchCompleter:
     def complete(
         self, rows: np.ndarray, new_tokens: int, sampling: Sampling, seed: int, tick: Callable[[], None]
     ) -> np.ndarray:
-        made = complete(
+        made = self._complete(
             self._model,
             torch.from_numpy(rows).to(self.device),
             new_tokens,

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from modelwright.configs.rope import RopeSettings
 from modelwright.export.attention import GraphAttention, visible
+from modelwright.export.cache_tensors import CacheTensors
 from modelwright.export.experts import expert_translations, traceable_experts
-from modelwright.export.graphs import CacheLayout, Graph, OnnxConfig
+from modelwright.export.graphs import Graph, OnnxConfig
 from modelwright.layers import RotaryEmbedding, Rotation
 from modelwright.ops.rotary import rope_table, rotate_by_matrix, rotate_half_split
 
@@ -36,7 +37,7 @@ class DecoderGraph(nn.Module):
     def __init__(
         self,
         model: nn.Module,
-        cache: CacheLayout,
+        cache: CacheTensors,
         skips_padding: bool = False,
         **how: Any,
     ):

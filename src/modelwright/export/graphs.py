@@ -1,64 +1,23 @@
-"""What an export is told of a family: its graphs, their inputs, outputs and axes, and how its cache is laid out.
+"""What an export is told of a family: its graphs, their inputs, outputs and axes.
 
-Leaves out the tracing (``trace.py``) and the families themselves (``onnx_configs.py``).
+Leaves out the tracing (``trace.py``), and how the families say it (their ``export.py``).
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-Axes = Mapping[int, str]
-"""The dynamic axes of one tensor: dimension to name; a sum of names is an axis that follows from the others."""
+from modelwright.errors import ConfigError
+from modelwright.export.cache_tensors import BATCH, Axes, CacheTensors
+from modelwright.families import causal_family, families, family_of, resolve
 
-BATCH, SEQUENCE, PAST, TOTAL = "batch", "sequence", "past", "past + sequence"
-
-
-@dataclass(frozen=True)
-class Part:
-    """One of the tensors that a layer caches, ``[batch, heads, past, width]``."""
-
-    name: str
-    heads: int
-    width: int
-
-
-@dataclass(frozen=True)
-class CacheLayout:
-    """What each layer caches: two parts, in the order of a transformers cache's "key" and "value"."""
-
-    layers: int
-    parts: tuple[Part, Part]
-
-    def names(self, prefix: str) -> list[str]:
-        """``prefix.N.part`` of every layer in turn."""
-        return [f"{prefix}.{layer}.{part.name}" for layer in range(self.layers) for part in self.parts]
-
-    def axes(self, prefix: str, length: str) -> dict[str, Axes]:
-        """The dynamic axes of every tensor, ``length`` naming that of the tokens."""
-        return {name: {0: BATCH, 2: length} for name in self.names(prefix)}
-
-    def pairs(self, tensors: Mapping[str, Any], prefix: str) -> list[tuple[Any, Any]]:
-        """Each layer's two tensors among ``tensors``."""
-        first, second = (part.name for part in self.parts)
-        return [(tensors[f"{prefix}.{n}.{first}"], tensors[f"{prefix}.{n}.{second}"]) for n in range(self.layers)]
-
-    def named(self, pairs: list[tuple[Tensor, Tensor]], prefix: str) -> dict[str, Tensor]:
-        """The inverse of :meth:`pairs`."""
-        return dict(zip(self.names(prefix), (tensor for pair in pairs for tensor in pair), strict=True))
-
-    def random(self, batch: int, past: int, dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
-        """Past tensors of standard normal numbers."""
-        return {
-            f"past.{layer}.{part.name}": torch.randn(batch, part.heads, past, part.width, generator=generator).to(dtype)
-            for layer in range(self.layers)
-            for part in self.parts
-        }
+SEQUENCE, PAST, TOTAL = "sequence", "past", "past + sequence"
 
 
 @dataclass(frozen=True)
@@ -98,12 +57,14 @@ class OnnxConfig(ABC):
         ConfigError: by the constructor, where the graph could not say what the config asks for.
     """
 
-    family: ClassVar[str]
-    model_class: ClassVar[type[Any]]
-
     def __init__(self, config: Any):
         self.config = config
         self.check()
+
+    @property
+    def family(self) -> str:
+        """The ``model_type`` that the folder of graphs names."""
+        return family_of(self.config).model_type
 
     @property
     def inputs(self) -> Mapping[str, Axes]:
@@ -116,9 +77,9 @@ class OnnxConfig(ABC):
         return {"logits": {0: BATCH, 1: SEQUENCE}}
 
     @property
-    @abstractmethod
-    def cache(self) -> CacheLayout:
+    def cache(self) -> CacheTensors:
         """What each layer keeps between passes."""
+        return CacheTensors(resolve(family_of(self.config).cache)(self.config.get_text_config()))
 
     @property
     @abstractmethod
@@ -128,7 +89,7 @@ class OnnxConfig(ABC):
     @property
     def vocab_size(self) -> int:
         """Tokens are below it."""
-        return self.config.vocab_size
+        return self.config.get_text_config().vocab_size
 
     @property
     def takes_mask(self) -> bool:
@@ -193,3 +154,16 @@ class OnnxConfig(ABC):
             logits = model(**plain, cache=cache, use_cache=True).logits
         kept = [(layer.keys, layer.values) for layer in cache.layers]
         return {"logits": logits, **self.cache.named(kept, "present")}
+
+
+def onnx_config_class(model_class: type[Any]) -> type[OnnxConfig]:
+    """How models of ``model_class`` are exported.
+
+    Raises:
+        ConfigError: they are not: only models that say a next token are.
+    """
+    family = causal_family(model_class)
+    if family is None or family.export is None:
+        served = ", ".join(family.causal for family in families() if family.export is not None)
+        raise ConfigError(f"{model_class.__name__} is not exported: a graph with a cache serves {served}")
+    return resolve(family.export)

@@ -10,9 +10,8 @@ import torch
 
 from modelwright.checkpoints.folder import find_checkpoint
 from modelwright.errors import ConfigError
-from modelwright.export.families import onnx_config_class
 from modelwright.export.folder import check_ours, exported_folder, write_small_files
-from modelwright.export.graphs import OnnxConfig
+from modelwright.export.graphs import OnnxConfig, onnx_config_class
 from modelwright.export.manifest import Manifest
 from modelwright.export.trace import DEFAULT_OPSET, EXTERNAL_ABOVE, check_opset, write_graph
 from modelwright.export.verify import Verification, evaluating, verify_onnx

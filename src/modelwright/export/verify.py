@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from modelwright.errors import CheckpointError
-from modelwright.export.families import onnx_config_class
-from modelwright.export.graphs import OnnxConfig
+from modelwright.export.graphs import OnnxConfig, onnx_config_class
 from modelwright.export.manifest import Manifest
 from modelwright.export.session import DecoderSession, open_session
 

@@ -58,12 +58,11 @@ class Family:
         language: the attribute of the causal model that holds its decoder, for a family that sees pictures; None for
             all others, whose causal model is the decoder.
         trains: whether the causal model computes a loss of ``labels``.
-        completes: ``(model, pixels, ...) -> pixels``, for a family that draws pixels.
+        completes: ``(model, pixels, ...) -> pixels``, the continuation of pictures, for a family that draws pixels;
+            its config says `start_token_id` and `n_positions`.
         export: the ``OnnxConfig`` of the causal model; None where no graph is made of it.
         slicing: ``(decoder's config, mesh) -> rules``, how tensor parallelism cuts the modules of this family, beyond
             the rules that ``parallel`` has for shared layers.
-        serving: ``(decoder's config) -> (EngineSettings, SamplingSettings) | None``, the defaults of an engine and of
-            a request where the config states them.
         dialect: another program's way to write its configs and tensors.
     """
 
@@ -85,7 +84,6 @@ class Family:
     completes: Reference | None = None
     export: Reference | None = None
     slicing: Reference | None = None
-    serving: Reference | None = None
     dialect: Dialect | None = None
 
     @property

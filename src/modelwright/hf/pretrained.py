@@ -19,6 +19,7 @@ from transformers import initialization as init
 from transformers.utils import logging as transformers_logging
 
 from modelwright.checkpoints.places import Parameters, Place, check_shape, join, places_of, split
+from modelwright.checkpoints.quantized_model import OFFSET, SCALE, is_quantized, quantize_layers, quantize_tensors
 from modelwright.checkpoints.shards import (
     INTEGERS,
     Progress,
@@ -35,7 +36,6 @@ from modelwright.configs.base import is_transformers_quantization
 from modelwright.configs.engine import weight_quantization
 from modelwright.errors import CheckpointError
 from modelwright.families import family_of
-from modelwright.hf.quantized import OFFSET, SCALE, quantize_layers, quantize_tensors
 from modelwright.hf.registry import register_with_auto
 from modelwright.layers import Experts, Router
 
@@ -320,11 +320,6 @@ def _take_quantization(kwargs: dict[str, Any]) -> dict[str, Any] | None:
     if is_transformers_quantization(given):
         return None
     return kwargs.pop("quantization_config", None)
-
-
-def is_quantized(header: TensorHeader) -> bool:
-    """Whether a tensor is part of a weight stored in integers."""
-    return header.dtype in INTEGERS or header.name.endswith((SCALE, OFFSET))
 
 
 def _check_header(name: str, header: TensorHeader, shape: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -24,7 +24,6 @@ FAMILY = Family(
     run_settings="modelwright.families.llama.plan:run_settings",
     cache="modelwright.families.llama.decoding:cache_layout",
     decoding="modelwright.families.llama.decoding:decoding_rules",
-    serving="modelwright.families.llama.decoding:serving_settings",
     export="modelwright.families.llama.export:LlamaOnnxConfig",
     dialect=Dialect(
         name="mindformers",

@@ -1,8 +1,6 @@
-"""What decoding a Llama keeps and allows, and what its config states about serving."""
+"""What decoding a Llama keeps and allows."""
 
 from modelwright.configs.decoding import CacheLayout, DecodingRules
-from modelwright.configs.engine import EngineSettings
-from modelwright.configs.sampling import SamplingSettings
 from modelwright.errors import ConfigError
 from modelwright.families.llama.config import LlamaConfig
 
@@ -33,8 +31,3 @@ def decoding_rules(config: LlamaConfig) -> DecodingRules:
         trained_length=config.rope.trained_length,
         attends_to_padding=config.use_attn_mask_compression,
     )
-
-
-def serving_settings(config: LlamaConfig) -> tuple[EngineSettings, SamplingSettings] | None:
-    """The engine's and the sampling fields of a config with `use_past`, which was configured for serving."""
-    return (config.engine, config.sampling) if config.use_past else None

@@ -13,14 +13,13 @@ from modelwright.checkpoints.layouts import (
     Consecutive,
     Interleaved,
     Layout,
+    PackedTensor,
     QkvGroups,
     Stacked,
     StackedGateUp,
-    Whole,
 )
 from modelwright.families.llama.config import LlamaConfig
 
-WHOLE = Whole()
 Qkv = Literal["split", "groups", "consecutive"]
 ExpertStack = Literal["batched", "transposed", "grouped"]
 FUSED_QKV: dict[str, Qkv] = {"attention.w_qkv.weight": "groups", "attention.w.weight": "consecutive"}
@@ -51,16 +50,6 @@ class Packing:
     qkv: Qkv = "split"
     gate_up: bool = False
     experts: ExpertStack = "batched"
-
-
-@dataclass(frozen=True)
-class MindFormersTensor:
-    """A tensor of MindFormers, its shape, and the Hugging Face tensors (names and shapes) that ``layout`` holds."""
-
-    name: str
-    shape: tuple[int, ...]
-    parts: dict[str, tuple[int, ...]]
-    layout: Layout = WHOLE
 
 
 def packing_of(config: LlamaConfig) -> Packing:
@@ -108,7 +97,7 @@ def usual_name(name: str) -> str:
     return name.replace(".router.e_score_correction_bias", ".router.router.topk_bias")
 
 
-def mindformers_tensors(config: LlamaConfig, packing: Packing) -> Iterator[MindFormersTensor]:
+def mindformers_tensors(config: LlamaConfig, packing: Packing) -> Iterator[PackedTensor]:
     """Every tensor of the model in MindFormers' order, packed as asked."""
     vocabulary = (config.vocab_size, config.hidden_size)
     yield _same("model.tok_embeddings.embedding_weight", "model.embed_tokens.weight", *vocabulary)
@@ -127,11 +116,11 @@ def mindformers_tensors(config: LlamaConfig, packing: Packing) -> Iterator[MindF
         yield _same("lm_head.weight", "lm_head.weight", *vocabulary)
 
 
-def _same(name: str, hf: str, *shape: int) -> MindFormersTensor:
-    return MindFormersTensor(name, shape, {hf: shape})
+def _same(name: str, hf: str, *shape: int) -> PackedTensor:
+    return PackedTensor(name, shape, {hf: shape})
 
 
-def _attention(config: LlamaConfig, qkv: Qkv, theirs: str, hf: str) -> Iterator[MindFormersTensor]:
+def _attention(config: LlamaConfig, qkv: Qkv, theirs: str, hf: str) -> Iterator[PackedTensor]:
     hidden, kv_heads = config.hidden_size, config.num_key_value_heads
     widths = (hidden, kv_heads * config.head_dim, kv_heads * config.head_dim)
     fused: dict[Qkv, tuple[str, Layout]] = {
@@ -144,7 +133,7 @@ def _attention(config: LlamaConfig, qkv: Qkv, theirs: str, hf: str) -> Iterator[
         parts = {f"{hf}.{x}_proj.{kind}": (width, *columns) for x, width in zip("qkv", widths, strict=True)}
         if qkv in fused:
             name, layout = fused[qkv]
-            yield MindFormersTensor(f"{theirs}.{name}.{kind}", (sum(widths), *columns), parts, layout)
+            yield PackedTensor(f"{theirs}.{name}.{kind}", (sum(widths), *columns), parts, layout)
         else:
             for x, (part, shape) in zip("qkv", parts.items(), strict=True):
                 yield _same(f"{theirs}.w{x}.{kind}", part, *shape)
@@ -153,19 +142,19 @@ def _attention(config: LlamaConfig, qkv: Qkv, theirs: str, hf: str) -> Iterator[
         yield _same(f"{theirs}.wo.bias", f"{hf}.o_proj.bias", hidden)
 
 
-def _dense(config: LlamaConfig, width: int, fused: bool, theirs: str, hf: str) -> Iterator[MindFormersTensor]:
+def _dense(config: LlamaConfig, width: int, fused: bool, theirs: str, hf: str) -> Iterator[PackedTensor]:
     hidden = config.hidden_size
     gate, up = f"{hf}.gate_proj.weight", f"{hf}.up_proj.weight"
     if fused:
         parts = {gate: (width, hidden), up: (width, hidden)}
-        yield MindFormersTensor(f"{theirs}.w_gate_hidden.weight", (2 * width, hidden), parts, Interleaved())
+        yield PackedTensor(f"{theirs}.w_gate_hidden.weight", (2 * width, hidden), parts, Interleaved())
     else:
         yield _same(f"{theirs}.w1.weight", gate, width, hidden)
         yield _same(f"{theirs}.w3.weight", up, width, hidden)
     yield _same(f"{theirs}.w2.weight", f"{hf}.down_proj.weight", hidden, width)
 
 
-def _experts(config: LlamaConfig, stack: ExpertStack, theirs: str, hf: str) -> Iterator[MindFormersTensor]:
+def _experts(config: LlamaConfig, stack: ExpertStack, theirs: str, hf: str) -> Iterator[PackedTensor]:
     moe, hidden = config.moe_config, config.hidden_size
     routed = f"{theirs}.routed_experts" if moe.shared_expert_num else theirs
     router = f"{routed}.router_dense.weight" if stack == "grouped" else f"{routed}.router.dense.weight"
@@ -181,7 +170,7 @@ def _experts(config: LlamaConfig, stack: ExpertStack, theirs: str, hf: str) -> I
             yield _same(f"{theirs}.shared_experts_gate.weight", f"{hf}.shared_expert_gate.weight", 1, hidden)
 
 
-def _routed(config: LlamaConfig, stack: ExpertStack, theirs: str, hf: str) -> Iterator[MindFormersTensor]:
+def _routed(config: LlamaConfig, stack: ExpertStack, theirs: str, hf: str) -> Iterator[PackedTensor]:
     experts, hidden, width = config.moe_config.expert_num, config.hidden_size, config.intermediate_size
     shapes = {"w1": (width, hidden), "w2": (hidden, width), "w3": (width, hidden)}
 
@@ -189,10 +178,10 @@ def _routed(config: LlamaConfig, stack: ExpertStack, theirs: str, hf: str) -> It
         return {f"{hf}.{e}.{name}.weight": shapes[name] for e in range(experts) for name in names}
 
     if stack == "grouped":
-        yield MindFormersTensor(f"{theirs}.w1", (experts, hidden, 2 * width), parts("w1", "w3"), StackedGateUp())
-        yield MindFormersTensor(f"{theirs}.w2", (experts, width, hidden), parts("w2"), Stacked(transposed=True))
+        yield PackedTensor(f"{theirs}.w1", (experts, hidden, 2 * width), parts("w1", "w3"), StackedGateUp())
+        yield PackedTensor(f"{theirs}.w2", (experts, width, hidden), parts("w2"), Stacked(transposed=True))
         return
     flipped = stack == "transposed"
     for name, shape in shapes.items():
         stored = (experts, *(shape[::-1] if flipped else shape))
-        yield MindFormersTensor(f"{theirs}.{name}.weight", stored, parts(name), Stacked(flipped))
+        yield PackedTensor(f"{theirs}.{name}.weight", stored, parts(name), Stacked(flipped))

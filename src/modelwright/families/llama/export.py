@@ -1,4 +1,4 @@
-"""How ImageGPT and Llama are exported: their graphs, the layout of their caches, and what a graph cannot say."""
+"""How a Llama is exported: one graph over keys and values, its types moved together, and what a graph cannot say."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -10,63 +10,17 @@ from torch import nn
 
 from modelwright.errors import ConfigError
 from modelwright.export.decoder import DecoderGraph, bounded_positions, decoder_graph, example_inputs, traceable
-from modelwright.export.dummies import dummy_pictures, dummy_texts
-from modelwright.export.graphs import CacheLayout, Graph, OnnxConfig, Part
-from modelwright.families.imagegpt.config import ImageGPTConfig
-from modelwright.families.imagegpt.model import ImageGPTForCausalImageModeling
+from modelwright.export.dummies import dummy_texts
+from modelwright.export.graphs import Graph, OnnxConfig
 from modelwright.families.llama.config import LlamaConfig
 from modelwright.families.llama.config.names import DTYPE_FIELDS
-from modelwright.families.llama.model import LlamaForCausalLM
 from modelwright.families.llama.parts import Types
-
-
-class ImageGPTOnnxConfig(OnnxConfig):
-    """ImageGPT: colour tokens to the scores of the next colour."""
-
-    family = ImageGPTConfig.model_type
-    model_class = ImageGPTForCausalImageModeling
-    config: ImageGPTConfig
-
-    @property
-    def cache(self) -> CacheLayout:
-        heads, width = self.config.n_head, self.config.head_dim
-        return CacheLayout(self.config.n_layer, (Part("key", heads, width), Part("value", heads, width)))
-
-    @property
-    def max_positions(self) -> int | None:
-        return self.config.n_positions
-
-    def generate_dummy_inputs(
-        self,
-        preprocessor: Any,
-        batch_size: int = 1,
-        seq_length: int = -1,
-        is_pair: bool = False,
-        framework: str | None = None,
-        num_channels: int = 3,
-        image_width: int = 32,
-        image_height: int = 32,
-    ) -> Mapping[str, Any]:
-        """What ``preprocessor`` makes of pictures of random pixels; see :func:`dummy_pictures`."""
-        size = (image_width, image_height)
-        return dummy_pictures(preprocessor, batch_size, seq_length, is_pair, framework, num_channels, size)
-
-    def graphs(self, model: nn.Module, dtype: torch.dtype) -> Iterator[Graph]:
-        module = DecoderGraph(model, self.cache, upcast=self.config.reorder_and_upcast_attn)
-        yield decoder_graph(self, module, example_inputs(self, dtype))
 
 
 class LlamaOnnxConfig(OnnxConfig):
     """Llama in both dialects: token ids to the scores of the next token."""
 
-    family = LlamaConfig.model_type
-    model_class = LlamaForCausalLM
     config: LlamaConfig
-
-    @property
-    def cache(self) -> CacheLayout:
-        heads, width = self.config.num_key_value_heads, self.config.head_dim
-        return CacheLayout(self.config.num_hidden_layers, (Part("key", heads, width), Part("value", heads, width)))
 
     @property
     def max_positions(self) -> int | None:

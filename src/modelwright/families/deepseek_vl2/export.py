@@ -1,12 +1,13 @@
-"""How DeepSeek-V2 and DeepSeek-VL2 are exported: their graphs, the latent cache, and how pictures become embeddings."""
+"""How a DeepSeek-VL2 is exported: three graphs, of which two make embeddings of pictures and of tokens."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from modelwright.export.cache_tensors import BATCH, Axes
 from modelwright.export.decoder import (
     EXAMPLE,
     DecoderGraph,
@@ -15,60 +16,11 @@ from modelwright.export.decoder import (
     example_inputs,
     traceable,
 )
-from modelwright.export.dummies import dummy_texts
-from modelwright.export.graphs import BATCH, SEQUENCE, Axes, CacheLayout, Graph, OnnxConfig, Part, Pass
+from modelwright.export.graphs import SEQUENCE, Graph, OnnxConfig, Pass
 from modelwright.export.pictures import EmbedGraph, VisionGraph, dummy_conversations
-from modelwright.families.deepseek_v2.config import DeepseekV2Config
-from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM
 from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
-from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
 
 TILES = "tiles"
-
-
-def cache_of(config: DeepseekV2Config) -> CacheLayout:
-    """With latent attention the "key" is the rotated key and the "value" the latent, one head each; never more."""
-    if config.use_mla:
-        assert config.kv_lora_rank is not None  # a rule of the config
-        parts = Part("key", 1, config.qk_rope_head_dim), Part("value", 1, config.kv_lora_rank)
-    else:
-        heads, width = config.num_key_value_heads, config.head_dim
-        parts = Part("key", heads, width), Part("value", heads, width)
-    return CacheLayout(config.num_hidden_layers, parts)
-
-
-class DeepseekV2OnnxConfig(OnnxConfig):
-    """DeepSeek-V2: token ids to the scores of the next token, over the latent cache."""
-
-    family = DeepseekV2Config.model_type
-    model_class = DeepseekV2ForCausalLM
-    config: DeepseekV2Config
-
-    @property
-    def cache(self) -> CacheLayout:
-        return cache_of(self.config)
-
-    @property
-    def max_positions(self) -> int | None:
-        return bounded_positions(self.config.rope, self.config.max_position_embeddings)
-
-    def generate_dummy_inputs(
-        self,
-        preprocessor: Any,
-        batch_size: int = 1,
-        seq_length: int = -1,
-        is_pair: bool = False,
-        framework: str | None = None,
-    ) -> Mapping[str, Any]:
-        """What a tokenizer makes of random words; see :func:`dummy_texts`."""
-        return dummy_texts(preprocessor, batch_size, seq_length, is_pair, framework)
-
-    def prepared(self, model: Any) -> AbstractContextManager[None]:
-        return traceable(model)
-
-    def graphs(self, model: nn.Module, dtype: torch.dtype) -> Iterator[Graph]:
-        module = DecoderGraph(model, self.cache, skips_padding=True)
-        yield decoder_graph(self, module, example_inputs(self, dtype))
 
 
 class DeepseekVLV2OnnxConfig(OnnxConfig):
@@ -79,8 +31,6 @@ class DeepseekVLV2OnnxConfig(OnnxConfig):
     the rows of pictures to their places is :class:`OnnxPictureDecoder`.
     """
 
-    family = DeepseekVLV2Config.model_type
-    model_class = DeepseekVLV2ForCausalLM
     config: DeepseekVLV2Config
 
     @property
@@ -88,16 +38,8 @@ class DeepseekVLV2OnnxConfig(OnnxConfig):
         return {"inputs_embeds": {0: BATCH, 1: SEQUENCE}}
 
     @property
-    def cache(self) -> CacheLayout:
-        return cache_of(self.config.language_config)
-
-    @property
     def max_positions(self) -> int | None:
         return bounded_positions(self.config.language_config.rope, self.config.language_config.max_position_embeddings)
-
-    @property
-    def vocab_size(self) -> int:
-        return self.config.language_config.vocab_size
 
     def content(self, model: Any, ids: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():

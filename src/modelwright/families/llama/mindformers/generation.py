@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from modelwright.checkpoints.dialect import GENERATION_FILE
 from modelwright.checkpoints.source import read_json
 from modelwright.families.llama.config import LlamaConfig
 
-FILE = "generation_config.json"
 SAMPLING_ONLY = ("top_k", "top_p")
 """Keys that transformers refuses beside ``do_sample: false``."""
 FIELDS = {
@@ -33,7 +33,7 @@ def write_generation(folder: Path, config: LlamaConfig) -> None:
         for name, value in values.items()
         if value is not None and (config.do_sample or name not in SAMPLING_ONLY)
     }
-    (folder / FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    (folder / GENERATION_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def with_generation(config: LlamaConfig, folder: Path) -> LlamaConfig:
@@ -54,4 +54,4 @@ def unsaid(config: LlamaConfig, folder: Path) -> list[str]:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    return read_json(folder / FILE) if (folder / FILE).is_file() else {}
+    return read_json(folder / GENERATION_FILE) if (folder / GENERATION_FILE).is_file() else {}

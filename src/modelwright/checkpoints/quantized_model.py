@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import Conv1D
 from transformers.activations import ACT2FN
 
+from modelwright.checkpoints.shards import INTEGERS, TensorHeader
 from modelwright.configs.engine import QuantSettings, read_quantization, weight_quantization
 from modelwright.errors import ConfigError
 from modelwright.layers import Experts
@@ -142,6 +143,11 @@ def parts_of(name: str, stored: Stored) -> Iterator[tuple[str, Tensor]]:
     yield f"{name}_scale", stored.scales
     if isinstance(stored, Int4Weight) and stored.offsets is not None:
         yield f"{name}_offset", stored.offsets
+
+
+def is_quantized(header: TensorHeader) -> bool:
+    """Whether a tensor is part of a weight stored in integers."""
+    return header.dtype in INTEGERS or header.name.endswith((SCALE, OFFSET))
 
 
 def _kept(name: str, settings: QuantSettings) -> bool:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from modelwright.checkpoints.mindformers import (
+from modelwright.families.llama.config import LlamaConfig
+from modelwright.families.llama.mindformers.names import (
     Packing,
     left_out,
     mindformers_tensors,
@@ -11,7 +12,6 @@ from modelwright.checkpoints.mindformers import (
     recognise,
     usual_name,
 )
-from modelwright.families.llama.config import LlamaConfig
 from modelwright.families.llama.model import LlamaForCausalLM
 
 TINY = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "n_kv_heads": 2, "vocab_size": 64, "intermediate_size": 48}

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
+from modelwright.checkpoints.quantized_model import METHODS, quantize_model
 from modelwright.configs.engine import QuantSettings, weight_quantization
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families.imagegpt.config import ImageGPTConfig
 from modelwright.families.imagegpt.model import ImageGPTForCausalImageModeling
 from modelwright.families.llama.model import LlamaForCausalLM
-from modelwright.hf.quantized import METHODS, quantize_model
 from modelwright.layers.quantized import QuantizedExperts, QuantizedLinear
 from modelwright.ops.weight_only import dequantise, quantise_int4, quantise_int8
 from tests.fakes import MHA, MOE, tiny_v2, tiny_vl2
