@@ -27,10 +27,11 @@ from modelwright.configs.decoding import CacheLayout, DecodingRules
 from modelwright.engine.params import SamplingParams
 from modelwright.engine.slicing import slice_decoder
 from modelwright.errors import ConfigError
-from modelwright.export import OnnxDecoder, export_onnx
 from modelwright.export.decoder import DecoderGraph, decoder_graph, example_inputs
 from modelwright.export.dummies import dummy_texts
 from modelwright.export.graphs import Graph, OnnxConfig
+from modelwright.export.onnx import export_onnx
+from modelwright.export.runtime import OnnxDecoder
 from modelwright.families import Family, family_of, forget_family, register_family
 from modelwright.families.read import read_config
 from modelwright.hf.arguments import check_mask, refuse_attentions, refuse_unknown
@@ -387,7 +388,7 @@ def test_a_forgotten_family_is_served_no_more(folder):
     forget_family("toy")
     with pytest.raises(ConfigError, match=r"architectures \['ToyForCausalLM'\] \(model_type 'toy'\) is not served"):
         load(folder)
-    with pytest.raises(ConfigError, match="the engine serves .*; got ToyForCausalLM"):
+    with pytest.raises(ConfigError, match=r"the engine serves .*; got ToyForCausalLM"):
         engine_of(toy())
     with pytest.raises(ConfigError, match='to be counted; got "toy"'):
         plan(ToyConfig())
