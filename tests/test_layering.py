@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "modelwright"
+ROOMS = Path(__file__).parents[1] / "docs" / "rooms.md"
 
 FAMILY_PARTS = {"config", "decoding", "plan", "processor", "slicing", "export"}
 """The parts of a family that are rooms of their own, ``families.<part>``; the rest of it is ``families.model``."""
@@ -142,6 +143,16 @@ def violations(package: Path) -> list[str]:
     return found
 
 
+def documented_table() -> dict[str, tuple[int, set[str]]]:
+    """Each room of docs/rooms.md with its floor and what it may import."""
+    rows = [line.strip("| ").split(" | ") for line in ROOMS.read_text(encoding="utf-8").splitlines() if "| `" in line]
+    table = {}
+    for floor, room, _, named in rows:
+        named = named.replace("and of `attention` the protocol", "attention").replace("nothing", "")
+        table[room.strip("`")] = int(floor), set(named.split(", ")) - {""}
+    return table
+
+
 def module_graph(package: Path) -> dict[str, set[str]]:
     """Each module of ``package`` with those it imports, wherever an import stands.
 
@@ -159,6 +170,14 @@ def module_graph(package: Path) -> dict[str, set[str]]:
 
 def test_the_house_keeps_its_table():
     assert violations(PACKAGE) == []
+
+
+def test_the_documented_table_is_this_one():
+    """And a room stands above all that it imports."""
+    documented = documented_table()
+    assert {room: named for room, (_, named) in documented.items()} == {r: MAY_IMPORT[r] - {r} for r in MAY_IMPORT}
+    for room, (floor, named) in documented.items():
+        assert all(documented[other][0] < floor for other in named), room
 
 
 def test_no_modules_import_each_other():

@@ -20,6 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from modelwright import families
 from modelwright.attention import AttentionBackend, DenseAttention
+from modelwright.checkpoints.convert import convert
 from modelwright.checkpoints.load import load
 from modelwright.checkpoints.quantized_model import quantize_model
 from modelwright.configs.base import CheckedConfig, require_divides
@@ -374,6 +375,16 @@ def test_its_weights_are_rounded_and_saved(tmp_path):
     model, ids = quantize_model(toy(), "int8"), tokens(1, 6, vocab=320)
     model.save_pretrained(tmp_path)
     assert torch.equal(ToyForCausalLM.from_pretrained(tmp_path)(ids).logits, model(ids).logits)
+
+
+def test_its_checkpoint_is_converted(folder, tmp_path):
+    convert(folder, tmp_path / "half", dtype="float16", max_shard_size="20KB")
+    assert len(list((tmp_path / "half").glob("*.safetensors"))) > 1
+    ids, half = tokens(1, 6, vocab=320), toy().half()
+    assert torch.equal(load(tmp_path / "half", device="cpu").model(ids).logits, half(ids).logits)
+    message = r"num_key_value_heads \(1\) pools key and value heads, whose number a toy config does not state"
+    with pytest.raises(ConfigError, match=message):
+        convert(folder, tmp_path / "fewer", num_key_value_heads=1)
 
 
 def test_it_is_found_by_architecture_type_config_and_model():

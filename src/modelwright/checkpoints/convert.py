@@ -21,6 +21,7 @@ from modelwright.checkpoints.recipes import Recipe, chain, pack, pool_heads
 from modelwright.checkpoints.shards import PlannedTensor, Progress, dtype_of, parse_size, write_planned
 from modelwright.configs import CheckedConfig
 from modelwright.errors import CheckpointError, ConfigError
+from modelwright.families import family_of, resolve
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 ALWAYS_WIDE = ("e_score_correction_bias", "topk_bias")
@@ -82,7 +83,7 @@ def convert(
     if target == source.folder.resolve() or source.folder.resolve() in target.resolve().parents:
         raise CheckpointError(f"{target} must not lie inside the folder to convert, {source.folder}")
     config = _target_config(source, dialect, qkv_concat, num_key_value_heads, kind)
-    recipes = _target_recipes(source, dialect, config)
+    recipes = _target_recipes(source, dialect, config, num_key_value_heads)
     with new_folder(target) as folder, TensorReader(source.tensors, limit // READ_AT_ONCE) as reader:
         planned = _plan(recipes, source, reader, kind, progress)
         shards = write_planned(folder, planned, limit)
@@ -128,7 +129,12 @@ def _target_config(
 
 
 def _fewer_heads(language: Any, kv_heads: int) -> int:
-    if getattr(language, "use_mla", False):
+    if "num_key_value_heads" not in language.to_dict():
+        raise ConfigError(
+            f"num_key_value_heads ({kv_heads}) pools key and value heads, whose number a {language.model_type} config "
+            "does not state"
+        )
+    if resolve(family_of(language).cache)(language).heads is None:
         raise ConfigError(
             f"num_key_value_heads ({kv_heads}) pools key and value heads, and latent attention (use_mla=True) has none"
         )
@@ -140,11 +146,13 @@ def _fewer_heads(language: Any, kv_heads: int) -> int:
     return kv_heads
 
 
-def _target_recipes(source: Source, dialect: TensorDialect | None, config: CheckedConfig) -> list[Recipe]:
-    before, after = source.config.get_text_config(), config.get_text_config()
+def _target_recipes(
+    source: Source, dialect: TensorDialect | None, config: CheckedConfig, kv_heads: int | None
+) -> list[Recipe]:
+    language: Any = source.config.get_text_config()
     recipes = source.recipes
-    if after.num_key_value_heads != before.num_key_value_heads:
-        recipes = pool_heads(recipes, before.num_key_value_heads, after.num_key_value_heads)
+    if kv_heads is not None and kv_heads != language.num_key_value_heads:
+        recipes = pool_heads(recipes, language.num_key_value_heads, kv_heads)
     if dialect is not None:
         recipes = chain(pack(dialect.tensors(config)), recipes)
     return recipes
