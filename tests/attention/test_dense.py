@@ -152,7 +152,7 @@ def latents() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, n
 
 
 class CountedLinear(nn.Linear):
-    """Stands for an adapted layer: its forward must be used, so its weight may not be absorbed."""
+    """Stands for an adapted layer: its forward must be used, so its weight is not handed over."""
 
     calls = 0
 
@@ -166,14 +166,17 @@ class CountedLinear(nn.Linear):
 @pytest.mark.parametrize("mask", [None, torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]])], ids=["unpadded", "left"])
 def test_latent_decode_equals_one_pass_and_caches_latents_only(latents, mask, make_cache, fused):
     q_nope, q_rope, latent, k_rope, kv_b = latents
-    whole = DenseAttention(mask, fused=fused).attend_latent(0, *latents, scale=0.4)
+    whole = DenseAttention(mask, fused=fused).attend_latent(0, *latents, kv_b_weight=latents[-1].weight, scale=0.4)
     assert whole.shape == (BATCH, HEADS, TOKENS, VALUE)
     cache = make_cache()
     for token in range(TOKENS):
         now = slice(token, token + 1)
         upto = None if mask is None else mask[:, : token + 1]
         out = DenseAttention(upto, cache, past=token, fused=fused).attend_latent(
-            0, q_nope[:, :, now], q_rope[:, :, now], latent[:, now], k_rope[:, now], kv_b, scale=0.4
+            0,
+            *(q_nope[:, :, now], q_rope[:, :, now], latent[:, now], k_rope[:, now], kv_b),
+            kv_b_weight=kv_b.weight,
+            scale=0.4,
         )
         rows = [row for row in range(BATCH) if mask is None or mask[row, token]]
         torch.testing.assert_close(out[rows], whole[rows][:, :, now], rtol=1e-5, atol=1e-5)
@@ -186,11 +189,14 @@ def test_an_adapted_projection_keeps_its_effect_at_decode(latents):
     q_nope, q_rope, latent, k_rope, kv_b = latents
     adapted = CountedLinear(RANK, kv_b.out_features, bias=False)
     adapted.load_state_dict(kv_b.state_dict())
-    whole = DenseAttention().attend_latent(0, q_nope, q_rope, latent, k_rope, adapted, scale=0.4)
+    whole = DenseAttention().attend_latent(0, q_nope, q_rope, latent, k_rope, adapted, kv_b_weight=None, scale=0.4)
     cache = DynamicCache()
     for now in (slice(0, 5), slice(5, 6)):
         out = DenseAttention(cache=cache, past=now.start).attend_latent(
-            0, q_nope[:, :, now], q_rope[:, :, now], latent[:, now], k_rope[:, now], adapted, scale=0.4
+            0,
+            *(q_nope[:, :, now], q_rope[:, :, now], latent[:, now], k_rope[:, now], adapted),
+            kv_b_weight=None,
+            scale=0.4,
         )
     assert adapted.calls == 3
     torch.testing.assert_close(out, whole[:, :, 5:], rtol=1e-5, atol=1e-5)
@@ -203,6 +209,9 @@ def test_a_plain_projection_is_absorbed_at_decode_and_called_in_a_prefill(latent
     cache = DynamicCache()
     for now in (slice(0, 5), slice(5, 6)):
         DenseAttention(cache=cache, past=now.start).attend_latent(
-            0, q_nope[:, :, now], q_rope[:, :, now], latent[:, now], k_rope[:, now], kv_b, scale=0.4
+            0,
+            *(q_nope[:, :, now], q_rope[:, :, now], latent[:, now], k_rope[:, now], kv_b),
+            kv_b_weight=kv_b.weight,
+            scale=0.4,
         )
     assert lengths == [5]

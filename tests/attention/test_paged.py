@@ -130,13 +130,24 @@ def latent_tokens(story: Story) -> tuple[list[Tensor], ...]:
     )
 
 
+def absorbable(kv_b: nn.Module) -> Tensor | None:
+    """What a layer hands over beside its projection."""
+    return kv_b.weight if type(kv_b) is nn.Linear else None
+
+
+def expanded(kv_b: nn.Module, *parts: Tensor) -> Tensor:
+    """The whole of a sequence in one dense pass."""
+    batch = (part[None] for part in parts)
+    return DenseAttention().attend_latent(0, *batch, kv_b, kv_b_weight=None, scale=SCALE)[0]
+
+
 def run_latent(story: Story, tokens, kv_b: nn.Module, dtype: torch.dtype) -> list[Tensor]:
     pool = poison(PagePool.latent(story.pages, story.page_size, RANK, ROPE, dtype))
     outputs = []
     for step in story.steps:
         parts = (packed(story, step, part) for part in tokens)
         attention = PagedAttention([pool], batch_of(story, step))
-        outputs.append(attention.attend_latent(0, *parts, kv_b, scale=SCALE))
+        outputs.append(attention.attend_latent(0, *parts, kv_b, kv_b_weight=absorbable(kv_b), scale=SCALE))
     return collected(story, outputs)
 
 
@@ -149,7 +160,7 @@ def test_latents_equal_dense(kind, story, seed):
     tokens = latent_tokens(story)
     with torch.no_grad():
         for got, *parts in zip(run_latent(story, tokens, kv_b, torch.float32), *tokens, strict=True):
-            expected = DenseAttention().attend_latent(0, *(part[None] for part in parts), kv_b, scale=SCALE)[0]
+            expected = expanded(kv_b, *parts)
             torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -162,7 +173,7 @@ def test_latents_in_int8_stay_within_the_rounding(story, seed):
     tokens = latent_tokens(story)
     with torch.no_grad():
         for got, *parts in zip(run_latent(story, tokens, kv_b, torch.int8), *tokens, strict=True):
-            expected = DenseAttention().attend_latent(0, *(part[None] for part in parts), kv_b, scale=SCALE)[0]
+            expected = expanded(kv_b, *parts)
             q_nope, q_rope, latent, k_rope = parts
             inner = torch.einsum("htn,hnr->htr", q_nope, per_head[:, :NOPE]).abs().sum(dim=-1).max()
             score = SCALE * (inner * latent.abs().max() + q_rope.abs().sum(dim=-1).max() * k_rope.abs().max()) / 254

@@ -27,4 +27,4 @@ def test_scores_beyond_half_precision_stay_numbers():
 def test_latent_attention_is_refused():
     x = torch.zeros(1, 1, 1, 2)
     with pytest.raises(ValueError, match="latent attention cannot be upcast"):
-        UpcastAttention(DenseAttention()).attend_latent(0, x, x, x[0], x[0], nn.Identity(), scale=1.0)
+        UpcastAttention(DenseAttention()).attend_latent(0, x, x, x[0], x[0], nn.Identity(), kv_b_weight=None, scale=1.0)

@@ -161,7 +161,7 @@ def test_tapes_give_what_eager_passes_give(name, kv_dtype):
     model = MODELS[name]()
     params = [greedy(3 + 2 * i, logprobs=4) for i in range(4)]
     eager = engine_of(model, backend="eager", kv_dtype=kv_dtype)
-    taped = engine_of(model, backend="compile", kv_dtype=kv_dtype)
+    taped = engine_of(model, backend="record", kv_dtype=kv_dtype)
     for prompts in (PROMPTS, PROMPTS[::-1]):
         wanted, found = eager.generate(prompts, params), taped.generate(prompts, params)
         assert [result.completions for result in found] == [result.completions for result in wanted]
@@ -174,8 +174,8 @@ def test_tapes_give_what_eager_passes_give(name, kv_dtype):
 def test_a_model_that_asks_for_numbers_is_not_recorded():
     """ImageGPT looks at its tokens. Who asked for tapes is told; by default its passes run as they are."""
     model = tiny_imagegpt()
-    with pytest.raises(ConfigError, match=r'"compile" cannot record the passes of this model: .* asks for'):
-        engine_of(model, backend="compile").generate([[1, 2]], greedy(3))
+    with pytest.raises(ConfigError, match=r'"record" cannot record the passes of this model: .* asks for'):
+        engine_of(model, backend="record").generate([[1, 2]], greedy(3))
     engine = engine_of(model)
     (result,) = engine.generate([[1, 2]], greedy(3))
     assert result.completions[0].tokens == expected(model, [1, 2], 3).tokens
@@ -209,7 +209,7 @@ def test_tapes_see_that_a_model_has_changed():
 
 @pytest.mark.parametrize(
     ("settings", "kind"),
-    [({}, TapeCapture), ({"backend": "compile"}, TapeCapture), ({"backend": "eager"}, None)],
+    [({}, TapeCapture), ({"backend": "record"}, TapeCapture), ({"backend": "eager"}, None)],
 )
 @needs_kernels
 def test_who_captures(settings, kind):
@@ -223,11 +223,11 @@ def test_without_kernels_passes_are_eager(monkeypatch):
     monkeypatch.setattr(kernels, "reason", lambda: "no compiler")
     served = ServedModel.of(tiny_llama())
     assert graphs_of(served, EngineConfig(), [], 64) is None and spare_pages(served, EngineConfig()) == 0
-    with pytest.raises(ConfigError, match='"compile" records compiled kernels, and there are none: no compiler'):
-        spare_pages(served, EngineConfig(backend="compile"))
+    with pytest.raises(ConfigError, match='"record" records compiled kernels, and there are none: no compiler'):
+        spare_pages(served, EngineConfig(backend="record"))
 
 
-@pytest.mark.parametrize("backend", ["compile", "cudagraph"])
+@pytest.mark.parametrize("backend", ["record", "cudagraph"])
 def test_captures_are_of_one_rank(backend, monkeypatch):
     served = replace(ServedModel.of(tiny_llama()), ranks=2, device=torch.device("cuda" if "cuda" in backend else "cpu"))
     assert graphs_of(replace(served, device=torch.device("cpu")), EngineConfig(), [], 64) is None

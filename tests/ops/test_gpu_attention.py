@@ -198,6 +198,7 @@ def chosen(monkeypatch) -> list[str]:
 
 
 @needs_triton
+@torch.inference_mode()
 def test_grouped_attention_chooses_the_kernels(chosen):
     torch.manual_seed(0)
     keys, values = (moved(Pages(torch.randn(3, 4, 2, 8))) for _ in range(2))
@@ -211,6 +212,7 @@ def test_grouped_attention_chooses_the_kernels(chosen):
 
 
 @needs_triton
+@torch.inference_mode()
 def test_latent_attention_chooses_the_kernels(chosen):
     torch.manual_seed(0)
     latent, k_rope = (moved(Pages(torch.randn(3, 4, width))) for width in (12, 4))

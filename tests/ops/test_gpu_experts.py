@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.backends import triton as gpu_kernels
 from modelwright.ops.backends.triton import load
 from modelwright.ops.backends.triton.experts import Tiles
-from modelwright.ops.experts import grouped_experts, looped_experts
+from modelwright.ops.experts import experts, grouped_experts, looped_experts, segmented_linear
 from tests.ops.gpu import CLOSE, DEVICE, WAYS, needs_triton
 
 WAY_OF = {True: gpu_kernels.experts, False: partial(grouped_experts, act=F.silu)}
@@ -103,15 +104,17 @@ def test_the_kernels_are_chosen_where_they_serve(monkeypatch):
     x, chosen, weights, w_in, w_out = (
         part.to(DEVICE) for part in (torch.randn(3, 16), *choices(3, 4, 2), *stacks(4, 8, 16))
     )
-    monkeypatch.setattr(load, "DEVICES", [])
-    expected = grouped_experts(x, chosen, weights, w_in, w_out, F.silu)
     monkeypatch.setattr(load, "DEVICES", [DEVICE.type])
-    grouped_experts(x, chosen, weights, w_in, w_out, F.gelu)
-    grouped_experts(x, chosen, weights, w_in, w_out, F.silu, dropout=0.5)
-    grouped_experts(x.double(), chosen, weights, w_in.double(), w_out.double(), F.silu)
-    grouped_experts(x, chosen, weights, w_in.clone().requires_grad_(), w_out, F.silu)
-    with torch.autocast(DEVICE.type, torch.bfloat16):
-        grouped_experts(x, chosen, weights, w_in, w_out, F.silu)
-    assert not ran
-    torch.testing.assert_close(grouped_experts(x, chosen, weights, w_in, w_out, F.silu), expected)
+    monkeypatch.setattr(kernels, "serves_experts", lambda *_: False)  # of the CPU, which come first
+    expected = grouped_experts(x, chosen, weights, w_in, w_out, F.silu)
+    experts(x, chosen, weights, w_in.clone().requires_grad_(), w_out, F.silu)
+    with torch.no_grad():
+        experts(x, chosen, weights, w_in, w_out, F.gelu)
+        experts(x, chosen, weights, w_in, w_out, F.silu, dropout=0.5)
+        experts(x, chosen, weights, w_in, w_out, F.silu, product=segmented_linear)
+        experts(x.double(), chosen, weights, w_in.double(), w_out.double(), F.silu)
+        with torch.autocast(DEVICE.type, torch.bfloat16):
+            experts(x, chosen, weights, w_in, w_out, F.silu)
+        assert not ran
+        torch.testing.assert_close(experts(x, chosen, weights, w_in, w_out, F.silu), expected)
     assert len(ran) == 1

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelwright.ops.attention import causal_mask, reference_attention, whole_attention
+from modelwright.ops.attention import attention, causal_mask, reference_attention
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.paged import prefill_attention
 
@@ -63,7 +63,7 @@ def test_every_token_sees_every_key_of_its_own_sequence(batch, heads, tokens, ke
         torch.cat(parts)
         for parts in zip(*(random_parts(*heads, tokens, keys, *widths) for _ in range(batch)), strict=True)
     )
-    found = whole_attention(q, k, v, None, 0.3)
+    found = attention(q, k, v, None, 0.3)
     wanted = reference_attention(q.float(), k.float(), v.float(), None, 0.3)
     torch.testing.assert_close(found.float(), wanted, rtol=2**-7, atol=2**-7)
     assert torch.equal(found, kernels.prefill(q, k, v, 0.3, causal=False))
@@ -73,7 +73,7 @@ def test_every_token_sees_every_key_of_its_own_sequence(batch, heads, tokens, ke
 @torch.inference_mode()
 def test_masks_and_causal_rules_are_heeded(rule):
     q, k, v = random_parts(2, 2, 20, 20, 8, 8)
-    found, sees = whole_attention(q, k, v, scale=0.3, **rule), causal_mask(20, 20, 0, q.device)
+    found, sees = attention(q, k, v, scale=0.3, **rule), causal_mask(20, 20, 0, q.device)
     wanted = reference_attention(q.float(), k.float(), v.float(), sees, 0.3)
     torch.testing.assert_close(found.float(), wanted, rtol=2**-7, atol=2**-7)
 

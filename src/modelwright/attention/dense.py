@@ -4,16 +4,15 @@ Leaves out paging and packing, which are other backends. The cache is anything w
 latent attention it holds the rotated key as "key" and the latent as "value", one head each, never expanded.
 """
 
-from collections.abc import Callable
-from copy import copy
 from functools import partial
-from typing import Any, Self, TypeGuard
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from modelwright.ops.attention import causal_mask, fused_attention, reference_attention, upcast_attention
+from modelwright.attention.protocol import Projection
+from modelwright.ops.attention import attention, causal_mask, reference_attention, upcast_attention
 from modelwright.ops.latent import absorbed_attention, expanded_attention, prefers_absorbing
 
 
@@ -28,7 +27,7 @@ class DenseAttention:
         cache: keys and values of earlier tokens, extended in place; None when there is no past.
         past: number of tokens already in ``cache``.
         causal: whether a token sees only itself and what came before it.
-        fused: torch's kernel, or the written-out product when False.
+        fused: the fastest kernel, or the written-out product when False.
         softmax_dtype: of the written-out product's softmax; torch's kernel has a precision of its own.
         upcast: scale the queries first and take the product in fp32, autocast off.
 
@@ -50,7 +49,7 @@ class DenseAttention:
         self.cache = cache
         self.past = past
         self.causal = causal
-        product = fused_attention if fused else partial(reference_attention, softmax_dtype=softmax_dtype)
+        product = attention if fused else partial(reference_attention, softmax_dtype=softmax_dtype)
         self._product = partial(upcast_attention, product) if upcast else product
         self._rule: tuple[Tensor | None, bool] | None = None  # the same for every layer of the pass
 
@@ -68,8 +67,9 @@ class DenseAttention:
         q_rope: Tensor,
         latent: Tensor,
         k_rope: Tensor,
-        kv_b: nn.Module,
+        kv_b: Projection,
         *,
+        kv_b_weight: Tensor | None,
         scale: float,
         dropout: float = 0.0,
     ) -> Tensor:
@@ -78,24 +78,11 @@ class DenseAttention:
             k_rope, latent = self.cache.update(k_rope.unsqueeze(1), latent.unsqueeze(1), layer)
             k_rope, latent = k_rope.squeeze(1), latent.squeeze(1)
         mask, causal = self._mask_for(q_nope.shape[2], latent.shape[1], latent.device)
-        if is_plain(kv_b, latent) and self._absorbs(kv_b, q_nope, latent):
-            return absorbed_attention(q_nope, q_rope, latent, k_rope, kv_b.weight, mask, scale, dropout)
+        if kv_b_weight is not None and _absorbs(kv_b_weight, q_nope, latent):
+            return absorbed_attention(q_nope, q_rope, latent, k_rope, kv_b_weight, mask, scale, dropout)
         return expanded_attention(
             q_nope, q_rope, kv_b(latent), k_rope, mask, scale, dropout, causal, product=self._product
         )
-
-    def by(self, product: Callable[..., Tensor]) -> Self:
-        """The same rule by another ``product``, of ``fused_attention``'s signature and result, where that would run."""
-        if self._product is not fused_attention:
-            return self
-        other = copy(self)
-        other._product = product
-        return other
-
-    def _absorbs(self, kv_b: nn.Linear, q_nope: Tensor, latent: Tensor) -> bool:
-        heads, tokens, nope = q_nope.shape[1:]
-        v_dim = kv_b.out_features // heads - nope
-        return prefers_absorbing(tokens, latent.shape[1], nope, v_dim, rank=latent.shape[2])
 
     def _mask_for(self, tokens: int, keys: int, device: torch.device) -> tuple[Tensor | None, bool]:
         """The mask tensor, if one is needed, and whether a square causal rule stands in for it."""
@@ -120,11 +107,9 @@ class DenseAttention:
         return _never_blind(sees[None, None] if real is None else sees & real[:, None, None]), False
 
 
-def is_plain(kv_b: nn.Module, latent: Tensor) -> TypeGuard[nn.Linear]:
-    """Whether the weight of ``kv_b`` alone says what it does; any adapted, quantised or offloaded layer is called."""
-    if type(kv_b) is not nn.Linear or type(kv_b.weight) is not nn.Parameter:
-        return False
-    return kv_b.bias is None and kv_b.weight.device == latent.device
+def _absorbs(kv_b: Tensor, q_nope: Tensor, latent: Tensor) -> bool:
+    heads, tokens, nope = q_nope.shape[1:]
+    return prefers_absorbing(tokens, latent.shape[1], nope, len(kv_b) // heads - nope, rank=latent.shape[2])
 
 
 def _whole_rule(mask: Tensor, keys: int) -> Tensor:

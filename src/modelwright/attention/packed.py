@@ -6,9 +6,10 @@ Leaves out how documents are found (``ops/packing.py``), and how keys are kept a
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from modelwright.attention.dense import DenseAttention
+from modelwright.attention.protocol import Projection
 from modelwright.ops.packing import document_mask
 
 
@@ -46,10 +47,13 @@ class PackedAttention:
         q_rope: Tensor,
         latent: Tensor,
         k_rope: Tensor,
-        kv_b: nn.Module,
+        kv_b: Projection,
         *,
+        kv_b_weight: Tensor | None,
         scale: float,
         dropout: float = 0.0,
     ) -> Tensor:
         """See :class:`AttentionBackend`."""
-        return self._dense.attend_latent(layer, q_nope, q_rope, latent, k_rope, kv_b, scale=scale, dropout=dropout)
+        return self._dense.attend_latent(
+            layer, q_nope, q_rope, latent, k_rope, kv_b, kv_b_weight=kv_b_weight, scale=scale, dropout=dropout
+        )

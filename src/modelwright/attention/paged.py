@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from modelwright.attention.dense import is_plain
 from modelwright.attention.pool import PagedBatch, PagePool
+from modelwright.attention.protocol import Projection
 from modelwright.ops.latent import (
     expand_latent,
     latent_to_values,
@@ -62,8 +62,8 @@ class PagedAttention:
 
     A sequence's only new token attends over its pages where they lie, in latent space if the layer is latent. Several
     new tokens without a past attend among themselves; with one, their pages are gathered, and a latent past is expanded
-    or not as :func:`prefers_absorbing` says. Only a ``kv_b`` that is more than its weight (an adapter, a quantised
-    layer) must expand the past at every step.
+    or not as :func:`prefers_absorbing` says. Only a ``kv_b`` that is more than its weight (an adapter, a hook, a
+    quantised layer) must expand the past at every step.
 
     Raises:
         ValueError: at a layer, if dropout is asked for.
@@ -100,8 +100,9 @@ class PagedAttention:
         q_rope: Tensor,
         latent: Tensor,
         k_rope: Tensor,
-        kv_b: nn.Module,
+        kv_b: Projection,
         *,
+        kv_b_weight: Tensor | None,
         scale: float,
         dropout: float = 0.0,
     ) -> Tensor:
@@ -110,7 +111,7 @@ class PagedAttention:
         pool = self.pools[layer]
         pool.write(self.slots, k_rope[0], latent[0])
         heads, _, nope = q_nope.shape[1:]
-        weight = kv_b.weight if is_plain(kv_b, latent) else None
+        weight = kv_b_weight
 
         def decode(part: _Decodes) -> Tensor:
             if weight is None:

@@ -1,8 +1,11 @@
 """What a layer may ask of attention: it hands over queries, keys and values and never learns where the past lives."""
 
+from collections.abc import Callable
 from typing import Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
+
+Projection = Callable[[Tensor], Tensor]
 
 
 class AttentionBackend(Protocol):
@@ -19,8 +22,9 @@ class AttentionBackend(Protocol):
         q_rope: Tensor,
         latent: Tensor,
         k_rope: Tensor,
-        kv_b: nn.Module,
+        kv_b: Projection,
         *,
+        kv_b_weight: Tensor | None,
         scale: float,
         dropout: float = 0.0,
     ) -> Tensor:
@@ -29,7 +33,8 @@ class AttentionBackend(Protocol):
         Args:
             q_nope: ``[B, H, T, nope]``; q_rope: ``[B, H, T, rope]``, rotated.
             latent: ``[B, T, rank]``, normed; k_rope: ``[B, T, rope]``, rotated.
-            kv_b: the linear layer ``rank -> heads * (nope + v)``; it comes as a module so that an adapter or a
-                quantised replacement keeps its effect on either path.
+            kv_b: the projection of latents, ``[..., rank] -> [..., heads * (nope + v)]``, to be called.
+            kv_b_weight: its weight ``[heads * (nope + v), rank]`` where that says all that it does, so that it may be
+                absorbed; None where an adapter, a hook or another kind of layer has its effect only if it is called.
         """
         ...

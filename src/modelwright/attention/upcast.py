@@ -1,9 +1,9 @@
 """Attention in fp32 whatever the model's type, around another backend; it keeps nothing itself."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from modelwright.attention.protocol import AttentionBackend
+from modelwright.attention.protocol import AttentionBackend, Projection
 
 
 class UpcastAttention:
@@ -28,8 +28,9 @@ class UpcastAttention:
         q_rope: Tensor,
         latent: Tensor,
         k_rope: Tensor,
-        kv_b: nn.Module,
+        kv_b: Projection,
         *,
+        kv_b_weight: Tensor | None,
         scale: float,
         dropout: float = 0.0,
     ) -> Tensor:

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Conv1D
-from transformers.activations import ACT2FN
 
 from modelwright.checkpoints.shards import INTEGERS, TensorHeader
 from modelwright.configs.engine import QuantSettings, read_quantization, weight_quantization
 from modelwright.errors import ConfigError
-from modelwright.layers import Experts
+from modelwright.layers import Experts, Linear
 from modelwright.layers.linear import CastLinear, ColumnSlicedLinear, RowSlicedLinear
-from modelwright.layers.quantized import QuantizedExperts, QuantizedLinear, Stored
+from modelwright.layers.quantized import QuantizedExperts, QuantizedLinear
+from modelwright.ops.stored import Stored
 from modelwright.ops.weight_only import RUN, Int4Weight, dequantise, quantise_int4, quantise_int8
 
 METHODS = {"int8": "int8_weight_only", "int4": "int4_weight_only", "int8-dynamic": "int8_dynamic"}
@@ -27,9 +27,8 @@ METHODS = {"int8": "int8_weight_only", "int4": "int4_weight_only", "int8-dynamic
 HEAD = "lm_head"
 KEPT = frozenset({"vision", "projector", "kv_b_proj", "shared_expert_gate", "score", HEAD})
 """Parts of module names whose matrices stay as they are; the head may be asked for."""
-MATRICES = (nn.Linear, CastLinear, ColumnSlicedLinear, RowSlicedLinear, Conv1D, Experts)
+MATRICES = (Linear, nn.Linear, CastLinear, ColumnSlicedLinear, RowSlicedLinear, Conv1D, Experts)
 """Layers that compute a product with their weight; a model's ``own_matrices`` are its family's, beyond these."""
-SILU = (type(ACT2FN["silu"]), type(ACT2FN["swish"]))
 SCALE, OFFSET = ".weight_scale", ".weight_offset"
 
 
@@ -163,7 +162,6 @@ def _quantized(name: str, module: Any, settings: QuantSettings) -> nn.Module:
             store(f"{name}.down_proj", module.down_proj, settings),
             module.act,
             module.gated,
-            isinstance(module.act, SILU),
             module.names,
             module.dropout,
             module.compute,

@@ -41,7 +41,8 @@ KvDtype = Annotated[
 Backend = Annotated[
     str | None,
     Option(
-        help="auto, eager, compile to record decodes on a CPU, or cudagraph on a GPU. Left out: auto.", metavar="NAME"
+        help="auto, eager, record to repeat recorded decodes on a CPU, or cudagraph on a GPU. Left out: auto.",
+        metavar="NAME",
     ),
 ]
 Dtype = Annotated[str, Option(help="auto, float32, bfloat16 or float16.")]

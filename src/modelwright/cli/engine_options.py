@@ -6,7 +6,7 @@ from typing import Any
 from modelwright.errors import RequestError
 
 KV_DTYPES = ("auto", "int8")
-BACKENDS = ("auto", "eager", "compile", "cudagraph")
+BACKENDS = ("auto", "eager", "record", "cudagraph")
 
 
 @dataclass(frozen=True)

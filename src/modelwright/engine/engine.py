@@ -14,7 +14,6 @@ from modelwright.engine.graphs import graphs_of, spare_pages
 from modelwright.engine.intake import Intake
 from modelwright.engine.params import SamplingParams
 from modelwright.engine.picture_rows import PictureRows
-from modelwright.engine.prepare import prepare
 from modelwright.engine.prompt import PromptPicture
 from modelwright.engine.request import Request, Sample
 from modelwright.engine.results import EngineStatistics, Result, Update
@@ -57,7 +56,6 @@ class Engine:
         mesh = mesh or Mesh()
         served = ServedModel.of(model, mesh.size)
         slice_decoder(served.decoder, mesh)
-        prepare(model)  # and it stays so: whoever else computes with it gets the same
         keep_freed_memory()  # of one pass for the next
         self.context = _context(served, settings)
         self._intake = Intake(served, tokenizer, self.context)

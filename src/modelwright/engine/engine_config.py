@@ -8,7 +8,9 @@ from modelwright.configs.engine import EngineSettings, QuantSettings
 from modelwright.configs.part import ConfigPart
 
 KV_DTYPES = ("auto", "int8")
-BACKENDS = ("auto", "eager", "compile", "cudagraph")
+BACKENDS = ("auto", "eager", "record", "cudagraph")
+ALIASES = {"": "auto", "compile": "record"}
+"""What `llm_backend` says in MindFormers' words, and the backend that it stands for."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,9 @@ class EngineConfig(ConfigPart):
             sequence's length (rope types ``dynamic`` and DYNAMIC_NTK) are read whole in any case.
         reuse_prefixes: whether pages are found again by prompts that begin alike.
         kept_pictures: of how many pictures the rows are kept for prompts that show them again.
-        backend: ``eager`` runs each pass from Python. Decodes can be captured and replayed: ``compile`` records the
-            calls of a CPU's kernels, ``cudagraph`` a CUDA device's. ``auto`` records where it can be done, on one rank
-            of a CPU with compiled kernels, and is ``eager`` elsewhere.
+        backend: ``eager`` runs each pass from Python. Decodes can be captured and replayed: ``record`` repeats the
+            calls of a CPU's kernels, ``cudagraph`` those of a CUDA device. ``auto`` records where it can be done, on
+            one rank of a CPU with compiled kernels, and is ``eager`` elsewhere.
 
     Raises:
         ConfigError: a value has the wrong type, a number is below 1 (`host_pages`: 0), or a name is unknown.
@@ -79,6 +81,6 @@ class EngineConfig(ConfigPart):
             "num_pages": settings.num_blocks,
             "kv_dtype": stored.kv_cache or "auto",
             "chunk_prefill": settings.chunk_prefill,
-            "backend": settings.backend or "auto",
+            "backend": ALIASES.get(settings.backend, settings.backend),
         }
         return cls(**asked | changes)

@@ -20,10 +20,11 @@ from modelwright.engine.fingerprint import Fingerprint
 from modelwright.engine.model_pass import ModelPass
 from modelwright.engine.served_model import ServedModel
 from modelwright.errors import ConfigError
+from modelwright.layers.bare import is_as_built
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.record import Memory, NotRecordable, record
 
-CAPTURES = {"cudagraph": "cuda", "compile": "cpu"}
+CAPTURES = {"cudagraph": "cuda", "record": "cpu"}
 """The backends that capture, and the devices whose passes they do."""
 SCRATCH_PAGES = 1
 """The last page of a pool, where padding writes."""
@@ -65,7 +66,7 @@ class TapeCapture:
         try:
             return record(forward, self._memory)
         except NotRecordable as error:
-            raise ConfigError(f'backend "compile" cannot record the passes of this model: {error}') from error
+            raise ConfigError(f'backend "record" cannot record the passes of this model: {error}') from error
 
 
 class CudaCapture:
@@ -135,8 +136,9 @@ class DecodeInputs:
 class DecodeGraphs:
     """The passes of one model over its pools, each captured when its size of batch is first met.
 
-    They are captured anew when the model is made of other parts, its weights lie elsewhere, or other threads compute. A
-    weight that changes where it lies is read as it then is.
+    They are captured anew when anything has changed that a pass depends on (`Fingerprint`). A weight that changes where
+    it lies is read as it then is. While the model is not as it was built, having hooks, adapters or methods of somebody
+    else's, its modules are to be called, and nothing is captured.
 
     Args:
         served: the model.
@@ -156,12 +158,12 @@ class DecodeGraphs:
     ):
         self._served, self._pools, self._context = served, pools, context
         self._capture, self._optional = capture, optional
-        self._print = Fingerprint.of(served.decoder)
         self._captured: dict[int, tuple[DecodeInputs, Forward]] = {}
         self._refused = False
+        self._look()
 
     def logits(self, one: ModelPass) -> Tensor | None:
-        """``[sequences, vocabulary]`` of a decode; None for a pass that is not captured.
+        """``[sequences, vocabulary]`` of a decode; None for a pass that is to be computed by calling the model.
 
         Raises:
             ConfigError: the model's passes cannot be captured, and it is not optional.
@@ -169,8 +171,9 @@ class DecodeGraphs:
         if self._refused or not is_decode(one):
             return None
         if not self._print.holds():
-            self._print = Fingerprint.of(self._served.decoder)
-            self._captured.clear()
+            self._look()
+        if not self._as_built:
+            return None
         rows = len(one.tokens)
         batch = padded_batch(rows) if self._capture.pads else rows
         if batch in self._captured:
@@ -181,6 +184,11 @@ class DecodeGraphs:
             inputs.fill(one)
             replay = self._first(inputs)
         return None if replay is None else replay()[:rows].clone()
+
+    def _look(self) -> None:
+        """Take the model as it now is, and forget what was captured of it."""
+        self._print, self._as_built = Fingerprint.of(self._served.decoder), is_as_built(self._served.decoder)
+        self._captured.clear()
 
     def _first(self, inputs: DecodeInputs) -> Forward | None:
         """Capture a size of batch with its first tokens; None, and never again, where that cannot be done."""
@@ -216,7 +224,7 @@ def graphs_of(
     """The graphs that `settings` ask for, if any: with backend ``auto`` tapes, where there are kernels to record."""
     if settings.backend == "cudagraph":
         return DecodeGraphs(served, pools, context, CudaCapture(served.device))
-    if settings.backend == "compile":
+    if settings.backend == "record":
         return DecodeGraphs(served, pools, context, TapeCapture())
     tapes = served.device.type == "cpu" and served.ranks == 1 and kernels.available()
     if settings.backend == "auto" and tapes:
@@ -248,6 +256,6 @@ def spare_pages(served: ServedModel, settings: EngineConfig) -> int:
         raise ConfigError(f'backend "{backend}" needs a model on a {CAPTURES[backend]} device, got one on "{device}"')
     if backend in CAPTURES and served.ranks > 1:
         raise ConfigError(f'backend "{backend}" serves a model on one rank, got {served.ranks} ranks')
-    if backend == "compile" and not kernels.available():
-        raise ConfigError(f'backend "compile" records compiled kernels, and there are none: {kernels.reason()}')
+    if backend == "record" and not kernels.available():
+        raise ConfigError(f'backend "record" records compiled kernels, and there are none: {kernels.reason()}')
     return SCRATCH_PAGES if backend == "cudagraph" else 0

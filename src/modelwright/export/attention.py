@@ -4,8 +4,9 @@ Leaves out the fused kernel, whose choice among several ways would be baked into
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from modelwright.attention.protocol import Projection
 from modelwright.ops.attention import masked_scores
 from modelwright.ops.latent import absorbed_attention
 
@@ -51,15 +52,17 @@ class GraphAttention:
         q_rope: Tensor,
         latent: Tensor,
         k_rope: Tensor,
-        kv_b: nn.Linear,
+        kv_b: Projection,
         *,
+        kv_b_weight: Tensor | None,
         scale: float,
         dropout: float = 0.0,
     ) -> Tensor:
         """See :class:`AttentionBackend`; always absorbed, so that the latent cache is never expanded."""
+        assert kv_b_weight is not None  # exporting refuses other projections
         k_rope, latent = self._extend(layer, k_rope.unsqueeze(1), latent.unsqueeze(1))
         k_rope, latent = k_rope.squeeze(1), latent.squeeze(1)
-        return absorbed_attention(q_nope, q_rope, latent, k_rope, kv_b.weight, self.sees, scale, dropout)
+        return absorbed_attention(q_nope, q_rope, latent, k_rope, kv_b_weight, self.sees, scale, dropout)
 
     def _extend(self, layer: int, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """The layer's past with the new tokens behind it, which is kept as its present."""

@@ -16,6 +16,7 @@ from modelwright.export.manifest import Manifest
 from modelwright.export.trace import DEFAULT_OPSET, EXTERNAL_ABOVE, check_opset, write_graph
 from modelwright.export.verify import Verification, evaluating, verify_onnx
 from modelwright.hf.pretrained import ModelwrightPreTrainedModel, no_progress_bar
+from modelwright.layers.bare import bare_weight
 from modelwright.layers.quantized import QuantizedExperts, QuantizedLinear
 
 DTYPES = ("float32", "float16")
@@ -133,9 +134,12 @@ def _refuse_changed_layers(model: torch.nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, QuantizedLinear | QuantizedExperts):
             raise ConfigError(f"{name} is quantized: export the model whose weights are floating-point numbers")
-        if name.endswith("kv_b_proj") and type(module) is not torch.nn.Linear:
+        if name.endswith("kv_b_proj") and bare_weight(module) is None:
             kind = type(module).__name__
-            raise ConfigError(f"{name} must be a plain Linear to be exported, and it is a {kind}: merge its adapter")
+            raise ConfigError(
+                f"{name} must be a plain Linear to be exported, and it is a {kind} or has hooks or a forward of its "
+                "own: merge its adapter"
+            )
 
 
 def _as_type(model: Any, dtype: str) -> Any:

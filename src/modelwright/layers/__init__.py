@@ -2,7 +2,7 @@
 
 from modelwright.layers.attention import FusedSelfAttention, GroupedQueryAttention
 from modelwright.layers.latent_attention import LatentAttention
-from modelwright.layers.linear import column_linear, row_linear
+from modelwright.layers.linear import Linear, column_linear, row_linear
 from modelwright.layers.mlp import GatedMLP, PlainMLP
 from modelwright.layers.moe import Dispatcher, Experts, LocalDispatcher, MoE, Router, Routing
 from modelwright.layers.norm import RMSNorm
@@ -16,6 +16,7 @@ __all__ = [
     "GatedMLP",
     "GroupedQueryAttention",
     "LatentAttention",
+    "Linear",
     "LocalDispatcher",
     "MoE",
     "PlainMLP",

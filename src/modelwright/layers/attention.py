@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelwright.attention import AttentionBackend
-from modelwright.layers.linear import column_linear, row_linear
+from modelwright.layers.joined import joined
+from modelwright.layers.linear import Linear, column_linear, row_linear
 from modelwright.layers.rope import Rotation
 from modelwright.layers.slots import Slot
 
@@ -69,7 +70,7 @@ class GroupedQueryAttention(nn.Module):
     def _project(self, x: Tensor) -> list[Tensor]:
         """Queries, keys and values ``[batch, tokens, their heads * head_dim]``."""
         if not self.fused:
-            return [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
+            return joined(x, self.q_proj, self.k_proj, self.v_proj)
         by_group = self.qkv_proj(x).unflatten(-1, (self.groups, -1))
         return [part.flatten(-2) for part in by_group.split([width // self.groups for width in self.widths], dim=-1)]
 
@@ -88,8 +89,8 @@ class FusedSelfAttention(nn.Module):
         super().__init__()
         self.layer, self.heads, self.dropout = layer, heads, dropout
         self.scale = (dim // heads) ** -0.5
-        self.qkv = nn.Linear(dim, 3 * dim, bias)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, attention: AttentionBackend) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)

@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from modelwright.attention import AttentionBackend
-from modelwright.layers.linear import column_linear, row_linear
+from modelwright.layers.bare import bare_weight
+from modelwright.layers.linear import Linear, column_linear, row_linear
 from modelwright.layers.norm import RMSNorm
 from modelwright.layers.rope import Rotation
 
@@ -42,13 +43,13 @@ class LatentAttention(nn.Module):
         if q_rank is None:
             self.q_proj = column_linear(dim, heads * (nope + rope), slices=slices)
         else:
-            self.q_a_proj = nn.Linear(dim, q_rank, bias)
+            self.q_a_proj = Linear(dim, q_rank, bias)
             self.q_a_layernorm = RMSNorm(q_rank)
             self.q_b_proj = column_linear(q_rank, heads * (nope + rope), slices=slices)
         self.q_rank = q_rank
-        self.kv_a_proj_with_mqa = nn.Linear(dim, kv_rank + rope, bias)
+        self.kv_a_proj_with_mqa = Linear(dim, kv_rank + rope, bias)
         self.kv_a_layernorm = RMSNorm(kv_rank)
-        self.kv_b_proj = nn.Linear(kv_rank, heads * (nope + v_dim), bias=False)
+        self.kv_b_proj = Linear(kv_rank, heads * (nope + v_dim), bias=False)
         self.o_proj = row_linear(heads * v_dim, dim, bias, slices)
 
     def forward(self, x: Tensor, rope: Rotation, attention: AttentionBackend) -> Tensor:
@@ -62,6 +63,7 @@ class LatentAttention(nn.Module):
             self.kv_a_layernorm(latent),
             rope(k_rope.unsqueeze(1)).squeeze(1),
             self.kv_b_proj,
+            kv_b_weight=bare_weight(self.kv_b_proj),
             scale=self.scale,
             dropout=self.dropout if self.training else 0.0,
         )

@@ -1,8 +1,8 @@
-"""Linear layers computed in slices, as tensor-parallel pretraining computed them, or in a type of their own.
+"""Linear layers: plain, in slices as tensor-parallel pretraining computed them, or in a type of their own.
 
 The numbers of slices differ from the plain layer's only in the order of additions and the kernel's rounding: that is
 the point. ``compute`` is the type of the product where it is not the weight's; the result has it too. With neither, the
-layer is a plain ``nn.Linear`` that follows its weight.
+layer is a plain one that follows its weight.
 """
 
 from functools import reduce
@@ -10,6 +10,15 @@ from functools import reduce
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from modelwright.ops.linear import linear
+
+
+class Linear(nn.Linear):
+    """torch's layer, computed by whatever :func:`modelwright.ops.linear.linear` finds the fastest."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
 
 
 class CastLinear(nn.Linear):
@@ -20,7 +29,7 @@ class CastLinear(nn.Linear):
         self.slices, self.compute = slices, compute
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(*self.operands(input))
+        return linear(*self.operands(input))
 
     def operands(self, input: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Input, weight and bias in the product's type."""
@@ -70,4 +79,4 @@ def _linear(
         return sliced(in_features, out_features, bias, slices, compute)
     if compute is not None:
         return CastLinear(in_features, out_features, bias, slices, compute)
-    return nn.Linear(in_features, out_features, bias)
+    return Linear(in_features, out_features, bias)

@@ -1,12 +1,16 @@
 """Feed-forward layers: gated (SwiGLU, arXiv:2002.05202) and plain, with dropout after the activation and the output."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modelwright.layers.bare import bare_activation
+from modelwright.layers.joined import joined
 from modelwright.layers.linear import column_linear, row_linear
 from modelwright.layers.slots import Slot
-from modelwright.ops.experts import Activation
+from modelwright.ops.gated import Activation, gated_product
 
 GATE_UP = ("gate_proj", "up_proj")
 
@@ -41,7 +45,7 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self._project(x)
-        hidden = F.dropout(self.act(gate) * up, self.dropout, self.training)
+        hidden = F.dropout(gated_product(gate, up, bare_activation(self.act)), self.dropout, self.training)
         return F.dropout(self.down_proj(hidden), self.dropout, self.training)
 
     def slots(self) -> dict[str, Slot]:
@@ -55,10 +59,10 @@ class GatedMLP(nn.Module):
             for kind in self.gate_up_proj.state_dict()  # the weight, or its parts where it is stored in integers
         }
 
-    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+    def _project(self, x: Tensor) -> Sequence[Tensor]:
         """Gate and up, ``[..., hidden]`` each."""
         if not self.fused:
-            return self.gate_proj(x), self.up_proj(x)
+            return joined(x, self.gate_proj, self.up_proj)
         return self.gate_up_proj(x).unflatten(-1, (-1, 2)).unbind(-1)
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modelwright.layers.bare import bare_activation
 from modelwright.layers.slots import Slot
-from modelwright.ops.experts import Activation, GroupedProduct, grouped_experts
+from modelwright.ops.experts import GroupedProduct, experts
+from modelwright.ops.gated import Activation
 from modelwright.ops.routing import (
     batch_balance_loss,
     biased_topk,
@@ -19,6 +20,7 @@ from modelwright.ops.routing import (
     greedy_topk,
     group_balance_loss,
     group_limited_topk,
+    router_scores,
     sequence_balance_loss,
     within_capacity,
     z_loss,
@@ -103,19 +105,13 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor) -> Routing:
         """``[tokens, dim]`` to the routing of those tokens."""
-        logits, scores = self._scores(x)
+        logits, scores = router_scores(x, self.weight, self.scoring, self.compute)
         weights, chosen = self._choose(scores)
         if self.training and self.capacity is not None:
             weights = weights * within_capacity(weights, chosen, scores.shape[-1], self.capacity, self.drop_by_token)
         if self.normalise and self.top_k > 1:
             weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
         return Routing(weights * self.scaling, chosen, scores, logits)
-
-    def _scores(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and scores, both fp32 ``[tokens, experts]``."""
-        with torch.autocast(x.device.type, enabled=False):
-            logits = F.linear(x.to(self.compute), self.weight.to(self.compute)).float()
-        return logits, logits.softmax(dim=-1) if self.scoring == "softmax" else logits.sigmoid()
 
     def _choose(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         if self.method == "noaux_tc":
@@ -162,7 +158,8 @@ class Experts(nn.Module):
             tensor if self.compute is None else tensor.to(self.compute)
             for tensor in (x, self.gate_up_proj, self.down_proj)
         )
-        return grouped_experts(x, chosen, weights, w_in, w_out, self.act, self.gated, dropout, product)
+        act = bare_activation(self.act)
+        return experts(x, chosen, weights, w_in, w_out, act, self.gated, dropout, product)
 
     def slots(self) -> dict[str, Slot]:
         """Where each expert's official tensors lie in the stacks."""

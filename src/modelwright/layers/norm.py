@@ -1,8 +1,9 @@
 """Root-mean-square norm (arXiv:1910.07467) in a type of its own, whatever the input's, in either of two orders."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from modelwright.ops.norm import rms_norm
 
 
 class RMSNorm(nn.Module):
@@ -20,11 +21,7 @@ class RMSNorm(nn.Module):
         self.eps, self.fused, self.compute = eps, fused, compute
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.to(self.compute)
-        if self.fused:
-            return F.rms_norm(wide, self.weight.shape, self.weight.to(self.compute), self.eps).to(x.dtype)
-        normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
-        return (self.weight * normed.to(x.dtype)).to(x.dtype)
+        return rms_norm(x, self.weight, self.eps, self.fused, self.compute)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, eps={self.eps}"

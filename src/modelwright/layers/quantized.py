@@ -9,20 +9,13 @@ from itertools import product
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modelwright.layers.bare import bare_activation
 from modelwright.layers.slots import Slot
-from modelwright.ops import few_rows
-from modelwright.ops.backends import cpu as kernels
-from modelwright.ops.dynamic_int8 import dynamic_int8_linear
-from modelwright.ops.experts import Activation, grouped_experts
-from modelwright.ops.weight_only import Int4Weight, Int8Weight, dequantise
-
-Stored = Int8Weight | Int4Weight
-
-KERNEL_TOKENS = 8
-"""Tokens up to which all experts are computed in one call; more of them sort themselves by expert, one product each."""
+from modelwright.ops.gated import Activation
+from modelwright.ops.stored import Stored, inputs_of, stored_experts, stored_linear
+from modelwright.ops.weight_only import Int4Weight, Int8Weight
 
 
 class QuantizedLinear(nn.Module):
@@ -74,9 +67,6 @@ class QuantizedExperts(nn.Module):
 
     ``gate_up_proj`` and ``down_proj`` hold the steps, ``gate_up_proj_scale`` and so on what goes with them. On disk
     each expert keeps its official names, ``N.gate_proj.weight`` and ``N.gate_proj.weight_scale`` (:meth:`slots`).
-
-    Args:
-        silu: whether ``act`` is SiLU, which the compiled kernels know.
     """
 
     gate_up_proj: Tensor
@@ -88,7 +78,6 @@ class QuantizedExperts(nn.Module):
         down: Stored,
         act: Activation,
         gated: bool,
-        silu: bool,
         names: tuple[str, str, str],
         dropout: float = 0.0,
         compute: torch.dtype | None = None,
@@ -97,7 +86,7 @@ class QuantizedExperts(nn.Module):
         super().__init__()
         _keep(self, "gate_up_proj", gate_up)
         _keep(self, "down_proj", down)
-        self.act, self.gated, self.silu, self.names, self.dropout = act, gated, silu, names, dropout
+        self.act, self.gated, self.names, self.dropout = act, gated, names, dropout
         self.compute, self.dynamic = compute, dynamic
 
     def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
@@ -105,15 +94,8 @@ class QuantizedExperts(nn.Module):
         x = x if self.compute is None else x.to(self.compute)
         into, out = _kept(self, "gate_up_proj"), _kept(self, "down_proj")
         dropout = self.dropout if self.training else 0.0
-        if self._kernel_serves(x, into, out) and not dropout:
-            return kernels.experts(x, chosen, weights, into, out)
-
-        def multiply(rows: Tensor, steps: Tensor, counts: Tensor) -> Tensor:
-            return stored_segments(rows, into if steps is into.steps else out, counts, self.dynamic)
-
-        return grouped_experts(
-            x, chosen, weights, into.steps, out.steps, self.act, self.gated, dropout, product=multiply
-        )
+        act = bare_activation(self.act)
+        return stored_experts(x, chosen, weights, into, out, act, self.gated, dropout, self.dynamic)
 
     def slots(self) -> dict[str, Slot]:
         """Where each expert's official tensors lie in the stacks."""
@@ -131,48 +113,8 @@ class QuantizedExperts(nn.Module):
             table[f"{e}.{down}.weight{kind}"] = Slot(f"down_proj{kind}", 0, dim, item=e)
         return table
 
-    def _kernel_serves(self, x: Tensor, into: Stored, out: Stored) -> bool:
-        known = self.gated and self.silu and not self.dynamic
-        return known and 0 < len(x) <= KERNEL_TOKENS and kernels.serves_experts(x, into, out)
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         return super()._apply(_but_for_types(self, fn), recurse)
-
-
-def stored_linear(x: Tensor, weight: Stored, bias: Tensor | None = None, dynamic: bool = False) -> Tensor:
-    """``x @ weight.T + bias``, ``[..., in]`` to ``[..., out]``: by the kernel for fewer rows, else with a wide copy."""
-    if dynamic and isinstance(weight, Int8Weight):
-        return dynamic_int8_linear(x, weight, bias)
-    plain = not (torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling())
-    served = plain and kernels.serves_linear(x, weight)
-    if served and few_rows.prefers_stored_kernel(x.numel() // x.shape[-1], x.dtype):
-        return kernels.linear(x, weight, bias)
-    return F.linear(x, dequantise(weight, x.dtype), None if bias is None else bias.to(x.dtype))
-
-
-def stored_segments(x: Tensor, weight: Stored, counts: Tensor, dynamic: bool = False) -> Tensor:
-    """``x[rows of e] @ weight[e].T`` for consecutive runs of rows; an expert without rows is not read.
-
-    x ``[rows, in]``, weight ``[experts, out, in]``, counts ``[experts]`` (how long each run is) -> ``[rows, out]``.
-    """
-    sizes = counts.tolist()
-    runs = [
-        stored_linear(run, expert_of(weight, e), dynamic=dynamic) for e, run in enumerate(x.split(sizes)) if sizes[e]
-    ]
-    return torch.cat(runs) if runs else x.new_empty(0, weight.steps.shape[1])
-
-
-def expert_of(weight: Stored, expert: int) -> Stored:
-    """One expert's weight ``[out, in]`` out of a stack of them."""
-    if isinstance(weight, Int8Weight):
-        return Int8Weight(weight.steps[expert], weight.scales[expert])
-    offsets = None if weight.offsets is None else weight.offsets[expert]
-    return Int4Weight(weight.steps[expert], weight.scales[expert], offsets)
-
-
-def inputs_of(weight: Stored) -> int:
-    """The width that a stored weight takes."""
-    return weight.steps.shape[-1] * (1 if isinstance(weight, Int8Weight) else 2)
 
 
 def _keep(module: nn.Module, name: str, stored: Stored) -> None:

@@ -1,16 +1,17 @@
 """Rotary position embedding as a module: from positions to one rotation that every layer of the pass applies."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from modelwright.ops.rotary import (
+    Rotate,
     dynamic_ntk_theta,
     inverse_frequencies,
     llama3_frequencies,
     rope_table,
+    rotate,
     rotate_by_matrix,
     rotate_half_split,
     rotate_interleaved,
@@ -26,11 +27,11 @@ class Rotation:
 
     cos: Tensor
     sin: Tensor
-    rotate: Callable[[Tensor, Tensor, Tensor], Tensor]
+    by: Rotate
 
     def __call__(self, x: Tensor) -> Tensor:
         """Rotate ``[batch, heads, tokens, dim]``, on whichever device it lies."""
-        return self.rotate(x, self.cos.to(x.device), self.sin.to(x.device))
+        return rotate(x, self.cos.to(x.device), self.sin.to(x.device), self.by)
 
 
 class RotaryEmbedding(nn.Module):
@@ -72,7 +73,7 @@ class RotaryEmbedding(nn.Module):
         self.beta_fast, self.beta_slow = beta_fast, beta_slow
         self.low_freq_factor, self.high_freq_factor = low_freq_factor, high_freq_factor
         half_split = rotate_by_matrix if by_matrix else rotate_half_split
-        self.rotate = rotate_interleaved if interleaved else half_split
+        self.rotate: Rotate = rotate_interleaved if interleaved else half_split
         self.scale = yarn_mscale(factor, mscale) / yarn_mscale(factor, mscale_all_dim) if kind == "yarn" else 1.0
         self.softmax_gain = yarn_mscale(factor, mscale_all_dim) ** 2 if kind == "yarn" and mscale_all_dim else 1.0
 

@@ -1,4 +1,4 @@
-"""Expert feed-forward over routed tokens: the loop that documents it, and the grouped product that runs.
+"""Expert feed-forward over routed tokens: the loop that documents it, the grouped product, and which kernel runs.
 
 ``x`` is ``[tokens, dim]``, ``chosen`` and ``weights`` are ``[tokens, top_k]``; expert weights are stacked: ``w_in``
 ``[experts, 2 * width, dim]`` (gate rows, then up rows) or ``[experts, width, dim]`` without a gate, ``w_out``
@@ -11,11 +11,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.backends import triton as gpu_kernels
+from modelwright.ops.backends.cpu import Unit
+from modelwright.ops.backends.cpu.thresholds import ROWS_OF_AN_EXPERT
+from modelwright.ops.dispatch import only_numbers
+from modelwright.ops.gated import Activation
 
-Activation = Callable[[Tensor], Tensor]
 GroupedProduct = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``grouped_linear`` or ``segmented_linear``: one signature, one result."""
+
+
+def prefers_expert_kernel(choices: int, experts: int, dtype: torch.dtype) -> bool:
+    """The rule on the CPU: whether ``choices`` leave few rows for each expert, or the kernel is faster anyway."""
+    in_blocks = dtype == torch.bfloat16 and kernels.unit() != Unit.STREAMS
+    return in_blocks or choices <= experts * ROWS_OF_AN_EXPERT
+
+
+def experts(
+    x: Tensor,
+    chosen: Tensor,
+    weights: Tensor,
+    w_in: Tensor,
+    w_out: Tensor,
+    act: Activation,
+    gated: bool = True,
+    dropout: float = 0.0,
+    product: GroupedProduct | None = None,
+) -> Tensor:
+    """The weighted sum of each token's chosen experts, by a kernel where one serves: a gate, ``F.silu``, no dropout.
+
+    Otherwise, and where a ``product`` is asked for, :func:`grouped_experts` with the same arguments.
+    """
+    known = product is None and gated and act is F.silu and not dropout
+    if known and only_numbers(x, chosen, weights, w_in, w_out):
+        if kernels.serves_experts(x, w_in, w_out) and prefers_expert_kernel(chosen.numel(), len(w_in), x.dtype):
+            return kernels.experts(x, chosen, weights, w_in, w_out)
+        if gpu_kernels.serves_experts(x, w_in, w_out):
+            return gpu_kernels.experts(x, chosen, weights, w_in, w_out)
+    return grouped_experts(x, chosen, weights, w_in, w_out, act, gated, dropout, product)
 
 
 def expert_hidden(projected: Tensor, act: Activation, gated: bool) -> Tensor:
@@ -53,12 +87,8 @@ def grouped_experts(
     """Tokens sorted by expert, one grouped product each way, summed back per token.
 
     Serves one token as well as many: the grouped product touches only the experts that were chosen. ``dropout`` falls
-    on the hidden units and on each expert's output. ``product`` stands for :func:`grouped_linear` where given; else,
-    with a gate, ``F.silu`` and no dropout, a GPU runs its own kernels, which wait for no number of the device's.
+    on the hidden units and on each expert's output. ``product`` stands for :func:`grouped_linear` where given.
     """
-    plain = product is None and gated and act is F.silu and not dropout
-    if plain and gpu_kernels.serves_experts(x, w_in, w_out):
-        return gpu_kernels.experts(x, chosen, weights, w_in, w_out)
     product = product or grouped_linear
     top_k = chosen.shape[1]
     choices = chosen.flatten()  # [tokens * top_k], by token

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from modelwright.ops.attention import fused_attention, masked_scores
 from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.dispatch import only_numbers
 
 Product = Callable[..., Tensor]
 """``fused_attention`` or ``reference_attention``: one signature, one result."""
@@ -102,7 +103,7 @@ def absorbed_attention(
 
 def query_to_latent(q_nope: Tensor, kv_b: Tensor) -> Tensor:
     """``[batch, heads, tokens, nope]`` into the latent space, ``[batch, heads, tokens, rank]``."""
-    if kernels.serves_latent(q_nope, kv_b):
+    if only_numbers(q_nope, kv_b) and kernels.serves_latent(q_nope, kv_b):
         return kernels.latent_in(q_nope, kv_b)
     w_key = kv_b.unflatten(0, (q_nope.shape[1], -1))[:, : q_nope.shape[-1]]  # [heads, nope, rank]
     return torch.einsum("bhtn,hnr->bhtr", q_nope, w_key)
@@ -111,7 +112,7 @@ def query_to_latent(q_nope: Tensor, kv_b: Tensor) -> Tensor:
 def latent_to_values(attended: Tensor, kv_b: Tensor, nope: int) -> Tensor:
     """Attended latents ``[batch, heads, tokens, rank]`` to what the heads say, ``[batch, heads, tokens, v_dim]``."""
     batch, heads, tokens, _ = attended.shape
-    if kernels.serves_latent(attended, kv_b):
+    if only_numbers(attended, kv_b) and kernels.serves_latent(attended, kv_b):
         return kernels.latent_to_values(attended, kv_b, nope)
     w_value = kv_b.unflatten(0, (heads, -1))[:, nope:]  # [heads, v_dim, rank]
     values = w_value @ attended.permute(1, 3, 0, 2).flatten(2)  # [heads, v_dim, batch * tokens]

@@ -9,12 +9,12 @@ stand in for.
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from modelwright.ops.attention import causal_mask, fused_attention, reference_attention
+from modelwright.ops.attention import attention, causal_mask, fused_attention, reference_attention
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.backends import triton as gpu_kernels
+from modelwright.ops.dispatch import only_numbers
 from modelwright.ops.latent import absorbed_attention, latent_to_values, query_to_latent
 from modelwright.ops.pages import Pages, read_pages
 
@@ -68,10 +68,11 @@ def paged_latent_attention(
 
 def decode_attention(q: Tensor, keys: Pages, values: Pages, contexts: Tensor, tables: Tensor, scale: float) -> Tensor:
     """One query per sequence, ``[sequences, heads, k_dim]`` -> ``[sequences, heads, v_dim]``; compiled if it can be."""
-    if kernels.serves_decode(q, keys, values):
-        return kernels.decode([q], [keys], values, contexts, tables, scale)
-    if gpu_kernels.serves_attention(q, keys, values):
-        return gpu_kernels.decode(q, keys, values, contexts, tables, scale)
+    if only_numbers(q):
+        if kernels.serves_decode(q, keys, values):
+            return kernels.decode([q], [keys], values, contexts, tables, scale)
+        if gpu_kernels.serves_attention(q, keys, values):
+            return gpu_kernels.decode(q, keys, values, contexts, tables, scale)
     return gathered_attention(q, keys, values, contexts, tables, scale)
 
 
@@ -79,10 +80,11 @@ def decode_latent_attention(
     q_latent: Tensor, q_rope: Tensor, latent: Pages, k_rope: Pages, contexts: Tensor, tables: Tensor, scale: float
 ) -> Tensor:
     """One query per sequence, ``[sequences, heads, rank]`` and its rotated part -> ``[sequences, heads, rank]``."""
-    if kernels.serves_decode(q_latent, latent, k_rope):
-        return kernels.decode([q_latent, q_rope], [latent, k_rope], latent, contexts, tables, scale)
-    if gpu_kernels.serves_attention(q_latent, latent, k_rope):
-        return gpu_kernels.decode(q_rope, k_rope, latent, contexts, tables, scale, q_latent)
+    if only_numbers(q_latent, q_rope):
+        if kernels.serves_decode(q_latent, latent, k_rope):
+            return kernels.decode([q_latent, q_rope], [latent, k_rope], latent, contexts, tables, scale)
+        if gpu_kernels.serves_attention(q_latent, latent, k_rope):
+            return gpu_kernels.decode(q_rope, k_rope, latent, contexts, tables, scale, q_latent)
     return gathered_latent_attention(q_latent, q_rope, latent, k_rope, contexts, tables, scale)
 
 
@@ -110,7 +112,7 @@ def gathered_latent_attention(
 
 def continued_attention(q: Tensor, keys: Pages, values: Pages, context: int, table: Tensor, scale: float) -> Tensor:
     """:func:`prefill_attention` of the last tokens of a sequence whose keys are all in its pages."""
-    if gpu_kernels.serves_attention(q, keys, values):
+    if only_numbers(q) and gpu_kernels.serves_attention(q, keys, values):
         where = (0, q.shape[2]), (context,), table[None]
         out = gpu_kernels.ragged(q[0].transpose(0, 1), keys, values, *where, scale)  # [tokens, heads, v_dim]
         return out.transpose(0, 1)[None]
@@ -130,7 +132,7 @@ def continued_latent_attention(
 ) -> Tensor:
     """:func:`continued_attention` in latent space, the projection absorbed; q_nope and kv_b as in ``ops/latent.py``."""
     tokens, nope = q_nope.shape[2:]
-    if gpu_kernels.serves_attention(q_nope, latent, k_rope):
+    if only_numbers(q_nope, q_rope) and gpu_kernels.serves_attention(q_nope, latent, k_rope):
         inner, rotated = query_to_latent(q_nope, kv_b)[0].transpose(0, 1), q_rope[0].transpose(0, 1)
         where = (0, tokens), (context,), table[None]
         out = gpu_kernels.ragged(rotated, k_rope, latent, *where, scale, inner)  # [tokens, heads, rank]
@@ -141,15 +143,10 @@ def continued_latent_attention(
 
 
 def prefill_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """The last tokens of one sequence over all its keys: q ``[1, heads, tokens, k_dim]``, k and v as many or more.
-
-    torch's tiled CPU kernel takes values as wide as keys only; the product it falls back to otherwise writes out all
-    scores (at 2048 tokens and widths 192 and 128 in 2.6 times the time), so there the values are padded.
-    """
-    if kernels.serves_prefill(q, k, v):
+    """The last tokens of one sequence over all its keys: q ``[1, heads, tokens, k_dim]``, k and v as many or more."""
+    tokens, past = q.shape[2], k.shape[2] - q.shape[2]
+    if past == 0 or tokens == 1:
+        return attention(q, k, v, None, scale, causal=past == 0)
+    if only_numbers(q, k, v) and kernels.serves_prefill(q, k, v):
         return kernels.prefill(q, k, v, scale)
-    tokens, past, v_dim = q.shape[2], k.shape[2] - q.shape[2], v.shape[-1]
-    mask = None if past == 0 or tokens == 1 else causal_mask(tokens, k.shape[2], past, q.device)
-    if q.device.type == "cpu" and v_dim < q.shape[-1]:
-        v = F.pad(v, (0, q.shape[-1] - v_dim))
-    return fused_attention(q, k, v, mask, scale, causal=past == 0)[..., :v_dim]
+    return attention(q, k, v, causal_mask(tokens, k.shape[2], past, q.device), scale)

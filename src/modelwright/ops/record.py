@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from modelwright.ops.backends.cpu.build import recording
+from modelwright.ops.dispatch import KernelAwareMode
 
 Call = Callable[[], object]
 
@@ -103,7 +103,7 @@ class _RefuseWaiting(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(KernelAwareMode):
     """Lets torch's operations write into the tape's memory, and appends them to the calls."""
 
     def __init__(self, calls: list[Call], memory: Memory):

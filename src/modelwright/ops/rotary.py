@@ -4,9 +4,17 @@ Frequencies and tables are fp32; whoever calls may round the tables, and decides
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.dispatch import only_numbers
+
+Rotate = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``rotate_half_split``, ``rotate_by_matrix`` or ``rotate_interleaved``: one signature, two layouts of the pairs."""
+_TABLES = (torch.float32, torch.bfloat16)
 
 
 def inverse_frequencies(dim: int, theta: float | Tensor, device: torch.device | None = None) -> Tensor:
@@ -92,6 +100,14 @@ def rope_table(positions: Tensor, frequencies: Tensor, scale: float | Tensor = 1
     """Cosines and sines for ``positions`` ``[batch, tokens]``: two fp32 tensors ``[batch, tokens, dim/2]``."""
     angles = positions[..., None].float() * frequencies
     return angles.cos() * scale, angles.sin() * scale
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, by: Rotate) -> Tensor:
+    """``by(x, cos, sin)``, in one pass by the kernel where that takes it: one row, tables in fp32 or bf16."""
+    one_row = x.shape[0] == 1 and cos.shape[0] == 1 and cos.dtype in _TABLES
+    if one_row and only_numbers(x, cos, sin) and kernels.serves_rows(x, cos, sin):
+        return kernels.rotate(x, cos, sin, by is rotate_interleaved)
+    return by(x, cos, sin)
 
 
 def rotate_half_split(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

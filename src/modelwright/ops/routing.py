@@ -7,7 +7,32 @@ weights taken from the unbiased scores and not yet normalised or scaled.
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.backends.cpu.thresholds import ROUTED_TOKENS
+from modelwright.ops.dispatch import only_numbers
+
+_SCORED = (torch.float32, torch.bfloat16)
+
+
+def router_scores(x: Tensor, weight: Tensor, scoring: str, compute: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Logits ``x @ weight.T`` and their ``softmax`` or ``sigmoid``, both fp32 ``[tokens, experts]``.
+
+    x ``[tokens, dim]``, weight ``[experts, dim]``; ``compute`` is the type of the product.
+    """
+    few = len(x) <= ROUTED_TOKENS and compute == torch.float32 and weight.dtype in _SCORED
+    if few and only_numbers(x, weight) and x.is_contiguous() and kernels.serves_rows(x, weight):
+        return kernels.route(x, weight, scoring == "softmax")
+    return reference_router_scores(x, weight, scoring, compute)
+
+
+def reference_router_scores(x: Tensor, weight: Tensor, scoring: str, compute: torch.dtype) -> tuple[Tensor, Tensor]:
+    """:func:`router_scores` by torch, autocast off. The documentation of the kernel."""
+    with torch.autocast(x.device.type, enabled=False):
+        logits = F.linear(x.to(compute), weight.to(compute)).float()
+    return logits, logits.softmax(dim=-1) if scoring == "softmax" else logits.sigmoid()
 
 
 def greedy_topk(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelwright.errors import ConfigError
-from modelwright.layers import GatedMLP, GroupedQueryAttention, LatentAttention, PlainMLP
+from modelwright.layers import GatedMLP, GroupedQueryAttention, LatentAttention, Linear, PlainMLP
 from modelwright.layers.linear import CastLinear, ColumnSlicedLinear
 from modelwright.layers.quantized import QuantizedLinear
 from modelwright.parallel.layers import inputs_of, keep_inputs, keep_outputs, sum_results
@@ -22,7 +22,7 @@ from modelwright.parallel.mesh import Mesh
 Rule = Callable[[Any, Mesh], None]
 """Cuts a module down to the mesh's share, and lets the ranks add up what is partial."""
 
-HEADS = (nn.Linear, CastLinear, ColumnSlicedLinear, QuantizedLinear)
+HEADS = (Linear, nn.Linear, CastLinear, ColumnSlicedLinear, QuantizedLinear)
 """Output heads that are nothing but their matrix, whose rows can be shared out."""
 
 

@@ -27,7 +27,7 @@ from modelwright.hf.decoder import (
 )
 from modelwright.hf.outputs import CausalOutput, DecoderOutput
 from modelwright.hf.pretrained import ModelwrightPreTrainedModel
-from modelwright.layers import MoE, RMSNorm, Routing, column_linear
+from modelwright.layers import Linear, MoE, RMSNorm, Routing, column_linear
 
 
 class DeepseekV2PreTrainedModel(RouterBiases, ModelwrightPreTrainedModel):
@@ -198,5 +198,5 @@ class DeepseekV2ForSequenceClassification(DeepseekV2PreTrainedModel, TextClassif
         super().__init__(config)
         self.num_labels = config.num_labels or 2
         self.model = DeepseekV2Model(config)
-        self.score = nn.Linear(config.hidden_size, self.num_labels, bias=False)
+        self.score = Linear(config.hidden_size, self.num_labels, bias=False)
         self.post_init()

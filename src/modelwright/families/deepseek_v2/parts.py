@@ -4,11 +4,11 @@ Leaves out the model around them (``deepseek_v2.py``).
 """
 
 from torch import Tensor, nn
-from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from modelwright.attention import AttentionBackend
 from modelwright.families.deepseek_v2.config import DeepseekV2Config
+from modelwright.hf.activations import activation
 from modelwright.hf.decoder import rope_extension
 from modelwright.layers import (
     Experts,
@@ -78,7 +78,7 @@ def build_attention(config: DeepseekV2Config, layer: int, softmax_gain: float) -
 def build_mlp(config: DeepseekV2Config, hidden: int) -> GatedMLP | PlainMLP:
     """A dense feed-forward of the config's kind."""
     kind = GatedMLP if config.gated_mlp else PlainMLP
-    act = ACT2FN[config.hidden_act]
+    act = activation(config.hidden_act)
     return kind(config.hidden_size, hidden, act, dropout=config.ffn_dropout, slices=config.pretraining_tp)
 
 
@@ -100,7 +100,7 @@ def build_moe(config: DeepseekV2Config) -> MoE:
         config.n_routed_experts,
         config.hidden_size,
         config.moe_intermediate_size,
-        ACT2FN[config.hidden_act],
+        activation(config.hidden_act),
         config.gated_mlp,
         config.ffn_dropout,
     )

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelwright.families.deepseek_vl2.config import MlpProjectorConfig
+from modelwright.layers import Linear
 
 
 class MlpProjector(nn.Module):
@@ -16,7 +17,7 @@ class MlpProjector(nn.Module):
         super().__init__()
         self.config = config
         if config.token_pooling:
-            self.token_pooling_layer = nn.Linear(config.input_dim * 4, config.input_dim, bias=config.use_bias)
+            self.token_pooling_layer = Linear(config.input_dim * 4, config.input_dim, bias=config.use_bias)
         self.layers = _build(config)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def _build(config: MlpProjectorConfig) -> nn.Module:
     if config.projector_type == "identity":
         return nn.Identity()
     if config.projector_type == "linear":
-        return nn.Linear(config.input_dim, config.n_embed, bias=config.use_bias)
+        return Linear(config.input_dim, config.n_embed, bias=config.use_bias)
     if config.projector_type == "mlp_gelu":
         return _gelu_stack([config.input_dim] + [config.n_embed] * config.depth, config.use_bias)
     joined = config.input_dim * config.downsample_ratio**2
@@ -56,5 +57,5 @@ def _gelu_stack(widths: list[int], bias: bool) -> nn.Sequential:
     """Linear layers through ``widths``, exact GELU between them; they are 0, 2, 4, ... as in official checkpoints."""
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after, bias=bias), nn.GELU()]
+        layers += [Linear(before, after, bias=bias), nn.GELU()]
     return nn.Sequential(*layers[:-1])

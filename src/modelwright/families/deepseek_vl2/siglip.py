@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from modelwright.attention import AttentionBackend, DenseAttention
 from modelwright.errors import RequestError
 from modelwright.families.deepseek_vl2.config import VisionEncoderConfig
-from modelwright.layers import FusedSelfAttention, PlainMLP
-from modelwright.ops.attention import fused_attention, reference_attention
+from modelwright.layers import FusedSelfAttention, Linear, PlainMLP
+from modelwright.ops.attention import attention, reference_attention
 
 gelu_tanh = partial(F.gelu, approximate="tanh")
 SiglipNorm = partial(nn.LayerNorm, eps=1e-6)
@@ -55,11 +55,11 @@ class AttentionPool(nn.Module):
         super().__init__()
         self.heads = heads
         self.scale = (width // heads) ** -0.5
-        self.product = fused_attention if fused else reference_attention
+        self.product = attention if fused else reference_attention
         self.latent = nn.Parameter(torch.zeros(1, 1, width))
-        self.q = nn.Linear(width, width)
-        self.kv = nn.Linear(width, 2 * width)
-        self.proj = nn.Linear(width, width)
+        self.q = Linear(width, width)
+        self.kv = Linear(width, 2 * width)
+        self.proj = Linear(width, width)
         self.norm = SiglipNorm(width)
         self.mlp = PlainMLP(width, hidden, gelu_tanh, bias=True)
 
@@ -99,7 +99,7 @@ class VisionTower(nn.Module):
             mapped, fused = config.global_pool == "map", not config.deterministic
             self.attn_pool = AttentionPool(width, config.heads, hidden, fused) if mapped else None
             self.fc_norm = SiglipNorm(width) if norms_after_pooling else nn.Identity()
-            self.head = nn.Linear(width, config.num_classes) if config.num_classes else nn.Identity()
+            self.head = Linear(width, config.num_classes) if config.num_classes else nn.Identity()
 
     def forward(self, pictures: Tensor) -> Tensor:
         self._check(pictures)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from modelwright.attention import AttentionBackend
 from modelwright.families.llama.config import LlamaConfig
+from modelwright.hf.activations import activation
 from modelwright.hf.decoder import rope_extension
 from modelwright.layers import (
     Experts,
@@ -130,7 +130,7 @@ def build_attention(config: LlamaConfig, layer: int) -> GroupedQueryAttention:
 
 def build_mlp(config: LlamaConfig, hidden: int, fused: bool = False) -> GatedMLP:
     """A dense feed-forward ``hidden`` wide."""
-    act, slices = ACT2FN[config.hidden_act], config.pretraining_tp
+    act, slices = activation(config.hidden_act), config.pretraining_tp
     return GatedMLP(config.hidden_size, hidden, act, slices=slices, fused=fused, compute=Types.of(config).compute)
 
 
@@ -141,7 +141,7 @@ def build_moe(config: LlamaConfig) -> MoE:
         moe.expert_num,
         config.hidden_size,
         config.intermediate_size,
-        ACT2FN[config.hidden_act],
+        activation(config.hidden_act),
         names=MIXTRAL_NAMES,
         compute=types.compute,
     )

@@ -1,0 +1,35 @@
+"""Whether an operation is asked for numbers alone, which is when a compiled kernel may compute it instead of torch.
+
+Every operation of this room asks :func:`only_numbers`, whether a kernel of ``backends`` serves the tensors, and whether
+it is the faster one for their sizes. Whatever else is wanted of an operation is torch's business: gradients, autocast,
+a graph that is being traced or compiled, a transformation of ``torch.func``, tensors that compute in their own way, and
+modes that watch torch's operations.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
+
+_PLAIN = frozenset({Tensor, nn.Parameter, type(None)})
+_is_compiling = torch.compiler.is_compiling
+_transforms_active = torch._C._are_functorch_transforms_active
+_tracing_state = torch._C._get_tracing_state
+_modes = torch._C._len_torch_dispatch_stack
+
+
+class KernelAwareMode(TorchDispatchMode):
+    """A mode that watches torch's operations and does not mind that compiled kernels pass it by.
+
+    Under any other mode, such as one that counts floating-point operations, everything is computed by torch.
+    """
+
+
+def only_numbers(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether nothing but the numbers of a result is asked for, from tensors that are nothing but numbers."""
+    if torch.is_grad_enabled() or _is_compiling() or _transforms_active() or _tracing_state() is not None:
+        return False
+    if not _PLAIN.issuperset(map(type, (x, *others))):
+        return False
+    if torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type):
+        return False
+    return not _modes() or all(isinstance(mode, KernelAwareMode) for mode in _get_current_dispatch_mode_stack())

@@ -1,0 +1,44 @@
+"""Linear layers by the compiled kernel where that is faster, else by torch; the rule that says where.
+
+Few rows are bound by reading the weight, which the kernel does once and at the memory's speed; many by multiplying,
+which torch does as fast or faster. Leaves out the kernel (``backends/cpu``).
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.backends.cpu.thresholds import LINEAR_ROWS_BF16, LINEAR_ROWS_FP32
+from modelwright.ops.dispatch import only_numbers
+
+Layer = tuple[Tensor, Tensor | None]
+"""A weight ``[out, in]`` and a bias ``[out]`` or None."""
+
+
+def prefers_kernel(rows: int, dtype: torch.dtype) -> bool:
+    """The rule: whether so many rows are few."""
+    if dtype == torch.bfloat16:
+        return rows <= LINEAR_ROWS_BF16[kernels.unit()]
+    return dtype == torch.float32 and rows <= LINEAR_ROWS_FP32
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear``: x ``[..., in]``, weight ``[out, in]`` -> ``[..., out]``."""
+    if only_numbers(x, weight, bias) and _kernel_serves(x, weight):
+        return kernels.linears(x, [(weight, bias)])[0]
+    return F.linear(x, weight, bias)
+
+
+def linears(x: Tensor, layers: Sequence[Layer]) -> list[Tensor]:
+    """:func:`linear` of each layer on the same ``x``, which the kernel reads once."""
+    weights = [weight for weight, _ in layers]
+    if only_numbers(x, *weights, *(bias for _, bias in layers)) and _kernel_serves(x, *weights):
+        return kernels.linears(x, layers)
+    return [F.linear(x, weight, bias) for weight, bias in layers]
+
+
+def _kernel_serves(x: Tensor, *weights: Tensor) -> bool:
+    return kernels.serves_linear(x, *weights) and prefers_kernel(x.numel() // x.shape[-1], x.dtype)

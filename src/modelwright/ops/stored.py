@@ -1,0 +1,88 @@
+"""Products with weights stored in int8 or int4: few rows by the compiled kernel, many by torch with a wide copy.
+
+Leaves out how weights are rounded (``weight_only.py``) and rows with them (``dynamic_int8.py``).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.backends.cpu.thresholds import (
+    STORED_EXPERT_TOKENS,
+    STORED_LINEAR_ROWS,
+    STORED_LINEAR_ROWS_FP32,
+)
+from modelwright.ops.dispatch import only_numbers
+from modelwright.ops.dynamic_int8 import dynamic_int8_linear
+from modelwright.ops.experts import grouped_experts
+from modelwright.ops.gated import Activation
+from modelwright.ops.weight_only import Int4Weight, Int8Weight, dequantise
+
+Stored = Int8Weight | Int4Weight
+
+
+def prefers_stored_kernel(rows: int, dtype: torch.dtype) -> bool:
+    """The rule: torch multiplies after it has made a wide copy of the whole weight."""
+    most = STORED_LINEAR_ROWS[kernels.unit()] if dtype == torch.bfloat16 else STORED_LINEAR_ROWS_FP32
+    return 0 < rows <= most
+
+
+def stored_linear(x: Tensor, weight: Stored, bias: Tensor | None = None, dynamic: bool = False) -> Tensor:
+    """``x @ weight.T + bias``, ``[..., in]`` to ``[..., out]``.
+
+    ``dynamic`` rounds the rows of ``x`` to int8 too, where the weight is int8.
+    """
+    if dynamic and isinstance(weight, Int8Weight):
+        return dynamic_int8_linear(x, weight, bias)
+    served = only_numbers(x, weight.steps, bias) and kernels.serves_linear(x, weight)
+    if served and prefers_stored_kernel(x.numel() // x.shape[-1], x.dtype):
+        return kernels.linear(x, weight, bias)
+    return F.linear(x, dequantise(weight, x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def stored_experts(
+    x: Tensor,
+    chosen: Tensor,
+    weights: Tensor,
+    w_in: Stored,
+    w_out: Stored,
+    act: Activation,
+    gated: bool = True,
+    dropout: float = 0.0,
+    dynamic: bool = False,
+) -> Tensor:
+    """:func:`modelwright.ops.experts.experts` with stored stacks."""
+    known = gated and act is F.silu and not dropout and not dynamic and 0 < len(x) <= STORED_EXPERT_TOKENS
+    if known and only_numbers(x, chosen, weights, w_in.steps) and kernels.serves_experts(x, w_in, w_out):
+        return kernels.experts(x, chosen, weights, w_in, w_out)
+
+    def multiply(rows: Tensor, steps: Tensor, counts: Tensor) -> Tensor:
+        return stored_segments(rows, w_in if steps is w_in.steps else w_out, counts, dynamic)
+
+    return grouped_experts(x, chosen, weights, w_in.steps, w_out.steps, act, gated, dropout, multiply)
+
+
+def stored_segments(x: Tensor, weight: Stored, counts: Tensor, dynamic: bool = False) -> Tensor:
+    """``x[rows of e] @ weight[e].T`` for consecutive runs of rows; an expert without rows is not read.
+
+    x ``[rows, in]``, weight ``[experts, out, in]``, counts ``[experts]`` (how long each run is) -> ``[rows, out]``.
+    """
+    sizes = counts.tolist()
+    runs = [
+        stored_linear(run, expert_of(weight, e), dynamic=dynamic) for e, run in enumerate(x.split(sizes)) if sizes[e]
+    ]
+    return torch.cat(runs) if runs else x.new_empty(0, weight.steps.shape[1])
+
+
+def expert_of(weight: Stored, expert: int) -> Stored:
+    """One expert's weight ``[out, in]`` out of a stack of them."""
+    if isinstance(weight, Int8Weight):
+        return Int8Weight(weight.steps[expert], weight.scales[expert])
+    offsets = None if weight.offsets is None else weight.offsets[expert]
+    return Int4Weight(weight.steps[expert], weight.scales[expert], offsets)
+
+
+def inputs_of(weight: Stored) -> int:
+    """The width that a stored weight takes."""
+    return weight.steps.shape[-1] * (1 if isinstance(weight, Int8Weight) else 2)
