@@ -26,6 +26,7 @@ from modelwright.engine.sequence import Sequence
 from modelwright.engine.served_model import ServedModel
 from modelwright.engine.slicing import slice_decoder
 from modelwright.engine.step import Step
+from modelwright.engine.tokenizer import Tokenizer, check_tokenizer
 from modelwright.errors import ConfigError, RequestError
 from modelwright.parallel import Mesh
 
@@ -38,7 +39,7 @@ class Engine:
     Args:
         model: a causal language model of ours, in evaluation mode; its device and type are the engine's.
         config: by default the limits of `EngineConfig`.
-        tokenizer: of transformers; without one prompts are token ids and outputs have no text.
+        tokenizer: a fast one of transformers'; without one prompts are token ids and outputs have no text.
         mesh: the ranks that share the model. Each makes an engine of the whole model, which keeps the rank's part; then
             rank 0 serves requests and ends with `close`, and the others `follow`.
 
@@ -50,11 +51,18 @@ class Engine:
         ConfigError: the engine does not serve that model, or not with that config, or the ranks do not divide it.
     """
 
-    def __init__(self, model: Any, config: EngineConfig | None = None, tokenizer: Any = None, mesh: Mesh | None = None):
+    def __init__(
+        self,
+        model: Any,
+        config: EngineConfig | None = None,
+        tokenizer: Tokenizer | None = None,
+        mesh: Mesh | None = None,
+    ):
         self.config = settings = config or EngineConfig()
         self.tokenizer = tokenizer
         self.statistics: EngineStatistics | None = None
         mesh = mesh or Mesh()
+        check_tokenizer(tokenizer)
         served = ServedModel.of(model, mesh.size)
         slice_decoder(served.decoder, mesh)
         prepare(model)  # and it stays so: whoever else computes with it gets the same
@@ -87,7 +95,7 @@ class Engine:
         """Serve `prompts` to their ends, in their order.
 
         Args:
-            prompts: each text, token ids, or the batch of one row that a processor makes.
+            prompts: each text, token ids, a processor's `ProcessedPrompt`, or the batch of one row that it makes.
             params: for all, or one for each; by default those of `SamplingParams`.
             on_update: called with every piece as it comes, those of requests that were added before included.
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from transformers import GenerationConfig
-
 from modelwright.configs.base import describe, fits, plain
 from modelwright.configs.sampling import SamplingSettings
 from modelwright.engine.generation_config import read_generation_config
@@ -130,8 +128,8 @@ class SamplingParams:
         return cls(**defaults | changes)
 
     @classmethod
-    def from_generation_config(cls, config: GenerationConfig, **changes: Any) -> Self:
-        """What ``generate()`` does with `config`, with `changes` in its place.
+    def from_generation_config(cls, config: Any, **changes: Any) -> Self:
+        """What ``generate()`` does with `config`, transformers' ``GenerationConfig``, with `changes` in its place.
 
         Raises:
             RequestError: `config` asks for what the engine does not do, such as beams.
