@@ -1,4 +1,4 @@
-"""`Tokenizer`, what the engine asks of a tokenizer: transformers' fast ones are such; nothing is read from disk here."""
+"""`Tokenizer`, what the engine asks of a tokenizer; transformers' fast ones are such. Nothing is read from disk here."""
 
 from typing import Any, Protocol
 
@@ -10,21 +10,30 @@ from modelwright.errors import ConfigError
 class Tokenizer(Protocol):
     """Text to token ids, and the Rust tokenizer that turns ids back into text.
 
-    Attributes:
-        backend_tokenizer: the tokenizer of the ``tokenizers`` library that does the work.
-        bos_token_id, eos_token_id, pad_token_id: the ids of the marks that it has, None for one that it lacks.
+    The three ids are those of the marks that it has, None for a mark that it lacks.
     """
 
-    bos_token_id: int | None
-    eos_token_id: int | None
-    pad_token_id: int | None
+    @property
+    def backend_tokenizer(self) -> tokenizers.Tokenizer:
+        """The tokenizer of the ``tokenizers`` library that does the work."""
+        ...
 
     @property
-    def backend_tokenizer(self) -> tokenizers.Tokenizer: ...
+    def bos_token_id(self) -> int | None: ...
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+    @property
+    def eos_token_id(self) -> int | None: ...
 
-    def get_vocab(self) -> dict[str, int]: ...
+    @property
+    def pad_token_id(self) -> int | None: ...
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The ids of a text, with the marks that belong around it or without."""
+        ...
+
+    def get_vocab(self) -> dict[str, int]:
+        """Token to id."""
+        ...
 
     def __len__(self) -> int: ...
 
