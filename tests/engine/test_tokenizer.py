@@ -4,7 +4,7 @@ import pytest
 
 from modelwright.engine.engine import Engine
 from modelwright.engine.params import SamplingParams
-from modelwright.engine.tokenizer import check_tokenizer
+from modelwright.engine.tokenizer import as_tokenizer
 from modelwright.errors import ConfigError
 from tests.engine.small_tokenizers import byte_tokenizer
 from tests.fakes import tiny_v2
@@ -40,7 +40,7 @@ def test_a_tokenizer_of_anybodys_serves():
 def test_what_is_no_fast_tokenizer_is_refused_before_the_model_is_looked_at(given):
     with pytest.raises(ConfigError, match=f"the engine needs a fast tokenizer.*got {type(given).__name__}"):
         Engine(None, tokenizer=given)
-    check_tokenizer(None)
+    assert as_tokenizer(None) is None
 
 
 def test_the_marks_of_a_text_are_not_in_it():

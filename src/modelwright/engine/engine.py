@@ -26,7 +26,7 @@ from modelwright.engine.sequence import Sequence
 from modelwright.engine.served_model import ServedModel
 from modelwright.engine.slicing import slice_decoder
 from modelwright.engine.step import Step
-from modelwright.engine.tokenizer import Tokenizer, check_tokenizer
+from modelwright.engine.tokenizer import as_tokenizer
 from modelwright.errors import ConfigError, RequestError
 from modelwright.parallel import Mesh
 
@@ -51,24 +51,17 @@ class Engine:
         ConfigError: the engine does not serve that model, or not with that config, or the ranks do not divide it.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        config: EngineConfig | None = None,
-        tokenizer: Tokenizer | None = None,
-        mesh: Mesh | None = None,
-    ):
+    def __init__(self, model: Any, config: EngineConfig | None = None, tokenizer: Any = None, mesh: Mesh | None = None):
         self.config = settings = config or EngineConfig()
-        self.tokenizer = tokenizer
+        self.tokenizer = as_tokenizer(tokenizer)
         self.statistics: EngineStatistics | None = None
         mesh = mesh or Mesh()
-        check_tokenizer(tokenizer)
         served = ServedModel.of(model, mesh.size)
         slice_decoder(served.decoder, mesh)
         prepare(model)  # and it stays so: whoever else computes with it gets the same
         keep_freed_memory()  # of one pass for the next
         self.context = _context(served, settings)
-        self._intake = Intake(served, tokenizer, self.context)
+        self._intake = Intake(served, self.tokenizer, self.context)
         self._pictures = PictureRows(model, settings.kept_pictures) if served.sees else None
         pages = mesh.least(count_pages(served, settings, self.context))
         spare = spare_pages(served, settings)

@@ -38,9 +38,13 @@ class Tokenizer(Protocol):
     def __len__(self) -> int: ...
 
 
-def check_tokenizer(tokenizer: Any) -> None:
-    """Raise a ConfigError for a tokenizer without a ``backend_tokenizer``; None, which is no tokenizer, passes."""
-    if tokenizer is not None and not isinstance(getattr(tokenizer, "backend_tokenizer", None), tokenizers.Tokenizer):
+def as_tokenizer(given: Any) -> Tokenizer | None:
+    """`given`, which may be None; a ConfigError where no tokenizer of the ``tokenizers`` library stands behind it.
+
+    transformers' classes get the ids of their marks at run time, so that no type checker can see that they fit.
+    """
+    if given is not None and not isinstance(getattr(given, "backend_tokenizer", None), tokenizers.Tokenizer):
         raise ConfigError(
-            f"the engine needs a fast tokenizer, with the tokenizers library behind it; got {type(tokenizer).__name__}"
+            f"the engine needs a fast tokenizer, with the tokenizers library behind it; got {type(given).__name__}"
         )
+    return given
