@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from modelwright.configs.base import require, require_one_of
+from modelwright.configs.limits import BACKENDS
 from modelwright.configs.part import ConfigPart
 from modelwright.errors import ConfigError
 
-BACKENDS = ("", "eager", "compile", "cudagraph")
 QUANT_METHODS = ("int8_weight_only", "int4_weight_only", "int8_dynamic", "int8_kv", "rtn")
 INT4_GROUPS = (32, 64, 128)
 WEIGHT_KEYS = {
@@ -68,7 +68,7 @@ class EngineSettings(ConfigPart):
 
     def check_rules(self) -> None:
         self.require_at_least(1, "batch_size", "seq_length", "max_decode_length", "block_size", "num_blocks")
-        require_one_of("llm_backend", self.backend, BACKENDS)
+        require_one_of("llm_backend", self.backend, ("", *BACKENDS))
         require(self.use_past or not self.chunk_prefill, "chunk_prefill (True) needs use_past=True, got use_past=False")
 
     @property
