@@ -1,7 +1,7 @@
 """The three errors a user can cause; each is a ``ValueError`` whose message states the rule and both values.
 
-Where a message is about one field and begins with its name, ``field`` is that name, so that a program in which the field
-is called otherwise (an option of the command line, a key of a request's JSON) can say so.
+Where a message is about one field and begins with its name, ``field`` is that name, so that a program in which the
+field is called otherwise (an option of the command line, a key of a request's JSON) can say so.
 """
 
 

@@ -1,7 +1,7 @@
 """What may be set for sampling and for an engine: each number's range and each name's choices, stated once.
 
-`SamplingParams`, `EngineConfig` and a config's own settings check themselves by these tables, and the command line takes
-its help texts from them. Nothing is imported here that takes time.
+`SamplingParams` and `EngineConfig` check themselves by these tables, and the command line takes its ranges and help
+texts from them. Nothing is imported here that takes time.
 """
 
 from collections.abc import Iterable, Mapping

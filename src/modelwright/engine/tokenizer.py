@@ -1,4 +1,4 @@
-"""`Tokenizer`, what the engine asks of a tokenizer; transformers' fast ones are such. Nothing is read from disk here."""
+"""`Tokenizer`, what the engine asks of a tokenizer; transformers' fast ones are such. No file is read here."""
 
 from typing import Any, Protocol
 
