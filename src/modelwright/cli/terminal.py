@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+from rich import progress as bars
 
+from modelwright.checkpoints.shards import Progress
 from modelwright.cli.console import errors, say
 from modelwright.cli.options import Machine
 from modelwright.serving.opened import Named, Opened, open_model
-from modelwright.checkpoints.shards import Progress
 from modelwright.serving.ranks import Ranks
 
 
@@ -31,12 +31,17 @@ def load(model: Named, task: str, limits: Mapping[str, Any], machine: Machine, r
 
 
 @contextmanager
-def loading_bar(name: str) -> Iterator[Report | None]:
+def loading_bar(name: str) -> Iterator[Progress | None]:
     """A bar of the bytes of weights read, gone when they are; nothing where stderr is no terminal."""
     if not errors.is_terminal:
         yield None
         return
-    columns = (TextColumn("loading {task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=errors, transient=True) as bars:
-        task = bars.add_task(name, total=None)
-        yield lambda _, done, total: bars.update(task, completed=done, total=total)
+    columns = (
+        bars.TextColumn("loading {task.description}"),
+        bars.BarColumn(),
+        bars.DownloadColumn(),
+        bars.TimeElapsedColumn(),
+    )
+    with bars.Progress(*columns, console=errors, transient=True) as shown:
+        task = shown.add_task(name, total=None)
+        yield lambda _, done, total: shown.update(task, completed=done, total=total)

@@ -1,10 +1,11 @@
 """From what a user calls a model to an engine that serves it: found, loaded, and spread over the ranks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from modelwright.checkpoints.folder import Checkpoint, find_checkpoint
+from modelwright.checkpoints.shards import Progress
 from modelwright.engine.engine import Engine
 from modelwright.engine.params import SamplingParams
 from modelwright.errors import RequestError
@@ -12,9 +13,6 @@ from modelwright.serving.defaults import end_tokens, engine_config, sampling_par
 from modelwright.serving.load import Loaded, load
 from modelwright.serving.names import model_path
 from modelwright.serving.ranks import Ranks, Work
-
-Progress = Callable[[str, int, int], None]
-"""Called after each tensor with its name, the bytes read so far and the bytes to read."""
 
 
 @dataclass(frozen=True)
