@@ -39,7 +39,7 @@ _ROOM_OF = {
     "EngineConfig": "engine.engine_config",
     "Guide": "engine.params",
     "SamplingParams": "engine.params",
-    "load": "checkpoints.load",
+    "load": "serving.load",
     "quantize_model": "checkpoints.quantized_model",
     "register": "hf.registry",
 }

@@ -1,7 +1,6 @@
 """The types of the public names, for type checkers; ``__init__.py`` imports the same names lazily."""
 
 from modelwright import zoo as zoo
-from modelwright.checkpoints.load import load as load
 from modelwright.checkpoints.quantized_model import quantize_model as quantize_model
 from modelwright.configs import MoEConfig as MoEConfig
 from modelwright.configs import ParallelConfig as ParallelConfig
@@ -36,5 +35,6 @@ from modelwright.hf.registry import register as register
 from modelwright.processing import Grounding as Grounding
 from modelwright.processing import draw_groundings as draw_groundings
 from modelwright.processing import parse_grounding as parse_grounding
+from modelwright.serving.load import load as load
 
 __version__: str

@@ -1,13 +1,30 @@
-"""The three errors a user can cause; each is a ``ValueError`` whose message states the rule and both values."""
+"""The three errors a user can cause; each is a ``ValueError`` whose message states the rule and both values.
+
+Where a message is about one field and begins with its name, ``field`` is that name, so that a program in which the
+field is called otherwise (an option of the command line, a key of a request's JSON) can say so.
+"""
 
 
-class ConfigError(ValueError):
+class UserError(ValueError):
+    """What the three have in common; it is not raised itself.
+
+    Args:
+        message: the rule and both values.
+        field: the one field that the message begins with, if there is one.
+    """
+
+    def __init__(self, message: str = "", field: str | None = None):
+        super().__init__(message)
+        self.field = field
+
+
+class ConfigError(UserError):
     """A configuration breaks a rule: wrong type, unknown key, or values that do not fit each other."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint folder cannot be read as the model it claims to be: missing, misshapen or unsafe content."""
 
 
-class RequestError(ValueError):
+class RequestError(UserError):
     """A request (text, pictures, generation options) cannot be served as it was made."""

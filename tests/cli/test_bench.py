@@ -8,10 +8,10 @@ import pytest
 
 from modelwright.cli.bench_report import Spread, as_object, hit_rate, rates, times
 from modelwright.cli.bench_round import Load, Record, Round, run_round
-from modelwright.cli.conversation import prompt_of
 from modelwright.engine.params import SamplingParams
 from modelwright.engine.results import EngineStatistics, Update
 from modelwright.engine.step import StepStatistics
+from modelwright.processing.batching import ProcessedPrompt
 
 FAST = Record(prompt_tokens=4, arrived=1.0, tokens=[1.5, 1.6, 1.8])
 SLOW = Record(prompt_tokens=6, arrived=2.0, tokens=[4.0])
@@ -61,7 +61,7 @@ class Clockwork:
         return bool(self.living)
 
     def add_request(self, prompt, params):
-        assert prompt["input_ids"].shape[0] == 1 and params.ignore_eos
+        assert prompt.input_ids.ndim == 1 and params.ignore_eos
         self.asked += 1
         self.living[f"r{self.asked}"] = self.length
         return f"r{self.asked}"
@@ -78,7 +78,7 @@ PARAMS = SamplingParams(max_tokens=3, ignore_eos=True)
 
 
 def test_a_round_times_every_token_of_every_request():
-    done = run_round(Clockwork(3, {}), [prompt_of([1, 2])] * 2, [0.0, 0.0], PARAMS)
+    done = run_round(Clockwork(3, {}), [ProcessedPrompt.of_tokens([1, 2])] * 2, [0.0, 0.0], PARAMS)
     assert [len(record.tokens) for record in done.records] == [3, 3]
     assert [record.prompt_tokens for record in done.records] == [2, 2]
     assert all(record.arrived <= min(record.tokens) for record in done.records)
@@ -88,7 +88,7 @@ def test_a_round_times_every_token_of_every_request():
 
 def test_requests_are_not_served_before_they_arrive():
     start = time.perf_counter()
-    done = run_round(Clockwork(1, {}), [prompt_of([1])] * 2, [0.0, 0.05], PARAMS)
+    done = run_round(Clockwork(1, {}), [ProcessedPrompt.of_tokens([1])] * 2, [0.0, 0.05], PARAMS)
     first, second = done.records
     assert second.arrived - first.arrived == pytest.approx(0.05)
     assert second.tokens[0] >= second.arrived >= start + 0.05

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from modelwright.checkpoints.load import load
 from modelwright.cli import chat as chat_module
-from modelwright.cli.generation import Answer
+from modelwright.serving.answer import Answer
+from modelwright.serving.load import load
 from tests.checkpoints.tiny import PICTURE, write_v2
 from tests.imagegpts import tiny_imagegpt
 
@@ -29,7 +29,7 @@ def says(monkeypatch):
     """Makes every model answer the given text."""
 
     def install(text: str):
-        def answer(engine, tokenizer, prompt, params, emit):
+        def answer(engine, prompt, params, emit, stopped):
             emit(text)
             return Answer(text, 3, 0.1, 0.2, 20.0)
 

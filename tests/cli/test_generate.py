@@ -5,15 +5,15 @@ import signal
 
 import pytest
 
-from modelwright.checkpoints.load import load
 from modelwright.cli.answers import AnswerFile
 from modelwright.cli.batch_run import AHEAD, HELD, BatchRun
-from modelwright.cli.conversation import IMAGE
 from modelwright.cli.lines import read_lines
 from modelwright.engine.engine import Engine
 from modelwright.engine.output import FinishReason
 from modelwright.engine.results import Completion, Update
 from modelwright.errors import RequestError
+from modelwright.serving.load import load
+from modelwright.serving.prompts import IMAGE
 from tests.checkpoints.tiny import PICTURE
 
 IDS = [[5, 6, 7], [9] * 20, [5, 6, 7, 8], [30, 31], [40], [41, 42]]
@@ -37,7 +37,7 @@ def generate(run, tmp_path):
 
 def greedy(checkpoint, prompts, tokens):
     """What the engine says to token ids, one prompt at a time."""
-    from modelwright.cli.defaults import sampling_params
+    from modelwright.serving.defaults import sampling_params
 
     loaded = load(checkpoint)
     engine = Engine(loaded.model, tokenizer=loaded.tokenizer)
@@ -183,7 +183,7 @@ LINES = [{"prompt_token_ids": ids, "max_tokens": 5} for ids in IDS]
 def test_a_second_run_changes_nothing_and_loads_nothing(generate, v2, tmp_path, monkeypatch):
     generate(v2, LINES)
     before = (tmp_path / "out.jsonl").read_bytes()
-    monkeypatch.setattr("modelwright.cli.generate.load_model", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("modelwright.cli.terminal.load", lambda *_: pytest.fail("loaded"))
     ended, answers = generate(v2, LINES)
     assert (ended.code, len(answers)) == (0, len(LINES))
     assert ended.err == f"{tmp_path / 'out.jsonl'}: 6 lines, 6 from before\n"
@@ -270,8 +270,8 @@ def test_an_empty_input_gives_an_empty_output(generate, v2):
         (("--host-pages", -1), "--host-pages must be at least 0, got -1"),
         (("--num-pages", -1), "--num-pages must be at least 1, got -1"),
         (("--block-size", 0), "--block-size must be at least 1, got 0"),
-        (("--kv-dtype", "fp3"), "--kv-dtype must be one of auto, int8, got 'fp3'"),
-        (("--backend", "graph"), "--backend must be one of auto, eager, compile, cudagraph, got 'graph'"),
+        (("--kv-dtype", "fp3"), '--kv-dtype must be one of "auto", "int8"; got "fp3"'),
+        (("--backend", "graph"), '--backend must be one of "auto", "eager", "record", "cudagraph"; got "graph"'),
         (("--backend", "cudagraph"), 'backend "cudagraph" needs a model on a cuda device, got one on "cpu"'),
         (("--stop", ""), "--stop must not be empty"),
         (("--max-batch", 9, "--token-budget", 8), "token_budget (8) must be at least max_batch (9)"),
@@ -319,8 +319,11 @@ class Slow:
 class Read:
     """Reads nothing, refuses every line that says so."""
 
-    params = prompt = inputs = None
-    picture_bytes, tokens, n, logprobs = 0, 1, 1, None
+    params = prompt = None
+    picture_bytes, n, logprobs = 0, 1, None
+
+    def __len__(self):
+        return 1
 
     def read(self, line):
         self.params = self.prompt = self

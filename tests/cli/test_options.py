@@ -1,25 +1,29 @@
 """Options out of their range, and which of two words is the model."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from modelwright import zoo
-from modelwright.cli.options import ChatOptions, Sampling, choose_model
-from modelwright.errors import RequestError
+from modelwright.cli.chat_options import ChatOptions, choose_model
+from modelwright.cli.options import EngineOptions, Machine, Sampling, in_options
+from modelwright.configs.limits import ENGINE, SAMPLING
+from modelwright.engine.engine_config import EngineConfig
+from modelwright.engine.params import SamplingParams
+from modelwright.errors import ConfigError, RequestError, UserError
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"max_new_tokens": 0}, "--max-new-tokens must be at least 1, got 0"),
-        ({"temperature": -0.5}, "--temperature must be 0 or above, got -0.5"),
-        ({"temperature": float("nan")}, "--temperature must be 0 or above, got nan"),
-        ({"temperature": float("inf")}, "--temperature must be 0 or above, got inf"),
-        ({"top_p": 0.0}, "--top-p must be above 0 and at most 1, got 0.0"),
-        ({"top_p": 1.5}, "--top-p must be above 0 and at most 1, got 1.5"),
+        ({"max_tokens": 0}, "--max-new-tokens must be at least 1, got 0"),
+        ({"temperature": -0.5}, "--temperature must be at least 0, got -0.5"),
+        ({"temperature": float("nan")}, "--temperature must be at least 0, got nan"),
+        ({"temperature": float("inf")}, "--temperature must be at least 0, got inf"),
+        ({"top_p": -0.1}, "--top-p must be from 0 to 1, got -0.1"),
+        ({"top_p": 1.5}, "--top-p must be from 0 to 1, got 1.5"),
         ({"top_k": -1}, "--top-k must be at least 0, got -1"),
-        ({"repetition_penalty": 0.0}, "--repetition-penalty must be above 0, got 0.0"),
         ({"seed": -1}, "--seed must be from 0 to 2**63 - 1, got -1"),
         ({"seed": 2**63}, "--seed must be from 0 to 2**63 - 1, got 9223372036854775808"),
     ],
@@ -27,13 +31,15 @@ from modelwright.errors import RequestError
 def test_sampling_out_of_range_is_refused_with_rule_and_value(setting, message):
     with pytest.raises(RequestError) as caught:
         ChatOptions(sampling=Sampling(**setting)).check()
-    assert str(caught.value) == message
+    assert in_options(caught.value) == message
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
+        ({"repetition_penalty": 0.0}, "--repetition-penalty must be above 0, got 0.0"),
         ({"chunk_size": 0}, "--chunk-size must be at least 1, got 0"),
+        ({"machine": Machine(tensor_parallel=0)}, "--tensor-parallel must be at least 1, got 0"),
         ({"as_json": True}, "--json prints one answer, so it needs a PROMPT"),
         ({"prompt": "  \n"}, "the prompt is empty"),
         ({"prompt": "Where?", "draw": Path("a.png")}, "--draw draws on a picture, so it needs --image"),
@@ -42,22 +48,41 @@ def test_sampling_out_of_range_is_refused_with_rule_and_value(setting, message):
 def test_options_that_do_not_fit_are_refused(setting, message):
     with pytest.raises(RequestError) as caught:
         ChatOptions(**setting).check()
-    assert str(caught.value) == message
+    assert in_options(caught.value) == message
+
+
+def test_an_error_of_the_library_names_the_option_where_it_is_about_one():
+    with pytest.raises(ConfigError) as caught:
+        EngineConfig(page_size=0)
+    assert in_options(caught.value) == "--block-size must be at least 1, got 0"
+    with pytest.raises(RequestError) as refused:
+        SamplingParams(top_p=2.0)
+    assert in_options(refused.value) == "--top-p must be from 0 to 1, got 2.0"
+    assert in_options(ConfigError("of several\n lines")) == "of several lines"
 
 
 @pytest.mark.parametrize(
-    ("sampling", "heat"),
-    [
-        (Sampling(), 0.0),
-        (Sampling(top_p=0.9), 1.0),
-        (Sampling(top_k=5), 1.0),
-        (Sampling(temperature=0.3, top_k=5), 0.3),
-        (Sampling(temperature=0.0, top_p=0.9), 0.0),
-    ],
+    ("group", "checked", "table"), [(Sampling, SamplingParams, SAMPLING), (EngineOptions, EngineConfig, ENGINE)]
 )
-def test_answers_are_greedy_unless_sampling_is_asked_for(sampling, heat):
-    sampling.check()
-    assert sampling.heat == heat
+def test_every_option_is_a_field_with_the_fields_own_range(group, checked, table):
+    """What an option refuses and what the library refuses of the same field are the same, at each border."""
+    whole = {"token_budget": 2, "max_batch": 1} if checked is EngineConfig else {}
+    for field in fields(group):
+        limit = table[field.name]
+        for value in [*limit.names, "other"] if limit.names else [-1, 0, 1, 2]:
+            if (field.name, value) == ("top_k", -1):
+                continue  # vLLM's way to write 0, which the command line does not need
+            given = float(value) if "float" in str(field.type) else value
+            by_option = refuses(lambda asked: group(**asked).check(), {field.name: given})
+            assert by_option == refuses(lambda asked: checked(**asked), whole | {field.name: given}), field.name
+
+
+def refuses(attempt, asked) -> bool:
+    try:
+        attempt(asked)
+    except UserError as error:
+        return error.field is not None
+    return False
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from modelwright import zoo
-from modelwright.checkpoints.load import load
 from modelwright.cli.held_out import HeldOut, held_out_loss, read_texts
 from modelwright.cli.quantize import compared
 from modelwright.errors import RequestError
+from modelwright.serving.load import load
 
 
 @pytest.fixture

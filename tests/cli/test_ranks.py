@@ -133,12 +133,12 @@ def test_no_rank_is_too_few(run, v2, command):
 
 
 def test_gpus_that_are_not_there(run, v2, monkeypatch):
-    monkeypatch.setattr("modelwright.cli.ranks.pick_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr("modelwright.serving.ranks.pick_device", lambda _: torch.device("cuda"))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     ended = run("chat", v2, "Hello", "--tensor-parallel", 2)
     assert (ended.code, ended.err) == (
         2,
-        "modelwright: --tensor-parallel (2) needs as many GPUs under --device cuda, got 1\n",
+        "modelwright: --tensor-parallel (2) needs as many GPUs under the device cuda, got 1\n",
     )
 
 

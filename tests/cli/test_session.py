@@ -4,17 +4,20 @@ import json
 import os
 import re
 import signal
+from dataclasses import replace
 
 import pytest
 
-from modelwright.checkpoints.folder import find_checkpoint
-from modelwright.checkpoints.load import load
-from modelwright.cli.conversation import Turn, ask, encode
-from modelwright.cli.generation import Answer, answer
+from modelwright.cli.conversation import Utterance
+from modelwright.cli.interrupt import Interrupt
 from modelwright.cli.session import Session, as_markdown
 from modelwright.engine.engine import Engine
 from modelwright.engine.params import SamplingParams
 from modelwright.errors import RequestError
+from modelwright.serving.answer import Answer, answer
+from modelwright.serving.load import load
+from modelwright.serving.opened import find_model
+from modelwright.serving.prompts import encode_messages
 from tests.checkpoints.tiny import PICTURE
 
 
@@ -22,16 +25,16 @@ class Echo:
     """Answers with the number of turns it was given; keeps them."""
 
     def __init__(self):
-        self.heard: list[tuple[Turn, ...]] = []
+        self.heard: list[tuple[Utterance, ...]] = []
 
-    def reply(self, turns):
-        self.heard.append(turns)
-        return Answer(f"answer {len(turns)}", 1, 0.1, 0.1, None, interrupted=turns[-1].text == "stop")
+    def reply(self, said):
+        self.heard.append(said)
+        return Answer(f"answer {len(said)}", 1, 0.1, 0.1, None, interrupted=said[-1].text == "stop")
 
 
 @pytest.fixture
 def session(vl2):
-    return Session(Echo(), "tiny", find_checkpoint(vl2))
+    return Session(Echo(), replace(find_model(str(vl2)), name="tiny"))
 
 
 def test_each_line_of_a_pipe_is_answered(run, vl2):
@@ -44,15 +47,15 @@ def test_each_line_of_a_pipe_is_answered(run, vl2):
 def test_earlier_turns_are_part_of_the_next_question(session):
     session.take("one")
     session.take("two")
-    assert [turn.text for turn in session.chat.heard[1]] == ["one", "answer 1", "two"]
-    assert [turn.role for turn in session.turns] == ["user", "assistant", "user", "assistant"]
+    assert [each.text for each in session.chat.heard[1]] == ["one", "answer 1", "two"]
+    assert [each.role for each in session.said] == ["user", "assistant", "user", "assistant"]
 
 
 def test_a_picture_goes_with_the_next_question_only(session):
     session.take(f"/image {PICTURE}")
     session.take("what is it?")
     session.take("and now?")
-    first, _, second, _ = session.turns
+    first, _, second, _ = session.said
     assert (first.text, len(first.pictures)) == ("<image>\nwhat is it?", 1)
     assert (second.text, second.pictures) == ("and now?", ())
 
@@ -62,7 +65,7 @@ def test_clear_forgets_turns_and_pictures(session):
     session.take(f"/image {PICTURE}")
     session.take("/clear")
     session.take("two")
-    assert session.chat.heard[-1] == (Turn("user", "two"),)
+    assert session.chat.heard[-1] == (Utterance("user", "two"),)
 
 
 @pytest.mark.parametrize(
@@ -81,11 +84,11 @@ def test_clear_forgets_turns_and_pictures(session):
 )
 def test_a_line_that_cannot_be_served_changes_nothing(session, line, sentence):
     session.take("one")
-    before = (session.turns, session.waiting)
+    before = (session.said, session.waiting)
     with pytest.raises(RequestError) as caught:
         session.take(line)
     assert str(caught.value) == sentence
-    assert (session.turns, session.waiting) == before
+    assert (session.said, session.waiting) == before
 
 
 def test_a_session_goes_on_after_a_bad_line_and_ends_with_status_2(run, vl2):
@@ -140,7 +143,7 @@ def test_a_transcript_that_cannot_be_written(session, tmp_path):
 
 def test_a_stopped_answer_stays_in_the_conversation(session, capsys):
     session.take("stop")
-    assert session.turns[-1] == Turn("assistant", "answer 1")
+    assert session.said[-1] == Utterance("assistant", "answer 1")
     assert capsys.readouterr().err == "(stopped)\n"
 
 
@@ -148,11 +151,12 @@ def test_a_stopped_answer_stays_in_the_conversation(session, capsys):
 def chat(vl2):
     """The tiny model, its engine, and a question that it answers at length."""
     loaded = load(vl2)
-    return loaded, Engine(loaded.model), encode(loaded, (ask("Hello", (), reads_pictures=True),))
+    prompt = encode_messages(loaded, [{"role": "user", "content": "Hello"}])
+    return Engine(loaded.model, tokenizer=loaded.tokenizer), prompt
 
 
 def test_ctrl_c_ends_the_answer_and_keeps_what_was_said(chat):
-    loaded, engine, prompt = chat
+    engine, prompt = chat
     pieces = []
 
     def interrupt_at_the_third(piece):
@@ -160,27 +164,28 @@ def test_ctrl_c_ends_the_answer_and_keeps_what_was_said(chat):
         if len(pieces) == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
-    params = SamplingParams(temperature=0, max_tokens=30)
-    said = answer(engine, loaded.tokenizer, prompt, params, interrupt_at_the_third)
+    params = SamplingParams(temperature=0, max_tokens=30, skip_special_tokens=False)
+    with Interrupt() as stop:
+        said = answer(engine, prompt, params, interrupt_at_the_third, lambda: stop.asked)
     assert said.interrupted
     assert said.text == "".join(pieces).rstrip()
     assert said.tokens < 30
     assert not engine.has_work
-    whole = answer(engine, loaded.tokenizer, prompt, params, lambda _: None)
+    whole = answer(engine, prompt, params, lambda _: None)
     assert (whole.tokens, whole.interrupted) == (30, False)
     assert whole.text.startswith(said.text)
 
 
 def test_a_second_ctrl_c_is_raised_and_the_handler_of_before_is_back(chat):
-    loaded, engine, prompt = chat
+    engine, prompt = chat
     before = signal.getsignal(signal.SIGINT)
 
     def interrupt_twice(_):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        answer(engine, loaded.tokenizer, prompt, SamplingParams(max_tokens=30), interrupt_twice)
+    with pytest.raises(KeyboardInterrupt), Interrupt() as stop:
+        answer(engine, prompt, SamplingParams(max_tokens=30), interrupt_twice, lambda: stop.asked)
     assert not engine.has_work
     assert signal.getsignal(signal.SIGINT) is before
 

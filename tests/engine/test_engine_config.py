@@ -42,7 +42,7 @@ def answer(engine: Engine, **params: Any) -> tuple[int, ...]:
         ({"max_context": -1}, "max_context must be at least 1, got -1"),
         ({"kept_pictures": 0}, "kept_pictures must be at least 1, got 0"),
         ({"max_batch": 8, "token_budget": 4}, r"token_budget \(4\) must be at least max_batch \(8\)"),
-        ({"backend": "graph"}, 'backend must be one of "auto", "eager", "compile", "cudagraph"; got "graph"'),
+        ({"backend": "graph"}, 'backend must be one of "auto", "eager", "record", "cudagraph"; got "graph"'),
         ({"kv_dtype": "fp8"}, 'kv_dtype must be one of "auto", "int8"; got "fp8"'),
         ({"max_batch": "4"}, "max_batch must be int, got '4'"),
         ({"chunk_prefill": 1}, "chunk_prefill must be bool, got 1"),
@@ -64,7 +64,7 @@ def test_a_wrong_limit_is_refused(values, message):
         ("chunk_prefill", True, "chunk_prefill", True),
         ("quant_config", {"quant_method": "int8_kv"}, "kv_dtype", "int8"),
         ("llm_backend", "eager", "backend", "eager"),
-        ("llm_backend", "compile", "backend", "compile"),
+        ("llm_backend", "compile", "backend", "record"),
         ("llm_backend", "cudagraph", "backend", "cudagraph"),
     ],
 )

@@ -156,8 +156,6 @@ def test_a_missing_llguidance_is_named_with_its_remedy(monkeypatch):
 
 
 def test_tokenizers_that_do_not_fit_are_refused():
-    with pytest.raises(RequestError, match=r"guides need a fast tokenizer \(PreTrainedTokenizerFast\), got NoneType"):
-        GuideCompiler(None, [1]).start(Guide(regex="a"), 0)
     bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
     with pytest.raises(RequestError, match=r"the guide's boxes cannot be followed: .*the tokenizer has no token"):
         GuideCompiler(bare, [0]).start(Guide(boxes=True), 0)

@@ -34,7 +34,7 @@ def test_values_are_kept_in_their_plain_types():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"temperature": -0.5}, "temperature must be 0 or above, got -0.5"),
+        ({"temperature": -0.5}, "temperature must be at least 0, got -0.5"),
         ({"temperature": math.nan}, "temperature must be a finite number, got nan (float)"),
         ({"temperature": "hot"}, "temperature must be a finite number, got 'hot' (str)"),
         ({"top_k": -2}, "top_k must be at least 0, got -2"),

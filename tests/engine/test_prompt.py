@@ -1,13 +1,16 @@
 """Prompts from text, ids and a processor's output: what is read, left out and refused."""
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from modelwright.engine.prompt import Prompt, read_prompt
 from modelwright.engine.served_model import ServedModel
 from modelwright.errors import RequestError
+from modelwright.processing.batching import ProcessedPrompt
 from tests.engine.small_tokenizers import byte_tokenizer, encode
 from tests.fakes import picture_rows, tiny_v2, tiny_vl2, vl2_inputs
 from tests.llamas import tiny_llama
@@ -84,6 +87,48 @@ def test_a_key_tells_pixels_tilings_and_types_apart():
         read(turned | {"images_seq_mask": mask}, SEES).pictures[0].key,
     }
     assert len(keys) == 4
+
+
+def processed(grids: list[tuple[int, int]]) -> tuple[ProcessedPrompt, dict[str, Any]]:
+    """A row as a processor gives it alone, and the batch of one that it makes of it."""
+    batch = vl2_inputs([grids])
+    row = {name: part[0].numpy() for name, part in batch.items()}
+    names = ("input_ids", "images_seq_mask", "images", "images_spatial_crop")
+    rows = tuple(picture_rows(grid) for grid in grids)
+    own = ProcessedPrompt(
+        text="", labels=row["input_ids"], num_image_tokens=rows, **{name: row[name] for name in names}
+    )
+    assert batch["attention_mask"].all() and own.picture_tokens == sum(rows)
+    return own, batch
+
+
+@pytest.mark.parametrize("grids", [[], [(1, 2)], [(1, 2), (1, 1)]])
+def test_a_processed_prompt_is_the_same_as_the_batch_that_is_made_of_it(grids):
+    own, batch = processed(grids)
+    alone, unpacked = read(own, SEES), read(batch, SEES)
+    assert (alone.tokens, alone.keys) == (unpacked.tokens, unpacked.keys)
+    for picture, other in zip(alone.pictures, unpacked.pictures, strict=True):
+        assert (picture.crop, picture.places) == (other.crop, other.places)
+        assert torch.equal(picture.tiles, other.tiles)
+    assert len(alone.pictures) == len(grids)
+
+
+def test_of_a_processed_prompt_every_token_is_read():
+    llama = ServedModel.of(tiny_llama())
+    assert read(ProcessedPrompt.of_tokens([0, 5, 0]), llama) == Prompt((0, 5, 0))
+    assert (len(ProcessedPrompt.of_tokens([0, 5, 0])), ProcessedPrompt.of_tokens([0]).picture_tokens) == (3, 0)
+
+
+def test_a_processed_prompt_of_another_model_is_refused():
+    own, _ = processed([(1, 1)])
+    with pytest.raises(RequestError, match="a deepseek_v2 model reads text only, and the prompt holds 1 pictures"):
+        read(own, READS)
+    small = replace(own, images=own.images[..., :4])
+    with pytest.raises(RequestError, match=r"images must be at least 2 tiles of \[3, 8, 8\], got \[2, 3, 8, 4\]"):
+        read(small, SEES)
+    short = replace(own, images_seq_mask=np.zeros_like(own.images_seq_mask))
+    with pytest.raises(RequestError, match="the prompt has 0 image places and its pictures have 13 rows"):
+        read(short, SEES)
 
 
 def test_a_batch_without_pictures_is_text():

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelwright import zoo
-from modelwright.checkpoints.load import load
 from modelwright.errors import ConfigError, RequestError
 from modelwright.export import DeepseekVLV2OnnxConfig, OnnxDecoder, OnnxPictureDecoder
 from modelwright.export.tile_rows import TileLayout
 from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
 from modelwright.families.deepseek_vl2.tiles import TileRows, picture_rows
+from modelwright.serving.load import load
 from tests.fakes import TILE, golden, tiny_vl2, tokens, vl2_inputs, write_checkpoint
 
 GOLDEN = ["vl2_batch", "vl2_odd_grid", "vl2_one_image", "vl2_tail_tiny"]

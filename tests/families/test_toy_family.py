@@ -21,7 +21,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from modelwright import families
 from modelwright.attention import AttentionBackend, DenseAttention
 from modelwright.checkpoints.convert import convert
-from modelwright.checkpoints.load import load
 from modelwright.checkpoints.quantized_model import quantize_model
 from modelwright.configs.base import CheckedConfig, require_divides
 from modelwright.configs.decoding import CacheLayout, DecodingRules
@@ -46,6 +45,7 @@ from modelwright.parallel.tensor import head_share
 from modelwright.planner.counts import Counts
 from modelwright.planner.plan import plan
 from modelwright.planner.shapes import FeedForward, GroupedAttention, Layer, Linear
+from modelwright.serving.load import load
 from tests.engine.engines import engine_of, expected, greedy
 from tests.engine.small_tokenizers import byte_tokenizer
 from tests.fakes import tokens

@@ -23,8 +23,8 @@ def test_every_row_of_random_logits_writes_boxes_that_parse(tokenizer):
         scores = constraint(ids, torch.randn(16, len(tokenizer)))
         ids = torch.cat([ids, torch.multinomial(scores.softmax(-1), 1)], 1)
     for row in ids.tolist():
-        assert constraint.close_id in row
-        answer = tokenizer.decode(row[: row.index(constraint.close_id) + 1])
+        assert constraint.boxes.close_id in row
+        answer = tokenizer.decode(row[: row.index(constraint.boxes.close_id) + 1])
         report = parse_grounding_report(answer, (999, 999))
         assert report.skipped == [] and len(report.groundings) == 1
 

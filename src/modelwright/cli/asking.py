@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from modelwright.checkpoints.load import Loaded
-from modelwright.cli.conversation import Prompt, encode_messages, prompt_of
-from modelwright.cli.defaults import end_tokens, sampling_params
 from modelwright.cli.lines import Line
 from modelwright.engine.params import Guide, SamplingParams
 from modelwright.errors import RequestError
+from modelwright.processing.batching import ProcessedPrompt
+from modelwright.serving.opened import Opened
+from modelwright.serving.prompts import encode_messages, encode_text
 
 GUIDES = tuple(field.name for field in fields(Guide))
 NOT_IN_LINES = ("guide", "prompt_logprobs")
@@ -21,28 +21,24 @@ SAMPLING = (*(field.name for field in fields(SamplingParams) if field.name not i
 class Asked:
     """A line's request."""
 
-    prompt: Prompt
+    prompt: ProcessedPrompt
     params: SamplingParams
 
     @property
     def picture_bytes(self) -> int:
         """The size of the pixels that wait with it."""
-        pixels = self.prompt.inputs.get("images")
-        return 0 if pixels is None else pixels.nbytes
+        return self.prompt.images.nbytes
 
 
 class Reader:
     """Turns lines into requests of one model.
 
     Args:
-        loaded: the model.
-        tokenizer: None where its tokens are colours.
         defaults: fields of `SamplingParams` for lines that do not say.
     """
 
-    def __init__(self, loaded: Loaded, tokenizer: Any, defaults: Mapping[str, Any]):
-        self._loaded, self._tokenizer = loaded, tokenizer
-        self._defaults = {"eos_token_ids": end_tokens(tokenizer, loaded.model)} | dict(defaults)
+    def __init__(self, opened: Opened, defaults: Mapping[str, Any]):
+        self._opened, self._defaults = opened, dict(defaults)
 
     def read(self, line: Line) -> Asked:
         """The request of a line.
@@ -52,7 +48,7 @@ class Reader:
         """
         try:
             given = line.fields(SAMPLING)
-            params = sampling_params(self._loaded.model.config, self._defaults | _sampling(given))
+            params = self._opened.params(self._defaults | _sampling(given))
             return self._prompt(given, params)
         except RequestError as error:
             raise RequestError(f"line {line.number}: {error}") from error
@@ -62,14 +58,14 @@ class Reader:
             ids = given["prompt_token_ids"]
             if not isinstance(ids, list) or not all(type(id_) is int and 0 <= id_ < 2**31 for id_ in ids):
                 raise RequestError("prompt_token_ids must be a list of token ids")
-            return Asked(prompt_of(ids), params)
-        if self._tokenizer is None:
+            return Asked(ProcessedPrompt.of_tokens(ids), params)
+        if self._opened.loaded.tokenizer is None:
             raise RequestError("this model's tokens are colours, so it reads prompt_token_ids only")
         if "prompt" in given:
             if not isinstance(given["prompt"], str):
                 raise RequestError(f"prompt must be text, got {given['prompt']!r:.80}")
-            return Asked(prompt_of(self._tokenizer.encode(given["prompt"])), params)
-        return Asked(encode_messages(self._loaded, given["messages"]), params)
+            return Asked(encode_text(self._opened.loaded, given["prompt"]), params)
+        return Asked(encode_messages(self._opened.loaded, given["messages"]), params)
 
 
 def _sampling(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Open:
         if self.asked.params.logprobs is not None:
             said["logprobs"] = [_plain(one.logprobs or ()) for one in outputs]
         counts = {
-            "prompt_tokens": self.asked.prompt.tokens,
+            "prompt_tokens": len(self.asked.prompt),
             "completion_tokens": sum(len(one.tokens) for one in outputs),
         }
         said = {name: values[0] for name, values in said.items()} if len(outputs) == 1 else _plural(said)
@@ -104,7 +104,7 @@ class BatchRun:
         except RequestError as error:
             return Open(line, error=str(error))
         try:
-            request = self._engine.add_request(asked.prompt.inputs, asked.params, id=f"line {line.number}")
+            request = self._engine.add_request(asked.prompt, asked.params, id=f"line {line.number}")
         except RequestError as error:
             return Open(line, error=f"line {line.number}: {error}")
         opened = self._served[request] = Open(line, asked)

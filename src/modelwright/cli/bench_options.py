@@ -1,56 +1,118 @@
-"""What was asked of ``modelwright bench``, checked before anything heavy is imported."""
+"""``modelwright bench`` and its options, checked before anything heavy is imported."""
 
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, ClassVar
 
-from modelwright.cli.engine_options import EngineOptions
+import typer
+from typer import Option
+
+from modelwright.cli.option_groups import command
+from modelwright.cli.options import EngineOptions, Machine, Model, require_at_least
 from modelwright.errors import RequestError
+
+Repeats = Annotated[int, Option(help="Rounds that are measured.", metavar="N")]
+
+bench = typer.Typer(help="Measure a model in the engine.", no_args_is_help=True)
 
 
 @dataclass(frozen=True)
-class BenchOptions:
-    """The options of both benchmarks, named as there.
+class Measuring:
+    """What both benchmarks are told of their rounds, their engine and their report."""
 
-    Attributes:
-        kind: latency, where `requests` start together, or throughput, where they may come at a rate.
-        input: a file of prompts as `generate` takes it; None for random tokens.
-        requests: how many there are in a round.
-        request_rate: how many come in a second, on average; None for all at once.
-        warmup, repeats: rounds that are not measured, and that are.
-    """
-
-    kind: str
-    model: str
-    input: Path | None = None
-    input_len: int = 128
-    output_len: int = 64
-    requests: int = 1
-    request_rate: float | None = None
-    warmup: int = 1
-    repeats: int = 1
-    seed: int = 0
+    input: Annotated[
+        Path | None,
+        Option(
+            "--input",
+            help="Prompts in JSON lines, as `generate` takes them, instead of random tokens; their sampling fields are "
+            "not used.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None
+    input_len: Annotated[int, Option(help="Tokens of a random prompt.", metavar="N")] = 128
+    output_len: Annotated[int, Option(help="Tokens of each answer, whatever they are.", metavar="N")] = 64
+    warmup: Annotated[int, Option(help="Rounds before those that are measured.", metavar="N")] = 1
+    seed: Annotated[int, Option(help="Of the random prompts and arrivals.")] = 0
     engine: EngineOptions = field(default_factory=EngineOptions)
-    dtype: str = "auto"
-    device: str = "auto"
-    as_json: bool = False
+    machine: Machine = field(default_factory=Machine)
+    as_json: Annotated[bool, Option("--json", help="Print one JSON object instead of a table.")] = False
 
     def check(self) -> None:
-        """Raise a RequestError for the first option that cannot be served."""
+        """Raise a RequestError or a ConfigError for the first option that cannot be served."""
         self.engine.check()
-        count = "--batch" if self.kind == "latency" else "--requests"
-        for name, value, least in (
-            ("--input-len", self.input_len, 1),
-            ("--output-len", self.output_len, 1),
-            (count, self.requests, 1),
-            ("--warmup", self.warmup, 0),
-            ("--repeats", self.repeats, 1),
-            ("--seed", self.seed, 0),
-        ):
-            if value < least:
-                raise RequestError(f"{name} must be at least {least}, got {value}")
-        rate = self.request_rate
-        if rate is not None and not 0 < rate < math.inf:
-            raise RequestError(f"--request-rate must be above 0, got {rate}")
+        self.machine.check()
+        require_at_least(1, input_len=self.input_len, output_len=self.output_len)
+        require_at_least(0, warmup=self.warmup, seed=self.seed)
         if self.input is not None and not self.input.is_file():
             raise RequestError(f"--input {self.input}: there is no such file")
+
+
+@dataclass(frozen=True)
+class LatencyOptions:
+    """The options of ``modelwright bench latency``, whose requests start together."""
+
+    kind: ClassVar[str] = "latency"
+    request_rate: ClassVar[None] = None
+
+    model: Model
+    requests: Annotated[int, Option("--batch", help="Requests that start together.", metavar="N")] = 1
+    repeats: Repeats = 5
+    measuring: Measuring = field(default_factory=Measuring)
+
+    def check(self) -> None:
+        """Raise a RequestError or a ConfigError for the first option that cannot be served."""
+        self.measuring.check()
+        require_at_least(1, batch=self.requests, repeats=self.repeats)
+
+
+@dataclass(frozen=True)
+class ThroughputOptions:
+    """The options of ``modelwright bench throughput``, whose requests come at once or at a rate."""
+
+    kind: ClassVar[str] = "throughput"
+
+    model: Model
+    requests: Annotated[int, Option(help="Requests of a round.", metavar="N")] = 64
+    request_rate: Annotated[
+        float | None,
+        Option(help="How many come in a second, at random times. Left out: all at once.", metavar="R"),
+    ] = None
+    repeats: Repeats = 1
+    measuring: Measuring = field(default_factory=Measuring)
+
+    def check(self) -> None:
+        """Raise a RequestError or a ConfigError for the first option that cannot be served."""
+        self.measuring.check()
+        require_at_least(1, requests=self.requests, repeats=self.repeats)
+        rate = self.request_rate
+        if rate is not None and not 0 < rate < math.inf:
+            raise RequestError(f"request_rate must be above 0, got {rate}", field="request_rate")
+
+
+BenchOptions = LatencyOptions | ThroughputOptions
+
+
+@command
+def latency(options: LatencyOptions) -> None:
+    """Time requests that start together: the first token, each further one, the whole."""
+    _bench(options)
+
+
+@command
+def throughput(options: ThroughputOptions) -> None:
+    """Time many requests, all at once or at a rate: tokens a second, and how long each waited."""
+    _bench(options)
+
+
+for measure in (latency, throughput):
+    bench.command()(measure)
+
+
+def _bench(options: BenchOptions) -> None:
+    options.check()
+
+    from modelwright.cli.bench import run_bench
+
+    raise typer.Exit(run_bench(options))

@@ -4,9 +4,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from modelwright.cli.conversation import Prompt
 from modelwright.engine.engine import Engine
 from modelwright.engine.params import SamplingParams
+from modelwright.processing.batching import ProcessedPrompt
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,17 @@ class Round:
     load: Load
 
 
-def run_round(engine: Engine, prompts: Sequence[Prompt], arrivals: Sequence[float], params: SamplingParams) -> Round:
+def run_round(
+    engine: Engine, prompts: Sequence[ProcessedPrompt], arrivals: Sequence[float], params: SamplingParams
+) -> Round:
     """Serve `prompts`, each due so many seconds after the start as `arrivals` say, in order, to their ends."""
     start, load = time.perf_counter(), Load()
-    records = [Record(prompt.tokens, start + after) for prompt, after in zip(prompts, arrivals, strict=True)]
+    records = [Record(len(prompt), start + after) for prompt, after in zip(prompts, arrivals, strict=True)]
     served: dict[str, Record] = {}
     while len(served) < len(prompts) or engine.has_work:
         while len(served) < len(prompts) and records[len(served)].arrived <= time.perf_counter():
             place = len(served)
-            served[engine.add_request(prompts[place].inputs, params)] = records[place]
+            served[engine.add_request(prompts[place], params)] = records[place]
         if not engine.has_work:
             time.sleep(max(0.0, records[len(served)].arrived - time.perf_counter()))
             continue

@@ -14,18 +14,15 @@ from typing import Any, Protocol
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from modelwright.cli.complete_image_options import CompleteImageOptions, kept_rows
+from modelwright.cli.complete_image_options import ColourSampling, CompleteImageOptions, kept_rows
 from modelwright.cli.console import errors, say, write
+from modelwright.cli.interrupt import INTERRUPTED
 from modelwright.cli.memory import peak_memory
-from modelwright.cli.options import Sampling
 from modelwright.cli.still import cut_middle, open_still
 from modelwright.errors import ConfigError, RequestError
 from modelwright.processing.contact_sheet import contact_sheet
 from modelwright.processing.pixel_settings import PixelSettings
 from modelwright.processing.pixels import Pixels
-
-INTERRUPTED = 130
-"""The exit status of a command ended by Ctrl-C, as shells know it."""
 
 
 class Completer(Protocol):
@@ -50,7 +47,7 @@ class Completer(Protocol):
         ...
 
     def complete(
-        self, rows: np.ndarray, new_tokens: int, sampling: Sampling, seed: int, tick: Callable[[], None]
+        self, rows: np.ndarray, new_tokens: int, sampling: ColourSampling, seed: int, tick: Callable[[], None]
     ) -> np.ndarray:
         """int64 ``[n, tokens + new_tokens]`` from ``rows [n, tokens]``; ``tick`` is called after each token."""
         ...

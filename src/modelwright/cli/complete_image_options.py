@@ -1,31 +1,75 @@
-"""What was asked of ``modelwright complete-image``, checked before anything heavy is imported."""
+"""``modelwright complete-image`` and its options, checked before anything heavy is imported."""
 
 import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from modelwright.cli.options import Sampling
+import typer
+from typer import Argument, Option
+
+from modelwright.cli.option_groups import command
+from modelwright.cli.options import Device, Dtype
+from modelwright.configs.limits import check_sampling
 from modelwright.errors import RequestError
 
 DEFAULT_MODEL = "imagegpt-nano"
 
 
 @dataclass(frozen=True)
+class ColourSampling:
+    """How colours are chosen, by the names of `SamplingParams`."""
+
+    temperature: Annotated[
+        float, Option(help="0 takes the likeliest colour each time, more is wilder; 1 is what the model learned.")
+    ] = 1.0
+    top_p: Annotated[float | None, Option(help="Sample from the likeliest colours of this total probability.")] = None
+    top_k: Annotated[int | None, Option(help="Sample from this many of the likeliest colours; 0 is all.")] = None
+    seed: Annotated[int | None, Option(help="The same seed gives the same sheet. Left out: drawn and told.")] = None
+
+    def check(self) -> None:
+        """Raise a RequestError for the first option out of its range."""
+        check_sampling(vars(self))
+
+
+@dataclass(frozen=True)
 class CompleteImageOptions:
     """The options of ``modelwright complete-image``, named as there; None is one that was not given."""
 
-    picture: Path | None = None
-    model: str | None = None
-    keep: float = 0.5
-    count: int = 4
-    output: Path = Path("completed.png")
-    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=1.0))
-    onnx: Path | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    as_json: bool = False
-    stats: bool = False
+    picture: Annotated[
+        Path | None,
+        Argument(
+            help="The picture whose top is kept; its middle is cut to the model's shape. --keep 0 needs none.",
+            metavar="PICTURE",
+            show_default=False,
+        ),
+    ] = None
+    model: Annotated[
+        str | None,
+        Option(
+            help="An ImageGPT: a name from `modelwright models`, a checkpoint folder, or a hub id like org/name. "
+            "Left out: imagegpt-nano.",
+            metavar="MODEL",
+            show_default=False,
+        ),
+    ] = None
+    keep: Annotated[float, Option(help="Share of the rows to keep, from the top, to the nearest whole row.")] = 0.5
+    count: Annotated[int, Option("-n", "--samples", help="How many ways to complete it.", metavar="N")] = 4
+    output: Annotated[Path, Option("-o", "--output", help="Where to write the contact sheet.", metavar="OUT.png")] = (
+        Path("completed.png")
+    )
+    sampling: ColourSampling = field(default_factory=ColourSampling)
+    onnx: Annotated[
+        Path | None,
+        Option(
+            help="Sample with onnxruntime alone, from a folder made by `modelwright export onnx`.", metavar="FOLDER"
+        ),
+    ] = None
+    dtype: Dtype = "auto"
+    device: Device = "auto"
+    as_json: Annotated[bool, Option("--json", help="Print one JSON object, with the samples' colours.")] = False
+    stats: Annotated[bool, Option("--stats", help="Say on stderr how many pixels, how fast, how much memory.")] = False
 
     def check(self) -> None:
         """Raise a RequestError for the first option that cannot be served."""
@@ -67,3 +111,13 @@ class CompleteImageOptions:
 def kept_rows(keep: float, height: int) -> int:
     """The whole rows nearest to the share ``keep`` of ``height``, halves up; at least one row is left to sample."""
     return min(math.floor(keep * height + 0.5), height - 1)
+
+
+@command
+def complete_image(options: CompleteImageOptions) -> None:
+    """Keep the top of a picture and let an ImageGPT draw the rest, several times over."""
+    options.check()
+
+    from modelwright.cli.complete_image import run_complete_image
+
+    raise typer.Exit(run_complete_image(options))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modelwright.cli.options import Sampling
+from modelwright.cli.complete_image_options import ColourSampling
 from modelwright.errors import CheckpointError, RequestError
 from modelwright.export.manifest import Manifest
 from modelwright.export.runtime import OnnxDecoder
@@ -37,14 +37,14 @@ class OnnxCompleter:
         self._decoder = OnnxDecoder(self._folder)
 
     def complete(
-        self, rows: np.ndarray, new_tokens: int, sampling: Sampling, seed: int, tick: Callable[[], None]
+        self, rows: np.ndarray, new_tokens: int, sampling: ColourSampling, seed: int, tick: Callable[[], None]
     ) -> np.ndarray:
         return self._decoder.generate(
             rows,
             new_tokens,
             attention_mask=np.ones_like(rows),  # no colour is padding,
             eos_token_id=(),  # and none ends a picture
-            temperature=sampling.heat,
+            temperature=sampling.temperature,
             top_k=sampling.top_k or 0,
             top_p=1.0 if sampling.top_p is None else sampling.top_p,
             seed=seed,

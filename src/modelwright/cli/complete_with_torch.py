@@ -1,21 +1,19 @@
 """``complete-image`` with PyTorch: a checkpoint of the zoo, a folder or the hub, sampled on any device."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from modelwright import zoo
-from modelwright.checkpoints.folder import find_checkpoint
-from modelwright.checkpoints.load import pick_device
 from modelwright.cli import terminal
-from modelwright.cli.complete_image_options import DEFAULT_MODEL
-from modelwright.cli.options import Sampling
+from modelwright.cli.complete_image_options import DEFAULT_MODEL, ColourSampling
 from modelwright.errors import RequestError
 from modelwright.families import families, resolve
 from modelwright.processing.pixel_settings import PixelSettings
+from modelwright.serving.load import pick_device
+from modelwright.serving.opened import find_model
+from modelwright.serving.quiet import quieten_libraries
 
 
 class TorchCompleter:
@@ -27,11 +25,11 @@ class TorchCompleter:
     """
 
     def __init__(self, model: str | None, dtype: str, device: str):
-        terminal.quieten_libraries()
+        quieten_libraries()
         self.name = DEFAULT_MODEL if model is None else model
         self.device = str(pick_device(device))
         self._dtype = dtype
-        checkpoint = find_checkpoint(_folder(self.name))
+        checkpoint = find_model(self.name).checkpoint
         record = checkpoint.record
         if record.completes is None or checkpoint.architecture != record.causal:
             able = " and ".join(family.causal for family in families() if family.completes is not None)
@@ -50,23 +48,16 @@ class TorchCompleter:
         self._model = model.to(self.device)
 
     def complete(
-        self, rows: np.ndarray, new_tokens: int, sampling: Sampling, seed: int, tick: Callable[[], None]
+        self, rows: np.ndarray, new_tokens: int, sampling: ColourSampling, seed: int, tick: Callable[[], None]
     ) -> np.ndarray:
         made = self._complete(
             self._model,
             torch.from_numpy(rows).to(self.device),
             new_tokens,
-            temperature=sampling.heat,
+            temperature=sampling.temperature,
             top_k=sampling.top_k or 0,
             top_p=1.0 if sampling.top_p is None else sampling.top_p,
             generator=torch.Generator(self.device).manual_seed(seed),
             on_token=lambda _: tick(),
         )
         return made.cpu().numpy()
-
-
-def _folder(model: str) -> str | Path:
-    """The folder of a zoo name (which comes first), a path, or a hub id as it is."""
-    if model == DEFAULT_MODEL or model in zoo.names():
-        return zoo.path(model)
-    return Path(model).expanduser() if model.startswith("~") else model

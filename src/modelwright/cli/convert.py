@@ -9,11 +9,12 @@ from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 
-from modelwright import zoo
 from modelwright.checkpoints.conversion_source import Dropped
 from modelwright.checkpoints.convert import Report, convert
 from modelwright.checkpoints.shards import Progress as ConvertProgress
-from modelwright.cli import terminal
+from modelwright.cli.console import errors
+from modelwright.serving.names import model_path
+from modelwright.serving.quiet import quieten_libraries
 
 LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
@@ -33,12 +34,11 @@ class ConvertOptions:
 
 def run_convert(options: ConvertOptions) -> None:
     """Convert, and say on stdout what the new folder holds."""
-    terminal.quieten_libraries()
-    source = zoo.path(options.src) if options.src in zoo.names() else Path(options.src).expanduser()
+    quieten_libraries()
     size = options.max_shard_size
     with _bar(os.path.basename(options.src.rstrip("/"))) as progress:
         report = convert(
-            source if source.exists() else options.src,
+            model_path(options.src),
             options.dst.expanduser(),
             to=options.to,
             qkv_concat=options.qkv_concat,
@@ -77,10 +77,10 @@ def _amount(nbytes: int) -> str:
 @contextmanager
 def _bar(name: str) -> Iterator[ConvertProgress | None]:
     """A bar of the bytes written, gone when they are; nothing where stderr is no terminal."""
-    if not terminal.errors.is_terminal:
+    if not errors.is_terminal:
         yield None
         return
     columns = (TextColumn("converting {task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=terminal.errors, transient=True) as bars:
+    with Progress(*columns, TimeElapsedColumn(), console=errors, transient=True) as bars:
         task = bars.add_task(name, total=None)
         yield lambda _, done, total: bars.update(task, completed=done, total=total)

@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelwright import zoo
-from modelwright.cli import terminal
+from modelwright.cli.console import errors
 from modelwright.export.onnx import Progress, Report, export_onnx
 from modelwright.export.verify import Delta
+from modelwright.serving.names import model_path
+from modelwright.serving.quiet import quieten_libraries
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,10 @@ class ExportOptions:
 
 def run_export(options: ExportOptions) -> None:
     """Export, compare with PyTorch, and say on stdout what the new folder holds and how close it comes."""
-    terminal.quieten_libraries()
-    source = zoo.path(options.model) if options.model in zoo.names() else Path(options.model).expanduser()
+    quieten_libraries()
     with _stages() as progress:
         report = export_onnx(
-            source if source.exists() else options.model,
+            model_path(options.model),
             options.out.expanduser(),
             options.dtype,
             opset=options.opset,
@@ -79,8 +79,8 @@ def _amount(nbytes: int) -> str:
 @contextmanager
 def _stages() -> Iterator[Progress | None]:
     """What is being done, with a spinner while it lasts; nothing where stderr is no terminal."""
-    if not terminal.errors.is_terminal:
+    if not errors.is_terminal:
         yield None
         return
-    with terminal.errors.status("") as status:
+    with errors.status("") as status:
         yield lambda words: status.update(f"{words} ...")

@@ -9,20 +9,19 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from modelwright.checkpoints.folder import Checkpoint
-from modelwright.checkpoints.load import pick_device
 from modelwright.cli import terminal
 from modelwright.cli.answers import AnswerFile, Kept, whole_answers
 from modelwright.cli.asking import Reader
 from modelwright.cli.batch_run import BatchRun, Progress
-from modelwright.cli.defaults import engine_config
+from modelwright.cli.console import errors, say
 from modelwright.cli.generate_options import STANDARD, GenerateOptions
 from modelwright.cli.interrupt import INTERRUPTED, Interrupt
 from modelwright.cli.lines import Line, read_lines
-from modelwright.cli.loading import find_model, load_model
-from modelwright.cli.ranks import Ranks, Work
 from modelwright.cli.source import open_lines
-from modelwright.engine.engine import Engine
+from modelwright.serving.load import pick_device
+from modelwright.serving.opened import Named, find_model
+from modelwright.serving.quiet import quieten_libraries
+from modelwright.serving.ranks import Ranks
 
 SOME_FAILED = 1
 """The exit status of a run in which a line could not be answered."""
@@ -30,15 +29,15 @@ SOME_FAILED = 1
 
 def run_generate(options: GenerateOptions) -> int:
     """Look at the input and at what is answered already, load, and answer the rest; returns the exit status."""
-    terminal.quieten_libraries()
-    with Ranks(options.engine.tensor_parallel, options.device) as ranks:
+    quieten_libraries()
+    with Ranks(options.machine.tensor_parallel, options.machine.device, say) as ranks:
         return ranks.follow() if ranks.follows else _run(options, ranks)
 
 
 def _run(options: GenerateOptions, ranks: Ranks) -> int:
-    pick_device(options.device)
-    checkpoint = find_model(options.model)
-    settings = {"model": options.model, "sampling": options.defaults(), "dtype": options.dtype}
+    pick_device(options.machine.device)
+    model = find_model(options.model)
+    settings = {"model": options.model, "sampling": options.defaults(), "dtype": options.machine.dtype}
     settings["kv_dtype"] = options.engine.kv_dtype or "auto"
     path = None if options.output == STANDARD else options.output
     with open_lines(options.input) as source:
@@ -46,14 +45,14 @@ def _run(options: GenerateOptions, ranks: Ranks) -> int:
         kept = Kept() if path is None or options.overwrite else whole_answers(path, lines)
         with AnswerFile(path, kept.bytes) as file:
             try:
-                return _answer(options, checkpoint, lines, kept, file, ranks)
+                return _answer(options, model, lines, kept, file, ranks)
             except KeyboardInterrupt:
                 return INTERRUPTED
 
 
 def _answer(
     options: GenerateOptions,
-    checkpoint: Checkpoint,
+    model: Named,
     lines: Iterator[Line],
     kept: Kept,
     file: AnswerFile,
@@ -63,16 +62,13 @@ def _answer(
     first = next(lines, None)
     if first is None:
         return _report(options.output, kept, Progress(), 0.0, stopped=False)
-    mesh = ranks.start(Work(checkpoint.folder, options.dtype, options.engine.given()))
-    loaded = load_model(options.model, checkpoint, options.dtype, options.device, "generate")
-    tokenizer = None if checkpoint.tokens_are_colours else loaded.tokenizer
-    engine = Engine(loaded.model, engine_config(loaded.model.config, options.engine.given()), tokenizer, mesh)
-    run = BatchRun(engine, Reader(loaded, tokenizer, options.defaults()), file.write)
+    opened = terminal.load(model, "generate", options.engine.given(), options.machine, ranks)
+    run = BatchRun(opened.engine, Reader(opened, options.defaults()), file.write)
     rest, start = chain([first], lines), time.perf_counter()
     with Interrupt() as stop, _bar(options.input, kept.lines) as show:
         while not stop.asked and run.step(rest):
             show(run.progress)
-    ranks.let_go(engine)
+    ranks.let_go(opened.engine)
     return _report(options.output, kept, run.progress, time.perf_counter() - start, stop.asked)
 
 
@@ -82,24 +78,24 @@ def _report(output: Path, kept: Kept, done: Progress, seconds: float, stopped: b
     parts = [f"{written} line{'s' * (written != 1)}"]
     if kept.lines:
         parts.append(f"{kept.lines} from before")
-    if errors := kept.errors + done.errors:
-        parts.append(f"{errors} of them error{'s' * (errors != 1)}")
+    if failed := kept.errors + done.errors:
+        parts.append(f"{failed} of them error{'s' * (failed != 1)}")
     if done.tokens:
         parts.append(f"{done.tokens} tokens in {seconds:.1f} s")
     why = f" (the first: {done.first_error})" if done.first_error else ""
     name = "stdout" if output == STANDARD else str(output)
-    terminal.say(f"{name}: {', '.join(parts)}{why}{'; the same command goes on from here' if stopped else ''}")
-    return INTERRUPTED if stopped else SOME_FAILED if errors else 0
+    say(f"{name}: {', '.join(parts)}{why}{'; the same command goes on from here' if stopped else ''}")
+    return INTERRUPTED if stopped else SOME_FAILED if failed else 0
 
 
 @contextmanager
 def _bar(source: Path, kept: int) -> Iterator[Callable[[Progress], None]]:
     """A bar of the lines written, gone when they are; nothing where stderr is no terminal."""
-    if not terminal.errors.is_terminal:
+    if not errors.is_terminal:
         yield lambda _: None
         return
     columns = (TextColumn("answering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bars(*columns, TextColumn("{task.description}"), console=terminal.errors, transient=True) as bars:
+    with Bars(*columns, TextColumn("{task.description}"), console=errors, transient=True) as bars:
         task, start = bars.add_task("", total=_count(source), completed=kept), time.perf_counter()
 
         def show(done: Progress) -> None:

@@ -1,11 +1,14 @@
-"""What was asked of ``modelwright generate``, checked before anything heavy is imported."""
+"""``modelwright generate`` and its options, checked before anything heavy is imported."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from modelwright.cli.engine_options import EngineOptions
-from modelwright.cli.options import Sampling
+import typer
+from typer import Option
+
+from modelwright.cli.option_groups import command
+from modelwright.cli.options import EngineOptions, Machine, Model, Sampling
 from modelwright.errors import RequestError
 
 STANDARD = Path("-")
@@ -14,23 +17,43 @@ STANDARD = Path("-")
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """The options of ``modelwright generate``, named as there."""
+    """The options of ``modelwright generate``, named as there; sampling is for lines that do not say."""
 
-    model: str
-    input: Path
-    output: Path
-    overwrite: bool = False
+    model: Model
+    input: Annotated[
+        Path,
+        Option(
+            "-i",
+            "--input",
+            help='JSON lines with "prompt", "messages" or "prompt_token_ids", and sampling fields; - is stdin.',
+            metavar="FILE",
+            show_default=False,
+        ),
+    ]
+    output: Annotated[
+        Path,
+        Option(
+            "-o",
+            "--output",
+            help="Where the answers go, a JSON line each, in order; what is there already is kept. - is stdout.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ]
+    overwrite: Annotated[bool, Option("--overwrite", help="Start anew instead of keeping what is there.")] = False
     sampling: Sampling = field(default_factory=Sampling)
-    stop: tuple[str, ...] = ()
+    stop: Annotated[list[str] | None, Option(help="A text that ends an answer; repeat for more.", metavar="TEXT")] = (
+        None
+    )
     engine: EngineOptions = field(default_factory=EngineOptions)
-    dtype: str = "auto"
-    device: str = "auto"
+    machine: Machine = field(default_factory=Machine)
 
     def check(self) -> None:
-        """Raise a RequestError for the first option that cannot be served."""
+        """Raise a RequestError or a ConfigError for the first option that cannot be served."""
         self.sampling.check()
         self.engine.check()
-        if "" in self.stop:
+        self.machine.check()
+        if "" in (self.stop or ()):
             raise RequestError("--stop must not be empty")
         if self.input != STANDARD and not self.input.is_file():
             raise RequestError(f"--input {self.input}: there is no such file")
@@ -42,5 +65,15 @@ class GenerateOptions:
             raise RequestError(f"--output {self.output} must not be the input")
 
     def defaults(self) -> dict[str, Any]:
-        """What lines get where they do not say, under the names in `SamplingParams`."""
-        return self.sampling.given() | ({"stop": self.stop} if self.stop else {})
+        """What lines get where they do not say, as fields of `SamplingParams`."""
+        return self.sampling.given() | ({"stop": tuple(self.stop)} if self.stop else {})
+
+
+@command
+def generate(options: GenerateOptions) -> None:
+    """Answer a file of prompts, many at once; sampling options are defaults for lines that do not say."""
+    options.check()
+
+    from modelwright.cli.generate import run_generate
+
+    raise typer.Exit(run_generate(options))

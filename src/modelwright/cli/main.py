@@ -8,12 +8,14 @@ import typer
 from typer import Option
 
 import modelwright
-from modelwright.cli.chat_commands import chat
-from modelwright.cli.engine_commands import bench, generate
+from modelwright.cli.bench_options import bench
+from modelwright.cli.chat_options import chat
+from modelwright.cli.complete_image_options import complete_image
+from modelwright.cli.generate_options import generate
 from modelwright.cli.model_commands import models, plan
-from modelwright.cli.picture_commands import complete_image
+from modelwright.cli.options import in_options
 from modelwright.cli.weight_commands import convert, export, quantize
-from modelwright.errors import CheckpointError, ConfigError, RequestError
+from modelwright.errors import UserError
 
 USER_ERROR = 2
 """The exit status of a request that cannot be served as it was made; also that of a wrong option."""
@@ -21,7 +23,6 @@ USER_ERROR = 2
 app = typer.Typer(
     help="From a config to a running model.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,  # what we did not foresee keeps its traceback
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -34,8 +35,8 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # an answer may hold what the terminal cannot show
     try:
         app()
-    except (ConfigError, CheckpointError, RequestError) as error:
-        print(f"modelwright: {' '.join(str(error).split())}", file=sys.stderr)
+    except UserError as error:
+        print(f"modelwright: {in_options(error)}", file=sys.stderr)
         sys.exit(USER_ERROR)
 
 

@@ -1,104 +1,123 @@
-"""What was asked of ``modelwright chat``, checked before anything heavy is imported."""
+"""The options that several commands share, checked before anything heavy is imported; ranges are `configs.limits`'."""
 
-import math
-import re
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
 
-from modelwright import zoo
-from modelwright.errors import RequestError
+from typer import Argument, Option
 
-DEFAULT_MODEL = "vl2-nano"
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_PATH = re.compile(r"(\.{1,2}|~)?/\S*")
+from modelwright.configs.limits import ENGINE, SAMPLING, check_engine, check_sampling
+from modelwright.errors import RequestError, UserError
+
+NAMES = {"max_tokens": "--max-new-tokens", "page_size": "--block-size"}
+"""Options that are called otherwise than their fields."""
+
+Model = Annotated[
+    str,
+    Argument(
+        help="A name from `modelwright models`, a checkpoint folder, or a hub id like org/name.",
+        metavar="MODEL",
+        show_default=False,
+    ),
+]
+Dtype = Annotated[str, Option(help="auto, float32, bfloat16 or float16.")]
+Device = Annotated[str, Option(help="auto, cpu, cuda, ...")]
+TensorParallel = Annotated[
+    int, Option(help="Processes that share the model, each on a GPU of its own or a part of the CPU.", metavar="N")
+]
+AsJson = Annotated[bool, Option("--json", help="Print one JSON object instead of text.")]
+WITH_SAMPLING = "Left out: 1 with --top-p or --top-k, otherwise 0."
+
+
+def option_name(field: str) -> str:
+    """What the field of a library's error is called on the command line."""
+    return NAMES.get(field, f"--{field.replace('_', '-')}")
+
+
+def in_options(error: UserError) -> str:
+    """The sentence of an error in which a field is called as its option is."""
+    sentence = " ".join(str(error).split())
+    if error.field is None:
+        return sentence
+    return option_name(error.field) + sentence.removeprefix(error.field)
+
+
+def sampling_option(field: str, left_out: str = "", *names: str) -> Any:
+    """The option of a field of `SamplingParams`."""
+    return Option(*names, help=f"{SAMPLING[field].about} {left_out}".strip())
+
+
+def engine_option(field: str, left_out: str, metavar: str | None = "N", *names: str) -> Any:
+    """The option of a field of `EngineConfig`."""
+    return Option(*names, help=f"{ENGINE[field].about} Left out: {left_out}.", metavar=metavar)
+
+
+MaxTokens = Annotated[int | None, sampling_option("max_tokens", "Left out: 512.", "--max-new-tokens", "--max-tokens")]
+Temperature = Annotated[float | None, sampling_option("temperature", WITH_SAMPLING)]
+TopP = Annotated[float | None, sampling_option("top_p")]
+TopK = Annotated[int | None, sampling_option("top_k")]
+Seed = Annotated[int | None, sampling_option("seed")]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen; None is an option that was not given."""
+    """How tokens are chosen, by the names of `SamplingParams`; None is an option that was not given."""
 
-    max_new_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    repetition_penalty: float | None = None
-    seed: int | None = None
-
-    @property
-    def heat(self) -> float:
-        """The temperature in force: 0 is greedy; asking for ``top_p`` or ``top_k`` alone asks for sampling."""
-        if self.temperature is not None:
-            return self.temperature
-        return 0.0 if self.top_p is None and self.top_k is None else 1.0
+    max_tokens: MaxTokens = None
+    temperature: Temperature = None
+    top_p: TopP = None
+    top_k: TopK = None
+    seed: Seed = None
 
     def given(self) -> dict[str, Any]:
-        """The options that were given, under their names in `SamplingParams`."""
-        values = {"max_tokens": self.max_new_tokens, "temperature": self.temperature, "top_p": self.top_p}
-        values |= {"top_k": self.top_k, "repetition_penalty": self.repetition_penalty, "seed": self.seed}
-        return {name: value for name, value in values.items() if value is not None}
+        """The options that were given, as fields of `SamplingParams`."""
+        return _given(self)
 
     def check(self) -> None:
         """Raise a RequestError for the first option out of its range."""
-        longest = self.max_new_tokens
-        _require(longest is None or longest >= 1, "--max-new-tokens must be at least 1", longest)
-        _require(0 <= self.heat < math.inf, "--temperature must be 0 or above", self.heat)
-        _require(self.top_p is None or 0 < self.top_p <= 1, "--top-p must be above 0 and at most 1", self.top_p)
-        _require(self.top_k is None or self.top_k >= 0, "--top-k must be at least 0", self.top_k)
-        penalty = self.repetition_penalty
-        _require(penalty is None or 0 < penalty < math.inf, "--repetition-penalty must be above 0", penalty)
-        _require(self.seed is None or 0 <= self.seed < 2**63, "--seed must be from 0 to 2**63 - 1", self.seed)
+        check_sampling(self.given())
 
 
 @dataclass(frozen=True)
-class ChatOptions:
-    """The options of ``modelwright chat``, named as there."""
+class EngineOptions:
+    """The limits of an engine, by the names of `EngineConfig`; None is an option that was not given."""
 
-    model: str = DEFAULT_MODEL
-    prompt: str | None = None
-    images: tuple[Path, ...] = ()
-    draw: Path | None = None
-    sampling: Sampling = Sampling()
-    chunk_size: int | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    tensor_parallel: int = 1
-    system: str = ""
-    as_json: bool = False
-    stats: bool = False
+    max_batch: Annotated[int | None, engine_option("max_batch", "64")] = None
+    token_budget: Annotated[int | None, engine_option("token_budget", "2048")] = None
+    kv_dtype: Annotated[str | None, engine_option("kv_dtype", "auto", "TYPE")] = None
+    num_pages: Annotated[int | None, engine_option("num_pages", "as many as fit a quarter of the free memory")] = None
+    page_size: Annotated[int | None, engine_option("page_size", "16", "N", "--block-size")] = None
+    host_pages: Annotated[int | None, engine_option("host_pages", "none")] = None
+    backend: Annotated[str | None, engine_option("backend", "auto", "NAME")] = None
+
+    def given(self) -> dict[str, Any]:
+        """The options that were given, as fields of `EngineConfig`."""
+        return _given(self)
 
     def check(self) -> None:
-        """Raise a RequestError for the first option that cannot be served."""
-        self.sampling.check()
-        _require(self.chunk_size is None or self.chunk_size >= 1, "--chunk-size must be at least 1", self.chunk_size)
-        _require(self.tensor_parallel >= 1, "--tensor-parallel must be at least 1", self.tensor_parallel)
-        if self.prompt is None and self.as_json:
-            raise RequestError("--json prints one answer, so it needs a PROMPT")
-        if self.prompt is not None and not self.prompt.strip():
-            raise RequestError("the prompt is empty")
-        if self.prompt is not None and self.draw is not None and not self.images:
-            raise RequestError("--draw draws on a picture, so it needs --image")
+        """Raise a ConfigError for the first option out of its range."""
+        check_engine(self.given())
 
 
-def choose_model(first: str | None, second: str | None) -> tuple[str, str | None]:
-    """The model and the prompt among two positional arguments; a lone one is whichever it looks like."""
-    if first is None:
-        return DEFAULT_MODEL, None
-    if second is not None or _names_a_model(first):
-        return first, second
-    return DEFAULT_MODEL, first
+@dataclass(frozen=True)
+class Machine:
+    """Where a model is computed, in which numbers, and by how many processes."""
+
+    tensor_parallel: TensorParallel = 1
+    dtype: Dtype = "auto"
+    device: Device = "auto"
+
+    def check(self) -> None:
+        """Raise a RequestError where no process would compute."""
+        require_at_least(1, tensor_parallel=self.tensor_parallel)
 
 
-def _names_a_model(text: str) -> bool:
-    """A zoo name, a path (there or not) or a hub id; words are a prompt."""
-    if text in (DEFAULT_MODEL, *zoo.names()) or _HUB_ID.fullmatch(text) or _PATH.fullmatch(text):
-        return True
-    try:
-        return Path(text).is_dir()
-    except (OSError, ValueError):  # too long for a path, or with a null character
-        return False
+def require_at_least(least: int, **values: int | None) -> None:
+    """Raise a RequestError for the first of the options that is below `least`; None, one that is left out, passes."""
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise RequestError(f"{name} must be at least {least}, got {value}", field=name)
 
 
-def _require(holds: bool, rule: str, value: object) -> None:
-    if not holds:
-        raise RequestError(f"{rule}, got {value}")
+def _given(options: Any) -> dict[str, Any]:
+    values = {field.name: getattr(options, field.name) for field in fields(options)}
+    return {name: value for name, value in values.items() if value is not None}

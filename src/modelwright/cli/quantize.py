@@ -9,14 +9,15 @@ from statistics import mean
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
-from modelwright import zoo
 from modelwright.checkpoints.folder import find_checkpoint
-from modelwright.checkpoints.load import load
 from modelwright.checkpoints.quantize import QuantizeReport, quantize
 from modelwright.checkpoints.shards import Progress as QuantizeProgress
-from modelwright.cli import terminal
+from modelwright.cli.console import errors
 from modelwright.cli.held_out import HeldOut, held_out_loss, read_texts
 from modelwright.errors import RequestError
+from modelwright.serving.load import load
+from modelwright.serving.names import model_path
+from modelwright.serving.quiet import quieten_libraries
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,8 @@ class QuantizeOptions:
 
 def run_quantize(options: QuantizeOptions) -> None:
     """Quantize, and say on stdout what was written and how far it is from what was given."""
-    terminal.quieten_libraries()
-    named = zoo.path(options.model) if options.model in zoo.names() else Path(options.model).expanduser()
-    source = named if named.exists() else options.model
+    quieten_libraries()
+    source = model_path(options.model)
     texts = None if options.eval is None else read_texts(options.eval.expanduser())
     if texts is not None and find_checkpoint(source).tokens_are_colours:
         raise RequestError(f"--eval needs a model that reads text, and the tokens of {options.model} are colours")
@@ -91,10 +91,10 @@ def _measured(folder: str | Path, device: str, texts: list[str]) -> tuple[str, H
 @contextmanager
 def _bar(name: str) -> Iterator[QuantizeProgress | None]:
     """A bar of the bytes written, gone when they are; nothing where stderr is no terminal."""
-    if not terminal.errors.is_terminal:
+    if not errors.is_terminal:
         yield None
         return
     columns = (TextColumn("quantizing {task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=terminal.errors, transient=True) as bars:
+    with Progress(*columns, console=errors, transient=True) as bars:
         task = bars.add_task(name, total=None)
         yield lambda _, done, total: bars.update(task, completed=done, total=total)

@@ -5,17 +5,17 @@ from typing import Any
 
 import torch
 
-from modelwright.cli.conversation import Prompt
-from modelwright.cli.generation import Answer
 from modelwright.cli.memory import peak_memory
 from modelwright.processing import Grounding
+from modelwright.processing.batching import ProcessedPrompt
+from modelwright.serving.answer import Answer
 
 
 @dataclass(frozen=True)
 class Usage:
     """Tokens and seconds of one answer."""
 
-    prompt: Prompt
+    prompt: ProcessedPrompt
     answer: Answer
     load_seconds: float
 
@@ -30,8 +30,8 @@ def as_object(usage: Usage, groundings: list[Grounding]) -> dict[str, Any]:
             for found in groundings
         ],
         "usage": {
-            "prompt_tokens": usage.prompt.tokens,
-            "image_tokens": usage.prompt.image_tokens,
+            "prompt_tokens": len(usage.prompt),
+            "image_tokens": usage.prompt.picture_tokens,
             "completion_tokens": answer.tokens,
         },
         "timings": {
@@ -50,7 +50,7 @@ def as_lines(usage: Usage, device: torch.device) -> str:
     rate = "-" if answer.tokens_per_second is None else f"{answer.tokens_per_second:.1f} tokens/s"
     return "\n".join(
         (
-            f"prompt       {prompt.tokens} tokens, {prompt.image_tokens} of them of pictures, "
+            f"prompt       {len(prompt)} tokens, {prompt.picture_tokens} of them of pictures, "
             f"{answer.reused} found in the cache",
             f"answer       {answer.tokens} tokens in {answer.seconds:.3f} s",
             f"first token  after {first}, then {rate}",

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from modelwright.checkpoints.folder import Checkpoint
-from modelwright.cli import terminal
-from modelwright.cli.conversation import Picture, Turn, ask, open_pictures, refuse_pictures
-from modelwright.cli.generation import Answer
+from modelwright.cli.console import say
+from modelwright.cli.conversation import Picture, Utterance, ask, open_pictures, refuse_pictures
 from modelwright.errors import RequestError
+from modelwright.serving.answer import Answer
+from modelwright.serving.opened import Named
 
 HELP = """\
 /image PATH  show a picture with the next question
@@ -22,9 +22,9 @@ Ctrl-C stops an answer, Ctrl-D leaves"""
 
 
 class Replies(Protocol):
-    """What answers the last of some turns and shows the answer."""
+    """What answers the last of what was said and shows the answer."""
 
-    def reply(self, turns: tuple[Turn, ...]) -> Answer: ...
+    def reply(self, said: tuple[Utterance, ...]) -> Answer: ...
 
 
 class Session:
@@ -34,17 +34,16 @@ class Session:
     nothing; where stdin is no terminal, the session then ends with exit status 2 after its last line.
     """
 
-    def __init__(self, chat: Replies, model: str, checkpoint: Checkpoint, pictures: tuple[Picture, ...] = ()):
+    def __init__(self, chat: Replies, model: Named, pictures: tuple[Picture, ...] = ()):
         self.chat = chat
         self.model = model
-        self.checkpoint = checkpoint
-        self.turns: tuple[Turn, ...] = ()
+        self.said: tuple[Utterance, ...] = ()
         self.waiting = pictures
         self._commands: dict[str, Callable[[str], None]] = {
             "/image": self._show,
             "/clear": self._clear,
             "/save": self._save,
-            "/help": lambda _: terminal.say(HELP),
+            "/help": lambda _: say(HELP),
         }
 
     def run(self) -> int:
@@ -52,7 +51,7 @@ class Session:
         at_terminal = sys.stdin.isatty()
         if at_terminal:
             _edit_lines()
-            terminal.say(f"{self.model}: ask away, /help lists the commands")
+            say(f"{self.model.name}: ask away, /help lists the commands")
         failed = False
         while True:
             try:
@@ -60,15 +59,15 @@ class Session:
             except EOFError:
                 break
             except KeyboardInterrupt:
-                terminal.say("")
+                say("")
                 continue
             try:
                 self.take(line.strip())
             except RequestError as error:
-                terminal.say(f"modelwright: {error}")
+                say(f"modelwright: {error}")
                 failed = True
         if at_terminal:
-            terminal.say("")
+            say("")
         return 2 if failed and not at_terminal else 0
 
     def take(self, line: str) -> None:
@@ -81,22 +80,22 @@ class Session:
                 raise RequestError(f"there is no command {name}; there are {', '.join(self._commands)}")
             self._commands[name](rest.strip())
             return
-        turns = (*self.turns, ask(line, self.waiting, self.checkpoint.reads_pictures))
-        reply = self.chat.reply(turns)
-        self.turns = (*turns, Turn("assistant", reply.text))
+        said = (*self.said, ask(line, self.waiting, self.model.checkpoint.reads_pictures))
+        reply = self.chat.reply(said)
+        self.said = (*said, Utterance("assistant", reply.text))
         self.waiting = ()
         if reply.interrupted:
-            terminal.say("(stopped)")
+            say("(stopped)")
 
     def _show(self, path: str) -> None:
         if not path:
             raise RequestError("/image needs the path of a picture")
-        if not self.checkpoint.reads_pictures:
-            raise refuse_pictures(self.model, self.checkpoint.family, 1)
+        if not self.model.checkpoint.reads_pictures:
+            raise refuse_pictures(self.model.name, self.model.checkpoint.family, 1)
         self.waiting += open_pictures([Path(path).expanduser()])
 
     def _clear(self, _: str) -> None:
-        self.turns, self.waiting = (), ()
+        self.said, self.waiting = (), ()
 
     def _save(self, name: str) -> None:
         formats = {".json": as_json, ".md": as_markdown}
@@ -104,28 +103,28 @@ class Session:
         if path.suffix.lower() not in formats:
             raise RequestError(f"/save needs a file that ends in .json or .md, got {name!r}")
         try:
-            path.write_text(formats[path.suffix.lower()](self.model, self.turns), encoding="utf-8")
+            path.write_text(formats[path.suffix.lower()](self.model.name, self.said), encoding="utf-8")
         except OSError as error:
             raise RequestError(f"cannot write {path}: {error.strerror}") from error
-        terminal.say(f"saved {path}")
+        say(f"saved {path}")
 
 
-def as_json(model: str, turns: tuple[Turn, ...]) -> str:
+def as_json(model: str, said: tuple[Utterance, ...]) -> str:
     """A transcript as ``{"model", "messages": [{"role", "content", "images"}]}``; images are paths."""
     messages = [
-        {"role": turn.role, "content": turn.text, "images": [str(picture.path) for picture in turn.pictures]}
-        for turn in turns
+        {"role": each.role, "content": each.text, "images": [str(picture.path) for picture in each.pictures]}
+        for each in said
     ]
     return json.dumps({"model": model, "messages": messages}, ensure_ascii=False, indent=2) + "\n"
 
 
-def as_markdown(model: str, turns: tuple[Turn, ...]) -> str:
-    """A transcript with one heading a turn; pictures are linked by their paths."""
+def as_markdown(model: str, said: tuple[Utterance, ...]) -> str:
+    """A transcript with one heading for each time that somebody spoke; pictures are linked by their paths."""
     parts = [f"# {model}"]
-    for turn in turns:
-        parts.append(f"## {turn.role}")
-        parts += [f"![]({picture.path})" for picture in turn.pictures]
-        parts.append(turn.text)
+    for each in said:
+        parts.append(f"## {each.role}")
+        parts += [f"![]({picture.path})" for picture in each.pictures]
+        parts.append(each.text)
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,36 +1,47 @@
-"""The console of the commands that run models: the libraries kept quiet, and a bar while weights are read."""
+"""The console of the commands that run models: what is worth knowing at load, and a bar while weights are read."""
 
-import logging
-import sys
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
-import transformers
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+from rich import progress as bars
 
-from modelwright.checkpoints.shards import Progress as LoadProgress
-from modelwright.cli.console import errors as errors
-from modelwright.cli.console import say as say
-from modelwright.cli.console import write as write
+from modelwright.checkpoints.shards import Progress
+from modelwright.cli.console import errors, say
+from modelwright.cli.options import Machine
+from modelwright.serving.opened import Named, Opened, open_model
+from modelwright.serving.ranks import Ranks
 
 
-def quieten_libraries() -> None:
-    """Keep the libraries' warnings and bars from the user, who can act on none of them."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    logging.getLogger("modelwright").setLevel(logging.ERROR)
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
+def load(model: Named, task: str, limits: Mapping[str, Any], machine: Machine, ranks: Ranks) -> Opened:
+    """`open_model` with a bar; what the user should know of how the model is computed is said in a line each."""
+    with loading_bar(model.name) as progress:
+        opened = open_model(
+            model,
+            task=task,
+            limits=limits,
+            ranks=ranks,
+            dtype=machine.dtype,
+            device=machine.device,
+            progress=progress,
+        )
+    for notice in opened.notices():
+        say(f"modelwright: {notice}")
+    return opened
 
 
 @contextmanager
-def loading_bar(name: str) -> Iterator[LoadProgress | None]:
+def loading_bar(name: str) -> Iterator[Progress | None]:
     """A bar of the bytes of weights read, gone when they are; nothing where stderr is no terminal."""
     if not errors.is_terminal:
         yield None
         return
-    columns = (TextColumn("loading {task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=errors, transient=True) as bars:
-        task = bars.add_task(name, total=None)
-        yield lambda _, done, total: bars.update(task, completed=done, total=total)
+    columns = (
+        bars.TextColumn("loading {task.description}"),
+        bars.BarColumn(),
+        bars.DownloadColumn(),
+        bars.TimeElapsedColumn(),
+    )
+    with bars.Progress(*columns, console=errors, transient=True) as shown:
+        task = shown.add_task(name, total=None)
+        yield lambda _, done, total: shown.update(task, completed=done, total=total)

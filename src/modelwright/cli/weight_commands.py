@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from modelwright.cli.engine_commands import Model
+from modelwright.cli.options import Model
 
 ShardSize = Annotated[str, Option(help="Largest weight file: 5GB, 200MiB or a number of bytes.")]
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from modelwright.configs.base import require, require_one_of
+from modelwright.configs.limits import BACKENDS
 from modelwright.configs.part import ConfigPart
 from modelwright.errors import ConfigError
 
-BACKENDS = ("", "eager", "compile", "cudagraph")
 QUANT_METHODS = ("int8_weight_only", "int4_weight_only", "int8_dynamic", "int8_kv", "rtn")
 INT4_GROUPS = (32, 64, 128)
 WEIGHT_KEYS = {
@@ -51,8 +51,8 @@ class EngineSettings(ConfigPart):
     `batch_size` is the number of requests a decode step has room for; `seq_length` caps prompt plus new tokens, and
     `max_decode_length` is that total where a request names none. With `use_past` keys and values are kept in
     `num_blocks` pages of `block_size` tokens. `is_dynamic` lets lengths vary instead of being rounded up to a few, and
-    `chunk_prefill` lets pieces of prompts share a step with decodes. `backend` is `""` or `eager`, `compile`,
-    `cudagraph`.
+    `chunk_prefill` lets pieces of prompts share a step with decodes. `backend` is `""`, `eager`,
+    `record` or `cudagraph`; `compile` is MindFormers' word for `record`.
     """
 
     batch_size: int = 1
@@ -68,7 +68,7 @@ class EngineSettings(ConfigPart):
 
     def check_rules(self) -> None:
         self.require_at_least(1, "batch_size", "seq_length", "max_decode_length", "block_size", "num_blocks")
-        require_one_of("llm_backend", self.backend, BACKENDS)
+        require_one_of("llm_backend", self.backend, ("", "compile", *BACKENDS))
         require(self.use_past or not self.chunk_prefill, "chunk_prefill (True) needs use_past=True, got use_past=False")
 
     @property

@@ -1,9 +1,8 @@
 """Tokens to text as they come: characters whole, stop texts found wherever tokens split them; no tokens are chosen."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
 
-from transformers import PreTrainedTokenizerFast
+from modelwright.engine.tokenizer import Tokenizer
 
 _HALF = "\N{REPLACEMENT CHARACTER}"  # what a decoder prints for bytes that are no character, or not one yet
 _LONGEST = 4  # bytes of a character, and so the tokens it may be split over
@@ -12,32 +11,32 @@ _LONGEST = 4  # bytes of a character, and so the tokens it may be split over
 class Detokenizer:
     """Turns tokens into text piece by piece; the pieces together are what the tokenizer makes of all tokens at once.
 
+    ``tokenizers``' own ``DecodeStream`` does not serve: where bytes stand for characters that a sentencepiece
+    vocabulary lacks, it raises on a newline (a byte token) before an emoji, and at the end of an output it cannot give
+    the tokens that it still holds back.
+
     Args:
-        tokenizer: of transformers.
         context: the last tokens of the prompt, where the text goes on from them (a tokenizer may drop the space before
             a text's first word); not part of the text.
         hidden: tokens that are left out of the text.
         skip_special_tokens: leave out all that the tokenizer calls special.
-        leading_space: keep white space at the beginning of the text.
     """
 
     def __init__(
         self,
-        tokenizer: Any,
+        tokenizer: Tokenizer,
         *,
         context: Sequence[int] = (),
         hidden: Collection[int] = (),
         skip_special_tokens: bool = True,
-        leading_space: bool = True,
     ):
-        self._decode = _decoder(tokenizer, skip_special_tokens)
+        self._backend, self._skips = tokenizer.backend_tokenizer, skip_special_tokens
         self._hidden = frozenset(hidden)
         self._ids = list(context)
         self._given = len(self._ids)
         self._start = 0  # ids from here on are decoded together, so that spaces between words are kept
         self._known = self._whole(self._ids)  # ids before this one are in the text, or in the prompt's
         self._shown = len(self._decode(self._ids[: self._known]))  # characters of ids[start:known]
-        self._strips = not leading_space
 
     def feed(self, tokens: Iterable[int]) -> str:
         """The text that `tokens` complete; empty while a character is unfinished."""
@@ -57,10 +56,10 @@ class Detokenizer:
         piece = now[self._shown :]
         self._start, self._known = self._known, len(self._ids)
         self._shown = len(self._decode(self._ids[self._start :]))
-        if self._strips:
-            piece = piece.lstrip()
-            self._strips = not piece
         return piece
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._backend.decode(ids, skip_special_tokens=self._skips)
 
     def _whole(self, ids: list[int]) -> int:
         """How many of `ids` come before an unfinished character at their end, which the next tokens may complete."""
@@ -107,13 +106,3 @@ def _overlap(text: str, stop: str) -> int:
     """The length of the longest end of `text` that is a beginning of `stop`, and not all of it."""
     lengths = range(min(len(text), len(stop) - 1), 0, -1)
     return next((length for length in lengths if text.endswith(stop[:length])), 0)
-
-
-def _decoder(tokenizer: Any, skip_special_tokens: bool) -> Callable[[list[int]], str]:
-    """ids to text; a fast tokenizer is asked directly, without what transformers does around it at every token."""
-    if isinstance(tokenizer, PreTrainedTokenizerFast):
-        backend = tokenizer.backend_tokenizer
-        return lambda ids: backend.decode(ids, skip_special_tokens=skip_special_tokens)
-    return lambda ids: tokenizer.decode(
-        ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
-    )

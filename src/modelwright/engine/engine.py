@@ -25,6 +25,7 @@ from modelwright.engine.sequence import Sequence
 from modelwright.engine.served_model import ServedModel
 from modelwright.engine.slicing import slice_decoder
 from modelwright.engine.step import Step
+from modelwright.engine.tokenizer import as_tokenizer
 from modelwright.errors import ConfigError, RequestError
 from modelwright.parallel import Mesh
 
@@ -37,7 +38,7 @@ class Engine:
     Args:
         model: a causal language model of ours, in evaluation mode; its device and type are the engine's.
         config: by default the limits of `EngineConfig`.
-        tokenizer: of transformers; without one prompts are token ids and outputs have no text.
+        tokenizer: a fast one of transformers'; without one prompts are token ids and outputs have no text.
         mesh: the ranks that share the model. Each makes an engine of the whole model, which keeps the rank's part; then
             rank 0 serves requests and ends with `close`, and the others `follow`.
 
@@ -51,14 +52,14 @@ class Engine:
 
     def __init__(self, model: Any, config: EngineConfig | None = None, tokenizer: Any = None, mesh: Mesh | None = None):
         self.config = settings = config or EngineConfig()
-        self.tokenizer = tokenizer
+        self.tokenizer = as_tokenizer(tokenizer)
         self.statistics: EngineStatistics | None = None
         mesh = mesh or Mesh()
         served = ServedModel.of(model, mesh.size)
         slice_decoder(served.decoder, mesh)
         keep_freed_memory()  # of one pass for the next
         self.context = _context(served, settings)
-        self._intake = Intake(served, tokenizer, self.context)
+        self._intake = Intake(served, self.tokenizer, self.context)
         self._pictures = PictureRows(model, settings.kept_pictures) if served.sees else None
         pages = mesh.least(count_pages(served, settings, self.context))
         spare = spare_pages(served, settings)
@@ -85,7 +86,7 @@ class Engine:
         """Serve `prompts` to their ends, in their order.
 
         Args:
-            prompts: each text, token ids, or the batch of one row that a processor makes.
+            prompts: each text, token ids, a processor's `ProcessedPrompt`, or the batch of one row that it makes.
             params: for all, or one for each; by default those of `SamplingParams`.
             on_update: called with every piece as it comes, those of requests that were added before included.
 

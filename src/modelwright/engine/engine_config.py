@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
-from modelwright.configs.base import require, require_one_of
+from modelwright.configs.base import require
 from modelwright.configs.engine import EngineSettings, QuantSettings
+from modelwright.configs.limits import check_engine
 from modelwright.configs.part import ConfigPart
 
-KV_DTYPES = ("auto", "int8")
-BACKENDS = ("auto", "eager", "record", "cudagraph")
 ALIASES = {"": "auto", "compile": "record"}
 """What `llm_backend` says in MindFormers' words, and the backend that it stands for."""
 
@@ -52,12 +51,9 @@ class EngineConfig(ConfigPart):
     backend: str = "auto"
 
     def check_rules(self) -> None:
-        self.require_at_least(1, "max_batch", "token_budget", "max_context", "page_size", "num_pages", "kept_pictures")
-        self.require_at_least(0, "host_pages")
+        check_engine(vars(self))
         budget, batch = self.token_budget, self.max_batch
         require(budget >= batch, f"token_budget ({budget}) must be at least max_batch ({batch})")
-        require_one_of("kv_dtype", self.kv_dtype, KV_DTYPES)
-        require_one_of("backend", self.backend, BACKENDS)
 
     @classmethod
     def from_settings(cls, settings: EngineSettings, **changes: Any) -> Self:

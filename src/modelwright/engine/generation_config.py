@@ -3,8 +3,6 @@
 import math
 from typing import Any
 
-from transformers import GenerationConfig
-
 from modelwright.errors import RequestError
 
 _DEFAULT_TOP_K = 50  # what ``generate()`` takes where a config says nothing
@@ -43,7 +41,7 @@ _NOT_SERVED: dict[str, tuple[Any, ...]] = {
 """Settings of transformers that change which token is drawn and have no place here, with the values that do not."""
 
 
-def read_generation_config(config: GenerationConfig) -> dict[str, Any]:
+def read_generation_config(config: Any) -> dict[str, Any]:
     """The fields of `SamplingParams` that `config` sets; without ``do_sample`` they are greedy, as in transformers.
 
     Raises:

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from modelwright.engine.params import Guide
 from modelwright.engine.sample_row import TokenGuide
+from modelwright.engine.tokenizer import Tokenizer
 from modelwright.errors import ConfigError, RequestError
-from modelwright.processing.box_constraint import BoxConstraint
+from modelwright.processing.box_tokens import BoxTokens
 
 _KEPT_GRAMMARS = 256
 
@@ -26,11 +26,11 @@ class GuideCompiler:
     """Makes guides that can be followed, for one tokenizer; what it compiled it keeps for requests that ask again.
 
     Args:
-        tokenizer: a fast one, of transformers.
+        tokenizer: what the engine reads and writes text with.
         eos_token_ids: the tokens by which a guided output may end where its guide is satisfied.
     """
 
-    def __init__(self, tokenizer: Any, eos_token_ids: Sequence[int]):
+    def __init__(self, tokenizer: Tokenizer, eos_token_ids: Sequence[int]):
         self._tokenizer = tokenizer
         self._eos_token_ids = list(eos_token_ids)
         self._compiled = lru_cache(_KEPT_GRAMMARS)(self._compile)
@@ -42,9 +42,6 @@ class GuideCompiler:
             RequestError: llguidance is not installed, the tokenizer does not fit, or the guide cannot be followed; the
                 message holds the reason.
         """
-        if not isinstance(self._tokenizer, PreTrainedTokenizerFast):
-            kind = type(self._tokenizer).__name__
-            raise RequestError(f"guides need a fast tokenizer (PreTrainedTokenizerFast), got {kind}")
         if guide.boxes:
             return BoxGuide(self._boxes, len(self._tokenizer))
         return GrammarGuide(self._compiled(guide).deep_copy(), prompt_length)
@@ -72,9 +69,9 @@ class GuideCompiler:
         return _llguidance().LLTokenizer(backend.to_str(), eos_token=self._eos_token_ids or None)
 
     @cached_property
-    def _boxes(self) -> BoxConstraint:
+    def _boxes(self) -> BoxTokens:
         try:
-            return BoxConstraint(self._tokenizer)
+            return BoxTokens(self._tokenizer.get_vocab())
         except ConfigError as error:
             raise RequestError(f"the guide's boxes cannot be followed: {error}") from error
 
@@ -109,27 +106,29 @@ class GrammarGuide:
 
 
 class BoxGuide:
-    """Follows one text, prompt and output: free outside ``<|det|>``, inside only what `constraint` allows."""
+    """Follows one text, prompt and output: free outside ``<|det|>``, inside only what `boxes` allow."""
 
-    def __init__(self, constraint: BoxConstraint, vocabulary: int):
-        self._constraint = constraint
-        self._free = torch.zeros(1, vocabulary)
-        self._inside: list[int] = []  # from the ``<|det|>`` on that is still open
+    def __init__(self, boxes: BoxTokens, vocabulary: int):
+        self._boxes = boxes
+        self._vocabulary = vocabulary
+        self._inside: list[int] | None = None  # what follows the ``<|det|>`` that is still open
         self._read = 0
 
     def allowed(self, tokens: Sequence[int]) -> Tensor | None:
         for token in tokens[self._read :]:
-            if token == self._constraint.open_id:
-                self._inside = [token]
-            elif token == self._constraint.close_id:
+            if token == self._boxes.open_id:
                 self._inside = []
-            elif self._inside:
+            elif token == self._boxes.close_id:
+                self._inside = None
+            elif self._inside is not None:
                 self._inside.append(token)
         self._read = len(tokens)
-        if not self._inside:
+        ids = None if self._inside is None else self._boxes.allowed(self._inside)
+        if ids is None:
             return None
-        ids = torch.tensor([self._inside])
-        return torch.isfinite(self._constraint(ids, self._free)[0])  # type: ignore[arg-type]  # LongTensor is a fiction
+        allowed = torch.zeros(self._vocabulary, dtype=torch.bool)
+        allowed[list(ids)] = True
+        return allowed
 
     def ended(self, tokens: Sequence[int]) -> bool:
         return False

@@ -1,6 +1,7 @@
 """`Intake`, from what a caller asks to a `Request` for the schedule: all is checked here, and nothing is run."""
 
 import random
+from collections.abc import Collection
 from typing import Any
 
 from modelwright.engine.detokenize import Detokenizer
@@ -13,6 +14,7 @@ from modelwright.engine.request import Request, Sample
 from modelwright.engine.sample_row import SampleRow, TokenGuide, encode_bad_words
 from modelwright.engine.sequence import Sequence
 from modelwright.engine.served_model import ServedModel
+from modelwright.engine.tokenizer import Tokenizer
 from modelwright.errors import RequestError
 
 _CONTEXT_OF_TEXT = 8
@@ -24,13 +26,14 @@ class Intake:
 
     Args:
         served: the model.
-        tokenizer: of transformers, or None.
+        tokenizer: None where prompts are ids and outputs have no text.
         context: how many tokens a sequence may have.
     """
 
-    def __init__(self, served: ServedModel, tokenizer: Any, context: int):
+    def __init__(self, served: ServedModel, tokenizer: Tokenizer | None, context: int):
         self._served, self._tokenizer, self._context = served, tokenizer, context
         self._ends = served.ends or _ends_of(tokenizer)
+        self._marks = _marks_of(tokenizer)
         self._guides = GuideCompiler(tokenizer, self._ends) if tokenizer is not None else None
         self._seeds = random.Random()
 
@@ -51,7 +54,7 @@ class Intake:
             sequence = self._sequence(name, index, parsed, params, room, priority)
             key, guide = sample_key(seed, index), self._guide(parsed, params)
             row = SampleRow(params, sequence.tokens, len(parsed.tokens), key, ends, words, guide)
-            stream = OutputStream(params, room, ends, self._detokenizer(parsed, params))
+            stream = OutputStream(params, room, ends, self._detokenizer(parsed, params, ends))
             samples.append(Sample(index, sequence, row, stream))
         return Request(name, parsed, params, samples)
 
@@ -90,13 +93,23 @@ class Intake:
             raise RequestError("a guide needs a tokenizer, and the engine has none")
         return self._guides.start(params.guide, len(prompt.tokens))
 
-    def _detokenizer(self, prompt: Prompt, params: SamplingParams) -> Detokenizer | None:
+    def _detokenizer(self, prompt: Prompt, params: SamplingParams, ends: Collection[int]) -> Detokenizer | None:
         if self._tokenizer is None:
             return None
-        context = prompt.tokens[-_CONTEXT_OF_TEXT:]
-        return Detokenizer(self._tokenizer, context=context, skip_special_tokens=params.skip_special_tokens)
+        return Detokenizer(
+            self._tokenizer,
+            context=prompt.tokens[-_CONTEXT_OF_TEXT:],
+            hidden=self._marks.difference(ends),  # whether an end is shown is a question of its own
+            skip_special_tokens=params.skip_special_tokens,
+        )
 
 
-def _ends_of(tokenizer: Any) -> tuple[int, ...]:
+def _ends_of(tokenizer: Tokenizer | None) -> tuple[int, ...]:
     end = None if tokenizer is None else tokenizer.eos_token_id
     return () if end is None else (end,)
+
+
+def _marks_of(tokenizer: Tokenizer | None) -> frozenset[int]:
+    """The beginning of a text and padding, which are no text even where special tokens are kept in it."""
+    marks = () if tokenizer is None else (tokenizer.bos_token_id, tokenizer.pad_token_id)
+    return frozenset(id_ for id_ in marks if id_ is not None)

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from transformers import GenerationConfig
-
 from modelwright.configs.base import describe, fits, plain
+from modelwright.configs.limits import check_sampling
 from modelwright.configs.sampling import SamplingSettings
 from modelwright.engine.generation_config import read_generation_config
 from modelwright.errors import RequestError
 
 COLDEST = 1e-5
 """Temperatures below this are greedy: dividing by less would leave the range of float32."""
+_ALL = -1  # how vLLM writes a `top_k` that keeps all
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,11 @@ class SamplingParams:
         for name, expected in inspect.get_annotations(SamplingParams, eval_str=True).items():
             value = plain(_in_tuples(name, getattr(self, name)), expected)
             if not fits(value, expected):
-                raise RequestError(f"{name} must be {describe(expected)}, got {value!r} ({type(value).__name__})")
+                sentence = f"{name} must be {describe(expected)}, got {value!r} ({type(value).__name__})"
+                raise RequestError(sentence, field=name)
             object.__setattr__(self, name, value)
-        self._check_lengths()
-        self._check_scores()
+        self._check_ranges()
+        self._check_biases()
         self._check_tokens()
 
     @classmethod
@@ -130,8 +131,8 @@ class SamplingParams:
         return cls(**defaults | changes)
 
     @classmethod
-    def from_generation_config(cls, config: GenerationConfig, **changes: Any) -> Self:
-        """What ``generate()`` does with `config`, with `changes` in its place.
+    def from_generation_config(cls, config: Any, **changes: Any) -> Self:
+        """What ``generate()`` does with `config`, transformers' ``GenerationConfig``, with `changes` in its place.
 
         Raises:
             RequestError: `config` asks for what the engine does not do, such as beams.
@@ -172,25 +173,12 @@ class SamplingParams:
             for id_ in ids:
                 _require(id_ < size, f"{name} must name tokens below the vocabulary's {size}", id_)
 
-    def _check_lengths(self) -> None:
-        for name in ("max_tokens", "max_length", "n"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, f"{name} must be at least 1", value)
-        for name in ("min_tokens", "logprobs", "prompt_logprobs"):
-            value = getattr(self, name)
-            _require(value is None or value >= 0, f"{name} must be at least 0", value)
+    def _check_ranges(self) -> None:
+        check_sampling({**vars(self), "top_k": 0 if self.top_k == _ALL else self.top_k})
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise RequestError(f"min_tokens ({self.min_tokens}) must be at most max_tokens ({self.max_tokens})")
-        _require(self.seed is None or 0 <= self.seed < 2**63, "seed must be from 0 to 2**63 - 1", self.seed)
 
-    def _check_scores(self) -> None:
-        _require(self.temperature >= 0, "temperature must be 0 or above", self.temperature)
-        _require(self.top_k >= -1, "top_k must be at least 0", self.top_k)
-        for name in ("top_p", "min_p"):
-            _require(0 <= getattr(self, name) <= 1, f"{name} must be from 0 to 1", getattr(self, name))
-        _require(self.repetition_penalty > 0, "repetition_penalty must be above 0", self.repetition_penalty)
-        for name in ("presence_penalty", "frequency_penalty"):
-            _require(-2 <= getattr(self, name) <= 2, f"{name} must be from -2 to 2", getattr(self, name))
+    def _check_biases(self) -> None:
         for id_, bias in (self.logit_bias or {}).items():
             _require(fits(id_, int) and id_ >= 0, "logit_bias must name tokens by their ids", repr(id_))
             usable = isinstance(bias, int | float) and bias < math.inf  # false for nan

@@ -1,17 +1,18 @@
-"""`Prompt`, a request's tokens and pictures as the engine keeps them, made from what a processor gives."""
+"""`Prompt`, a request's tokens and pictures as the engine keeps them, made from what a caller or a processor gives."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from modelwright.engine.prefix import Key
 from modelwright.engine.served_model import ServedModel
+from modelwright.engine.tokenizer import Tokenizer
 from modelwright.errors import RequestError
-from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
+from modelwright.processing.batching import ProcessedPrompt
 
 _PARTS = {"input_ids": 2, "attention_mask": 2, "images": 5, "images_seq_mask": 2, "images_spatial_crop": 3}
 """What is read of a processor's output, and how many dimensions each has."""
@@ -51,11 +52,12 @@ class Prompt:
         return tuple(keys)
 
 
-def read_prompt(given: Any, tokenizer: Any, served: ServedModel) -> Prompt:
-    """A prompt from text, from token ids, or from the batch of one row that a processor makes.
+def read_prompt(given: Any, tokenizer: Tokenizer | None, served: ServedModel) -> Prompt:
+    """A prompt from text, token ids, a processor's `ProcessedPrompt`, or the batch of one row that a processor makes.
 
-    Padding is left out: where an ``attention_mask`` says so, or without one what is the model's padding id. That is
-    what `generate()` makes of the same prompt, and no penalty counts it.
+    A `ProcessedPrompt` is taken as it is. Of ids and batches padding is left out: where an ``attention_mask`` says so,
+    or without one what is the model's padding id. That is what `generate()` makes of the same prompt, and no penalty
+    counts it.
 
     Raises:
         RequestError: text without a tokenizer, several rows, pictures for a model that sees none, or places, tiles and
@@ -63,12 +65,14 @@ def read_prompt(given: Any, tokenizer: Any, served: ServedModel) -> Prompt:
     """
     if isinstance(given, Prompt):
         return given
+    if isinstance(given, ProcessedPrompt):
+        return _seen(_Row.of_processed(given), served)
+    if isinstance(given, Mapping):
+        return _seen(_Row.of_batch(given, served.padding), served)
     if isinstance(given, str):
         if tokenizer is None:
             raise RequestError("a prompt as text needs a tokenizer, and the engine has none")
         return Prompt(tuple(tokenizer.encode(given)))
-    if isinstance(given, Mapping):
-        return _from_batch(given, served)
     return Prompt(tuple(token for token in _ids(given) if token != served.padding))
 
 
@@ -79,23 +83,64 @@ def _ids(given: Any) -> Sequence[int]:
     return values
 
 
-def _from_batch(batch: Mapping[str, Any], served: ServedModel) -> Prompt:
-    parts = _read_parts(batch)
-    ids = parts["input_ids"]
-    if "attention_mask" in parts:
-        real = parts["attention_mask"].bool()
-    else:
-        real = torch.tensor([token != served.padding for token in ids.tolist()], dtype=torch.bool)
-    tokens = tuple(ids[real].tolist())
-    marked = parts.get("images_seq_mask", torch.zeros_like(ids)).bool()
-    places = marked[real].nonzero()[:, 0].tolist()
-    crops = [(w, h) for w, h in parts["images_spatial_crop"].tolist() if w and h] if "images" in parts else []
-    if not crops and not places:
-        return Prompt(tokens)
-    config = served.model.config
-    if not isinstance(config, DeepseekVLV2Config):
-        raise RequestError(f"a {config.model_type} model reads text only, and the prompt holds {len(crops)} pictures")
-    return Prompt(tokens, tuple(_pictures(parts, crops, places, config)))
+@dataclass(frozen=True)
+class _Row:
+    """One prompt without padding.
+
+    Attributes:
+        tokens: its ids.
+        places: which of them stand for rows of pictures.
+        tiles: ``[tiles, 3, S, S]``, those of all pictures one after the other; more may follow.
+        crops: ``(width, height)`` of each picture's local tiles.
+    """
+
+    tokens: tuple[int, ...]
+    places: list[int]
+    tiles: Tensor | None
+    crops: list[tuple[int, int]]
+
+    @classmethod
+    def of_processed(cls, prompt: ProcessedPrompt) -> Self:
+        """What a processor made of a conversation."""
+        places = prompt.images_seq_mask.nonzero()[0].tolist()
+        tokens = tuple(prompt.input_ids.tolist())
+        return cls(tokens, places, torch.from_numpy(prompt.images), _real(prompt.images_spatial_crop.tolist()))
+
+    @classmethod
+    def of_batch(cls, batch: Mapping[str, Any], padding: int | None) -> Self:
+        """The row of a batch of one.
+
+        Args:
+            padding: the id to leave out where the batch has no ``attention_mask``.
+        """
+        parts = _read_parts(batch)
+        ids = parts["input_ids"]
+        if "attention_mask" in parts:
+            real = parts["attention_mask"].bool()
+        else:
+            real = torch.tensor([token != padding for token in ids.tolist()], dtype=torch.bool)
+        marked = parts.get("images_seq_mask", torch.zeros_like(ids)).bool()
+        places = marked[real].nonzero()[:, 0].tolist()
+        tiles = parts.get("images")
+        crops = [] if tiles is None else _real(parts["images_spatial_crop"].tolist())
+        return cls(tuple(ids[real].tolist()), places, tiles, crops)
+
+
+def _real(crops: list[list[int]]) -> list[tuple[int, int]]:
+    """The tilings of pictures; zeros stand for none."""
+    return [(width, height) for width, height in crops if width and height]
+
+
+def _seen(row: _Row, served: ServedModel) -> Prompt:
+    """The prompt of a row, for a model that sees its pictures, if there are any."""
+    if not row.crops and not row.places:
+        return Prompt(row.tokens)
+    config: Any = served.model.config
+    if not served.sees:
+        raise RequestError(
+            f"a {config.model_type} model reads text only, and the prompt holds {len(row.crops)} pictures"
+        )
+    return Prompt(row.tokens, tuple(_pictures(row, config)))
 
 
 def _read_parts(batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -118,19 +163,18 @@ def _read_parts(batch: Mapping[str, Any]) -> dict[str, Tensor]:
     return parts
 
 
-def _pictures(
-    parts: Mapping[str, Tensor], crops: list[tuple[int, int]], places: list[int], config: DeepseekVLV2Config
-) -> list[PromptPicture]:
-    rows = [config.picture_tokens(crop) for crop in crops]
-    if sum(rows) != len(places):
-        raise RequestError(f"the prompt has {len(places)} image places and its pictures have {sum(rows)} rows")
-    tiles, counts, side = parts["images"], [1 + w * h for w, h in crops], config.vision_config.image_size
+def _pictures(row: _Row, config: Any) -> list[PromptPicture]:
+    """The pictures of a row; `config`, of a model that sees, says how many rows each takes and how large tiles are."""
+    rows = [config.picture_tokens(crop) for crop in row.crops]
+    if row.tiles is None or sum(rows) != len(row.places):
+        raise RequestError(f"the prompt has {len(row.places)} image places and its pictures have {sum(rows)} rows")
+    tiles, counts, side = row.tiles, [1 + w * h for w, h in row.crops], config.tile_size
     if sum(counts) > len(tiles) or tiles.shape[1:] != (3, side, side):
         raise RequestError(f"images must be at least {sum(counts)} tiles of [3, {side}, {side}], got {_shape(tiles)}")
     pictures, tile, place = [], 0, 0
-    for crop, count, height in zip(crops, counts, rows, strict=True):
+    for crop, count, height in zip(row.crops, counts, rows, strict=True):
         own = tiles[tile : tile + count].contiguous()
-        pictures.append(PromptPicture(_key(own, crop), own, crop, tuple(places[place : place + height])))
+        pictures.append(PromptPicture(_key(own, crop), own, crop, tuple(row.places[place : place + height])))
         tile, place = tile + count, place + height
     return pictures
 

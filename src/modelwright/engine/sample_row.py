@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from modelwright.engine.noise import sample_key
 from modelwright.engine.params import SamplingParams
+from modelwright.engine.tokenizer import Tokenizer
 from modelwright.errors import RequestError
 
 
@@ -71,7 +72,9 @@ class SampleRow:
         return len(self.tokens) - self.prompt_length
 
 
-def encode_bad_words(params: SamplingParams, ends: Iterable[int], tokenizer: Any) -> tuple[tuple[int, ...], ...]:
+def encode_bad_words(
+    params: SamplingParams, ends: Iterable[int], tokenizer: Tokenizer | None
+) -> tuple[tuple[int, ...], ...]:
     """The token sequences of ``bad_words``, each text as it is written alone and after a space; no lone end token.
 
     Raises:

@@ -2,20 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
+
+UNLEARNT = -100
+"""The label of a token that is not learnt, torch's ``ignore_index``."""
 
 
 @dataclass(frozen=True)
 class ProcessedPrompt:
-    """One conversation as the model reads it: T tokens, N tiles, M pictures.
+    """One conversation as the model reads it: T tokens, N tiles, M pictures. The engine takes it as it is.
 
     Attributes:
         text: what the tokens print, with one image token for each picture.
         input_ids: int64 [T].
         labels: int64 [T]; ``ignore_id`` where nothing is to be learnt.
         images_seq_mask: bool [T]; true where a tile's features replace the token.
-        images: float32 [N, 3, S, S]; one blank tile when there is no picture.
+        images: float32 [N, 3, S, S]; a processor gives one blank tile when there is no picture.
         images_spatial_crop: int64 [M, 2], (columns, rows) of each picture's local tiles; [[0, 0]] when there is none.
         num_image_tokens: for each picture, the tokens it takes.
     """
@@ -27,6 +31,24 @@ class ProcessedPrompt:
     images: np.ndarray
     images_spatial_crop: np.ndarray
     num_image_tokens: tuple[int, ...]
+
+    @classmethod
+    def of_tokens(cls, ids: Sequence[int], text: str = "") -> Self:
+        """Text alone as its token ids, all of which are read: none of them is padding, and nothing is to be learnt."""
+        return cls(
+            text=text,
+            input_ids=np.array(ids, np.int64),
+            labels=np.full(len(ids), UNLEARNT, np.int64),
+            images_seq_mask=np.zeros(len(ids), bool),
+            images=np.zeros((0, 3, 1, 1), np.float32),
+            images_spatial_crop=np.zeros((1, 2), np.int64),
+            num_image_tokens=(),
+        )
+
+    @property
+    def picture_tokens(self) -> int:
+        """How many of the tokens stand for rows of pictures."""
+        return sum(self.num_image_tokens)
 
     def __len__(self) -> int:
         return len(self.input_ids)

@@ -1,17 +1,11 @@
 """Constrained decoding for ``generate``: after ``<|det|>`` only what keeps to `box_grammar`, then ``<|/det|>``."""
 
-from functools import lru_cache
 from typing import cast
 
 import torch
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
-from modelwright.errors import ConfigError
-from modelwright.processing.box_grammar import ALPHABET, DET_CLOSE, BoxGrammar, BoxState
-
-DET_OPEN = "<|det|>"
-_SPACES = {"Ġ": " ", "▁": " "}  # how byte-level and sentencepiece vocabularies write a space
-_REMEMBERED_STATES = 4096
+from modelwright.processing.box_tokens import BoxTokens
 
 
 class BoxConstraint(LogitsProcessor):
@@ -25,50 +19,28 @@ class BoxConstraint(LogitsProcessor):
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_boxes: int = 100):
-        vocabulary = tokenizer.get_vocab()
-        for token in (DET_OPEN, DET_CLOSE, *ALPHABET.replace(" ", "")):
-            if token not in vocabulary:
-                raise ConfigError(f"boxes cannot be constrained: the tokenizer has no token {token!r}")
-        self.grammar = BoxGrammar(max_boxes)
-        self.open_id, self.close_id = vocabulary[DET_OPEN], vocabulary[DET_CLOSE]
-        self._texts = {id_: text for token, id_ in vocabulary.items() if (text := _grammar_text(token))}
-        self._allowed_ids = lru_cache(_REMEMBERED_STATES)(self._find_allowed_ids)
+        self.boxes = BoxTokens(tokenizer.get_vocab(), max_boxes)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """input_ids [B, T], scores [B, V] -> scores [B, V] with forbidden tokens at minus infinity."""
         constrained = scores
         for row, ids in enumerate(input_ids.tolist()):
-            state = self._state(ids)
-            if state is None:
+            written = self._inside(ids)
+            allowed = None if written is None else self.boxes.allowed(written)
+            if allowed is None:
                 continue
             if constrained is scores:
                 constrained = cast(torch.FloatTensor, scores.clone())
-            allowed = torch.tensor(self._allowed_ids(state), device=scores.device)
+            kept = torch.tensor(allowed, device=scores.device)
             constrained[row] = float("-inf")
-            constrained[row, allowed] = scores[row, allowed]
+            constrained[row, kept] = scores[row, kept]
         return constrained
 
-    def _state(self, ids: list[int]) -> BoxState | None:
-        """Where a row is in the grammar; None outside ``<|det|>``."""
+    def _inside(self, ids: list[int]) -> list[int] | None:
+        """What a row has written since its last ``<|det|>``; None where that is closed, or there was none."""
         for start in range(len(ids) - 1, -1, -1):
-            if ids[start] == self.close_id:
+            if ids[start] == self.boxes.close_id:
                 return None
-            if ids[start] == self.open_id:
-                break
-        else:
-            return None
-        state: BoxState | None = BoxState()
-        for id_ in ids[start + 1 :]:
-            state = self.grammar.advance(state, self._texts[id_]) if id_ in self._texts else None
-        return state
-
-    def _find_allowed_ids(self, state: BoxState) -> list[int]:
-        if state.place == "done":
-            return [self.close_id]
-        return [id_ for id_, text in self._texts.items() if self.grammar.advance(state, text) is not None]
-
-
-def _grammar_text(token: str) -> str:
-    """What a vocabulary entry prints, if it is made of the grammar's characters only; otherwise nothing."""
-    text = "".join(_SPACES.get(character, character) for character in token)
-    return text if all(character in ALPHABET for character in text) else ""
+            if ids[start] == self.boxes.open_id:
+                return ids[start + 1 :]
+        return None

@@ -135,7 +135,10 @@ def test_numbers_left_out_are_resolved():
         ),
         ({"num_layer": 2}, 'unknown key "num_layer"; did you mean "num_layers"'),
         ({"chunk_prefill": True}, "chunk_prefill \\(True\\) needs use_past=True, got use_past=False"),
-        ({"llm_backend": "vllm"}, 'llm_backend must be one of "", "eager", "compile", "cudagraph"; got "vllm"'),
+        (
+            {"llm_backend": "vllm"},
+            'llm_backend must be one of "", "compile", "eager", "record", "cudagraph"; got "vllm"',
+        ),
         ({"block_size": 0}, "block_size must be at least 1, got 0"),
         ({"top_p": 1.5}, "top_p must be between 0 and 1, got 1.5"),
         ({"top_k": -1}, "top_k must be at least 0, got -1"),

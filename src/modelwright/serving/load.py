@@ -1,4 +1,4 @@
-"""A folder to a model and its processor, ready to run; names on disk and tensors are the business of ``models``."""
+"""A folder to a model and its processor, ready to run; names on disk and tensors are the business of `checkpoints`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,18 +24,22 @@ class Loaded:
         model: in evaluation mode, on its device.
         processor: the family's processor; the tokenizer for a family that reads text alone, the image processor for
             one whose tokens are colours.
+        checkpoint: what it was loaded from.
     """
 
     model: Any
     processor: Any
+    checkpoint: Checkpoint
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.model, self.processor))
 
     @property
     def tokenizer(self) -> Any:
-        """The processor's tokenizer, or the processor where it is one."""
-        return getattr(self.processor, "tokenizer", self.processor)
+        """What turns text into tokens and back; None for a model whose tokens are colours."""
+        if self.checkpoint.tokens_are_colours:
+            return None
+        return self.processor.tokenizer if self.checkpoint.reads_pictures else self.processor
 
 
 def load(
@@ -73,7 +77,7 @@ def load(
     processor = _load_processor(checkpoint, config)
     how = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     model = kind.from_pretrained(folder, config=config, dtype=dtype, progress=progress, **how)
-    return Loaded(model.to(place), processor)
+    return Loaded(model.to(place), processor, checkpoint)
 
 
 def pick_device(name: str | torch.device) -> torch.device:

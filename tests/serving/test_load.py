@@ -10,11 +10,11 @@ from tokenizers import Tokenizer
 
 import modelwright
 from modelwright.checkpoints.folder import find_checkpoint
-from modelwright.checkpoints.load import Loaded, load, pick_device
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM
 from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
 from modelwright.families.deepseek_vl2.processor import DeepseekVLV2Processor
+from modelwright.serving.load import Loaded, load, pick_device
 from tests.checkpoints.tiny import PICTURE, write_v2
 
 

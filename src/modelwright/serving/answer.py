@@ -1,0 +1,91 @@
+"""One answer of an engine that serves nobody else: handed on piece by piece, timed, and ended early when asked to."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from modelwright.engine.engine import Engine
+from modelwright.engine.params import SamplingParams
+from modelwright.processing.batching import ProcessedPrompt
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said, and what it took.
+
+    Attributes:
+        text: without end-of-sentence and padding tokens, and without white space around it; grounding tokens are kept.
+        tokens: new tokens, the end of sentence among them.
+        first_token_seconds: from the start to the first token; None when there was none.
+        seconds: from the start to the end.
+        tokens_per_second: after the first token; None with fewer than two.
+        interrupted: it was ended early.
+        reused: how many of the prompt's tokens the engine found in its pages instead of computing them.
+    """
+
+    text: str
+    tokens: int
+    first_token_seconds: float | None
+    seconds: float
+    tokens_per_second: float | None
+    interrupted: bool = False
+    reused: int = 0
+
+
+def answer(
+    engine: Engine,
+    prompt: ProcessedPrompt,
+    params: SamplingParams,
+    emit: Callable[[str], None],
+    stopped: Callable[[], bool] = lambda: False,
+) -> Answer:
+    """Let `engine`, which has a tokenizer and serves nobody else, continue ``prompt``.
+
+    Args:
+        emit: gets the text piece by piece, without white space at its beginning.
+        stopped: asked before each step whether the answer is to end early.
+
+    Raises:
+        RequestError: the prompt leaves no room for an answer in the model's context.
+    """
+    shown = _Shown(emit)
+    start, times, computed = time.perf_counter(), [], 0
+    request = engine.add_request(prompt, params)
+    try:
+        while engine.serves(request) and not stopped():
+            updates = engine.step()
+            if not times and engine.statistics is not None:
+                computed += engine.statistics.step.tokens
+            for update in updates:
+                times += [time.perf_counter()] * len(update.tokens)
+                shown.add(update.text)
+        interrupted = engine.serves(request)
+    finally:
+        rest = engine.abort(request)
+    for update in rest:
+        shown.add(update.text)
+    seconds = time.perf_counter() - start
+    first = times[0] - start if times else None
+    reused = len(prompt) - computed if times else 0
+    return Answer(shown.text.rstrip(), len(times), first, seconds, _rate(times), interrupted, reused)
+
+
+class _Shown:
+    """The text so far, handed on as it grows."""
+
+    def __init__(self, emit: Callable[[str], None]):
+        self.text = ""
+        self._emit = emit
+
+    def add(self, piece: str) -> None:
+        piece = piece if self.text else piece.lstrip()
+        self.text += piece
+        if piece:
+            self._emit(piece)
+
+
+def _rate(times: list[float]) -> float | None:
+    """Tokens a second after the first."""
+    if len(times) < 2 or times[-1] <= times[0]:
+        return None
+    return (len(times) - 1) / (times[-1] - times[0])

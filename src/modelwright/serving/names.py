@@ -1,0 +1,13 @@
+"""What a user may call a model: a name of the zoo, a folder, or a hub id; nothing is opened or fetched here."""
+
+from pathlib import Path
+
+from modelwright import zoo
+
+
+def model_path(name: str) -> str | Path:
+    """Where a zoo name (which comes first), a folder or a hub id leads; a hub id stays as it is."""
+    if name in zoo.names():
+        return zoo.path(name)
+    path = Path(name).expanduser()
+    return path if path.exists() or name.startswith("~") else name

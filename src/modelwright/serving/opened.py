@@ -1,0 +1,81 @@
+"""From what a user calls a model to an engine that serves it: found, loaded, and spread over the ranks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from modelwright.checkpoints.folder import Checkpoint, find_checkpoint
+from modelwright.checkpoints.shards import Progress
+from modelwright.engine.engine import Engine
+from modelwright.engine.params import SamplingParams
+from modelwright.errors import RequestError
+from modelwright.serving.defaults import end_tokens, engine_config, sampling_params
+from modelwright.serving.load import Loaded, load
+from modelwright.serving.names import model_path
+from modelwright.serving.ranks import Ranks, Work
+
+
+@dataclass(frozen=True)
+class Named:
+    """A checkpoint, and what the user calls it."""
+
+    name: str
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model in an engine of its own."""
+
+    loaded: Loaded
+    engine: Engine
+
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know of how the model is computed here, a sentence each; usually there is none."""
+        return ()
+
+    def params(self, asked: Mapping[str, Any]) -> SamplingParams:
+        """How a request is continued; `asked` are the fields of `SamplingParams` that the caller named.
+
+        Raises:
+            RequestError: a value has the wrong type or is out of its range.
+        """
+        ends = end_tokens(self.loaded.tokenizer, self.loaded.model)
+        return sampling_params(self.loaded.model.config, {"eos_token_ids": ends} | dict(asked))
+
+
+def find_model(name: str) -> Named:
+    """The checkpoint of a zoo name (which comes first), a folder or a hub id.
+
+    Raises:
+        CheckpointError, ConfigError: as `find_checkpoint`.
+    """
+    return Named(name, find_checkpoint(model_path(name)))
+
+
+def open_model(
+    model: Named,
+    *,
+    task: str,
+    limits: Mapping[str, Any],
+    ranks: Ranks,
+    dtype: str = "auto",
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Opened:
+    """Load a model and make an engine for it, together with the other ranks.
+
+    Args:
+        task: what the model is to do, for the message where it cannot.
+        limits: fields of `EngineConfig` that the caller named.
+
+    Raises:
+        RequestError: the model has no head that draws tokens; the message says that it cannot do `task`.
+        CheckpointError, ConfigError: as `load` and `Engine`.
+    """
+    mesh = ranks.start(Work(model.checkpoint.folder, dtype, dict(limits)))
+    loaded = load(model.checkpoint.folder, dtype=dtype, device=device, progress=progress)
+    if not loaded.model.can_generate():
+        raise RequestError(f"{model.name} is a {type(loaded.model).__name__}, which cannot {task}")
+    engine = Engine(loaded.model, engine_config(loaded.model.config, limits), loaded.tokenizer, mesh)
+    return Opened(loaded, engine)
