@@ -10,6 +10,7 @@ from modelwright.families.llama.config import LlamaConfig
 from tests.fakes import VL2
 
 SERVING = {
+    "dialect": "mindformers",
     "use_past": True,
     "batch_size": 3,
     "seq_length": 96,

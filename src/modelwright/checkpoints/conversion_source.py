@@ -155,7 +155,7 @@ def _read_llama(file: Path) -> tuple[LlamaConfig, list[Dropped]]:
     values = read_yaml(file) if file.suffix in YAMLS else read_json(file)
     if "model" in values:
         values = merge_run(values)
-    config = LlamaConfig.from_dict(values, checkpoint_name_or_path="")
+    config = LlamaConfig.from_dict({"dialect": "mindformers"} | values, checkpoint_name_or_path="")
     path = values.get("checkpoint_name_or_path")
     return config, [Dropped(f"{CHECKPOINT_PATH} ({path})", "the new folder holds the weights")] if path else []
 

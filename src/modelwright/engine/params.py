@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from transformers import GenerationConfig
 
-from modelwright.configs.base import describe, fits, plain
+from modelwright.configs.field_types import describe, fits, plain
 from modelwright.configs.sampling import SamplingSettings
 from modelwright.engine.generation_config import read_generation_config
 from modelwright.errors import RequestError

@@ -12,6 +12,7 @@ from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
 from modelwright.families.imagegpt.config import ImageGPTConfig
 from modelwright.families.llama.config import LlamaConfig
 from modelwright.families.llama.config.dialects import speaks_mindformers
+from modelwright.families.llama.config.names import MINDFORMERS
 
 CONFIGS: dict[str, type[CheckedConfig]] = {
     "deepseek_v2": DeepseekV2Config,
@@ -27,7 +28,8 @@ YAMLS = (".yaml", ".yml")
 def read_config(path: str | PathLike) -> CheckedConfig:
     """The checked configuration in a `config.json`, in a MindFormers YAML, or in the folder that holds one.
 
-    A folder's `config.json` is taken before its YAML. JSON without a `model_type` is MindFormers' if its names are.
+    A folder's `config.json` is taken before its YAML. JSON that holds a run, or MindFormers' names and no `model_type`,
+    is the model of a MindFormers run, in MindFormers' dialect.
 
     Raises:
         ConfigError: there is no such file, it cannot be read, its family is none of ours, or it breaks a rule.
@@ -38,6 +40,8 @@ def read_config(path: str | PathLike) -> CheckedConfig:
     values = _read_json(file)
     if "model" in values and "model_type" not in values:
         return LlamaConfig.from_mindformers(values)
+    if "model_type" not in values and speaks_mindformers(values):
+        return LlamaConfig.from_dict({"dialect": MINDFORMERS} | values)
     return _config_class(values, file).from_dict(values)
 
 
@@ -63,7 +67,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _config_class(values: dict[str, Any], file: Path) -> type[CheckedConfig]:
-    kind = values.get("model_type", "llama" if speaks_mindformers(values) else None)
+    kind = values.get("model_type")
     if kind not in CONFIGS:
         raise ConfigError(f"{file} has model_type {kind!r}; it must be one of {', '.join(CONFIGS)}")
     return CONFIGS[kind]
