@@ -39,7 +39,7 @@ def test_what_is_left_out_is_the_configs():
 
 
 def test_a_mindformers_llama_says_its_types_batch_attention_and_quantization():
-    config: dict[str, Any] = {"num_layers": 2, "num_heads": 4, "hidden_size": 8, "multiple_of": 8, "vocab_size": 32, "seq_length": 64}
+    config = {"num_layers": 2, "num_heads": 4, "hidden_size": 8, "multiple_of": 8, "vocab_size": 32, "seq_length": 64}
     types = {"param_init_type": "float16", "compute_dtype": "bfloat16", "embedding_init_type": "float32"}
     config = type(llama())(
         **config, **types, dialect="mindformers", batch_size=3, quant_config={"quant_method": "int8_weight_only"}
