@@ -22,6 +22,7 @@ HUGGING_FACE: dict[str, Any] = {
     "eos_token_id": 2,
 }
 MINDFORMERS: dict[str, Any] = {
+    "dialect": "mindformers",
     "vocab_size": 64,
     "hidden_size": 32,
     "intermediate_size": 48,

@@ -6,6 +6,8 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +15,8 @@ from modelwright.configs import CheckedConfig
 from modelwright.errors import ConfigError
 from modelwright.families.deepseek_v2.config import DeepseekV2Config
 from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
+from modelwright.families.imagegpt.config import ImageGPTConfig
+from modelwright.families.llama.config import LlamaConfig
 
 V4_COMMON_KEYS = {  # what transformers 4 wrote into config files and 5 no longer declares
     "add_cross_attention": False,
@@ -75,6 +79,36 @@ def test_a_misspelt_key_is_refused_with_a_suggestion(key, meant):
         DeepseekV2Config.from_dict({}, return_unused_kwargs=True, **{key: 1})
     with pytest.raises(ConfigError, match=f"language_config: {message[1:]}"):
         DeepseekVLV2Config(language_config={key: 1})
+    with pytest.raises(ConfigError, match=f"language_config: {message[1:]}"):
+        DeepseekVLV2Config.from_dict({"language_config": {}}, language_config={key: 1})
+
+
+@pytest.mark.parametrize(
+    ("family", "key", "meant"),
+    [
+        (DeepseekV2Config, "hiden_size", "hidden_size"),
+        (DeepseekV2Config, "rope_tetha", "rope_theta"),
+        (ImageGPTConfig, "type_vocab_size", "vocab_size"),
+        (LlamaConfig, "num_block", "num_blocks"),
+    ],
+)
+def test_a_key_that_another_program_wrote_is_kept_and_listed(family, key, meant, tmp_path):
+    told = f'no field of this family; did you mean "{meant}"?'
+    config = family.from_dict({key: 7})
+    assert config.fields_without_effect() == {key: told}
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())[key] == 7
+    for again in (family.from_pretrained(tmp_path), family.from_json_file(tmp_path / "config.json")):
+        assert again == config
+        assert again.fields_without_effect() == {key: told}
+    nested = DeepseekVLV2Config.from_dict({"language_config": {"hiden_size": 7}, "projector_config": {"depht": 3}})
+    assert nested.fields_without_effect().keys() == {"language_config.hiden_size", "projector_config.depht"}
+    assert DeepseekVLV2Config.from_dict(nested.to_dict()) == nested
+
+
+def test_where_a_file_comes_from_is_no_field_without_effect():
+    notes = {"auto_map": {"AutoConfig": "x.Y"}, "transformers_version": "4.38.2", "rm_head": False}
+    assert DeepseekV2Config.from_dict(notes).fields_without_effect() == {"rm_head": "no field of this family"}
 
 
 @pytest.mark.parametrize("key", sorted(V4_COMMON_KEYS))
@@ -105,6 +139,8 @@ def test_unknown_keys_are_kept_and_saved_again(tmp_path):
         ({"scale": "1"}, r"scale must be a finite number or None, got '1' \(str\)"),
         ({"names": ["a", 1]}, r"names must be list\[str\] or None, got \['a', 1\] \(list\)"),
         ({"pair": (1, 2, 3)}, r"pair must be tuple\[int, int\], got \(1, 2, 3\) \(tuple\)"),
+        ({"scale": 10**400}, "scale must be a finite number or None, got an int of 1329 bits"),
+        ({"width": 2**63}, "width must be int, got an int of 64 bits"),
         ({"mode": 1}, r"mode must be str, got 1 \(int\)"),
         ({"architectures": "Toy"}, r"architectures"),
     ],
@@ -115,7 +151,10 @@ def test_a_wrong_type_is_refused(values, message):
 
 
 def test_an_int_is_a_float_and_none_passes_where_it_is_allowed():
-    assert ToyConfig(scale=3).scale == 3
+    later = ToyConfig()
+    later.scale = 3
+    for config in (ToyConfig(scale=3), later):
+        assert (config.scale, type(config.scale)) == (3.0, float)
     assert ToyConfig(scale=None, names=None).scale is None
 
 
@@ -134,12 +173,35 @@ def test_any_valid_values_survive_a_trip_through_json(width, scale):
     assert (again.width, again.scale) == (width, scale)
 
 
-@pytest.mark.parametrize(
-    "values", [{"dtype": "bfloat17"}, {"problem_type": "single_label_classification", "num_labels": 1}]
-)
-def test_what_transformers_refuses_is_a_config_error(values):
+def test_what_transformers_refuses_is_a_config_error():
     with pytest.raises(ConfigError, match="DeepseekV2Config: "):
-        DeepseekV2Config(**values)
+        DeepseekV2Config(problem_type="single_label_classification", num_labels=1)
+
+
+FAMILIES = [DeepseekV2Config, DeepseekVLV2Config, ImageGPTConfig, LlamaConfig]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("wrong", ["bfloat17", "nan", float("nan"), "Tensor", 3])
+def test_a_dtype_that_is_none_is_refused(family, wrong):
+    with pytest.raises(ConfigError, match=r"(dtype|param_init_type) must be "):
+        family(dtype=wrong)
+    config = family()
+    with pytest.raises(ConfigError, match=r"(dtype|param_init_type) must be "):
+        config.dtype = wrong
+        config.check()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("written", ["bfloat16", "torch.bfloat16", torch.bfloat16])
+def test_dtype_is_transformers_type_in_every_family(family, written, tmp_path):
+    theirs = transformers.LlamaConfig(dtype="bfloat16").dtype
+    config = family()
+    config.dtype = written
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+    for each in (config, family(dtype=written), family(torch_dtype=written), family.from_pretrained(tmp_path)):
+        assert each.dtype is theirs is torch.bfloat16
 
 
 def test_another_model_type_is_refused():
@@ -159,8 +221,8 @@ def test_overrides_are_merged_before_the_rules_are_checked(tmp_path):
 
 
 def test_from_json_file_is_checked_too(tmp_path):
-    (tmp_path / "config.json").write_text('{"hidden_sise": 32}')
-    with pytest.raises(ConfigError, match='did you mean "hidden_size"'):
+    (tmp_path / "config.json").write_text('{"hidden_size": 0}')
+    with pytest.raises(ConfigError, match="hidden_size must be at least 1, got 0"):
         DeepseekV2Config.from_json_file(tmp_path / "config.json")
 
 

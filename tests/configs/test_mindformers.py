@@ -8,6 +8,7 @@ import yaml
 from modelwright.configs import ParallelConfig
 from modelwright.configs.mindformers import merge_run, read_yaml
 from modelwright.configs.parallel import RecomputeConfig, SwapConfig
+from modelwright.configs.training import READ_BY_THE_TRAINER
 from modelwright.errors import ConfigError
 from modelwright.families.llama.config import LlamaConfig
 from modelwright.families.read import read_config
@@ -31,7 +32,15 @@ def test_a_finetuning_run_of_llama_3_1_70b_is_read():
     assert degrees.recompute.select_recompute == [10, 8, 6, 4, 2, 0, 0, 0]
     assert config.parallel.stage_layers == ((10,) * 8,)
     assert config.parallel.token_chunks == 2
-    assert config.fields_without_effect == []
+    unread = {
+        "fine_grain_interleave",
+        "parallel_config.micro_batch_num",
+        "parallel_config.vocab_emb_dp",
+        "parallel_config.recompute.select_recompute",
+        "parallel_config.recompute.select_comm_recompute",
+        "parallel_config.recompute.mp_comm_recompute",
+    }
+    assert config.fields_without_effect().keys() == unread < READ_BY_THE_TRAINER.keys()
 
 
 def test_a_prediction_run_of_llama_3_1_8b_is_read():
@@ -102,14 +111,37 @@ def test_numbers_are_read_as_people_write_them(text, value, tmp_path):
         ({"model": {"model_config": {"type": "GLMConfig", "num_layers": 2}}}, 'must be "LlamaConfig", got "GLMConfig"'),
         ({"model": 3}, "model must be a mapping, got 3"),
         ({"model": {"model_config": [1]}}, r"model.model_config must be a mapping, got \[1\]"),
-        (run(parallel_config={"data_paralel": 2}), 'in parallel_config; did you mean "data_parallel"'),
-        (run(recompute_config={"recomputes": True}), 'in recompute; did you mean "recompute"'),
         (run(moe_config={"aux_loss_factor": 2.0}), "moe_config: aux_loss_factor must be between 0 and 1, got 2.0"),
     ],
 )
 def test_a_wrong_run_is_refused(values, message):
     with pytest.raises(ConfigError, match=message):
         LlamaConfig.from_mindformers(values)
+
+
+def test_misspelt_keys_of_a_run_are_kept_and_listed(tmp_path):
+    values = run(parallel_config={"data_paralel": 2, "mine": 1}, recompute_config={"recomputes": True})
+    values["model"]["model_config"]["num_block"] = 8
+    config = LlamaConfig.from_mindformers(values)
+    assert config.fields_without_effect() == {
+        "num_block": 'no field of this family; did you mean "num_blocks"?',
+        "parallel_config.data_paralel": 'no field; did you mean "data_parallel"?',
+        "parallel_config.mine": "no field",
+        "parallel_config.recompute.recomputes": 'no field; did you mean "recompute"?',
+    }
+    written = config.to_mindformers(tmp_path / "run.yaml")
+    assert written["parallel_config"]["data_paralel"] == 2
+    assert written["recompute_config"]["recomputes"] is True
+    assert read_config(tmp_path) == config
+    config.save_pretrained(tmp_path / "hf")
+    assert LlamaConfig.from_pretrained(tmp_path / "hf") == config
+
+
+def test_misspelt_keys_that_a_person_types_are_refused_beside_a_run():
+    with pytest.raises(ConfigError, match='unknown key "num_block"; did you mean "num_blocks"'):
+        LlamaConfig.from_mindformers(run(), num_block=8)
+    with pytest.raises(ConfigError, match='in parallel_config; did you mean "data_parallel"'):
+        LlamaConfig.from_mindformers(run(parallel_config={"model_parallel": 2}), parallel_config={"data_paralel": 2})
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "a: !!python/object/apply:os.getcwd []"])
@@ -120,7 +152,7 @@ def test_a_damaged_or_unsafe_file_is_refused(text, tmp_path):
 
 
 def test_a_missing_padding_token_is_written_as_one_that_no_token_is(tmp_path):
-    config = LlamaConfig(pad_token_id=None)
+    config = LlamaConfig(dialect="mindformers", pad_token_id=None)
     written = config.to_mindformers(tmp_path / "run.yaml")
     assert written["model"]["model_config"]["pad_token_id"] == -1
     assert read_config(tmp_path) == config

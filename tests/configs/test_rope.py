@@ -1,5 +1,9 @@
 """RoPE settings: both dialects, their agreement and every refused value."""
 
+import copy
+import json
+import pickle
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +12,7 @@ from modelwright.configs import RopeScaling, RopeSettings
 from modelwright.configs.rope import parse_rope_scaling
 from modelwright.errors import ConfigError
 from modelwright.families.deepseek_v2.config import DeepseekV2Config
+from modelwright.families.llama.config import LlamaConfig
 
 YARN = {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096}
 
@@ -105,15 +110,49 @@ def test_views_that_disagree_are_refused(values, message):
         DeepseekV2Config(**values)
 
 
-def test_a_view_changed_alone_is_noticed_by_check():
-    config = DeepseekV2Config(rope_scaling=YARN)
+def test_a_view_that_is_set_brings_the_others_along():
+    config = DeepseekV2Config(rope_theta=500.0, rope_scaling=YARN)
     config.rope_scaling = None
-    with pytest.raises(ConfigError, match="contradicts rope_parameters"):
-        config.check()
-    config = DeepseekV2Config()
+    assert config.rope == RopeSettings(500.0, 64, 2048)
+    assert config.rope_parameters == {"rope_theta": 500.0, "rope_type": "default"}
     config.rope_theta = 7.0
-    with pytest.raises(ConfigError, match=r"rope_theta \(7.0\) contradicts"):
-        config.check()
+    assert (config.rope.theta, config.rope_parameters["rope_theta"]) == (7.0, 7.0)  # type: ignore[index]
+    config.rope_parameters = {"rope_type": "linear", "factor": 3.0}
+    assert config.rope == RopeSettings(7.0, 64, 2048, RopeScaling("linear", 3.0))
+    assert config.rope_scaling == {"type": "linear", "factor": 3.0}
+    config.check()
+    with pytest.raises(ConfigError, match=r'needs "factor"'):
+        config.rope_parameters = {"rope_type": "linear"}
+
+
+@pytest.mark.parametrize("make", [DeepseekV2Config, LlamaConfig])
+def test_an_entry_of_a_view_is_read_only(make):
+    config = make(rope_parameters={"rope_type": "linear", "factor": 3.0})
+    for entry in (copy.deepcopy(config), pickle.loads(pickle.dumps(config)), config):
+        for view in ("rope_parameters", "rope_scaling"):
+            with pytest.raises(ConfigError, match=rf"the entries of {view} are read-only, .* set the whole of it"):
+                getattr(entry, view)["factor"] = 10.0
+    with pytest.raises(ConfigError, match="read-only"):
+        config.rope_parameters.pop("factor")
+    config.rope_parameters = config.rope_parameters | {"factor": 10.0}
+    assert config.rope.scaling == RopeScaling("linear", 10.0)
+    assert type(config.to_dict()["rope_parameters"]) is dict
+    assert make.from_dict(config.to_dict()) == config == make(**json.loads(config.to_json_string()))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rope_theta": 1.0, "rope_scaling": YARN}, "rope_theta must be above 1 with yarn, .* got 1"),
+        ({"rope_scaling": YARN | {"beta_slow": 0}}, "rope_scaling beta_slow must be a number above 0, got 0"),
+        ({"qk_rope_head_dim": 2, "rope_scaling": {"type": "dynamic", "factor": 2}}, "width must be above 2 .* got 2"),
+        ({"rope_theta": 10**400}, "rope_theta must be a number above 0"),
+        ({"rope_scaling": {"type": "linear", "factor": 10**400}}, "factor must be a number of at least 1"),
+    ],
+)
+def test_what_would_divide_by_zero_or_overflow_is_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        DeepseekV2Config(**values)
 
 
 def test_an_override_replaces_every_view_of_the_file():
@@ -134,7 +173,7 @@ def test_the_callers_dict_is_left_alone():
 
 
 @given(
-    theta=st.floats(1.0, 1e7),
+    theta=st.floats(1.0, 1e7, exclude_min=True),
     factor=st.floats(1.0, 100.0) | st.integers(1, 100),
     kind=st.sampled_from(["linear", "dynamic", "yarn"]),
     mscale=st.floats(0.0, 2.0),

@@ -57,7 +57,7 @@ def test_numbers_of_mindformers(name, limits):
     """Its rows are as long as its contexts: they are cut, so that tokens can follow. Padding is left out."""
     with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        model = LlamaForCausalLM(LlamaConfig(**json.loads(file.metadata()["config"]))).eval()
+        model = LlamaForCausalLM(LlamaConfig(dialect="mindformers", **json.loads(file.metadata()["config"]))).eval()
     weights = {ours(key.removeprefix("weight.")): t for key, t in tensors.items() if key.startswith("weight.")}
     if model.config.tie_word_embeddings:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]

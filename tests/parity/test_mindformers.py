@@ -39,7 +39,7 @@ def case(request):
     """A case's name, our model with its weights, its inputs and its outputs."""
     with safe_open(GOLDEN / f"{request.param}.safetensors", "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        model = LlamaForCausalLM(LlamaConfig(**json.loads(file.metadata()["config"]))).eval()
+        model = LlamaForCausalLM(LlamaConfig(dialect="mindformers", **json.loads(file.metadata()["config"]))).eval()
     weights = {ours(key.removeprefix("weight.")): t for key, t in tensors.items() if key.startswith("weight.")}
     if model.config.tie_word_embeddings:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]

@@ -41,7 +41,9 @@ def test_what_is_left_out_is_the_configs():
 def test_a_mindformers_llama_says_its_types_batch_attention_and_quantization():
     config = {"num_layers": 2, "num_heads": 4, "hidden_size": 8, "multiple_of": 8, "vocab_size": 32, "seq_length": 64}
     types = {"param_init_type": "float16", "compute_dtype": "bfloat16", "embedding_init_type": "float32"}
-    config = type(llama())(**config, **types, batch_size=3, quant_config={"quant_method": "int8_weight_only"})
+    config = type(llama())(
+        **config, **types, dialect="mindformers", batch_size=3, quant_config={"quant_method": "int8_weight_only"}
+    )
     planned = plan(config)
     assert planned.precision == Precision("float16", "float32", "float32", "bfloat16", "bfloat16", "int8")
     assert (planned.work.batch, planned.work.explicit, planned.work.context) == (3, True, 64)
@@ -113,8 +115,11 @@ def test_a_picture_takes_its_tokens_and_its_tiles():
 
 
 def test_fields_without_effect_are_listed():
-    assert plan(llama(parallel_config={"mem_coeff": 0.5})).without_effect == ("parallel_config.mem_coeff",)
-    assert plan(deepseek()).without_effect == ()
+    assert plan(llama(parallel_config={"mem_coeff": 0.5})).without_effect == (
+        "parallel_config.mem_coeff (a weight in MindFormers' own planner of layouts)",
+    )
+    assert plan(llama()).without_effect == ()
+    assert plan(deepseek()).without_effect == ("num_key_value_heads (with use_mla all heads share one latent)",)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from modelwright.serving.defaults import end_tokens, engine_config, sampling_par
 from tests.fakes import VL2
 
 SERVING = {
+    "dialect": "mindformers",
     "use_past": True,
     "batch_size": 3,
     "seq_length": 96,

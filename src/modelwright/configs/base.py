@@ -4,24 +4,25 @@ import copy
 import difflib
 import functools
 import inspect
-import math
-import numbers
-import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin
+from os import PathLike
+from typing import Any, ClassVar, Self
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils.quantization_config import QuantizationMethod
 
+from modelwright.configs.field_types import ReadOnlyDict, describe, fits, plain, shown, torch_dtype
 from modelwright.errors import ConfigError
 
 MISSPELT = 0.8  # difflib ratio from which an unknown key counts as one of ours, misspelt
 
 # Keys of other models' configs that look like a misspelling of one of ours and are not.
 _NEIGHBOURS = frozenset({"sep_token_id", "eod_token_id", "unk_token_id", "cls_token_id", "mask_token_id"})
+# Keys that say where a file comes from.
+_NOTES = frozenset({"auto_map", "mindformers_version", "transformers_version"})
 # Constructor keys of transformers that are no attribute of its config class.
 _TRANSFORMERS_KEYS = frozenset({"num_labels", "attn_implementation", "experts_implementation", "output_attentions"})
 # What transformers raises on bad values; its strict errors are no `ValueError`.
@@ -29,15 +30,21 @@ _BAD_VALUES = (StrictDataclassError, ArithmeticError, AttributeError, KeyError, 
 
 
 class CheckedConfig(PreTrainedConfig):
-    """A transformers config that is checked however it is built, and refuses misspelt keys.
+    """A transformers config that is checked however it is built, and refuses misspelt keys that a person typed.
 
     The constructor, `from_dict`, `from_pretrained` and `from_json_file` first merge overrides into the values, then
     `normalise` them (aliases, equivalent views), build, and end in `check`. A rule that does not hold raises
-    `ConfigError` with the rule and both values. Unknown keys of a hub file are kept and saved again, except the
-    generation settings that transformers itself moves to `GenerationConfig`.
+    `ConfigError` with the rule and both values.
+
+    The keys of the constructor and of overrides are typed by a person: one that looks like a misspelt field is refused.
+    The keys of a file (`from_dict`, `from_pretrained`, `from_json_file`) were written by a program that may know
+    more than we do: all of them are kept, saved again and listed by `fields_without_effect`, except the generation
+    settings that transformers itself moves to `GenerationConfig`.
+
+    A key changes the field it names and nothing else. `dtype` is a `torch.dtype`, as in transformers.
 
     Attributes may be set afterwards, as transformers does; `check` runs again when a model is built and on saving.
-    A family overrides `normalise`, `merge` and `check_rules`.
+    A family overrides `normalise`, `merge`, `check_rules` and `idle_fields`.
     """
 
     architectures: list[str] | None = None  # redeclared so that its type is checked
@@ -60,11 +67,37 @@ class CheckedConfig(PreTrainedConfig):
         """
         return_unused = kwargs.pop("return_unused_kwargs", False)
         kwargs = {key: value for key, value in kwargs.items() if key not in ("_from_auto", "_from_pipeline")}
+        values, strange = cls.without_strange_keys(copy.deepcopy(config_dict))
         unused = {key: value for key, value in kwargs.items() if not cls._takes(key, config_dict, return_unused)}
         overrides = {key: value for key, value in kwargs.items() if key not in unused}
         cls._refuse_misspelt(unused)
-        config = cls(**cls.merge(copy.deepcopy(config_dict), overrides))
+        config = cls(**cls.merge(values, overrides))
+        config.keep_strange_keys(strange)
         return (config, unused) if return_unused else config  # type: ignore[return-value]  # transformers' contract
+
+    @classmethod
+    def from_json_file(cls, json_file: str | PathLike) -> Self:
+        """The config in a JSON file, which another program may have written."""
+        return cls.from_dict(cls._dict_from_json_file(json_file))
+
+    @classmethod
+    def without_strange_keys(cls, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A file's `values` in two: what the constructor takes, and the keys that it would refuse as misspelt."""
+        strange = {key: values[key] for key in values if cls._meant(key) is not None}
+        known = {key: value for key, value in values.items() if key not in strange}
+        for name, config_class in cls.sub_configs.items():
+            if isinstance(known.get(name), dict):
+                known[name], inside = config_class.without_strange_keys(known[name])
+                strange |= {name: inside} if inside else {}
+        return known, strange
+
+    def keep_strange_keys(self, strange: Mapping[str, Any]) -> None:
+        """Keep the second of what `without_strange_keys` returned, so that it is listed and saved again."""
+        for key, value in strange.items():
+            if key in self.sub_configs:
+                getattr(self, key).keep_strange_keys(value)
+            else:
+                setattr(self, key, value)
 
     @classmethod
     def merge(cls, values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
@@ -87,21 +120,58 @@ class CheckedConfig(PreTrainedConfig):
         model_type = values.get("model_type", cls.model_type)
         require(model_type == cls.model_type, f'model_type must be "{cls.model_type}" here, got "{model_type}"')
         cls._refuse_misspelt(values)
-        own = _own_fields(cls)
+        own = own_fields(cls)
+        if "dtype" in values:
+            values = values | {"dtype": torch_dtype(values["dtype"])}
+        if "torch_dtype" in values:
+            values = values | {"torch_dtype": torch_dtype(values["torch_dtype"])}
         if not is_transformers_quantization(values.get("quantization_config")):
             values = {"quant_config" if key == "quantization_config" else key: values[key] for key in values}
         return {key: plain(value, own.get(key)) for key, value in values.items() if key != "model_type"}
 
     def check(self) -> None:
         """Check every field's type, then the family's rules; raises `ConfigError`."""
-        for name, expected in _own_fields(type(self)).items():
+        for name, expected in own_fields(type(self)).items():
             value = getattr(self, name)
             if not fits(value, expected):
-                raise ConfigError(f"{name} must be {describe(expected)}, got {value!r} ({type(value).__name__})")
+                raise ConfigError(f"{name} must be {describe(expected)}, got {shown(value)}")
         self.check_rules()
 
     def check_rules(self) -> None:
         """The rules of one family; the fields' types already hold here."""
+
+    def idle_fields(self) -> dict[str, str]:
+        """The fields of one family that nothing reads with the config's other values, each with the reason."""
+        return {}
+
+    def fields_without_effect(self) -> dict[str, str]:
+        """What was set and changes nothing on torch, each by name (with dots inside a part), with the reason.
+
+        These are the fields that differ from their defaults while nothing reads them, given this config's other
+        values; the fields that only the trainer will read; and the keys of a file that are no field.
+        Fields that transformers declares for every model are its own and are not listed.
+        """
+        default = self.defaults()
+        idle = self.idle_fields()
+        listed = {name: idle[name] for name in idle if _value_at(self, name) != _value_at(default, name)}
+        listed |= {name: self._why_unknown(name) for name in self.unknown_keys()}
+        for part in self.sub_configs:
+            inside = getattr(self, part).fields_without_effect()
+            listed |= {f"{part}.{name}": reason for name, reason in inside.items()}
+        return listed
+
+    def defaults(self) -> Self:
+        """The config whose fields were all left out."""
+        return type(self)()
+
+    def unknown_keys(self) -> dict[str, Any]:
+        """What a file said beyond the fields, less the notes on where the file comes from."""
+        known = self._known_keys() | _NOTES | {"quant_config", "quantization_config"}
+        return {
+            key: value
+            for key, value in vars(self).items()
+            if key not in known and not key.startswith("_") and not hasattr(PreTrainedConfig, key)
+        }
 
     def validate(self) -> None:
         """transformers' own validation, which `save_pretrained` runs, after ours."""
@@ -112,7 +182,8 @@ class CheckedConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """transformers' own; a quantization that is no field is called as in a `config.json`, `quantization_config`."""
         values = super().to_dict()
-        if "quant_config" in values and "quant_config" not in _own_fields(type(self)):
+        values = {key: dict(value) if isinstance(value, ReadOnlyDict) else value for key, value in values.items()}
+        if "quant_config" in values and "quant_config" not in own_fields(type(self)):
             values["quantization_config"] = values.pop("quant_config")
         return values
 
@@ -123,6 +194,10 @@ class CheckedConfig(PreTrainedConfig):
             require(value is None or value >= least, f"{name} must be at least {least}, got {value}")
 
     def __setattr__(self, key: str, value: Any) -> None:
+        if key == "dtype":
+            value = torch_dtype(value)
+        elif (expected := own_fields(type(self)).get(key)) is not None:
+            value = plain(value, expected)
         with _as_config_error(type(self), (StrictDataclassError,)):
             super().__setattr__(key, value)
 
@@ -151,13 +226,26 @@ class CheckedConfig(PreTrainedConfig):
 
     @classmethod
     def _refuse_misspelt(cls, keys: Iterable[str]) -> None:
-        known = cls._known_keys() | _NEIGHBOURS
-        ours = [*_own_fields(cls), *cls.aliases]
         for key in keys:
-            if key in known or key.startswith("_") or hasattr(PreTrainedConfig, key):
-                continue
-            if match := difflib.get_close_matches(key, ours, n=1, cutoff=MISSPELT):
-                raise ConfigError(f'unknown key "{key}"; did you mean "{match[0]}"?')
+            if (meant := cls._meant(key)) is not None:
+                raise ConfigError(f'unknown key "{key}"; did you mean "{meant}"?')
+
+    @classmethod
+    def _meant(cls, key: str) -> str | None:
+        """The field that an unknown `key` looks like; None for a key that is known or looks like none."""
+        if key in cls._known_keys() | _NEIGHBOURS or key.startswith("_") or hasattr(PreTrainedConfig, key):
+            return None
+        match = difflib.get_close_matches(key, [*own_fields(cls), *cls.aliases], n=1, cutoff=MISSPELT)
+        return match[0] if match else None
+
+    def _why_unknown(self, key: str) -> str:
+        meant = self._meant(key)
+        return "no field of this family" if meant is None else f'no field of this family; did you mean "{meant}"?'
+
+
+def _value_at(config: Any, name: str) -> Any:
+    """The value of a field, or of a field inside a part: `parallel_config.swap.swap`."""
+    return functools.reduce(getattr, name.split("."), config)
 
 
 def require(holds: bool, message: str) -> None:
@@ -205,7 +293,7 @@ def _as_config_error(cls: type, kinds: tuple[type[Exception], ...] = _BAD_VALUES
 
 
 @functools.cache
-def _own_fields(cls: type[CheckedConfig]) -> dict[str, Any]:
+def own_fields(cls: type[CheckedConfig]) -> dict[str, Any]:
     """Field name to type, for the fields that our classes declare (transformers checks its own)."""
     names = {field.name for field in fields(cls)}
     owners = [owner for owner in reversed(cls.__mro__) if issubclass(owner, CheckedConfig)]
@@ -218,46 +306,3 @@ def is_transformers_quantization(value: Any) -> bool:
     if value is None or not isinstance(value, Mapping):
         return value is not None
     return value.get("quant_method") in {method.value for method in QuantizationMethod}
-
-
-def plain(value: Any, expected: Any) -> Any:
-    """numpy's numbers as Python's, which JSON can hold, and JSON's lists as the tuples a field declares."""
-    if get_origin(expected) is tuple and isinstance(value, list | tuple):
-        return tuple(plain(item, get_args(expected)[0]) for item in value)
-    if isinstance(value, bool | int | float):
-        return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    return float(value) if isinstance(value, numbers.Real) else value
-
-
-def fits(value: Any, expected: Any) -> bool:
-    """Whether `value` has the annotated type; a bool is no int, an int is a float, a float is finite."""
-    origin, arguments = get_origin(expected), get_args(expected)
-    if expected is Any:
-        return True
-    if origin in (Union, types.UnionType):
-        return any(fits(value, option) for option in arguments)
-    if origin is Literal:
-        return value in arguments
-    if origin is tuple and arguments[-1:] != (...,):
-        return isinstance(value, tuple) and len(value) == len(arguments) and all(map(fits, value, arguments))
-    if origin in (list, tuple):
-        return isinstance(value, origin) and all(fits(item, arguments[0]) for item in value)
-    if expected is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if expected is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, types.NoneType if expected is None else origin or expected)
-
-
-def describe(expected: Any) -> str:
-    if get_origin(expected) in (Union, types.UnionType):
-        return " or ".join(describe(option) for option in get_args(expected))
-    if get_origin(expected) is Literal:
-        return " or ".join(map(repr, get_args(expected)))
-    if expected is types.NoneType:
-        return "None"
-    if expected is float:
-        return "a finite number"
-    return str(expected) if get_origin(expected) else expected.__name__

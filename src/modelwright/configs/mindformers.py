@@ -71,7 +71,7 @@ def merge_run(run: Mapping[str, Any]) -> dict[str, Any]:
     sizes = [size for key in _BATCH_SIZES if (size := _section(run, "runner_config").get(key)) is not None]
     if sizes:
         values["batch_size"] = sizes[0]
-    return {"seq_length": 2048} | values  # a name of MindFormers' own, which says whose defaults hold
+    return values
 
 
 def to_run(values: Mapping[str, Any]) -> dict[str, Any]:

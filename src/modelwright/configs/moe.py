@@ -1,10 +1,12 @@
 """The `moe_config` of MindFormers, checked: how a Llama routes to experts; it holds no router."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 from modelwright.configs.base import require, require_divides, require_one_of
-from modelwright.configs.part import ConfigPart
+from modelwright.configs.file_part import FilePart
 from modelwright.errors import ConfigError
 
 ROUTING_POLICIES = ("TopkRouterV1", "TopkRouterV2")
@@ -12,9 +14,31 @@ TOPK_METHODS = ("greedy", "group_limited_greedy", "noaux_tc")
 AUX_LOSS_TYPES = ("expert", "device", "comm")
 ROUTER_TYPES = ("float16", "bfloat16", "float32")
 
+TELEMETRY = "it is about what MindFormers logs"
+HARDWARE_HINTS = (
+    "cold_token_percent",
+    "comp_comm_parallel",
+    "comp_comm_parallel_degree",
+    "dispatch_global_max_bs",
+    "enable_cold_hot_expert",
+    "enable_deredundency",
+    "enable_gmm_safe_tokens",
+    "ep_extend_tp",
+    "group_wise_a2a",
+    "hot_expert_num",
+    "moe_module_name",
+    "moe_shared_expert_overlap",
+    "npu_nums_per_device",
+    "update_step",
+    "use_allgather_dispatcher",
+    "use_fused_ops_permute",
+    "use_fused_ops_topkrouter",
+)
+NOT_READ_IN_MINDFORMERS = ("cur_layer", "first_k_dense_replace", "moe_intermediate_size")
+
 
 @dataclass(frozen=True)
-class MoEConfig(ConfigPart):
+class MoEConfig(FilePart):
     """How many experts each token may go to and which it takes; with `expert_num` 1 the layers are dense.
 
     Names and defaults are MindFormers'. Each expert is as wide as `intermediate_size`. `capacity_factor` bounds the
@@ -23,34 +47,12 @@ class MoEConfig(ConfigPart):
     `aux_loss_factors`, and `z_loss_factor` weighs the squared log-sum of the router's scores.
     """
 
-    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset(
-        {
-            "callback_moe_droprate",
-            "cold_token_percent",
-            "comp_comm_parallel",
-            "comp_comm_parallel_degree",
-            "cur_layer",
-            "dispatch_global_max_bs",
-            "enable_cold_hot_expert",
-            "enable_deredundency",
-            "enable_gmm_safe_tokens",
-            "ep_extend_tp",
-            "first_k_dense_replace",
-            "group_wise_a2a",
-            "hot_expert_num",
-            "max_router_load",
-            "moe_intermediate_size",
-            "moe_module_name",
-            "moe_shared_expert_overlap",
-            "npu_nums_per_device",
-            "save_token_distribution",
-            "update_step",
-            "use_allgather_dispatcher",
-            "use_fused_ops_permute",
-            "use_fused_ops_topkrouter",
-        }
+    IDLE: ClassVar[Mapping[str, str]] = MappingProxyType(
+        dict.fromkeys(("callback_moe_droprate", "max_router_load", "save_token_distribution"), TELEMETRY)
+        | dict.fromkeys(HARDWARE_HINTS, "a hint to one vendor's hardware; the numbers are the same without it")
+        | dict.fromkeys(NOT_READ_IN_MINDFORMERS, "MindFormers' Llama does not read it either")
+        | {"routing_policy": "it names generations of MindFormers' code, which route alike"}
     )
-    """Telemetry, hints to one vendor's hardware, and fields that MindFormers' Llama does not read either."""
 
     expert_num: int = 1
     num_experts_chosen: int = 1
@@ -99,6 +101,27 @@ class MoEConfig(ConfigPart):
     use_allgather_dispatcher: bool = False
     use_fused_ops_permute: bool = False
     use_fused_ops_topkrouter: bool = False
+
+    def idle(self) -> dict[str, str]:
+        """The fields that nothing reads: those of `IDLE`, and those that these settings switch off."""
+        if self.expert_num == 1:
+            return dict.fromkeys((name for name in self.names() if name != "expert_num"), "expert_num is 1: no experts")
+        return super().idle() | dict(self._switched_off())
+
+    def _switched_off(self) -> Iterator[tuple[str, str]]:
+        if self.use_gmm or self.capacity_factor <= 0:
+            yield "enable_sdrop", "no token is dropped with use_gmm, or without a capacity_factor above 0"
+        if self.use_gmm:
+            yield "capacity_factor", "use_gmm drops no tokens"
+        if self.topk_method == "greedy":
+            reason = 'topk_method "greedy" has no groups'
+            yield from dict.fromkeys(("n_group", "topk_group"), reason).items()
+        if self.aux_loss_types:
+            yield "aux_loss_factor", "aux_loss_factors weigh the losses of aux_loss_types"
+        if "device" not in (self.aux_loss_types or ()):
+            yield "expert_group_size", 'only the loss of aux_loss_types "device" has groups of experts'
+        if not self.shared_expert_num:
+            yield "use_shared_expert_gating", "shared_expert_num is 0: there is nothing to gate"
 
     def check_rules(self) -> None:
         self.require_at_least(1, "expert_num", "num_experts_chosen", "n_group", "topk_group", "expert_model_parallel")

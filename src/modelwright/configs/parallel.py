@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from modelwright.configs.base import require, require_divides, require_one_of
-from modelwright.configs.part import ConfigPart
+from modelwright.configs.file_part import FilePart
 from modelwright.errors import ConfigError
 
 CONTEXT_ALGORITHMS = ("colossalai_cp", "ulysses_cp", "hybrid_cp")
@@ -17,7 +18,7 @@ Selection = bool | list[int] | list[list[int]] | list[str] | dict[str, Any]
 
 
 @dataclass(frozen=True)
-class RecomputeConfig(ConfigPart):
+class RecomputeConfig(FilePart):
     """Which activations are computed again in the backward pass instead of kept.
 
     `recompute` names whole layers, `select_recompute` single operations, `select_comm_recompute` communication; the
@@ -25,6 +26,8 @@ class RecomputeConfig(ConfigPart):
     repeats the tensor-parallel communication inside recomputed layers, and `recompute_slice_activation` shards what a
     recomputed layer keeps.
     """
+
+    SHORT: ClassVar[str | None] = "recompute"
 
     recompute: PerStage = False
     select_recompute: Selection = False
@@ -37,8 +40,10 @@ class RecomputeConfig(ConfigPart):
 
 
 @dataclass(frozen=True)
-class SwapConfig(ConfigPart):
+class SwapConfig(FilePart):
     """Activations moved to the host between forward and backward: whole layers, or operations by pattern."""
+
+    SHORT: ClassVar[str | None] = "swap"
 
     swap: bool = False
     default_prefetch: int = 1
@@ -53,14 +58,19 @@ class SwapConfig(ConfigPart):
 
 
 @dataclass(frozen=True)
-class ParallelConfig(ConfigPart):
+class ParallelConfig(FilePart):
     """MindFormers' `parallel_config`: the degrees whose product is the number of devices, and how each works.
 
     `recompute` may also be a bool, a list or a dict of MindFormers' rules, and `swap` a bool or a dict.
     """
 
-    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"mem_coeff", "optimizer_shard"})
-    """A weight in MindFormers' own planner, and a switch that MindFormers itself has retired."""
+    PARTS: ClassVar[Mapping[str, type[FilePart]]] = MappingProxyType({"recompute": RecomputeConfig, "swap": SwapConfig})
+    IDLE: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "mem_coeff": "a weight in MindFormers' own planner of layouts",
+            "optimizer_shard": "a switch that MindFormers itself has retired for parallel_optimizer",
+        }
+    )
 
     data_parallel: int = 1
     model_parallel: int = 1
@@ -78,14 +88,6 @@ class ParallelConfig(ConfigPart):
     swap: SwapConfig = field(default_factory=SwapConfig)
     mem_coeff: float = 0.1
     optimizer_shard: bool | None = None
-
-    def __post_init__(self) -> None:
-        recompute, swap = self.recompute, self.swap
-        rules = {"recompute": recompute} if isinstance(recompute, bool | list) else recompute
-        offload = {"swap": swap} if isinstance(swap, bool) else swap
-        object.__setattr__(self, "recompute", RecomputeConfig.read(rules, "recompute"))
-        object.__setattr__(self, "swap", SwapConfig.read(offload, "swap"))
-        super().__post_init__()
 
     @property
     def devices(self) -> int:
@@ -153,6 +155,10 @@ def stage_layers(layers: int, stages: int, virtual: int, offset: int | list[Any]
     Raises:
         ConfigError: the shape does not fit, a stage is left empty, or the counts do not add up to `layers`.
     """
+    require(
+        stages * virtual <= layers,
+        f"pipeline_stage ({stages}) x pp_interleave_num ({virtual}) must not exceed the layers ({layers})",
+    )
     share = layers // (stages * virtual)
     counts = tuple(tuple(share + extra for extra in row) for row in _broadcast(offset, stages, virtual))
     flat = [count for row in counts for count in row]

@@ -1,12 +1,12 @@
 """RoPE settings: the two dialects of a config file read into one checked value; it computes no angles."""
 
 import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from modelwright.configs.base import MISSPELT, require
+from modelwright.configs.field_types import is_number
 from modelwright.errors import ConfigError
 
 RopeKind = Literal["linear", "dynamic", "yarn", "llama3", "dynamic_ntk"]
@@ -45,12 +45,27 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class RopeSettings:
-    """All that a rotary embedding is built from: base `theta`, rotated width `dim` (even), context and scaling."""
+    """All that a rotary embedding is built from: base `theta`, rotated width `dim` (even), context and scaling.
+
+    Raises:
+        ConfigError: the scaling divides by zero at this base or width.
+    """
 
     theta: float
     dim: int
     max_position_embeddings: int
     scaling: RopeScaling | None = None
+
+    def __post_init__(self) -> None:
+        kind = self.scaling.kind if self.scaling else None
+        require(
+            kind != "yarn" or self.theta > 1,
+            f"rope_theta must be above 1 with yarn, which divides by its logarithm; got {self.theta:g}",
+        )
+        require(
+            kind not in ("dynamic", "dynamic_ntk") or self.dim > 2,
+            f'the rotated width must be above 2 with rope type "{kind}", which divides by width - 2; got {self.dim}',
+        )
 
     @property
     def trained_length(self) -> int | None:
@@ -164,8 +179,6 @@ def check_number(key: str, value: Any, source: str) -> None:
     else:
         least = 1 if key == "factor" else 0
         holds, rule = is_number(value) and value >= least, f"a number of at least {least}"
+        if key in ("beta_fast", "beta_slow"):
+            holds, rule = is_number(value) and value > 0, "a number above 0"
     require(holds, f"{source} {key} must be {rule}, got {value!r}")
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelwright.configs.base import require
-from modelwright.configs.rope import RopeKind, RopeScaling, RopeSettings, check_rope_theta, is_number
+from modelwright.configs.field_types import is_number
+from modelwright.configs.rope import RopeKind, RopeScaling, RopeSettings, check_rope_theta
 from modelwright.errors import ConfigError
 
 EXTEND_METHODS = ("None", "PI", "NTK", "YARN", "LLAMA3", "DYNAMIC_NTK", "linear")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from modelwright.configs.base import describe, fits, plain
+from modelwright.configs.field_types import describe, fits, plain
 from modelwright.configs.limits import check_sampling
 from modelwright.configs.sampling import SamplingSettings
 from modelwright.engine.generation_config import read_generation_config

@@ -15,7 +15,8 @@ YAMLS = (".yaml", ".yml")
 def read_config(path: str | PathLike) -> CheckedConfig:
     """The checked configuration in a `config.json`, in a MindFormers YAML, or in the folder that holds one.
 
-    A folder's `config.json` is taken before its YAML. JSON without a `model_type` is MindFormers' if its names are.
+    A folder's `config.json` is taken before its YAML. JSON that holds a run, or MindFormers' names and no `model_type`,
+    is the model of a MindFormers run, in MindFormers' dialect.
 
     Raises:
         ConfigError: there is no such file, it cannot be read, its family is none of ours, or it breaks a rule.
@@ -26,6 +27,10 @@ def read_config(path: str | PathLike) -> CheckedConfig:
     values = _read_json(file)
     if "model" in values and "model_type" not in values:
         return resolve(_dialect_of_runs().read_config)(values)
+    for family in families():
+        dialect = family.dialect
+        if "model_type" not in values and dialect is not None and resolve(dialect.speaks)(values):
+            return family.config_class.from_dict({"dialect": dialect.name} | values)
     return _config_class(values, file).from_dict(values)
 
 
@@ -56,10 +61,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _config_class(values: dict[str, Any], file: Path) -> type[CheckedConfig]:
-    """The class that reads `values`: by their architecture or type, else the one whose other dialect they speak."""
-    for family in families():
-        if "model_type" not in values and family.dialect is not None and resolve(family.dialect.speaks)(values):
-            return family.config_class
+    """The class that reads `values`, by their architecture or type."""
     family = find_family(values)
     if family is None:
         kinds = ", ".join(kind for family in families() for kind in family.model_types)

@@ -67,7 +67,7 @@ class Plan:
         devices: what it must fit; None leaves `fits`, `largest_context` and `largest_batch` None.
         fits: whether the fullest rank does.
         largest_context, largest_batch: the largest that fits this layout, the other as planned; 0 where nothing does.
-        without_effect: fields of the config that do nothing on torch.
+        without_effect: fields of the config that do nothing on torch, each with the reason.
     """
 
     counts: Counts
@@ -183,7 +183,7 @@ def plan(
         fits=None if devices is None else needed <= devices.memory,
         largest_context=_largest(counts, layout, precision, work, devices, "context", counts.positions or _BEYOND),
         largest_batch=_largest(counts, layout, precision, work, devices, "batch", _BEYOND),
-        without_effect=tuple(getattr(config, "fields_without_effect", ())),
+        without_effect=tuple(f"{name} ({why})" for name, why in config.fields_without_effect().items()),
     )
 
 

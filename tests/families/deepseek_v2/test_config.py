@@ -130,10 +130,16 @@ def test_counts_are_positive(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["first_k_dense_replace", "aux_loss_alpha", "initializer_range", "topk_bias_update_rate"]
+    ("name", "shown"),
+    [
+        ("first_k_dense_replace", "-1"),
+        ("aux_loss_alpha", "-1.0"),
+        ("initializer_range", "-1.0"),
+        ("topk_bias_update_rate", "-1.0"),
+    ],
 )
-def test_amounts_are_not_negative(name):
-    with pytest.raises(ConfigError, match=f"^{name} must be at least 0, got -1$"):
+def test_amounts_are_not_negative(name, shown):
+    with pytest.raises(ConfigError, match=f"^{name} must be at least 0, got {shown}$"):
         DeepseekV2Config(**{name: -1})
 
 

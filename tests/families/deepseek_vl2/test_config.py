@@ -84,7 +84,7 @@ def test_transformers_own_language_config_is_accepted():
         ({"width": 100}, r"width \(100\) must be divisible by heads \(16\)"),
         ({"layers": 0}, "layers must be at least 1, got 0"),
         ({"num_classes": -1}, "num_classes must be at least 0, got -1"),
-        ({"mlp_ratio": 0}, r"width \(1024\) x mlp_ratio \(0\) must be at least 1, got 0"),
+        ({"mlp_ratio": 0}, r"width \(1024\) x mlp_ratio \(0.0\) must be at least 1, got 0"),
         ({"global_pool": "max"}, 'global_pool must be one of "map", "avg", "token", ""; got "max"'),
         ({"weight_init": "xavier"}, 'weight_init must be one of "skip", "jax", "jax_nlhb", "moco", ""; got "xavier"'),
         ({"global_pool": "token"}, 'global_pool "token" needs class_token=True, got class_token=False'),

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from modelwright.configs import MoEConfig, ParallelConfig
 from modelwright.errors import ConfigError
 from modelwright.families.llama.config import LlamaConfig
-from modelwright.families.llama.config.config import feed_forward_width
 from modelwright.families.llama.config.names import ALIASES, MINDFORMERS_FIELDS
+from modelwright.families.llama.config.widths import feed_forward_width
 from modelwright.families.read import read_config
 
 HUB = Path(__file__).parents[2] / "data" / "hub_configs"
-TINY = {"hidden_size": 32, "num_layers": 4, "num_heads": 4, "n_kv_heads": 2, "vocab_size": 64, "seq_length": 24}
+TINY: dict[str, Any] = {"hidden_size": 32, "num_layers": 4, "num_heads": 4, "n_kv_heads": 2, "vocab_size": 64}
+TINY |= {"seq_length": 24, "dialect": "mindformers"}
 HUB_LLAMA = [
     "code-llama-7b",
     "llama-2-70b",
@@ -38,7 +39,7 @@ NOT_IN_TRANSFORMERS |= {"rope_scaling", "rope_theta", "torch_dtype", "transforme
 
 def test_there_are_61_fields_with_the_documented_defaults():
     assert len(MINDFORMERS_FIELDS) == 61
-    config = LlamaConfig()
+    config = LlamaConfig(dialect="mindformers")
     resolved = {
         "n_kv_heads": 32,
         "max_position_embedding": 2048,
@@ -48,7 +49,7 @@ def test_there_are_61_fields_with_the_documented_defaults():
     }
     for name, default in (MINDFORMERS_FIELDS | resolved).items():
         assert getattr(config, name) == default, name
-    assert config == LlamaConfig(**MINDFORMERS_FIELDS)
+    assert config == LlamaConfig(dialect="mindformers", **MINDFORMERS_FIELDS)
 
 
 @pytest.mark.parametrize(("alias", "name"), ALIASES.items())
@@ -79,10 +80,20 @@ def test_a_hugging_face_config_takes_hugging_faces_defaults():
     assert LlamaConfig(model_type="llama", max_position_embeddings=512).seq_length == 512
 
 
-def test_one_name_that_only_mindformers_has_brings_its_defaults():
-    assert LlamaConfig(num_hidden_layers=2).rms_norm_eps == 1e-6
-    assert LlamaConfig(num_layers=2).rms_norm_eps == 1e-5
-    assert LlamaConfig(num_hidden_layers=2, seq_length=16).param_init_type == "float16"
+@pytest.mark.parametrize(
+    ("dialect", "eps", "dtype"), [("hugging_face", 1e-6, "float32"), ("mindformers", 1e-5, "float16")]
+)
+def test_the_dialect_is_stated_and_no_name_brings_it(dialect, eps, dtype):
+    for names in ({}, {"num_hidden_layers": 2}, {"num_layers": 2}, {"seq_length": 16, "use_past": True}):
+        config = LlamaConfig(dialect=dialect, **names)
+        assert (config.rms_norm_eps, config.param_init_type) == (eps, dtype)
+    with pytest.raises(ConfigError, match=f'dialect must be one of "hugging_face", "mindformers"; got "{dialect}s"'):
+        LlamaConfig(dialect=f"{dialect}s")
+
+
+def test_without_a_word_the_dialect_is_hugging_faces():
+    assert LlamaConfig() == LlamaConfig(dialect="hugging_face") == LlamaConfig.from_dict({})
+    assert LlamaConfig.from_mindformers({"model": {"model_config": {"num_layers": 2}}}).dialect == "mindformers"
 
 
 def test_an_override_does_not_change_whose_defaults_a_file_takes():
@@ -186,7 +197,7 @@ def test_a_broken_rule_is_refused_with_both_values(values, message):
 @pytest.mark.parametrize("value", ["BFloat16", "torch.bfloat16", "mstype.bfloat16", "bfloat16"])
 def test_dtypes_are_kept_as_plain_names(value):
     config = LlamaConfig(param_init_type=value)
-    assert config.param_init_type == config.dtype == config.embedding_dtype == "bfloat16"
+    assert config.param_init_type == config.embedding_dtype == "bfloat16"
     config.compute_dtype = value
     assert config.residual_dtype_name == "bfloat16"
 
@@ -254,10 +265,9 @@ def test_hub_files_load_save_and_mean_the_same_in_transformers(name, tmp_path):
     assert theirs.rope_parameters == {"rope_theta": file.get("rope_theta", 10000.0)} | plain
     config.to_mindformers(tmp_path / "run.yaml")
     back = read_config(tmp_path / "run.yaml")
-    assert back.to_dict() | {"architectures": 0, "_name_or_path": 0} == config.to_dict() | {
-        "architectures": 0,
-        "_name_or_path": 0,
-    }
+    ours = {"architectures": 0, "_name_or_path": 0, "dialect": 0}
+    assert back.to_dict() | ours == config.to_dict() | ours
+    assert back.dialect == "mindformers"  # type: ignore[attr-defined]
 
 
 def test_a_sliding_window_is_refused():
@@ -325,7 +335,7 @@ def test_overrides_merge_into_sub_configs_key_by_key():
 
 
 def test_fields_without_effect_are_named():
-    assert LlamaConfig().fields_without_effect == []
+    assert LlamaConfig().fields_without_effect() == {}
     idle = LlamaConfig(
         **TINY,
         parallel_config={"mem_coeff": 0.5, "data_parallel": 2},
@@ -333,15 +343,15 @@ def test_fields_without_effect_are_named():
         fine_grain_interleave=2,
         pp_interleave_num=2,
     )
-    assert idle.fields_without_effect == [
-        "parallel_config.mem_coeff",
-        "moe_config.capacity_factor",
-        "moe_config.npu_nums_per_device",
-        "fine_grain_interleave",
-        "pp_interleave_num",
-    ]
+    assert idle.fields_without_effect() == {
+        "parallel_config.mem_coeff": "a weight in MindFormers' own planner of layouts",
+        "moe_config.capacity_factor": "expert_num is 1: no experts",
+        "moe_config.npu_nums_per_device": "expert_num is 1: no experts",
+        "fine_grain_interleave": "only the trainer reads it: chunks of tokens whose communication overlaps computation",
+        "pp_interleave_num": "only the trainer reads it: virtual stages of each rank",
+    }
     experts = {"expert_num": 4, "num_experts_chosen": 2, "npu_nums_per_device": 8}
-    assert LlamaConfig(**TINY, moe_config=experts).fields_without_effect == ["moe_config.npu_nums_per_device"]
+    assert list(LlamaConfig(**TINY, moe_config=experts).fields_without_effect()) == ["moe_config.npu_nums_per_device"]
 
 
 VALUES: dict[str, Any] = {
@@ -360,7 +370,7 @@ VALUES: dict[str, Any] = {
     "embedding_init_type": st.sampled_from([None, "float32"]),
     "attention_bias": st.booleans(),
     "tie_word_embeddings": st.booleans(),
-    "theta": st.floats(1.0, 1e6),
+    "theta": st.floats(1.5, 1e6),
     "fused_rms_norm": st.booleans(),
     "quant_config": st.sampled_from([None, {"quant_method": "int8_kv"}]),
     "moe_config": st.sampled_from([None, {"expert_num": 4, "num_experts_chosen": 2, "z_loss_factor": 0.1}]),

@@ -1,9 +1,11 @@
 """The DeepSeek-V2 configuration: every field, its default and the rules between them; no tensors."""
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from modelwright.configs.activations import ACTIVATION_NAMES
 from modelwright.configs.base import CheckedConfig, require, require_divides, require_one_of
+from modelwright.configs.field_types import ReadOnlyDict
 from modelwright.configs.rope import (
     RopeSettings,
     agreeing_rope_views,
@@ -15,6 +17,21 @@ from modelwright.errors import ConfigError
 
 TOPK_METHODS = ("greedy", "group_limited_greedy", "noaux_tc")
 SCORING_FUNCTIONS = ("softmax", "sigmoid")
+_OF_EXPERTS = (
+    "moe_intermediate_size",
+    "n_shared_experts",
+    "num_experts_per_tok",
+    "routed_scaling_factor",
+    "topk_method",
+    "n_group",
+    "topk_group",
+    "moe_layer_freq",
+    "norm_topk_prob",
+    "scoring_func",
+    "aux_loss_alpha",
+    "seq_aux",
+    "topk_bias_update_rate",
+)
 _ROPE_KEYS = ("rope_theta", "rope_scaling", "rope_parameters")
 
 
@@ -108,6 +125,26 @@ class DeepseekV2Config(CheckedConfig):
             values["topk_method"] = "greedy"
         return values | cls._rope_views(values)
 
+    def __setattr__(self, key: str, value: Any) -> None:
+        """As `CheckedConfig` sets; one view of RoPE brings the two others along, and each is set as a whole."""
+        if key not in _ROPE_KEYS:
+            return super().__setattr__(key, value)
+        views = {key: value}
+        if all(name in vars(self) for name in _ROPE_KEYS):
+            views = self._rope_after(key, value)
+        for name, view in views.items():
+            super().__setattr__(name, ReadOnlyDict(view, name) if isinstance(view, dict) else view)
+
+    def _rope_after(self, key: str, value: Any) -> dict[str, Any]:
+        """All three views of RoPE once `key` has become `value`; a value that is no RoPE is left to `check`."""
+        old = {name: vars(self)[name] for name in _ROPE_KEYS}
+        stated = value if isinstance(value, dict) else {}
+        if key == "rope_theta":
+            said = {"rope_theta": value, "rope_scaling": old["rope_scaling"]}
+        else:
+            said = {"rope_theta": stated.get("rope_theta", old["rope_theta"]), key: value}
+        return agreeing_rope_views(said, self.max_position_embeddings, default_theta=old["rope_theta"])
+
     @classmethod
     def _rope_views(cls, values: dict[str, Any]) -> dict[str, Any]:
         context = values.get("max_position_embeddings", cls.max_position_embeddings)
@@ -157,6 +194,27 @@ class DeepseekV2Config(CheckedConfig):
             return False
         return index % self.moe_layer_freq == 0
 
+    def idle_fields(self) -> dict[str, str]:
+        """The fields that nothing reads with the config's other values, each with the reason."""
+        return dict(self._idle())
+
+    def _idle(self) -> Iterator[tuple[str, str]]:
+        latent = ("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+        if self.use_mla:
+            yield "num_key_value_heads", "with use_mla all heads share one latent"
+        else:
+            yield from dict.fromkeys(latent, "use_mla is off: there is no latent").items()
+        routed = [self.is_moe_layer(index) for index in range(self.num_hidden_layers)]
+        if all(routed):
+            yield "intermediate_size", "every layer routes to experts, which are moe_intermediate_size wide"
+        if not any(routed):
+            yield from dict.fromkeys(_OF_EXPERTS, "no layer routes to experts").items()
+            return
+        if self.topk_method == "greedy":
+            yield from dict.fromkeys(("n_group", "topk_group"), 'topk_method "greedy" has no groups').items()
+        if self.aux_loss_alpha == 0:
+            yield "seq_aux", "aux_loss_alpha is 0: there is no balance loss"
+
     def check_rules(self) -> None:
         self._check_ranges()
         self._check_attention()
@@ -201,6 +259,7 @@ class DeepseekV2Config(CheckedConfig):
         check_rope_agreement(views, self.max_position_embeddings)
         name = "qk_rope_head_dim" if self.use_mla else "hidden_size / num_attention_heads"
         require(self.head_dim % 2 == 0, f"RoPE turns pairs: {name} ({self.head_dim}) must be even")
+        self.rope  # noqa: B018  # checked as it is built
 
     def _check_routing(self) -> None:
         require_one_of("topk_method", self.topk_method, TOPK_METHODS)

@@ -37,7 +37,7 @@ class VisionEncoderConfig(CheckedConfig):
     width: int = 1024
     layers: int = 24
     heads: int = 16
-    mlp_ratio: float = 4
+    mlp_ratio: float = 4.0
     global_pool: str = "map"
     ignore_head: bool = True
     class_token: bool = False
@@ -61,6 +61,15 @@ class VisionEncoderConfig(CheckedConfig):
     def head_dim(self) -> int:
         """Channels of one attention head."""
         return self.width // self.heads
+
+    def idle_fields(self) -> dict[str, str]:
+        """The fields that nothing reads with the config's other values, each with the reason."""
+        idle = {"model_name": "a label: every size is read from its own field"}
+        if self.ignore_head:
+            idle |= dict.fromkeys(("global_pool", "num_classes"), "ignore_head is on: the tower has no head")
+        if not self.use_checkpoint:
+            idle["num_recomputing_layers"] = "use_checkpoint is off: nothing is computed again"
+        return idle
 
     def check_rules(self) -> None:
         self.require_at_least(1, "image_size", "patch_size", "width", "layers", "heads")
@@ -98,6 +107,17 @@ class MlpProjectorConfig(CheckedConfig):
         if self.token_pooling:
             side = -(-side // 2)
         return -(-side // self.downsample_ratio) if self.projector_type == "downsample_mlp_gelu" else side
+
+    def idle_fields(self) -> dict[str, str]:
+        """The fields that nothing reads with the config's other values, each with the reason."""
+        kind, idle = self.projector_type, []
+        if kind != "downsample_mlp_gelu":
+            idle += ["downsample_ratio", "mlp_ratio"]
+        if kind in ("identity", "linear"):
+            idle += ["depth"]
+        if kind == "identity" and not self.token_pooling:
+            idle += ["use_bias"]
+        return dict.fromkeys(idle, f'projector_type "{kind}" has none')
 
     def check_rules(self) -> None:
         require_one_of("projector_type", self.projector_type, PROJECTOR_TYPES)

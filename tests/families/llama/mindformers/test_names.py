@@ -15,6 +15,7 @@ from modelwright.families.llama.mindformers.names import (
 from modelwright.families.llama.model import LlamaForCausalLM
 
 TINY = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "n_kv_heads": 2, "vocab_size": 64, "intermediate_size": 48}
+TINY |= {"dialect": "mindformers"}
 EXPERTS = {"expert_num": 4, "num_experts_chosen": 2}
 SHARED = EXPERTS | {"shared_expert_num": 2, "use_shared_expert_gating": True, "balance_via_topk_bias": True}
 VARIANTS = {

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from modelwright.configs.base import require
 from modelwright.configs.engine import EngineSettings, weight_quantization
+from modelwright.configs.field_types import ReadOnlyDict, dtype_name, torch_dtype
 from modelwright.configs.mindformers import merge_run, read_yaml, to_run, write_yaml
 from modelwright.configs.moe import MoEConfig
 from modelwright.configs.parallel import ParallelConfig, ParallelSettings
-from modelwright.configs.rope import is_number
 from modelwright.configs.rope_extensions import HF_DYNAMIC, extend_method, read_hugging_face
 from modelwright.configs.sampling import SamplingSettings
 from modelwright.configs.training import TrainingSettings
@@ -17,21 +17,22 @@ from modelwright.families.llama.config.dialects import (
     as_llama,
     canonical,
     completed,
-    dtype_name,
+    dialect_of,
     merge_rope,
     moved_dtype,
     without_overridden_rope,
 )
 from modelwright.families.llama.config.fields import LlamaFields
-from modelwright.families.llama.config.names import ALIASES, DTYPE_FIELDS, MINDFORMERS_FIELDS
+from modelwright.families.llama.config.names import ALIASES, DTYPE_FIELDS, MINDFORMERS, MINDFORMERS_FIELDS
 from modelwright.families.llama.config.rules import check_llama
 from modelwright.families.llama.config.views import (
     engine_settings,
-    fields_without_effect,
+    idle_fields,
     parallel_settings,
     sampling_settings,
     training_settings,
 )
+from modelwright.families.llama.config.widths import feed_forward_width
 
 _PARTS = {"parallel_config": ParallelConfig, "moe_config": MoEConfig}
 
@@ -41,13 +42,19 @@ class LlamaConfig(LlamaFields):
 
     Fields are named as in Hugging Face where it has a name; MindFormers' (`num_layers`, `num_heads`, `n_kv_heads`,
     `max_position_embedding`, `theta`, `init_method_std`) read, set and build the same fields. `intermediate_size`,
-    `num_key_value_heads` and `max_position_embeddings` hold numbers, resolved when the config is built. What is left
-    out takes MindFormers' default, or Hugging Face's where the values speak its dialect (`llama_dialects`).
+    `num_key_value_heads` and `max_position_embeddings` hold numbers, resolved when the config is built.
+
+    What is left out takes the default of the config's `dialect`: `"hugging_face"`, unless it says `"mindformers"`. The
+    dialect is stated, never guessed from the names in use: by `dialect=`, by `from_mindformers`, or by the file. A
+    MindFormers YAML is in MindFormers' dialect; so is a JSON file that MindFormers wrote, which bears its
+    `mindformers_version`; any other `config.json` is Hugging Face's unless its `dialect` says otherwise, as those say
+    that are saved from a MindFormers run. Files that earlier releases saved state no dialect, and state every
+    field that the two have different defaults for.
 
     `parallel_config` and `moe_config` are dicts or objects, and read as `ParallelConfig` and `MoEConfig`. RoPE is read
     from `theta`, `extend_method` and `scaling_factor`, or from `rope_theta` with `rope_parameters` or `rope_scaling`.
-    `dtype` is another name of `param_init_type`; where computing and rotating used the same type, setting it later, as
-    transformers does, takes them along. A negative `pad_token_id` means none.
+    `dtype` is the `torch.dtype` of `param_init_type`. Where computing and rotating used the same type, setting it later
+    takes them along, as transformers expects. A negative `pad_token_id` means none.
     """
 
     model_type = "llama"
@@ -61,9 +68,16 @@ class LlamaConfig(LlamaFields):
     }
 
     @classmethod
+    def without_strange_keys(cls, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As `CheckedConfig.without_strange_keys`; the parts keep theirs themselves."""
+        values, strange = super().without_strange_keys(values)
+        parts = {name: part.read_file(values[name], name) for name, part in _PARTS.items() if name in values}
+        return values | parts, strange
+
+    @classmethod
     def merge(cls, values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
         """`CheckedConfig.merge` over one set of names, so that an override replaces a file's other names of a thing."""
-        values = completed(values)
+        values = completed(values | {"dialect": overrides.get("dialect") or dialect_of(values)})
         values = merge_rope(values, values.get("max_position_embeddings") or cls.max_position_embeddings)
         overrides = dict(overrides)
         for name in ("torch_dtype", "dtype"):
@@ -72,9 +86,9 @@ class LlamaConfig(LlamaFields):
         overrides = canonical(overrides)
         if not overrides.keys().isdisjoint(("hidden_size", "num_attention_heads")) and _states_head_dim(values):
             del values["head_dim"]  # it followed from what is overridden
-        for name in _PARTS:
-            if isinstance(values.get(name), dict) and isinstance(overrides.get(name), dict):
-                overrides[name] = values[name] | overrides[name]
+        for name, part in _PARTS.items():
+            if values.get(name) is not None and isinstance(overrides.get(name), dict):
+                overrides[name] = part.read(values[name], name).changed_by(overrides[name], name)
         return super().merge(without_overridden_rope(values, overrides), overrides)
 
     @classmethod
@@ -100,7 +114,7 @@ class LlamaConfig(LlamaFields):
             ConfigError: the file cannot be read, is no Llama's, or breaks a rule.
         """
         run = source if isinstance(source, Mapping) else read_yaml(source)
-        return cls.from_dict(merge_run(run), **overrides)
+        return cls.from_dict(merge_run(run), **{"dialect": MINDFORMERS} | overrides)
 
     def to_mindformers(self, path: str | PathLike | None = None) -> dict[str, Any]:
         """The MindFormers run config of this model; with `path` it is also written there as YAML.
@@ -110,7 +124,7 @@ class LlamaConfig(LlamaFields):
         """
         self.check()
         self.check_mindformers()
-        values = {name: getattr(self, name) for name in MINDFORMERS_FIELDS} | self._unknown_keys()
+        values = {name: getattr(self, name) for name in MINDFORMERS_FIELDS} | self.unknown_keys()
         values["pad_token_id"] = -1 if self.pad_token_id is None else self.pad_token_id
         if self.norm_init_type is not None:  # no field of MindFormers', which keeps unknown keys
             values["norm_init_type"] = self.norm_init_type
@@ -129,9 +143,9 @@ class LlamaConfig(LlamaFields):
         super().__setattr__(key, value)
 
     @property
-    def dtype(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """transformers' name of `param_init_type`, the type that weights are stored in."""
-        return self.param_init_type
+    def dtype(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """`param_init_type`, the type that weights are stored in, as the `torch.dtype` that transformers has here."""
+        return torch_dtype(self.param_init_type)
 
     @dtype.setter
     def dtype(self, value: Any) -> None:
@@ -156,7 +170,7 @@ class LlamaConfig(LlamaFields):
     @property
     def rope_parameters(self) -> dict[str, Any]:
         """The same RoPE as transformers v5 writes it, NTK as a plain base."""
-        return self.extension.to_hugging_face()
+        return ReadOnlyDict(self.extension.to_hugging_face(), "rope_parameters")
 
     @rope_parameters.setter
     def rope_parameters(self, value: dict[str, Any] | None) -> None:
@@ -170,7 +184,7 @@ class LlamaConfig(LlamaFields):
     def rope_scaling(self) -> dict[str, Any] | None:
         """The extension as older Hugging Face configs write it beside `rope_theta`; `None` for plain RoPE."""
         scaling = {key: value for key, value in self.rope_parameters.items() if key != "rope_theta"}
-        return None if scaling == {"rope_type": "default"} else scaling
+        return None if scaling == {"rope_type": "default"} else ReadOnlyDict(scaling, "rope_scaling")
 
     @rope_scaling.setter
     def rope_scaling(self, value: dict[str, Any] | None) -> None:
@@ -196,20 +210,29 @@ class LlamaConfig(LlamaFields):
         """How a trainer feeds this model and weighs its loss."""
         return training_settings(self)
 
-    @property
-    def fields_without_effect(self) -> list[str]:
-        """The fields set away from their defaults that change nothing on torch, with this config's other values."""
-        return fields_without_effect(self)
+    def idle_fields(self) -> dict[str, str]:
+        """The fields that nothing reads with the config's other values, each with the reason."""
+        return idle_fields(self)
+
+    def fields_without_effect(self) -> dict[str, str]:
+        """As `CheckedConfig.fields_without_effect`, with the unknown keys of a file's parts."""
+        strange = {name: getattr(self, name).strange() for name in _PARTS}
+        inside = {f"{name}.{key}": reason for name, keys in strange.items() for key, reason in keys.items()}
+        return super().fields_without_effect() | inside
+
+    def defaults(self) -> "LlamaConfig":
+        """The config of the same dialect whose fields were all left out."""
+        return type(self)(dialect=self.dialect)
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, and beside them what Hugging Face's Llama calls the same things; `from_dict` reads it back."""
         views = {
             "theta": self.rope_theta,
             "rope_theta": self.rope_parameters["rope_theta"],
-            "rope_parameters": self.rope_parameters,
-            "rope_scaling": self.rope_scaling,
+            "rope_parameters": dict(self.rope_parameters),
+            "rope_scaling": None if self.rope_scaling is None else dict(self.rope_scaling),
             "head_dim": self.head_dim,
-            "dtype": self.dtype,
+            "dtype": self.param_init_type,
             "parallel_config": self.parallel_config.to_dict(),
             "moe_config": self.moe_config.to_dict(),
         }
@@ -258,11 +281,6 @@ class LlamaConfig(LlamaFields):
             f"Hugging Face's attention_bias is one switch: qkv_has_bias ({qkv}) must equal attn_proj_has_bias ({out})",
         )
 
-    def _unknown_keys(self) -> dict[str, Any]:
-        """What a file said beyond the fields, which is kept and written again."""
-        known = self._known_keys()
-        return {key: value for key, value in vars(self).items() if key not in known and not key.startswith("_")}
-
 
 def _states_head_dim(values: Mapping[str, Any]) -> bool:
     """Whether `values` hold the `head_dim` that follows from the others."""
@@ -283,19 +301,3 @@ def _resolved(values: dict[str, Any]) -> dict[str, Any]:
             values["hidden_size"], values.get("multiple_of", 256), values.get("ffn_dim_multiplier")
         )
     return values
-
-
-def feed_forward_width(hidden_size: int, multiple_of: int = 256, ffn_dim_multiplier: float | None = None) -> int:
-    """MindFormers' `intermediate_size`: two thirds of 4 x `hidden_size`, stretched first, rounded up to `multiple_of`.
-
-    Meta's code multiplies after taking two thirds, and gives another width where `multiple_of` is small.
-    """
-    for name, value in (("hidden_size", hidden_size), ("multiple_of", multiple_of)):
-        holds = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        require(holds, f"{name} must be an int of at least 1, got {value!r}")
-    width = 4 * hidden_size
-    if ffn_dim_multiplier is not None:
-        holds = is_number(ffn_dim_multiplier) and ffn_dim_multiplier > 0
-        require(holds, f"ffn_dim_multiplier must be a finite number above 0, got {ffn_dim_multiplier!r}")
-        width = int((ffn_dim_multiplier + 0.01) * width)
-    return multiple_of * -(-int(2 * width / 3) // multiple_of)

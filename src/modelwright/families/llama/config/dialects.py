@@ -1,42 +1,44 @@
 """The reading of a Llama config's two vocabularies into one set of names; it knows no rule between values.
 
-Values that use Hugging Face's names, and none that only MindFormers has, get Hugging Face's defaults for what they
-leave out; all others get those of MindFormers' documentation.
+Names of both vocabularies are read in either dialect. The `dialect` decides one thing only: whose defaults stand for
+what is left out, Hugging Face's or those of MindFormers' documentation.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from modelwright.configs.base import is_transformers_quantization, require
+from modelwright.configs.base import is_transformers_quantization, require, require_one_of
+from modelwright.configs.field_types import dtype_name
 from modelwright.configs.rope_extensions import Extension, extend_method, read_hugging_face
 from modelwright.families.llama.config.names import (
     ALIASES,
+    DIALECTS,
     DTYPE_FIELDS,
     DTYPES,
+    HUGGING_FACE,
     HUGGING_FACE_DEFAULTS,
-    HUGGING_FACE_ONLY,
+    MINDFORMERS,
     MINDFORMERS_FIELDS,
-    MINDFORMERS_ONLY,
     MISTRAL_DEFAULTS,
     NONE_MEANS,
+    PLAIN_DEFAULTS,
     ROPE_VIEWS,
 )
 
 
-def speaks_hugging_face(values: Mapping[str, Any]) -> bool:
-    """Whether `values` use a name of Hugging Face's and none that only MindFormers has."""
-    return not values.keys().isdisjoint(HUGGING_FACE_ONLY) and values.keys().isdisjoint(MINDFORMERS_ONLY)
+def dialect_of(values: Mapping[str, Any]) -> str:
+    """The dialect that a file's `values` are in.
+
+    It is the one they state under `dialect`, as our own files do. Without it a file that MindFormers has stamped with
+    its `mindformers_version` is MindFormers', and every other Hugging Face's.
+    """
+    stamped = values.get("mindformers_version") is not None
+    return values.get("dialect") or (MINDFORMERS if stamped else HUGGING_FACE)
 
 
 def speaks_mindformers(values: Mapping[str, Any]) -> bool:
     """Whether `values` use MindFormers' name for a thing that both name."""
     return not values.keys().isdisjoint(ALIASES)
-
-
-def dtype_name(value: Any) -> Any:
-    """`value` as a plain lower-case type name: `torch.float16`, `"mstype.float16"` and `"Float16"` are `"float16"`."""
-    name = str(value).lower().rsplit(".", 1)[-1]
-    return name if name in DTYPES else value
 
 
 def canonical(values: dict[str, Any]) -> dict[str, Any]:
@@ -60,11 +62,18 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def completed(values: dict[str, Any]) -> dict[str, Any]:
-    """`canonical` values, which get Hugging Face's defaults for what they leave out if they speak its dialect."""
-    if not speaks_hugging_face(values):
-        return canonical(values)
+    """`canonical` values with the defaults of their dialect for what they leave out and other fields follow from.
+
+    Raises:
+        ConfigError: there is no such dialect, or two names of one thing have different values.
+    """
+    dialect = values.get("dialect") or HUGGING_FACE
+    require_one_of("dialect", dialect, DIALECTS)
+    values = canonical(values) | {"dialect": dialect}
+    if dialect == MINDFORMERS:
+        return canonical(PLAIN_DEFAULTS) | {"norm_init_type": None} | values
     family = MISTRAL_DEFAULTS if values.get("model_type") == "mistral" else {}
-    values = HUGGING_FACE_DEFAULTS | family | canonical(values)
+    values = HUGGING_FACE_DEFAULTS | family | values
     values = {"param_init_type": "float32", "compute_dtype": "float32"} | values
     values = {"rotary_dtype": values["compute_dtype"], "norm_init_type": values["param_init_type"]} | values
     return {"seq_length": values["max_position_embeddings"]} | values
@@ -162,9 +171,9 @@ def _require_agreement(chosen: Extension, view: dict[str, Any], name: str, conte
     else:
         in_use = chosen.to_hugging_face()["rope_theta"]
         other = read_hugging_face(view, in_use, context, name)
-        agrees = other.settings(2, context) == read_hugging_face(
+        agrees = other.settings(4, context) == read_hugging_face(
             chosen.to_hugging_face(), in_use, context, name
-        ).settings(2, context)
+        ).settings(4, context)
     require(
         agrees,
         f'{name} ({view}) contradicts extend_method "{chosen.method}" with scaling_factor ({chosen.factor})',
@@ -192,6 +201,7 @@ def _read_dtype(values: dict[str, Any]) -> None:
             values[name] = dtype_name(values[name])
     if stored in (None, "auto"):
         return
+    require_one_of("dtype", stored, DTYPES)
     said = values.setdefault("param_init_type", stored)
     require(said == stored, f"param_init_type ({said}) contradicts its alias dtype ({stored})")
     values.setdefault("compute_dtype", stored)

@@ -8,11 +8,16 @@ from modelwright.configs.moe import MoEConfig
 from modelwright.configs.parallel import ParallelConfig
 from modelwright.configs.rope import RopeSettings
 from modelwright.configs.rope_extensions import Extension
+from modelwright.families.llama.config.names import HUGGING_FACE
 
 
 class LlamaFields(CheckedConfig):
-    """What `LlamaConfig` holds: MindFormers' 61 fields with its defaults, and the few that only Hugging Face has."""
+    """What `LlamaConfig` holds: MindFormers' 61 fields, the few that only Hugging Face has, and the dialect.
 
+    The defaults here are those of Hugging Face's dialect; MindFormers' are in `MINDFORMERS_FIELDS`.
+    """
+
+    dialect: str = HUGGING_FACE
     batch_size: int = 1
     seq_length: int = 2048
     hidden_size: int = 4096
@@ -24,17 +29,17 @@ class LlamaFields(CheckedConfig):
     vocab_size: int = 32000
     multiple_of: int = 256
     ffn_dim_multiplier: float | None = None
-    rms_norm_eps: float = 1e-5
+    rms_norm_eps: float = 1e-6
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
-    pad_token_id: int | None = 0
+    pad_token_id: int | None = None
     ignore_token_id: int = -100
     rope_theta: float = 10000.0
-    compute_dtype: str = "float16"
+    compute_dtype: str = "float32"
     layernorm_compute_type: str = "float32"
     softmax_compute_type: str = "float32"
     rotary_dtype: str = "float32"
-    param_init_type: str = "float16"
+    param_init_type: str = "float32"
     residual_dtype: str | None = None
     embedding_init_type: str | None = None
     qkv_has_bias: bool = False
@@ -47,7 +52,7 @@ class LlamaFields(CheckedConfig):
     scaling_factor: float | dict[str, Any] = 1.0
     is_dynamic: bool = False
     use_rope_slice: bool = False
-    use_flash_attention: bool = False
+    use_flash_attention: bool = True
     use_ring_attention: bool = False
     use_attn_mask_compression: bool = False
     use_eod_attn_mask_compression: bool = False
@@ -55,23 +60,23 @@ class LlamaFields(CheckedConfig):
     fine_grain_interleave: int = 1
     pp_interleave_num: int = 1
     offset: int | list[int] | list[list[int]] = 0
-    initializer_range: float = 0.01
+    initializer_range: float = 0.02
     checkpoint_name_or_path: str = ""
     repetition_penalty: float = 1.0
     max_decode_length: int = 1024
     block_size: int = 16
     num_blocks: int = 512
-    top_k: int = 5
+    top_k: int = 50
     top_p: float = 1.0
-    do_sample: bool = True
+    do_sample: bool = False
     quant_config: dict[str, Any] | None = None
     tie_word_embeddings: bool = False
     llm_backend: str = ""
-    fused_rms_norm: bool = True
+    fused_rms_norm: bool = False
     input_sliced_sig: bool = False
     rmsnorm_compute_2d: bool = False
     chunk_prefill: bool = False
-    calculate_per_token_loss: bool = False
+    calculate_per_token_loss: bool = True
     pipeline_stage: dict[str, Any] | None = None
     return_hidden_states: bool = False
     # Beyond MindFormers.
@@ -81,7 +86,7 @@ class LlamaFields(CheckedConfig):
     pretraining_tp: int = 1
     use_cache: bool = True
     reset_position_ids: bool = False
-    norm_init_type: str | None = None
+    norm_init_type: str | None = "float32"
 
     @property
     def head_dim(self) -> int:

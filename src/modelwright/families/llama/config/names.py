@@ -2,6 +2,11 @@
 
 from typing import Any
 
+HUGGING_FACE = "hugging_face"
+MINDFORMERS = "mindformers"
+DIALECTS = (HUGGING_FACE, MINDFORMERS)
+"""Whose defaults a config takes for what it leaves out; its `dialect` says which, never the names it uses."""
+
 ALIASES = {
     "num_layers": "num_hidden_layers",
     "num_heads": "num_attention_heads",
@@ -77,52 +82,15 @@ MINDFORMERS_FIELDS: dict[str, Any] = {
 }
 """The 61 fields of MindFormers' `LlamaConfig` with their defaults; None for the sub-configs means theirs."""
 
-_SHARED = frozenset(
-    {
-        "batch_size",
-        "hidden_size",
-        "intermediate_size",
-        "vocab_size",
-        "rms_norm_eps",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-        "repetition_penalty",
-        "top_k",
-        "top_p",
-        "do_sample",
-        "tie_word_embeddings",
-    }
-)
-MINDFORMERS_ONLY = frozenset(MINDFORMERS_FIELDS) - _SHARED
+PLAIN_DEFAULTS: dict[str, Any] = {
+    name: default
+    for name, default in MINDFORMERS_FIELDS.items()
+    if default is not None and name not in ("theta", "extend_method", "scaling_factor")
+}
+"""MindFormers' defaults that are written out: not None, which is resolved, and not RoPE, which has several views."""
 ROPE_VIEWS = ("rope_parameters", "rope_scaling")
-HUGGING_FACE_ONLY = frozenset(ALIASES.values()) | {
-    *ROPE_VIEWS,
-    "architectures",
-    "attention_bias",
-    "attention_dropout",
-    "dtype",
-    "head_dim",
-    "hidden_act",
-    "mlp_bias",
-    "model_type",
-    "pretraining_tp",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
-}
-HUGGING_FACE_DEFAULTS: dict[str, Any] = {
-    "calculate_per_token_loss": True,
-    "do_sample": False,
-    "fused_rms_norm": False,
-    "initializer_range": 0.02,
-    "intermediate_size": 11008,
-    "max_position_embeddings": 2048,
-    "pad_token_id": None,
-    "rms_norm_eps": 1e-6,
-    "top_k": 50,
-    "use_flash_attention": True,
-}
+HUGGING_FACE_DEFAULTS: dict[str, Any] = {"intermediate_size": 11008, "max_position_embeddings": 2048}
+"""Hugging Face's defaults of what MindFormers derives; its others are the class's."""
 MISTRAL_DEFAULTS: dict[str, Any] = {
     "intermediate_size": 14336,
     "num_key_value_heads": 8,
@@ -137,6 +105,7 @@ NONE_MEANS: dict[str, Any] = {
     "top_k": 0,
 }
 DTYPES = ("float32", "float16", "bfloat16")
+"""The types that a Llama stores and computes in."""
 DTYPE_FIELDS = (
     "compute_dtype",
     "embedding_init_type",

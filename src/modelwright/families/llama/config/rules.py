@@ -2,7 +2,7 @@
 
 from modelwright.configs.base import require, require_divides, require_one_of
 from modelwright.families.llama.config.fields import LlamaFields
-from modelwright.families.llama.config.names import DTYPE_FIELDS, DTYPES
+from modelwright.families.llama.config.names import DIALECTS, DTYPE_FIELDS, DTYPES
 
 
 def check_llama(config: LlamaFields) -> None:
@@ -14,6 +14,7 @@ def check_llama(config: LlamaFields) -> None:
 
 
 def _check_ranges(config: LlamaFields) -> None:
+    require_one_of("dialect", config.dialect, DIALECTS)
     config.require_at_least(1, "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
     config.require_at_least(1, "max_position_embeddings", "intermediate_size", "vocab_size", "multiple_of")
     config.require_at_least(1, "fine_grain_interleave", "pp_interleave_num", "pretraining_tp")
@@ -46,7 +47,7 @@ def _check_shape(config: LlamaFields) -> None:
 
 def _check_attention(config: LlamaFields) -> None:
     require(0 <= config.attention_dropout < 1, f"attention_dropout must be in [0, 1), got {config.attention_dropout}")
-    config.extension  # noqa: B018  # checked as it is built
+    config.rope  # noqa: B018  # checked as it is built
     require(
         config.extend_method != "DYNAMIC_NTK" or config.is_dynamic,
         'extend_method "DYNAMIC_NTK" needs is_dynamic=True, got is_dynamic=False',

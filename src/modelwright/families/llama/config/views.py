@@ -1,10 +1,13 @@
 """A Llama's run settings as the views that engines, samplers and trainers read; it checks no rule of its own."""
 
+from collections.abc import Iterator
+
 from modelwright.configs.engine import EngineSettings, read_quantization
 from modelwright.configs.parallel import ParallelSettings, read_pipeline_stage, stage_layers
 from modelwright.configs.sampling import SamplingSettings
-from modelwright.configs.training import TrainingSettings
+from modelwright.configs.training import READ_BY_THE_TRAINER, TrainingSettings
 from modelwright.families.llama.config.fields import LlamaFields
+from modelwright.families.llama.config.widths import feed_forward_width
 
 
 def engine_settings(config: LlamaFields) -> EngineSettings:
@@ -68,14 +71,39 @@ def training_settings(config: LlamaFields) -> TrainingSettings:
     )
 
 
-def fields_without_effect(config: LlamaFields) -> list[str]:
-    """The fields set away from their defaults that change nothing on torch, with the config's other values."""
-    degrees, experts = config.parallel_config, config.moe_config
-    idle = (name for name in experts.changed() if name in experts.WITHOUT_EFFECT or not config.has_experts)
-    names = [f"parallel_config.{name}" for name in degrees.changed() if name in degrees.WITHOUT_EFFECT]
-    names += [f"moe_config.{name}" for name in idle]
-    if config.fine_grain_interleave > 1 and degrees.model_parallel == 1:
-        names.append("fine_grain_interleave")
-    if config.pp_interleave_num > 1 and degrees.pipeline_stage == 1:
-        names.append("pp_interleave_num")
-    return names
+def idle_fields(config: LlamaFields) -> dict[str, str]:
+    """The fields that nothing reads with the config's other values, each with the reason."""
+    parts = {"parallel_config": config.parallel_config, "moe_config": config.moe_config}
+    idle = {f"{part}.{name}": why for part, of in parts.items() for name, why in of.idle().items()}
+    idle |= {name: f"only the trainer reads it: {what}" for name, what in READ_BY_THE_TRAINER.items()}
+    if config.qkv_concat and config.parallel_config.model_parallel > 1:
+        del idle["fine_grain_interleave"]  # it says how MindFormers lays the fused weights out
+    return idle | dict(_idle_in_the_model(config)) | dict(_idle_in_a_layout(config)) | dict(_idle_in_serving(config))
+
+
+def _idle_in_the_model(config: LlamaFields) -> Iterator[tuple[str, str]]:
+    width = config.intermediate_size
+    if width != feed_forward_width(config.hidden_size, config.multiple_of, config.ffn_dim_multiplier):
+        yield from dict.fromkeys(("multiple_of", "ffn_dim_multiplier"), f"intermediate_size is {width}").items()
+    if config.use_flash_attention:
+        yield "softmax_compute_type", "use_flash_attention is on: the kernel chooses how it takes softmax"
+    if config.extend_method != "DYNAMIC_NTK":
+        yield "is_dynamic", "every length is served as it is, and none rounded up"
+
+
+def _idle_in_a_layout(config: LlamaFields) -> Iterator[tuple[str, str]]:
+    degrees = config.parallel_config
+    if degrees.devices == 1:
+        yield "parallel_optimizer", "parallel_config asks for one device: there is nothing to shard over"
+    if degrees.model_parallel == 1:
+        yield "parallel_config.use_seq_parallel", "model_parallel is 1"
+        yield "moe_config.expert_model_parallel", "model_parallel is 1"
+    if config.pipeline_stage is not None:
+        yield "offset", "pipeline_stage states its own"
+
+
+def _idle_in_serving(config: LlamaFields) -> Iterator[tuple[str, str]]:
+    if config.use_past:
+        return
+    reason = "use_past is off: the engine takes its own defaults"
+    yield from dict.fromkeys(("block_size", "num_blocks", "llm_backend"), reason).items()

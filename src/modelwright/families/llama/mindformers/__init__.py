@@ -36,7 +36,8 @@ class MindFormers:
         values = read_yaml(file) if file.suffix in YAMLS else read_json(file)
         if "model" in values:
             values = merge_run(values)
-        config = LlamaConfig.from_dict(values, checkpoint_name_or_path="")  # which may lie on another machine
+        nowhere = {CHECKPOINT_PATH: ""}  # the checkpoint that a file names may lie on another machine
+        config = LlamaConfig.from_dict({"dialect": "mindformers"} | values, **nowhere)
         path = values.get(CHECKPOINT_PATH)
         return config, [f"{CHECKPOINT_PATH} ({path})"] if path else []
 

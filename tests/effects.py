@@ -1,0 +1,140 @@
+"""All that can be seen of a config: the model built from it, its passes, its plan, and the limits of its engine."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from modelwright.families.llama.mindformers.names import packing_of
+from modelwright.cli.defaults import engine_config, sampling_params
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from modelwright.configs import CheckedConfig
+from modelwright.engine.served_model import ServedModel
+from modelwright.families.deepseek_v2.config import DeepseekV2Config
+from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM
+from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
+from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
+from modelwright.families.imagegpt.config import ImageGPTConfig
+from modelwright.families.imagegpt.model import ImageGPTForCausalImageModeling
+from modelwright.families.llama.config import LlamaConfig
+from modelwright.families.llama.model import LlamaForCausalLM
+from modelwright.planner.plan import plan
+from modelwright.planner.report import as_object
+from tests.fakes import vl2_inputs
+
+MODELS: dict[type[CheckedConfig], Any] = {
+    DeepseekV2Config: DeepseekV2ForCausalLM,
+    DeepseekVLV2Config: DeepseekVLV2ForCausalLM,
+    ImageGPTConfig: ImageGPTForCausalImageModeling,
+    LlamaConfig: LlamaForCausalLM,
+}
+REFUSALS = (ValueError, RuntimeError, IndexError)
+
+
+class Recorded(TorchDispatchMode):
+    """The operations that were computed, with the types and shapes they gave."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        first = result[0] if isinstance(result, list | tuple) and result else result
+        shape = (first.dtype, tuple(first.shape)) if isinstance(first, torch.Tensor) else None
+        self.operations.append((str(func), shape))
+        return result
+
+
+def seen_of(config: CheckedConfig) -> dict[str, Any]:
+    """What the config brings about, by kind; a refusal is what it says."""
+    model = _or_refusal(lambda: _build(config))
+    seen = {
+        "plan": _or_refusal(lambda: _plan(config)),
+        "engine": _or_refusal(lambda: engine_config(config, {})),
+        "sampling": _or_refusal(lambda: sampling_params(config, {})),
+        "model": model if isinstance(model, str) else _weights(model),
+    }
+    if isinstance(config, LlamaConfig):
+        seen["layout on disk"] = packing_of(config)
+    if isinstance(model, str):
+        return seen
+    generation = model.generation_config.to_dict()
+    return seen | {
+        "generate": {name: generation[name] for name in generation if name != "transformers_version"},
+        "engine limits": _or_refusal(lambda: _limits(model)),
+        "pass": _or_refusal(lambda: _pass(model, training=False)),
+        "training": _or_refusal(lambda: _pass(model, training=True)),
+        "state after training": _or_refusal(lambda: _weights(model)),
+    }
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """The kinds of things that are seen of one config otherwise than of another."""
+    return [kind for kind in one.keys() | other.keys() if not same(one.get(kind), other.get(kind))]
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two things are bit for bit the same, types included."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one.nan_to_num(), other.nan_to_num())
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    return type(one) is type(other) and bool(one == other)
+
+
+def _or_refusal(act: Callable[[], Any]) -> Any:
+    try:
+        return act()
+    except REFUSALS as error:
+        return f"refused: {error}"
+
+
+def _build(config: CheckedConfig) -> Any:
+    torch.manual_seed(0)
+    return MODELS[type(config)](config)
+
+
+def _weights(model: Any) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _limits(model: Any) -> tuple[Any, ...]:
+    served = ServedModel.of(model.eval())
+    return served.context, served.ends, served.padding
+
+
+def _plan(config: CheckedConfig) -> dict[str, Any]:
+    found = {train: as_object(plan(config, train=train)) for train in (False, True)}
+    return {train: {key: each[key] for key in each if key != "fields_without_effect"} for train, each in found.items()}
+
+
+def _pass(model: Any, training: bool) -> dict[str, Any]:
+    """One pass with everything that it gives; in training also the loss over a global count, and the gradients."""
+    torch.manual_seed(0)
+    model.train(training)
+    model.zero_grad()
+    inputs = _inputs(model)
+    with Recorded() as recorded:
+        if not training:
+            with torch.no_grad():
+                outputs = model(**inputs)
+        else:
+            labels = inputs["input_ids"].clone()
+            labels[:, 2:4] = -100
+            labels[:, 5] = 3
+            outputs = model(**inputs, labels=labels, num_items_in_batch=40)
+            outputs.loss.backward()
+            if not isinstance(model, ImageGPTForCausalImageModeling):
+                model.update_router_bias()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    given = {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+    return {"given": given, "keys": list(outputs), "gradients": gradients, "operations": recorded.operations}
+
+
+def _inputs(model: Any) -> dict[str, Any]:
+    if isinstance(model.config, DeepseekVLV2Config):
+        return dict(vl2_inputs([[(2, 1)], [(1, 1)]]))
+    ids = torch.randint(4, 16, (2, 12), generator=torch.Generator().manual_seed(0))
+    ids[0, 6], ids[1, 3], ids[1, 8] = 2, 2, 7
+    return {"input_ids": ids}
