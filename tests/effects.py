@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from modelwright.families.llama.mindformers.names import packing_of
 from modelwright.cli.defaults import engine_config, sampling_params
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -17,6 +16,7 @@ from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
 from modelwright.families.imagegpt.config import ImageGPTConfig
 from modelwright.families.imagegpt.model import ImageGPTForCausalImageModeling
 from modelwright.families.llama.config import LlamaConfig
+from modelwright.families.llama.mindformers.names import packing_of
 from modelwright.families.llama.model import LlamaForCausalLM
 from modelwright.planner.plan import plan
 from modelwright.planner.report import as_object
