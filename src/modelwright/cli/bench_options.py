@@ -1,20 +1,16 @@
-"""``modelwright bench`` and its options, checked before anything heavy is imported."""
+"""The options of ``modelwright bench``, checked before anything heavy is imported."""
 
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-import typer
 from typer import Option
 
-from modelwright.cli.option_groups import command
 from modelwright.cli.options import EngineOptions, Machine, Model, require_at_least
 from modelwright.errors import RequestError
 
 Repeats = Annotated[int, Option(help="Rounds that are measured.", metavar="N")]
-
-bench = typer.Typer(help="Measure a model in the engine.", no_args_is_help=True)
 
 
 @dataclass(frozen=True)
@@ -92,27 +88,3 @@ class ThroughputOptions:
 
 
 BenchOptions = LatencyOptions | ThroughputOptions
-
-
-@command
-def latency(options: LatencyOptions) -> None:
-    """Time requests that start together: the first token, each further one, the whole."""
-    _bench(options)
-
-
-@command
-def throughput(options: ThroughputOptions) -> None:
-    """Time many requests, all at once or at a rate: tokens a second, and how long each waited."""
-    _bench(options)
-
-
-for measure in (latency, throughput):
-    bench.command()(measure)
-
-
-def _bench(options: BenchOptions) -> None:
-    options.check()
-
-    from modelwright.cli.bench import run_bench
-
-    raise typer.Exit(run_bench(options))

@@ -1,15 +1,13 @@
-"""``modelwright chat`` and its options, checked before anything heavy is imported; its work is imported when chosen."""
+"""The options of ``modelwright chat``, checked before anything heavy is imported."""
 
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from typer import Argument, Option
 
 from modelwright import zoo
-from modelwright.cli.option_groups import command
 from modelwright.cli.options import AsJson, Machine, Sampling, require_at_least, sampling_option
 from modelwright.configs.limits import check_sampling
 from modelwright.errors import RequestError
@@ -83,16 +81,6 @@ class ChatOptions:
             raise RequestError("the prompt is empty")
         if prompt is not None and self.draw is not None and not self.images:
             raise RequestError("--draw draws on a picture, so it needs --image")
-
-
-@command
-def chat(options: ChatOptions) -> None:
-    """Ask a model about text and pictures, once or in a session."""
-    options.check()
-
-    from modelwright.cli.chat import run_chat
-
-    raise typer.Exit(run_chat(options))
 
 
 def choose_model(first: str | None, second: str | None) -> tuple[str, str | None]:

@@ -1,4 +1,4 @@
-"""``modelwright complete-image`` and its options, checked before anything heavy is imported."""
+"""The options of ``modelwright complete-image``, checked before anything heavy is imported."""
 
 import math
 import os
@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from typer import Argument, Option
 
-from modelwright.cli.option_groups import command
 from modelwright.cli.options import Device, Dtype
 from modelwright.configs.limits import check_sampling
 from modelwright.errors import RequestError
@@ -111,13 +109,3 @@ class CompleteImageOptions:
 def kept_rows(keep: float, height: int) -> int:
     """The whole rows nearest to the share ``keep`` of ``height``, halves up; at least one row is left to sample."""
     return min(math.floor(keep * height + 0.5), height - 1)
-
-
-@command
-def complete_image(options: CompleteImageOptions) -> None:
-    """Keep the top of a picture and let an ImageGPT draw the rest, several times over."""
-    options.check()
-
-    from modelwright.cli.complete_image import run_complete_image
-
-    raise typer.Exit(run_complete_image(options))

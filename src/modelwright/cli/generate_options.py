@@ -1,13 +1,11 @@
-"""``modelwright generate`` and its options, checked before anything heavy is imported."""
+"""The options of ``modelwright generate``, checked before anything heavy is imported."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from typer import Option
 
-from modelwright.cli.option_groups import command
 from modelwright.cli.options import EngineOptions, Machine, Model, Sampling
 from modelwright.errors import RequestError
 
@@ -67,13 +65,3 @@ class GenerateOptions:
     def defaults(self) -> dict[str, Any]:
         """What lines get where they do not say, as fields of `SamplingParams`."""
         return self.sampling.given() | ({"stop": tuple(self.stop)} if self.stop else {})
-
-
-@command
-def generate(options: GenerateOptions) -> None:
-    """Answer a file of prompts, many at once; sampling options are defaults for lines that do not say."""
-    options.check()
-
-    from modelwright.cli.generate import run_generate
-
-    raise typer.Exit(run_generate(options))

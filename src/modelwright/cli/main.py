@@ -8,10 +8,7 @@ import typer
 from typer import Option
 
 import modelwright
-from modelwright.cli.bench_options import bench
-from modelwright.cli.chat_options import chat
-from modelwright.cli.complete_image_options import complete_image
-from modelwright.cli.generate_options import generate
+from modelwright.cli.engine_commands import bench, chat, complete_image, generate
 from modelwright.cli.model_commands import models, plan
 from modelwright.cli.options import in_options
 from modelwright.cli.weight_commands import convert, export, quantize

@@ -1,7 +1,7 @@
 """The base of every model: transformers' ``PreTrainedModel`` reading and writing the official layout, shard by shard.
 
-Layers may store several official tensors as one; ``layout.py`` knows which part is which. Files are the business of
-``shards.py``, folders and configs that of ``source.py``.
+Layers may store several official tensors as one. In ``checkpoints``, ``places.py`` knows which part is which,
+``shards.py`` reads and writes files, and ``source.py`` finds folders and configs.
 """
 
 import copy
@@ -35,7 +35,7 @@ from modelwright.checkpoints.source import asked_dtype, choose_dtype, find_folde
 from modelwright.configs.base import is_transformers_quantization
 from modelwright.configs.engine import weight_quantization
 from modelwright.errors import CheckpointError
-from modelwright.families import family_of
+from modelwright.families import find_family
 from modelwright.hf.registry import register_with_auto
 from modelwright.layers import Experts, Router
 
@@ -122,7 +122,8 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
         with no_progress_bar():
             loaded = super().from_pretrained(None, *args, config=config, state_dict=state, dtype=dtype, **kwargs)
         model, *info = loaded if isinstance(loaded, tuple) else (loaded,)
-        register_with_auto(family_of(model))  # so that transformers saves and reloads what belongs to it
+        if (family := find_family(model)) is not None:
+            register_with_auto(family)  # so that transformers' Auto classes read what this model saves
         model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
         if not info:
             return model

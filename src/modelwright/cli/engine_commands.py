@@ -1,0 +1,65 @@
+"""The commands that compute with a model; each imports its work when chosen, after its options are checked."""
+
+import typer
+
+from modelwright.cli.bench_options import BenchOptions, LatencyOptions, ThroughputOptions
+from modelwright.cli.chat_options import ChatOptions
+from modelwright.cli.complete_image_options import CompleteImageOptions
+from modelwright.cli.generate_options import GenerateOptions
+from modelwright.cli.option_groups import command
+
+bench = typer.Typer(help="Measure a model in the engine.", no_args_is_help=True)
+
+
+@command
+def chat(options: ChatOptions) -> None:
+    """Ask a model about text and pictures, once or in a session."""
+    options.check()
+
+    from modelwright.cli.chat import run_chat
+
+    raise typer.Exit(run_chat(options))
+
+
+@command
+def generate(options: GenerateOptions) -> None:
+    """Answer a file of prompts, many at once; sampling options are defaults for lines that do not say."""
+    options.check()
+
+    from modelwright.cli.generate import run_generate
+
+    raise typer.Exit(run_generate(options))
+
+
+@command
+def complete_image(options: CompleteImageOptions) -> None:
+    """Keep the top of a picture and let an ImageGPT draw the rest, several times over."""
+    options.check()
+
+    from modelwright.cli.complete_image import run_complete_image
+
+    raise typer.Exit(run_complete_image(options))
+
+
+@command
+def latency(options: LatencyOptions) -> None:
+    """Time requests that start together: the first token, each further one, the whole."""
+    _bench(options)
+
+
+@command
+def throughput(options: ThroughputOptions) -> None:
+    """Time many requests, all at once or at a rate: tokens a second, and how long each waited."""
+    _bench(options)
+
+
+for measure in (latency, throughput):
+    bench.command()(measure)
+
+
+def _bench(options: BenchOptions) -> None:
+    options.check()
+
+    from modelwright.cli.bench import run_bench
+
+    raise typer.Exit(run_bench(options))
