@@ -6,17 +6,18 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a test that reaches for the hub fails at once
 
-import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported, which transformers may do
+
+import pytest
 from hypothesis import settings
 from PIL import Image
 
 from modelwright.families.deepseek_vl2.processor import DeepseekVLV2Processor
 
 GOLDEN = Path(__file__).parent / "golden" / "processor"
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported
 
 settings.register_profile("modelwright", deadline=None)
 settings.load_profile("modelwright")

@@ -7,6 +7,7 @@ from transformers import DynamicCache, LlamaConfig, StaticCache
 
 from modelwright.attention import DenseAttention
 from modelwright.ops.attention import reference_attention
+from modelwright.ops.backends import cpu as kernels
 
 BATCH, HEADS, DIM, TOKENS = 2, 4, 8, 6
 SCALE = DIM**-0.5
@@ -24,26 +25,29 @@ def alone(qkv: tuple[torch.Tensor, ...], row: int, keep: slice, causal: bool = T
     return reference_attention(q, k, v, None, SCALE, causal=causal)[0]
 
 
-def test_another_product_follows_the_same_rule(qkv):
-    seen = []
-
-    def product(q, k, v, mask, scale, dropout, causal):
-        seen.append(causal)
-        return reference_attention(q, k, v, mask, scale, dropout, causal)
-
-    padded = torch.ones(BATCH, TOKENS)
-    padded[0, :2] = 0
-    for rule in ({}, {"causal": False}, {"mask": padded}):
-        plain = DenseAttention(**rule)
-        found = plain.by(product).attend(0, *qkv, scale=SCALE)
-        torch.testing.assert_close(found, plain.attend(0, *qkv, scale=SCALE))
-    assert seen == [True, False, False]
-
-
-@pytest.mark.parametrize("rule", [{"fused": False}, {"upcast": True}])
-def test_a_product_that_was_asked_for_stays(rule):
-    plain = DenseAttention(**rule)
-    assert plain.by(reference_attention) is plain
+@pytest.mark.parametrize(
+    ("rule", "calls"),
+    [
+        ({}, [True]),
+        ({"causal": False}, [False]),
+        ({"mask": torch.tensor([[1] * 20, [0] * 2 + [1] * 18])}, []),
+        ({"fused": False}, []),
+        ({"upcast": True}, []),
+    ],
+    ids=str,
+)
+@torch.inference_mode()
+def test_whole_passes_are_computed_by_the_kernel(rule, calls, monkeypatch):
+    """As they are without inference mode, where torch computes; ``calls`` are the kernel's, causal or not."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, BATCH, HEADS, 20, DIM).bfloat16().unbind(0)
+    found, own = [], kernels.prefill
+    monkeypatch.setattr(kernels, "prefill", lambda *a, causal: found.append(causal) or own(*a, causal=causal))
+    out = DenseAttention(**rule).attend(0, q, k, v, scale=SCALE)
+    assert found == (calls if kernels.serves_prefill(q, k, v) else [])
+    with torch.inference_mode(False), torch.enable_grad():
+        wanted = DenseAttention(**rule).attend(0, q.clone(), k.clone(), v.clone(), scale=SCALE)
+    torch.testing.assert_close(out, wanted, rtol=2**-6, atol=2**-6)
 
 
 def static_cache(length: int) -> StaticCache:

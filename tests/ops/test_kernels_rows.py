@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelwright.layers import RMSNorm, Router
 from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.norm import reference_rms_norm, rms_norm
 from modelwright.ops.rotary import inverse_frequencies, rope_table, rotate_half_split, rotate_interleaved
+from modelwright.ops.routing import reference_router_scores
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason=f"no kernels: {kernels.reason()}")
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
@@ -18,13 +19,13 @@ CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.bfloat16: {"rtol": 2
 @settings(max_examples=30)
 @given(DTYPES, st.integers(1, 70), st.sampled_from([1, 15, 16, 40, 1024]), st.booleans(), st.integers(0, 2**16))
 @torch.inference_mode()
-def test_norms_equal_the_layer(dtype, rows, dim, once, seed):
+def test_norms_equal_torchs(dtype, rows, dim, once, seed):
     torch.manual_seed(seed)
-    norm = RMSNorm(dim, 1e-5, fused=once).to(dtype)
-    norm.weight.copy_(torch.randn(dim))
-    x = 3 * torch.randn(1, rows, dim).to(dtype)
-    assert kernels.serves_rows(x, norm.weight)
-    torch.testing.assert_close(kernels.rms_norm(x, norm.weight, 1e-5, once), norm(x), **CLOSE[dtype])
+    weight, x = torch.randn(dim).to(dtype), 3 * torch.randn(1, rows, dim).to(dtype)
+    assert kernels.serves_rows(x, weight)
+    found, wanted = rms_norm(x, weight, 1e-5, once), reference_rms_norm(x, weight, 1e-5, once)
+    torch.testing.assert_close(found, wanted, **CLOSE[dtype])
+    assert torch.equal(found, kernels.rms_norm(x, weight, 1e-5, once))
 
 
 @settings(max_examples=30)
@@ -66,14 +67,13 @@ def test_gated_activations_keep_what_is_no_number():
 @settings(max_examples=30)
 @given(DTYPES, DTYPES, st.booleans(), st.integers(1, 70), st.sampled_from([(1, 3), (32, 1024), (7, 40)]))
 @torch.inference_mode()
-def test_scores_of_experts_equal_the_router(dtype, stored, softmax, tokens, sizes):
+def test_scores_of_experts_equal_torchs(dtype, stored, softmax, tokens, sizes):
     experts, dim = sizes
     torch.manual_seed(tokens)
-    router = Router(dim, experts, 1, scoring="softmax" if softmax else "sigmoid").to(stored)
-    router.weight.copy_(torch.randn(experts, dim) / dim**0.5)
-    x = torch.randn(tokens, dim).to(dtype)
-    for found, wanted in zip(kernels.route(x, router.weight, softmax), router._scores(x), strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    weight, x = (torch.randn(experts, dim) / dim**0.5).to(stored), torch.randn(tokens, dim).to(dtype)
+    wanted = reference_router_scores(x, weight, "softmax" if softmax else "sigmoid", torch.float32)
+    for ways in zip(kernels.route(x, weight, softmax), wanted, strict=True):
+        torch.testing.assert_close(*ways, rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_and_types_are_left_to_torch():

@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from modelwright.ops import few_rows
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.backends.cpu import Unit
-from modelwright.ops.experts import looped_experts
+from modelwright.ops.experts import experts, looped_experts, prefers_expert_kernel
+from modelwright.ops.linear import linear, linears, prefers_kernel
+from modelwright.ops.stored import prefers_stored_kernel
 
 compiled = pytest.mark.skipif(not kernels.available(), reason=f"no kernels: {kernels.reason()}")
 CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.bfloat16: {"rtol": 2**-7, "atol": 2**-8}}
@@ -40,8 +40,8 @@ def called(monkeypatch):
 )
 def test_how_many_rows_are_few(monkeypatch, unit, dtype, most):
     monkeypatch.setattr(kernels, "unit", lambda: unit)
-    assert most == 0 or few_rows.prefers_kernel(most, dtype)
-    assert not few_rows.prefers_kernel(most + 1, dtype)
+    assert most == 0 or prefers_kernel(most, dtype)
+    assert not prefers_kernel(most + 1, dtype)
 
 
 @pytest.mark.parametrize("unit", Unit)
@@ -49,10 +49,10 @@ def test_how_many_rows_are_few(monkeypatch, unit, dtype, most):
 def test_how_many_choices_and_rows_of_stored_weights_are_few(monkeypatch, unit, dtype):
     monkeypatch.setattr(kernels, "unit", lambda: unit)
     blocks = dtype == torch.bfloat16 and unit != Unit.STREAMS
-    assert few_rows.prefers_expert_kernel(12 * 8, 8, dtype)
-    assert few_rows.prefers_expert_kernel(12 * 8 + 1, 8, dtype) is blocks
+    assert prefers_expert_kernel(12 * 8, 8, dtype)
+    assert prefers_expert_kernel(12 * 8 + 1, 8, dtype) is blocks
     most = 512 if blocks else 8
-    assert [few_rows.prefers_stored_kernel(rows, dtype) for rows in (0, 1, most, most + 1)] == [
+    assert [prefers_stored_kernel(rows, dtype) for rows in (0, 1, most, most + 1)] == [
         False,
         True,
         True,
@@ -75,13 +75,13 @@ def test_layers_equal_torch_on_both_sides_of_the_rule(called, dtype, rows, by):
         ((torch.randn(24, 40) / 40**0.5).to(dtype), torch.randn(24).to(dtype)),
         ((torch.randn(7, 40) / 40**0.5).to(dtype), None),
     ]
-    outs = few_rows.linears(x, layers)
+    outs = linears(x, layers)
     for out, (weight, bias) in zip(outs, layers, strict=True):
         wide = F.linear(x.float(), weight.float(), None if bias is None else bias.float())
         assert out.dtype == dtype and out.shape == (1, rows, len(weight))
         torch.testing.assert_close(out.float(), wide, **CLOSE[dtype])
     assert called == by
-    assert torch.equal(few_rows.linear(x, *layers[0]), outs[0])
+    assert torch.equal(linear(x, *layers[0]), outs[0])
 
 
 @compiled
@@ -91,38 +91,13 @@ def test_experts_equal_the_loop_on_both_sides_of_the_rule(called, tokens, by):
     torch.manual_seed(tokens)
     x, w_in, w_out = torch.randn(tokens, 16), torch.randn(4, 24, 16) / 4, torch.randn(4, 16, 12) / 4
     chosen, weights = torch.rand(tokens, 4).argsort(dim=-1)[:, :2], torch.rand(tokens, 2)
-    out = few_rows.silu_experts(x, chosen, weights, w_in, w_out)
+    out = experts(x, chosen, weights, w_in, w_out, F.silu)
     torch.testing.assert_close(out, looped_experts(x, chosen, weights, w_in, w_out, F.silu), rtol=1e-5, atol=1e-5)
     assert called == by
-
-
-class Layer(nn.Module):
-    """What an exporter traces."""
-
-    def forward(self, x):
-        return few_rows.linear(x, torch.ones(8, 16))
-
-
-@compiled
-def test_gradients_autocast_and_strangers_are_left_to_torch(called):
-    x, weight = torch.randn(2, 16), torch.randn(8, 16, requires_grad=True)
-    few_rows.linear(x, weight).sum().backward()
-    assert weight.grad is not None
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert few_rows.linear(x, weight).dtype == torch.bfloat16
-    with torch.no_grad():
-        few_rows.linear(x.double(), weight.double())
-        few_rows.linear(x, torch.randn(16, 8).T)
-        exported = torch.export.export(Layer(), (x,)).module()
-        assert torch.equal(exported(2 * x), F.linear(2 * x, torch.ones(8, 16)))
-    assert called == []
-    with torch.no_grad():
-        few_rows.linear(x, weight)
-    assert called == ["linears"]
 
 
 @torch.inference_mode()
 def test_without_kernels_the_numbers_are_torchs(monkeypatch):
     monkeypatch.setattr(kernels, "serves_linear", lambda *_: False)
     x, weight, bias = torch.randn(2, 16), torch.randn(8, 16), torch.randn(8)
-    assert torch.equal(few_rows.linear(x, weight, bias), F.linear(x, weight, bias))
+    assert torch.equal(linear(x, weight, bias), F.linear(x, weight, bias))

@@ -108,4 +108,4 @@ def _places(tensors: list[Tensor]) -> list[tuple[Any, ...]]:
 def _surroundings() -> tuple[Any, ...]:
     """Threads of operations on the CPU, the types of autocast, and whether there are hooks of all modules."""
     casts = (torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) for kind in ("cpu", "cuda"))
-    return torch.get_num_threads(), *casts, _has_any_global_hook()
+    return torch.get_num_threads(), *casts, bool(_has_any_global_hook())

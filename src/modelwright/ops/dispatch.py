@@ -2,7 +2,7 @@
 
 Every operation of this room asks :func:`only_numbers`, whether a kernel of ``backends`` serves the tensors, and whether
 it is the faster one for their sizes. Whatever else is wanted of an operation is torch's business: gradients, autocast,
-a graph that is being traced or compiled, a transformation of ``torch.func``, tensors that compute in their own way, and
+a graph that is being exported or compiled, a transformation of ``torch.func``, tensors that compute in their own way, and
 modes that watch torch's operations.
 """
 
@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 _PLAIN = frozenset({Tensor, nn.Parameter, type(None)})
 _is_compiling = torch.compiler.is_compiling
 _transforms_active = torch._C._are_functorch_transforms_active
-_tracing_state = torch._C._get_tracing_state
 _modes = torch._C._len_torch_dispatch_stack
 
 
@@ -26,7 +25,7 @@ class KernelAwareMode(TorchDispatchMode):
 
 def only_numbers(x: Tensor, *others: Tensor | None) -> bool:
     """Whether nothing but the numbers of a result is asked for, from tensors that are nothing but numbers."""
-    if torch.is_grad_enabled() or _is_compiling() or _transforms_active() or _tracing_state() is not None:
+    if torch.is_grad_enabled() or _is_compiling() or _transforms_active():
         return False
     if not _PLAIN.issuperset(map(type, (x, *others))):
         return False
