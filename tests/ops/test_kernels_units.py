@@ -5,7 +5,6 @@ Machines without a matrix unit run that path through ``emulated_amx.h``, which s
 
 import ctypes
 import shutil
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from modelwright.ops.backends import cpu as kernels
-from modelwright.ops.backends.cpu import Unit, build
+from modelwright.ops.backends.cpu import Unit, build, compiler, layouts
 from modelwright.ops.experts import looped_experts
 from modelwright.ops.weight_only import Int4Weight, Int8Weight, dequantise, quantise_int4, quantise_int8
 
@@ -38,7 +37,7 @@ STORED = {
 
 
 @pytest.fixture(scope="module")
-def emulated(tmp_path_factory) -> ctypes.CDLL:
+def emulated(tmp_path_factory) -> dict[str, build.Kernel]:
     """The kernels for linear layers and experts, compiled for a processor that has tiles."""
     folder = tmp_path_factory.mktemp("kernels")
     for path in Path(build.__file__).parent.iterdir():
@@ -46,18 +45,20 @@ def emulated(tmp_path_factory) -> ctypes.CDLL:
             shutil.copy(path, folder)
     tiles = Path(__file__).with_name("emulated_amx.h")
     extra = ("-O1", "-U__AMX_TILE__", "-U__AMX_BF16__", "-D__AMX_TILE__", "-D__AMX_BF16__", "-include", str(tiles))
-    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), "c++")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "FLAGS", (*build.FLAGS, *extra))
-        return ctypes.CDLL(str(build.compiled(folder, compiler, folder / "made")))
+        patch.setattr(compiler, "FLAGS", (*compiler.FLAGS, *extra))
+        headers = {"layouts.h": layouts.header()}
+        library = compiler.compiled(folder, headers, compiler.find_compiler(), [folder / "made"], tell=lambda _: None)
+    functions = [layouts.BEST_UNIT, layouts.LINEAR_ROWS, layouts.EXPERT_ROWS]
+    return build.bind(ctypes.CDLL(str(library)), functions)
 
 
 @pytest.fixture(params=Unit, ids=lambda unit: unit.name.lower())
 def by(request, monkeypatch) -> Unit:
     """Each unit in turn."""
     if request.param == Unit.TILES:
-        library = request.getfixturevalue("emulated")
-        monkeypatch.setattr(import_module("modelwright.ops.backends.cpu.linear"), "build", lambda: build.Build(library))
+        emulated = build.Build(request.getfixturevalue("emulated"))
+        monkeypatch.setattr(build, "build", lambda: emulated)
     return request.param
 
 

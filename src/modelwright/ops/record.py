@@ -8,6 +8,7 @@ import ctypes
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from modelwright.ops.backends.cpu.build import recording
+from modelwright.ops.backends.cpu.build import Kernel
 from modelwright.ops.dispatch import KernelAwareMode
 
 Call = Callable[[], object]
@@ -75,7 +76,7 @@ def record(computation: Callable[[], Tensor], memory: Memory) -> Callable[[], Te
         NotRecordable: the computation asks for numbers.
     """
     calls: list[Call] = []
-    with _RefuseWaiting(), _Recorder(calls, memory) as recorder, recording(calls):
+    with _FunctionRecorder(calls), _Recorder(calls, memory) as recorder:
         result = memory.kept(computation())
     return _Tape(calls, result, (memory, recorder.kept))
 
@@ -94,12 +95,18 @@ class _Tape:
         return self.result
 
 
-class _RefuseWaiting(TorchFunctionMode):
-    """Raises where Python asks for numbers, some of which it would read without torch's knowing."""
+class _FunctionRecorder(TorchFunctionMode):
+    """Appends calls of compiled kernels, and raises where Python asks for numbers: torch's dispatch sees neither."""
+
+    def __init__(self, calls: list[Call]):
+        super().__init__()
+        self._calls = calls
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _WAITS:
             raise NotRecordable(f"{func.__name__} asks for numbers")
+        if isinstance(func, Kernel):
+            self._calls.append(partial(func.run, *args))
         return func(*args, **(kwargs or {}))
 
 

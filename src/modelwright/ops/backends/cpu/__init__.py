@@ -9,6 +9,7 @@ rows. Leaves out GPUs.
 from modelwright.ops.backends.cpu.attention import decode, serves_decode
 from modelwright.ops.backends.cpu.build import available, reason
 from modelwright.ops.backends.cpu.latent import latent_in, latent_to_values, serves_latent
+from modelwright.ops.backends.cpu.layouts import Unit
 from modelwright.ops.backends.cpu.linear import (
     experts,
     is_bare,
@@ -20,7 +21,7 @@ from modelwright.ops.backends.cpu.linear import (
 from modelwright.ops.backends.cpu.prefill import prefill, serves_prefill
 from modelwright.ops.backends.cpu.rows import rms_norm, rotate, route, serves_rows, silu_product
 from modelwright.ops.backends.cpu.slots import KernelSlots, serves_slots
-from modelwright.ops.backends.cpu.unit import Unit, unit
+from modelwright.ops.backends.cpu.unit import unit
 
 __all__ = [
     "KernelSlots",

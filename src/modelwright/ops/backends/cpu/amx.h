@@ -44,27 +44,10 @@ public:
 
     // Turns 16 rows of 16 pairs into 16 pairs of 16 rows.
     static void pack(const __m512i* rows, int64_t, bf16* out) {
-        __m512i a[16], b[16];
-        for (int i = 0; i < 16; i += 2) {
-            a[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-            a[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-        }
-        for (int i = 0; i < 16; i += 4) {  // b[i + j]: pair j of each run of 4, of rows i to i + 3
-            b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
-            b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
-            b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
-            b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
-        }
-        for (int j = 0; j < 4; j++) {
-            const __m512i low = _mm512_shuffle_i32x4(b[j], b[4 + j], 0x88);
-            const __m512i high = _mm512_shuffle_i32x4(b[j], b[4 + j], 0xDD);
-            const __m512i low2 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0x88);
-            const __m512i high2 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0xDD);
-            _mm512_store_si512(out + 32 * j, _mm512_shuffle_i32x4(low, low2, 0x88));
-            _mm512_store_si512(out + 32 * (4 + j), _mm512_shuffle_i32x4(high, high2, 0x88));
-            _mm512_store_si512(out + 32 * (8 + j), _mm512_shuffle_i32x4(low, low2, 0xDD));
-            _mm512_store_si512(out + 32 * (12 + j), _mm512_shuffle_i32x4(high, high2, 0xDD));
-        }
+        __m512i columns[LANES];
+        std::copy_n(rows, LANES, columns);
+        transpose(columns);
+        for (int j = 0; j < LANES; j++) _mm512_store_si512(out + 2 * LANES * j, columns[j]);
     }
 
     // sums[(group * PANEL + row) * WIDTH + row in the group] += the block's rows times x from input k on.

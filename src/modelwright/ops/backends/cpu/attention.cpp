@@ -13,7 +13,6 @@
 
 namespace {
 
-constexpr int64_t PART = 128;  // keys of a sequence that are worth a thread's while
 constexpr int64_t SHARES = 2;  // parts for each thread, if all were as long as the next: they shrink, and none is late
 
 // Keys of a sequence.
@@ -34,7 +33,8 @@ struct Parts {
         for (int64_t s = 0; s < d.sequences; s++) {
             starts.push_back(all.size());
             for (int64_t first = 0, last; first < d.contexts[s]; first = last) {
-                const int64_t share = std::max(PART, keys / (SHARES * threads)), left = d.contexts[s] - first;
+                const int64_t share = std::max(KEYS_FOR_A_THREAD, keys / (SHARES * threads));
+                const int64_t left = d.contexts[s] - first;
                 const int64_t pieces = (left + share - 1) / share;
                 last = pieces == 1 ? d.contexts[s] : first + (left / pieces + BLOCK - 1) / BLOCK * BLOCK;
                 all.push_back({s, first, last});

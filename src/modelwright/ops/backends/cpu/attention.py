@@ -1,22 +1,17 @@
 """Decode attention over pages by the compiled kernel: the checks and the pointers; the arithmetic is in C++."""
 
 import math
-import struct
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from modelwright.ops.backends.cpu.build import build, call
+from modelwright.ops.backends.cpu.build import available, call
+from modelwright.ops.backends.cpu.layouts import DECODE, MOST_PARTS, PAGED_DECODE, StoredKind
 from modelwright.ops.pages import Pages
 
-STORED = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+STORED = {torch.float32: StoredKind.FP32, torch.bfloat16: StoredKind.BF16, torch.int8: StoredKind.INT8}
 QUERIES = (torch.float32, torch.bfloat16)
-MOST_PARTS = 2
-
-
-_DECODE = struct.Struct("4q 6q 30q 4q f")
-"""`Decode` of attention.cpp: the counts, two parts' queries, two parts' keys and the values, contexts and tables."""
 
 
 def serves_decode(q: Tensor, *pages: Pages) -> bool:
@@ -24,7 +19,7 @@ def serves_decode(q: Tensor, *pages: Pages) -> bool:
     if q.device.type != "cpu" or q.dtype not in QUERIES or (torch.is_grad_enabled() and q.requires_grad):
         return False
     known = all(kind.rows.dtype in STORED and kind.rows.device.type == "cpu" for kind in pages)
-    return known and build().library is not None
+    return known and available()
 
 
 def decode(
@@ -49,7 +44,7 @@ def decode(
     tables = tables.to("cpu", torch.int32).contiguous()
     out = first.new_empty(sequences, heads, values.width)
     missing = MOST_PARTS - len(keys)
-    packed = _DECODE.pack(
+    packed = DECODE.pack(
         sequences,
         heads,
         keys[0].rows.shape[2] if keys[0].rows.dim() == 4 else 1,
@@ -65,12 +60,12 @@ def decode(
         values.page_size,
         scale * math.log2(math.e),
     )
-    call("paged_decode", "sipi", packed, first.dtype == torch.bfloat16, out.data_ptr(), torch.get_num_threads())
+    call(PAGED_DECODE, packed, first.dtype == torch.bfloat16, out.data_ptr(), torch.get_num_threads())
     return out
 
 
 def _stored(pages: Pages) -> tuple[int, ...]:
-    """`Stored` of attention.cpp: type, width, pointer and strides of page, token and head, and those of the scales."""
+    """The numbers of a ``Stored``: type, width, pointer, strides of page, token and head, and those of the scales."""
     rows, scales = pages.rows, pages.scales
     page, token, *head, number = rows.stride()
     if number != 1:

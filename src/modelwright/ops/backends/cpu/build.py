@@ -1,138 +1,104 @@
-"""The C++ kernels, compiled by the machine's own compiler at their first use and kept for the next process.
+"""The loaded kernels, or why there are none; and the one way to call them, which a recorder sees.
 
-They see data pointers and no torch header, so that this takes seconds. Without a compiler, or with the environment
-variable ``MODELWRIGHT_KERNELS=0``, there are none, and what they would have done torch does: :func:`reason` says why.
+Without a compiler, or where the switch ``MODELWRIGHT_KERNELS`` is off, torch computes what the kernels would have:
+:func:`reason` says why, and a warning of this module's logger says so once.
 """
 
 import ctypes
-import hashlib
-import os
-import shutil
-import subprocess
-import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache, partial
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-SWITCH = "MODELWRIGHT_KERNELS"
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-Wno-psabi")
-_KINDS = {"i": ctypes.c_int32, "q": ctypes.c_int64, "f": ctypes.c_float, "p": ctypes.c_void_p, "s": ctypes.c_char_p}
-_recording = threading.local()
+from torch.overrides import handle_torch_function, has_torch_function
+
+from modelwright.ops.backends.cpu.compiler import NoKernels, cache_folders, compiled, find_compiler
+from modelwright.ops.backends.cpu.layouts import FUNCTIONS, Function, header
+from modelwright.ops.backends.switch import switched_off
+
+_log = logging.getLogger(__name__)
+
+
+class Kernel:
+    """A function of the loaded kernels, to be called with what ``layouts.py`` declares."""
+
+    __slots__ = ("name", "run")
+
+    def __init__(self, name: str, run: Callable[..., Any]):
+        self.name, self.run = name, run
+
+    def __call__(self, *arguments: int | float | bytes) -> Any:
+        """Run it. Under a ``TorchFunctionMode`` it is the mode that does so, as with torch's own functions."""
+        if has_torch_function(arguments):
+            return handle_torch_function(self, (), *arguments)
+        return self.run(*arguments)
 
 
 @dataclass(frozen=True)
 class Build:
-    """The loaded kernels, or why there are none."""
+    """The functions of the loaded kernels by name, or why there are none."""
 
-    library: ctypes.CDLL | None
+    kernels: Mapping[str, Kernel] = field(default_factory=dict)
     reason: str = ""
 
 
 @cache
 def build() -> Build:
-    """Load the kernels, compiling them if this machine has not yet; asked once per process."""
-    if os.environ.get(SWITCH, "1") == "0":
-        return Build(None, f"{SWITCH}=0")
-    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
-    if compiler is None:
-        return Build(None, "there is no C++ compiler (c++, g++ or clang++) on the PATH")
-    try:
-        return Build(ctypes.CDLL(str(compiled(Path(__file__).parent, compiler, cache_folder()))))
-    except subprocess.CalledProcessError as error:
-        return Build(None, f"{compiler} failed: {error.stderr.strip()}")
-    except OSError as error:  # the cache cannot be written, or what stands there not loaded
-        return Build(None, str(error))
+    """Load the kernels, compiling them if this machine has not yet; asked once per process.
 
-
-def call(name: str, kinds: str, *arguments: int | float | bytes) -> None:
-    """Run a function of the loaded kernels.
-
-    ``kinds`` has a letter for each argument: i and q are integers of 32 and 64 bits, f a float, p a pointer, and
-    s C structures as bytes.
+    Raises:
+        SwitchError: the switch is neither on nor off.
     """
-    function = _function(name, kinds)
-    function(*arguments)
-    if (calls := getattr(_recording, "calls", None)) is not None:
-        calls.append(partial(function, *arguments))
-
-
-@contextmanager
-def recording(calls: list[Callable[[], object]]) -> Iterator[None]:
-    """Append each :func:`call` of this thread to ``calls``, to be repeated with the memory that it points to."""
-    _recording.calls = calls
+    if off := switched_off():
+        return Build(reason=off)
     try:
-        yield
-    finally:
-        _recording.calls = None
+        return Build(bind(_library()))
+    except NoKernels as error:
+        _log.warning("torch computes instead of the compiled kernels, more slowly: %s", error)
+        return Build(reason=str(error))
 
 
-@cache
-def _function(name: str, kinds: str) -> Callable[..., None]:
-    """A function that converts plain numbers itself, which takes less than making C's of each."""
-    library = build().library
-    assert library is not None
-    function = getattr(library, name)
-    function.argtypes, function.restype = [_KINDS[letter] for letter in kinds], None
-    return function
+def bind(library: ctypes.CDLL, functions: Sequence[Function] = FUNCTIONS) -> dict[str, Kernel]:
+    """The kernels of a loaded library.
+
+    Raises:
+        NoKernels: one of ``functions`` is missing.
+    """
+    try:
+        return {one.name: Kernel(one.name, one.of(library)) for one in functions}
+    except AttributeError as error:
+        raise NoKernels(f"the compiled kernels lack a function: {error}") from error
+
+
+def _library() -> ctypes.CDLL:
+    if sys.platform == "win32":
+        raise NoKernels("the kernels are not compiled on Windows")
+    headers = {"layouts.h": header()}
+    path = compiled(Path(__file__).parent, headers, find_compiler(), cache_folders(), tell=_log.warning)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise NoKernels(f"the compiled kernels cannot be loaded: {error}") from error
+
+
+def call(function: Function, *arguments: int | float | bytes) -> None:
+    """Run a function of the kernels, which are there."""
+    build().kernels[function.name](*arguments)
+
+
+def ask(function: Function) -> int:
+    """What a function says of the kernels themselves: the same each time, so that no recorder is to see it."""
+    return build().kernels[function.name].run()
 
 
 def available() -> bool:
     """Whether the compiled kernels run in this process."""
-    return build().library is not None
+    return bool(build().kernels)
 
 
 def reason() -> str:
     """Why they do not; empty if they do."""
     return build().reason
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels are kept: the user's cache (``XDG_CACHE_HOME``, else ``~/.cache``)."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "modelwright" / "kernels"
-
-
-def compiled(sources: Path, compiler: str, folder: Path) -> Path:
-    """The library of the ``.cpp`` files in ``sources``, from ``folder`` if the same was compiled there before.
-
-    The same means: sources, compiler, flags and what ``-march=native`` stands for. Several processes may do this at
-    once; each renames its finished library into place.
-
-    Raises:
-        subprocess.CalledProcessError: the compiler refuses.
-        OSError: the folder cannot be written.
-    """
-    files = sorted(path for path in sources.iterdir() if path.suffix in (".cpp", ".h"))
-    macros = _run([compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull])  # they name the version and the CPU
-    key = hashlib.sha256("\0".join([compiler, *FLAGS, macros, *(path.read_text("utf-8") for path in files)]).encode())
-    library = folder / f"{key.hexdigest()[:32]}.so"
-    if library.exists():
-        return library
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as room:
-        objects = _compile([path for path in files if path.suffix == ".cpp"], compiler, Path(room))
-        finished = Path(room) / "kernels.so"
-        _run([compiler, *FLAGS, "-shared", *map(str, objects), "-o", str(finished)])
-        finished.replace(library)
-    return library
-
-
-def _compile(files: list[Path], compiler: str, room: Path) -> list[Path]:
-    """One object per file, all at the same time."""
-    objects = [room / f"{path.stem}.o" for path in files]
-    running = [
-        subprocess.Popen([compiler, *FLAGS, "-c", str(path), "-o", str(made)], stderr=subprocess.PIPE, text=True)
-        for path, made in zip(files, objects, strict=True)
-    ]
-    said = [process.communicate()[1] for process in running]
-    for process, errors in zip(running, said, strict=True):
-        if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, process.args, stderr=errors)
-    return objects
-
-
-def _run(command: list[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout

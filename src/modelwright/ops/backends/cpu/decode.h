@@ -6,48 +6,27 @@
 
 #include "lanes.h"
 
-constexpr int MOST_PARTS = 2;  // of a key
+inline int64_t number_size(const Stored& s) {
+    return s.kind == StoredKind::fp32 ? 4 : s.kind == StoredKind::bf16 ? 2 : 1;
+}
+// The vectors of one head; `byte` says where each key's first head is.
+inline Rows rows_of_head(const Stored& s, const int64_t* byte, int64_t h) {
+    return Rows(static_cast<const char*>(s.rows) + h * s.head * number_size(s), byte);
+}
+// Those of all heads, which are side by side in a pool.
+inline Ahead ahead_of(const Stored& s, const int64_t* byte, int64_t heads) {
+    return Ahead(Rows(s.rows, byte), heads * s.width * number_size(s));
+}
 
-// Vectors in pages, see `_stored` in attention.py. Strides count elements.
-struct Stored {
-    int64_t kind;  // 0 fp32, 1 bf16, 2 int8
-    int64_t width;
-    const void* rows;
-    int64_t page, token, head;
-    const float* scales;
-    int64_t scale_page, scale_token, scale_head;
-
-    int64_t size() const { return kind == 0 ? 4 : kind == 1 ? 2 : 1; }
-    // Those of one head; `byte` says where each key's first head is.
-    Rows of_head(const int64_t* byte, int64_t h) const {
-        return Rows(static_cast<const char*>(rows) + h * head * size(), byte);
-    }
-    // Those of all heads, which are side by side in a pool.
-    Ahead ahead(const int64_t* byte, int64_t heads) const { return Ahead(Rows(rows, byte), heads * width * size()); }
-};
-
-struct Queries {
-    const void* rows;
-    int64_t sequence, head;
-};
-
-// Everything about a call but the queries' type, see `_DECODE` in attention.py.
-struct Decode {
-    int64_t sequences, heads, kv_heads, parts;
-    Queries queries[MOST_PARTS];
-    Stored keys[MOST_PARTS];
-    Stored values;
-    const int32_t* contexts;
-    const int32_t* tables;
-    int64_t table, page_size;
-    float scale;
-
-    int64_t group() const { return heads / kv_heads; }
-    bool shared() const { return values.rows == keys[0].rows && values.width == keys[0].width; }
-    // The kinds of vectors of a token: the parts of its key, then its value.
-    int64_t kinds() const { return parts + 1; }
-    const Stored& kind(int64_t i) const { return i < parts ? keys[i] : values; }
-};
+// The heads that share a key.
+inline int64_t group_of(const Decode& d) { return d.heads / d.kv_heads; }
+// Whether values are the first part of the keys.
+inline bool shares_rows(const Decode& d) {
+    return d.values.rows == d.keys[0].rows && d.values.width == d.keys[0].width;
+}
+// The kinds of vectors of a token: the parts of its key, then its value.
+inline int64_t kinds_of(const Decode& d) { return d.parts + 1; }
+inline const Stored& kind_of(const Decode& d, int64_t i) { return i < d.parts ? d.keys[i] : d.values; }
 
 // Some keys of a sequence, one at least, and how far from a pool's beginning the vectors of each one lie. Beyond the
 // last the last again, since a zero weight would not undo what stands in a page that was never written.
@@ -65,9 +44,9 @@ struct Places {
             token[j] = place;
             if (j + 1 < count && ++place == d.page_size) place = 0, table++;
         }
-        for (int64_t i = 0; i < d.kinds(); i++) {
-            const Stored& s = d.kind(i);
-            for (int j = 0; j < BLOCK; j++) byte[i][j] = (page[j] * s.page + token[j] * s.token) * s.size();
+        for (int64_t i = 0; i < kinds_of(d); i++) {
+            const Stored& s = kind_of(d, i);
+            for (int j = 0; j < BLOCK; j++) byte[i][j] = (page[j] * s.page + token[j] * s.token) * number_size(s);
             for (int j = 0; s.scales && j < BLOCK; j++) scale[i][j] = page[j] * s.scale_page + token[j] * s.scale_token;
         }
     }

@@ -35,9 +35,9 @@ inline Floats sums(const Floats* x) {
 template <typename Act>
 inline void with_type(const Stored& s, Act act) {
     switch (s.kind) {
-        case 0: return act(static_cast<const float*>(nullptr));
-        case 1: return act(static_cast<const bf16*>(nullptr));
-        case 2: return act(static_cast<const int8_t*>(nullptr));
+        case StoredKind::fp32: return act(static_cast<const float*>(nullptr));
+        case StoredKind::bf16: return act(static_cast<const bf16*>(nullptr));
+        case StoredKind::int8: return act(static_cast<const int8_t*>(nullptr));
     }
 }
 
@@ -59,7 +59,7 @@ public:
         for (int64_t h = 0; h < d.heads; h++) {
             float* to = &q[h * k_width];
             for (int64_t p = 0; p < d.parts; p++) {
-                const Queries& from = d.queries[p];
+                const QueryRows& from = d.queries[p];
                 const X* row = static_cast<const X*>(from.rows) + sequence * from.sequence + h * from.head;
                 for (int64_t i = 0; i < d.keys[p].width; i++) to[i] = to_float(row[i]) * d.scale;
                 to += up_to(d.keys[p].width, LANES);
@@ -68,13 +68,14 @@ public:
     }
 
     void add(const Places& places, const Places& next) {
-        for (int64_t i = 0; i < d.kinds(); i++) {
-            const Stored& s = d.kind(i);
-            Ahead ahead = s.ahead(next.byte[i], d.kv_heads);
-            for (int64_t byte = 0; byte < BLOCK * d.kv_heads * s.width * s.size(); byte += Ahead::STEP) ahead.ask();
+        for (int64_t i = 0; i < kinds_of(d); i++) {
+            const Stored& s = kind_of(d, i);
+            Ahead ahead = ahead_of(s, next.byte[i], d.kv_heads);
+            const int64_t bytes = BLOCK * d.kv_heads * s.width * number_size(s);
+            for (int64_t byte = 0; byte < bytes; byte += Ahead::STEP) ahead.ask();
         }
         for (int64_t head = 0; head < d.kv_heads; head++) {
-            for (int64_t h = head * d.group(); h < (head + 1) * d.group(); h++) {
+            for (int64_t h = head * group_of(d); h < (head + 1) * group_of(d); h++) {
                 float weights[BLOCK] = {};
                 const float* query = &q[h * k_width];
                 for (int64_t p = 0; p < d.parts; p++) {
@@ -101,7 +102,7 @@ private:
     template <typename T>
     void score(const T*, int64_t part, const Places& places, int64_t head, const float* query, float* scores) {
         const Stored& s = d.keys[part];
-        const Rows from = s.of_head(places.byte[part], head);
+        const Rows from = rows_of_head(s, places.byte[part], head);
         for (int j = 0; j < places.count; j += LANES) {
             const T* rows[LANES];
             Floats each[LANES];
@@ -138,7 +139,7 @@ private:
     template <typename T>
     void mix(const T*, const Places& places, int64_t head, int64_t h, const float* weights, float kept) {
         const int64_t width = d.values.width;
-        const Rows from = d.values.of_head(places.byte[d.parts], head);
+        const Rows from = rows_of_head(d.values, places.byte[d.parts], head);
         const T* rows[BLOCK];
         for (int j = 0; j < places.count; j++) rows[j] = reinterpret_cast<const T*>(from.at[j]);
         int64_t i = 0;

@@ -16,17 +16,17 @@ class WideBlock {
 
 public:
     explicit WideBlock(const Decode& d)
-        : d(d), group(d.group()), sets((group + LANES - 1) / LANES), width(d.values.width), turned(CHUNK * HALVES),
+        : d(d), group(group_of(d)), sets((group + LANES - 1) / LANES), width(d.values.width), turned(CHUNK * HALVES),
           sums(d.parts * group * HALVES), weights(group * WEIGHTS), kept(sets), tops(d.kv_heads * sets),
           totals(d.heads), out(d.heads * width / LANES) {
-        for (int64_t i = 0; i < d.kinds(); i++)
-            if (!is_ready(i)) made[i].resize(BLOCK * d.kind(i).width);
+        for (int64_t i = 0; i < kinds_of(d); i++)
+            if (!is_ready(i)) made[i].resize(BLOCK * kind_of(d, i).width);
     }
 
     // Whether this way serves: vectors fill pairs of registers, of a type that X holds.
     static bool serves(const Decode& d) {
-        for (int64_t i = 0; i < d.kinds(); i++)
-            if (d.kind(i).width % (2 * LANES) || d.kind(i).size() > int64_t(sizeof(X))) return false;
+        for (int64_t i = 0; i < kinds_of(d); i++)
+            if (kind_of(d, i).width % (2 * LANES) || number_size(kind_of(d, i)) > int64_t(sizeof(X))) return false;
         return true;
     }
 
@@ -38,8 +38,9 @@ public:
     }
 
     void add(const Places& places, const Places& next) {
-        Ahead ahead[] = {d.kind(0).ahead(next.byte[0], d.kv_heads), d.kind(1).ahead(next.byte[1], d.kv_heads),
-                         d.values.ahead(next.byte[d.parts], d.kv_heads)};
+        Ahead ahead[] = {ahead_of(kind_of(d, 0), next.byte[0], d.kv_heads),
+                         ahead_of(kind_of(d, 1), next.byte[1], d.kv_heads),
+                         ahead_of(d.values, next.byte[d.parts], d.kv_heads)};
         for (int64_t head = 0; head < d.kv_heads; head++) {
             for (int64_t p = 0; p < d.parts; p++) score(places, ahead[p], head, p);
             weigh(places, head);
@@ -73,18 +74,18 @@ private:
     std::vector<X> made[MOST_PARTS + 1];
     int64_t sequence = 0;
 
-    bool is_ready(int64_t kind) const { return d.kind(kind).size() == sizeof(X); }
+    bool is_ready(int64_t kind) const { return number_size(kind_of(d, kind)) == sizeof(X); }
 
     // The vectors of a kind: where they lie, or made X while the next ones are asked for.
     Rows rows_of(const Places& places, Ahead& ahead, int64_t head, int64_t kind) {
-        const Stored& s = d.kind(kind);
-        const Rows rows = s.of_head(places.byte[kind], head);
+        const Stored& s = kind_of(d, kind);
+        const Rows rows = rows_of_head(s, places.byte[kind], head);
         if (is_ready(kind)) return rows;
         int64_t read = 0;
         for (int j = 0; j < BLOCK; j++) {
-            for (read += s.width * s.size(); read >= Ahead::STEP; read -= Ahead::STEP) ahead.ask();
+            for (read += s.width * number_size(s); read >= Ahead::STEP; read -= Ahead::STEP) ahead.ask();
             X* to = &made[kind][j * s.width];
-            if (s.kind == 1) widen(reinterpret_cast<const bf16*>(rows.at[j]), s.width, to);
+            if (s.kind == StoredKind::bf16) widen(reinterpret_cast<const bf16*>(rows.at[j]), s.width, to);
             else widen(reinterpret_cast<const int8_t*>(rows.at[j]), s.width, to);
         }
         return Rows(made[kind].data(), s.width * sizeof(X));
@@ -99,7 +100,7 @@ private:
     void score(const Places& places, Ahead& ahead, int64_t head, int64_t part) {
         const Rows rows = rows_of(places, ahead, head, part);
         const bool asks = is_ready(part);
-        const Queries& q = d.queries[part];
+        const QueryRows& q = d.queries[part];
         const X* query = static_cast<const X*>(q.rows) + sequence * q.sequence + head * group * q.head;
         const int64_t lanes = d.keys[part].width / NUMBERS;
         for (int64_t first = 0; first < lanes; first += CHUNK) {
@@ -158,7 +159,7 @@ private:
 
     // Results shrunk and the weighted values added; values that are the keys' first part were asked for and made there.
     void mix(const Places& places, Ahead& ahead, int64_t head) {
-        const bool made_before = d.shared() && !is_ready(0), asks = !d.shared() && is_ready(d.parts);
+        const bool made_before = shares_rows(d) && !is_ready(0), asks = !shares_rows(d) && is_ready(d.parts);
         const Rows rows = made_before ? Rows(made[0].data(), width * sizeof(X)) : rows_of(places, ahead, head, d.parts);
         for (int64_t i = 0; i < width; i += 2 * LANES) {
             in_sets(group, [&](int64_t h, auto heads) {

@@ -50,11 +50,6 @@ int64_t whole(const std::vector<Several<X>>& reads) {
     return most;
 }
 
-inline Floats silu(Floats x) {
-    const Floats e = exp2_negative((x > 0.0f ? -x : x) * 1.442695041f);  // exp(-|x|)
-    return x * ((x < 0.0f ? e : splat(1.0f)) / (e + 1.0f));
-}
-
 // out[i] = silu(gate[i]) * up[i]
 template <typename T>
 void gated(const float* gate, const float* up, int64_t count, T* out) {
@@ -157,13 +152,13 @@ void experts(const Weight& w_in, const Weight& w_out, int64_t width, const X* x,
 extern "C" {
 
 void expert_rows(const Weight* w_in, const Weight* w_out, int64_t width, int32_t halves, const void* x, int64_t tokens,
-                 int64_t top_k, const int64_t* chosen, const float* weights, void* y, int32_t unit, int32_t threads) {
+                 int64_t top_k, const int64_t* chosen, const float* weights, void* y, Unit unit, int32_t threads) {
     if (halves) {
         experts(*w_in, *w_out, width, static_cast<const bf16*>(x), tokens, top_k, chosen, weights,
-                static_cast<bf16*>(y), Unit(unit), threads);
+                static_cast<bf16*>(y), unit, threads);
     } else {
         experts(*w_in, *w_out, width, static_cast<const float*>(x), tokens, top_k, chosen, weights,
-                static_cast<float*>(y), Unit(unit), threads);
+                static_cast<float*>(y), unit, threads);
     }
 }
 }

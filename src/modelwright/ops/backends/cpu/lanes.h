@@ -9,8 +9,6 @@
 
 #include "vectors.h"
 
-constexpr int BLOCK = 32;
-
 // Where the rows of a block lie.
 struct Rows {
     const char* at[BLOCK];

@@ -9,8 +9,6 @@
 
 namespace {
 
-constexpr int64_t TURNED = 8;  // tokens for which it pays to turn rows
-
 // kv_b `[heads, rows, rank]`, of which the first `nope` rows of a head are for queries and the others for values.
 template <typename X>
 struct Projection {
@@ -163,7 +161,7 @@ void any_into(const Projection<X>& kv_b, const Queries<X>& q, X* y, int threads)
 template <typename X>
 void any_out_of(const Projection<X>& kv_b, const X* x, int64_t tokens, X* y, int threads) {
 #if HAS_BF16_DOTS
-    if (tokens >= TURNED && fills_registers(kv_b)) return out_of_in_blocks(kv_b, x, tokens, y, threads);
+    if (tokens >= TOKENS_TO_TURN_ROWS && fills_registers(kv_b)) return out_of_in_blocks(kv_b, x, tokens, y, threads);
 #endif
     out_of(kv_b, x, tokens, y, threads);
 }
@@ -173,11 +171,11 @@ void any_out_of(const Projection<X>& kv_b, const X* x, int64_t tokens, X* y, int
 extern "C" {
 
 void latent_in(int32_t halves, const void* kv_b, int64_t heads, int64_t rows, int64_t nope, int64_t rank, const void* q,
-               int64_t head_stride, int64_t token_stride, int64_t tokens, void* y, int32_t threads) {
+               int64_t head, int64_t token, int64_t tokens, void* y, int32_t threads) {
     const auto run = [&](auto type) {
         typedef decltype(type) X;
         any_into<X>({static_cast<const X*>(kv_b), heads, rows, nope, rank},
-                    {static_cast<const X*>(q), head_stride, token_stride, tokens}, static_cast<X*>(y), threads);
+                    {static_cast<const X*>(q), head, token, tokens}, static_cast<X*>(y), threads);
     };
     if (halves) run(bf16{});
     else run(0.0f);

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from modelwright.ops.backends.cpu.build import call
+from modelwright.ops.backends.cpu.layouts import BLOCK, LATENT_IN, LATENT_OUT, Unit
 from modelwright.ops.backends.cpu.linear import is_bare, serves_linear
-from modelwright.ops.backends.cpu.thresholds import LATENT_BLOCK, LATENT_TOKENS, LATENT_TOKENS_IN_BLOCKS
-from modelwright.ops.backends.cpu.unit import Unit, unit
+from modelwright.ops.backends.cpu.thresholds import LATENT_TOKENS, LATENT_TOKENS_IN_BLOCKS
+from modelwright.ops.backends.cpu.unit import unit
 
 
 def serves_latent(x: Tensor, kv_b: Tensor) -> bool:
@@ -14,7 +15,7 @@ def serves_latent(x: Tensor, kv_b: Tensor) -> bool:
     if x.shape[0] != 1 or x.shape[2] > LATENT_TOKENS_IN_BLOCKS or not (is_bare(x) and serves_linear(x, kv_b)):
         return False
     widths = x.shape[-1], kv_b.shape[0] // x.shape[1], kv_b.shape[1]
-    in_blocks = unit() != Unit.STREAMS and not any(width % LATENT_BLOCK for width in widths)
+    in_blocks = unit() != Unit.STREAMS and not any(width % BLOCK for width in widths)
     return x.shape[2] <= (LATENT_TOKENS_IN_BLOCKS if in_blocks else LATENT_TOKENS)
 
 
@@ -26,8 +27,7 @@ def latent_in(q_nope: Tensor, kv_b: Tensor) -> Tensor:
     rows, rank = kv_b.shape
     out = q_nope.new_empty(1, heads, tokens, rank)
     call(
-        "latent_in",
-        "ipqqqqpqqqpi",
+        LATENT_IN,
         q_nope.dtype == torch.bfloat16,
         kv_b.data_ptr(),
         heads,
@@ -51,8 +51,7 @@ def latent_to_values(attended: Tensor, kv_b: Tensor, nope: int) -> Tensor:
     rows = kv_b.shape[0] // heads
     out = attended.new_empty(1, heads, tokens, rows - nope)
     call(
-        "latent_out",
-        "ipqqqqpqpi",
+        LATENT_OUT,
         attended.dtype == torch.bfloat16,
         kv_b.data_ptr(),
         heads,

@@ -4,30 +4,23 @@
 
 namespace {
 
-// One of several layers that read the same x, see `_LAYER` in linear.py.
-struct Layer {
-    Weight weight;
-    int64_t out;
-    const void* bias;
-    void* y;
-
-    // Rows `first` to `last` - 1 of y.
-    template <typename X>
-    void multiply(const Several<X>& rows, int64_t first, int64_t last) const {
-        const X* shift = static_cast<const X*>(bias);
-        with_kind<X>(weight.kind, [&](auto matrix) {
-            fill(weight, matrix);
-            rows.times(matrix, first, last, [&](int64_t row, int64_t m, const float* sums, int64_t some) {
-                X* at = static_cast<X*>(y) + m * out + row;
-                for (int64_t i = 0; i < some; i++) store(at + i, shift ? sums[i] + to_float(shift[row + i]) : sums[i]);
-            });
+// Rows `first` to `last` - 1 of a layer's y.
+template <typename X>
+void multiply(const LinearLayer& layer, const Several<X>& rows, int64_t first, int64_t last) {
+    const X* shift = static_cast<const X*>(layer.bias);
+    with_kind<X>(layer.weight.kind, [&](auto matrix) {
+        fill(layer.weight, matrix);
+        rows.times(matrix, first, last, [&](int64_t row, int64_t m, const float* sums, int64_t some) {
+            X* at = static_cast<X*>(layer.y) + m * layer.out + row;
+            for (int64_t i = 0; i < some; i++) store(at + i, shift ? sums[i] + to_float(shift[row + i]) : sums[i]);
         });
-    }
-};
+    });
+}
 
 // All layers in one region, whose rows are shared out as if they were one layer's.
 template <typename X>
-void linears(const Layer* layers, int64_t number, const X* x, int64_t x_stride, int64_t count, Unit unit, int threads) {
+void linears(const LinearLayer* layers, int64_t number, const X* x, int64_t x_stride, int64_t count, Unit unit,
+             int threads) {
     const Inputs<X> inputs(x, x_stride, count, layers[0].weight.in);
     Several<X> rows(inputs.rows, layers[0].weight.in, unit);
     int64_t whole = 1, all = 0;
@@ -50,7 +43,7 @@ void linears(const Layer* layers, int64_t number, const X* x, int64_t x_stride, 
         for (int64_t first, last; pieces.take(first, last);) {
             for (int64_t l = 0, base = 0; l < number && base < last; base += layers[l++].out) {
                 const int64_t end = std::min(last - base, layers[l].out);
-                if (first - base < end) layers[l].multiply(rows, std::max<int64_t>(first - base, 0), end);
+                if (first - base < end) multiply(layers[l], rows, std::max<int64_t>(first - base, 0), end);
             }
         }
     }
@@ -61,19 +54,19 @@ void linears(const Layer* layers, int64_t number, const X* x, int64_t x_stride, 
 extern "C" {
 
 // The best `Unit` that this processor has, and that the system lets the process use.
-int32_t best_unit() {
+Unit best_unit() {
 #if HAS_TILES
-    if (tiles_permitted()) return int32_t(Unit::tiles);
+    if (tiles_permitted()) return Unit::tiles;
 #endif
-    return int32_t(HAS_BF16_DOTS ? Unit::dots : Unit::streams);
+    return HAS_BF16_DOTS ? Unit::dots : Unit::streams;
 }
 
-void linear_rows(const Layer* layers, int64_t number, int32_t halves, const void* x, int64_t x_stride, int64_t count,
-                 int32_t unit, int32_t threads) {
+void linear_rows(const LinearLayer* layers, int64_t number, int32_t halves, const void* x, int64_t x_stride,
+                 int64_t count, Unit unit, int32_t threads) {
     if (halves) {
-        linears(layers, number, static_cast<const bf16*>(x), x_stride, count, Unit(unit), threads);
+        linears(layers, number, static_cast<const bf16*>(x), x_stride, count, unit, threads);
     } else {
-        linears(layers, number, static_cast<const float*>(x), x_stride, count, Unit(unit), threads);
+        linears(layers, number, static_cast<const float*>(x), x_stride, count, unit, threads);
     }
 }
 }

@@ -1,23 +1,17 @@
 """Linear layers and chosen experts over few and several rows by the compiled kernels: the checks and the pointers."""
 
-import struct
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from modelwright.ops.backends.cpu.build import build, call
-from modelwright.ops.backends.cpu.unit import Unit, unit
+from modelwright.ops.backends.cpu.build import available, call
+from modelwright.ops.backends.cpu.layouts import EXPERT_ROWS, LAYER, LINEAR_ROWS, WEIGHT, Unit, WeightKind
+from modelwright.ops.backends.cpu.unit import unit
 from modelwright.ops.weight_only import Int4Weight, Int8Weight
 
 INPUTS = (torch.float32, torch.bfloat16)
 Weight = Tensor | Int8Weight | Int4Weight
-
-
-_WEIGHT = struct.Struct("i4x5q")
-"""`Weight` of linear.h: how it is stored, inputs, inputs to a group, numbers, scales and offsets."""
-_LAYER = struct.Struct("i4x8q")
-"""`Layer` of linear.cpp: a weight, its rows, the bias and the result."""
 
 
 def is_bare(x: Tensor) -> bool:
@@ -31,7 +25,7 @@ def serves_linear(x: Tensor, *weights: Weight) -> bool:
     """Whether the kernels take ``x`` and these weights: on the CPU, contiguous, of known types, without autograd."""
     if x.device.type != "cpu" or x.dtype not in INPUTS or (torch.is_grad_enabled() and x.requires_grad):
         return False
-    return all(_fits(x, weight) for weight in weights) and build().library is not None
+    return all(_fits(x, weight) for weight in weights) and available()
 
 
 def _fits(x: Tensor, weight: Weight) -> bool:
@@ -66,12 +60,11 @@ def linears(x: Tensor, layers: Sequence[tuple[Weight, Tensor | None]], by: Unit 
     biases = [None if bias is None else bias.to(x.dtype).contiguous() for _, bias in layers]
     outs = [x.new_empty(*x.shape[:-1], _rows(weight)) for weight, _ in layers]
     packed = (
-        _LAYER.pack(*_pointers(weight), _rows(weight), 0 if bias is None else bias.data_ptr(), out.data_ptr())
+        LAYER.pack(*_pointers(weight), _rows(weight), 0 if bias is None else bias.data_ptr(), out.data_ptr())
         for (weight, _), bias, out in zip(layers, biases, outs, strict=True)
     )
     call(
-        "linear_rows",
-        "sqipqqii",
+        LINEAR_ROWS,
         b"".join(packed),
         len(outs),
         x.dtype == torch.bfloat16,
@@ -101,10 +94,9 @@ def experts(x: Tensor, chosen: Tensor, weights: Tensor, w_in: Weight, w_out: Wei
     _check(x, w_in)
     out = torch.empty_like(x)
     call(
-        "expert_rows",
-        "ssqipqqpppii",
-        _WEIGHT.pack(*_pointers(w_in)),
-        _WEIGHT.pack(*_pointers(w_out)),
+        EXPERT_ROWS,
+        WEIGHT.pack(*_pointers(w_in)),
+        WEIGHT.pack(*_pointers(w_out)),
         _rows(w_in) // 2,
         x.dtype == torch.bfloat16,
         x.data_ptr(),
@@ -131,11 +123,11 @@ def _check(x: Tensor, weight: Weight) -> None:
 
 
 def _pointers(weight: Weight) -> tuple[int, ...]:
-    """What :data:`_WEIGHT` packs."""
+    """What :data:`WEIGHT` packs."""
     if isinstance(weight, Tensor):
-        return 0, weight.shape[-1], 0, weight.data_ptr(), 0, 0
+        return WeightKind.PLAIN, weight.shape[-1], 0, weight.data_ptr(), 0, 0
     steps, scales = weight.steps, weight.scales
     if isinstance(weight, Int8Weight):
-        return 2, steps.shape[-1], 0, steps.data_ptr(), scales.data_ptr(), 0
+        return WeightKind.INT8, steps.shape[-1], 0, steps.data_ptr(), scales.data_ptr(), 0
     offsets = 0 if weight.offsets is None else weight.offsets.data_ptr()
-    return 3, 2 * steps.shape[-1], weight.group, steps.data_ptr(), scales.data_ptr(), offsets
+    return WeightKind.INT4, 2 * steps.shape[-1], weight.group, steps.data_ptr(), scales.data_ptr(), offsets

@@ -1,7 +1,7 @@
 // How the rows of a matrix are stored: as numbers, or as integers of 8 or 4 bits with scales.
 //
-// A matrix says up to how many rows of bf16 (`FEW`) are better met as it streams by than in the blocks of tiles.h, and
-// with how many at once (`TILE`). It gives 16 inputs of a row as floats, for any CPU.
+// A matrix says up to how many rows of bf16 (`FEW`, of thresholds.h) are better met as it streams by than in the blocks
+// of tiles.h, and with how many at once (`TILE`). It gives 16 inputs of a row as floats, for any CPU.
 #pragma once
 
 #include "vectors.h"
@@ -13,7 +13,7 @@ constexpr int AHEAD = 2048;  // bytes of each stream asked for early
 template <typename T>
 struct Plain {
     static constexpr int TILE = MOST;
-    static constexpr int FEW = 4;
+    static constexpr int FEW = FEW_ROWS_OF_NUMBERS;
     static constexpr bool INTEGERS = false;
     const T* data;
     int64_t in;
@@ -28,7 +28,7 @@ struct Plain {
 // int8 with a scale per row.
 struct Int8 {
     static constexpr int TILE = 4;
-    static constexpr int FEW = 8;
+    static constexpr int FEW = FEW_ROWS_OF_INT8;
     static constexpr bool INTEGERS = true;
     const int8_t* data;
     const float* scales;
@@ -45,7 +45,7 @@ struct Int8 {
 // more inputs shares a scale and, where there are any, an offset that is added to each of its weights.
 struct Int4 {
     static constexpr int TILE = 2;
-    static constexpr int FEW = 16;
+    static constexpr int FEW = FEW_ROWS_OF_INT4;
     static constexpr bool INTEGERS = true;
     const uint8_t* data;
     const bf16* scales;
@@ -74,16 +74,7 @@ struct Int4 {
     float finish(float sum) const { return sum; }
 };
 
-// How a matrix comes from outside, see `_WEIGHT` in linear.py.
-struct Weight {
-    int32_t kind;  // 0 the type of x, 2 int8, 3 int4
-    int64_t in;
-    int64_t group;
-    const void* data;
-    const void* scales;
-    const void* offsets;
-};
-
+// A matrix as it comes from outside.
 template <typename T>
 inline void fill(const Weight& w, Plain<T>& m) { m = {static_cast<const T*>(w.data), w.in}; }
 inline void fill(const Weight& w, Int8& m) {
@@ -96,10 +87,10 @@ inline void fill(const Weight& w, Int4& m) {
 
 // Calls act with an empty matrix of the type that `kind` says, among those that may meet x.
 template <typename X, typename Act>
-inline void with_kind(int32_t kind, Act act) {
+inline void with_kind(WeightKind kind, Act act) {
     switch (kind) {
-        case 2: return act(Int8{});
-        case 3: return act(Int4{});
+        case WeightKind::int8: return act(Int8{});
+        case WeightKind::int4: return act(Int4{});
         default: return act(Plain<X>{});
     }
 }

@@ -11,26 +11,13 @@
 
 #include "vectors.h"
 
-// Everything about a call, see `_PREFILL` in prefill.py. Strides count elements.
-struct Prefill {
-    int64_t heads, kv_heads, tokens, keys, past, k_width, v_width;  // the first query sees `past` keys and its own
-    const bf16* q;
-    int64_t q_head, q_token;
-    const bf16* k;
-    int64_t k_head, k_token;
-    const bf16* v;
-    int64_t v_head, v_token;
-    bf16* out;  // [tokens, heads, v_width]
-    float scale;
-};
-
 #if HAS_BF16_DOTS && !defined(__AMX_BF16__)
 namespace {
 
 constexpr int VECTORS = 3;
 constexpr int64_t QUERIES = VECTORS * LANES;  // taken at once
 constexpr int64_t KEYS = 64;                  // the same of keys, at most
-constexpr int ROWS = 8;                       // keys or channels whose sums are in registers, times three vectors
+constexpr int ROWS = PREFILL_CHANNELS;        // keys or channels whose sums are in registers, times three vectors
 
 inline __m512 raw(Floats x) {
     __m512 same;

@@ -1,29 +1,30 @@
 """Attention of a prompt's tokens by the compiled kernel: the checks and the pointers; the arithmetic is in C++."""
 
 import math
-import struct
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from modelwright.ops.backends.cpu.build import build, call
+from modelwright.ops.backends.cpu.build import ask, available, call
+from modelwright.ops.backends.cpu.layouts import PREFILL, PREFILL_CHANNELS, PREFILL_ROWS, SERVES_PREFILL
 from modelwright.ops.backends.cpu.linear import is_bare
 from modelwright.ops.backends.cpu.thresholds import PREFILL_TOKENS
-
-_PREFILL = struct.Struct("7q 9q q f")
-"""`Prefill` of prefill.cpp: the counts, pointers and strides of queries, keys and values, the result, the scale."""
-_CHANNELS = 8
-"""What the width of the values is a multiple of."""
 
 
 def serves_prefill(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether the kernel takes these and is faster: several tokens in bf16, on a CPU that multiplies it by vectors."""
     if q.device.type != "cpu" or not q.dtype == k.dtype == v.dtype == torch.bfloat16 or not is_bare(q):
         return False
-    if q.shape[2] < PREFILL_TOKENS or q.shape[-1] % 2 or v.shape[-1] % _CHANNELS:
+    if q.shape[2] < PREFILL_TOKENS or q.shape[-1] % 2 or v.shape[-1] % PREFILL_CHANNELS:
         return False
-    library = build().library
-    return library is not None and bool(library.serves_prefill())
+    return available() and _is_compiled()
+
+
+@cache
+def _is_compiled() -> bool:
+    """Whether the kernels were compiled for a processor that multiplies bf16 by vectors and has no matrix unit."""
+    return bool(ask(SERVES_PREFILL))
 
 
 def prefill(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool = True) -> Tensor:
@@ -37,11 +38,11 @@ def prefill(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool = True) 
     _, kv_heads, keys, v_dim = v.shape
     out = q.new_empty(batch, tokens, heads, v_dim)
     for own in zip(q, k, v, out, strict=True):
-        packed = _PREFILL.pack(
+        packed = PREFILL.pack(
             *(heads, kv_heads, tokens, keys, keys - tokens if causal else keys, k_dim, v_dim),
             *(number for x in own[:3] for number in (x.data_ptr(), *x.stride()[:2])),
             own[3].data_ptr(),
             scale * math.log2(math.e),
         )
-        call("prefill", "si", packed, torch.get_num_threads())
+        call(PREFILL_ROWS, packed, torch.get_num_threads())
     return out.transpose(1, 2)

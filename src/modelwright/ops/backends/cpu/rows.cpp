@@ -8,9 +8,6 @@
 
 namespace {
 
-constexpr int64_t ENOUGH = 1 << 16;  // numbers for which threads are woken
-constexpr float LOG2_E = 1.44269504f;
-
 template <typename X>
 inline float rounded(float value) {
     X narrow;
@@ -21,7 +18,7 @@ inline float rounded(float value) {
 // weight * x / rms(x), the quotient rounded to the type of x first unless `once`.
 template <typename X>
 void norm(const X* x, int64_t count, int64_t dim, const X* weight, float eps, bool once, X* y, int threads) {
-#pragma omp parallel for num_threads(threads) if (count * dim >= ENOUGH && count > 1)
+#pragma omp parallel for num_threads(threads) if (count * dim >= ENOUGH_NUMBERS_IN_ROWS && count > 1)
     for (int64_t m = 0; m < count; m++) {
         const X* row = x + m * dim;
         Floats squares = {};
@@ -44,7 +41,7 @@ template <typename X, typename T>
 void rotate(const X* x, int64_t head_stride, int64_t token_stride, int64_t heads, int64_t tokens, int64_t dim,
             const T* cos, const T* sin, bool interleaved, X* y, int threads) {
     const int64_t half = dim / 2, step = interleaved ? 2 : 1, apart = interleaved ? 1 : half;
-#pragma omp parallel for num_threads(threads) if (heads * tokens * dim >= ENOUGH && tokens > 1)
+#pragma omp parallel for num_threads(threads) if (heads * tokens * dim >= ENOUGH_NUMBERS_IN_ROWS && tokens > 1)
     for (int64_t t = 0; t < tokens; t++) {
         const T *cosines = cos + t * half, *sines = sin + t * half;
         for (int64_t h = 0; h < heads; h++) {
@@ -70,14 +67,13 @@ inline Floats rounded(Floats value, bf16) {
 // silu(gate) * up, silu(gate) rounded to their type before.
 template <typename X>
 inline Floats gated(Floats gate, Floats up) {
-    const Floats least = exp2_negative((gate < 0.0f ? gate : -gate) * LOG2_E);  // exp(-|gate|)
-    return rounded(gate * (gate < 0.0f ? least : splat(1.0f)) / (1.0f + least), X{}) * up;
+    return rounded(silu(gate), X{}) * up;
 }
 
 template <typename X>
 void gate_all(const X* gate, const X* up, int64_t size, X* y, int threads) {
     const int64_t whole = size / LANES * LANES;
-#pragma omp parallel for num_threads(threads) if (size >= ENOUGH)
+#pragma omp parallel for num_threads(threads) if (size >= ENOUGH_NUMBERS_IN_ROWS)
     for (int64_t i = 0; i < whole; i += LANES) store(y + i, gated<X>(load(gate + i), load(up + i)));
     if (whole < size) {
         X last[LANES];
@@ -90,7 +86,7 @@ void gate_all(const X* gate, const X* up, int64_t size, X* y, int threads) {
 template <typename X, typename W>
 void route(const X* x, int64_t tokens, int64_t dim, const W* weight, int64_t experts, bool softmax, float* logits,
            float* scores, int threads) {
-#pragma omp parallel for num_threads(threads) if (tokens * experts * dim >= ENOUGH && tokens > 1)
+#pragma omp parallel for num_threads(threads) if (tokens * experts * dim >= ENOUGH_NUMBERS_IN_ROWS && tokens > 1)
     for (int64_t t = 0; t < tokens; t++) {
         float *own = logits + t * experts, *score = scores + t * experts;
         for (int64_t e = 0; e < experts; e++) {

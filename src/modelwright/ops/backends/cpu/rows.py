@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from modelwright.ops.backends.cpu.build import build, call
+from modelwright.ops.backends.cpu.build import available, call
+from modelwright.ops.backends.cpu.layouts import NORM_ROWS, ROTATE_ROWS, ROUTE_ROWS, SILU_PRODUCT
 from modelwright.ops.backends.cpu.linear import is_bare
 
 TYPES = (torch.float32, torch.bfloat16)
@@ -14,7 +15,7 @@ def serves_rows(x: Tensor, *others: Tensor) -> bool:
     """Whether the kernels take ``x`` and what goes with it: on the CPU, of types they know, numbers alone."""
     if not is_bare(x) or x.device.type != "cpu" or x.dtype not in TYPES or x.stride(-1) != 1:
         return False
-    return all(other.device == x.device and other.is_contiguous() for other in others) and build().library is not None
+    return all(other.device == x.device and other.is_contiguous() for other in others) and available()
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, once: bool) -> Tensor:
@@ -26,8 +27,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, once: bool) -> Tensor:
     x = x.contiguous()
     out, dim = torch.empty_like(x), x.shape[-1]
     call(
-        "norm_rows",
-        "ipqqpfipi",
+        NORM_ROWS,
         x.dtype == HALF,
         x.data_ptr(),
         x.numel() // dim,
@@ -51,8 +51,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     _, head_stride, token_stride, _ = x.stride()
     out = x.new_empty(1, tokens, heads, dim)
     call(
-        "rotate_rows",
-        "iipqqqqqppipi",
+        ROTATE_ROWS,
         x.dtype == HALF,
         cos.dtype == HALF,
         x.data_ptr(),
@@ -74,7 +73,7 @@ def silu_product(gate: Tensor, up: Tensor) -> Tensor:
     """``F.silu(gate) * up``, both contiguous, of one type and shape."""
     out = torch.empty_like(gate)
     pointers, threads = (gate.data_ptr(), up.data_ptr()), torch.get_num_threads()
-    call("silu_product", "ippqpi", gate.dtype == HALF, *pointers, gate.numel(), out.data_ptr(), threads)
+    call(SILU_PRODUCT, gate.dtype == HALF, *pointers, gate.numel(), out.data_ptr(), threads)
     return out
 
 
@@ -87,8 +86,7 @@ def route(x: Tensor, weight: Tensor, softmax: bool) -> tuple[Tensor, Tensor]:
     (tokens, dim), experts = x.shape, weight.shape[0]
     logits, scores = x.new_empty(2, tokens, experts, dtype=torch.float32).unbind()
     call(
-        "route_rows",
-        "iipqqpqippi",
+        ROUTE_ROWS,
         x.dtype == HALF,
         weight.dtype == HALF,
         x.data_ptr(),

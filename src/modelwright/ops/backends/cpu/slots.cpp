@@ -8,17 +8,8 @@
 
 #include "vectors.h"
 
-// See `_Slots` in slots.py. `padded` is the width of a stored value.
-struct Slots {
-    int64_t batch, heads, dim, padded, slots;
-    void* keys;    // [batch * heads, blocks of 16 slots, dim, 16]
-    void* values;  // [batch * heads, slots, padded]
-    float scale;
-};
-
 namespace {
 
-constexpr int64_t ENOUGH = 1 << 14;  // numbers read for which threads are woken
 constexpr int CHAINS = 4;            // sums that do not wait for each other
 
 // Scores of 16 keys: `keys` [dim, 16], `query` scaled already.
@@ -93,7 +84,7 @@ void attend_row(const Slots& s, int64_t row, const X* q, const X* k, const X* v,
 template <typename T, typename X>
 void attend(const Slots& s, const X* joined, int64_t known, X* out, int threads) {
     const int64_t width = s.heads * s.dim, rows = s.batch * s.heads;
-#pragma omp parallel num_threads(threads) if (rows * (known + 1) * s.dim >= ENOUGH && rows > 1)
+#pragma omp parallel num_threads(threads) if (rows * (known + 1) * s.dim >= ENOUGH_NUMBERS_IN_SLOTS && rows > 1)
     {
         Room room;
         room.query.resize(s.dim);

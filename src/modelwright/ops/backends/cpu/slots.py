@@ -1,50 +1,33 @@
 """Attention over slots by the compiled kernel: the memory, the checks and the pointers; the arithmetic is in C++."""
 
-import ctypes
 import math
 
 import torch
 from torch import Tensor
 
-from modelwright.ops.backends.cpu.build import build
+from modelwright.ops.backends.cpu.build import available, call
+from modelwright.ops.backends.cpu.layouts import ATTEND_SLOTS, LANES, SLOTS
 
 TYPES = (torch.float32, torch.bfloat16)
-LANES = 16
-"""Keys in a block, and the numbers that a value's width is a multiple of; as in vectors.h."""
-
-
-class _Slots(ctypes.Structure):
-    _fields_ = [
-        ("batch", ctypes.c_int64),
-        ("heads", ctypes.c_int64),
-        ("dim", ctypes.c_int64),
-        ("padded", ctypes.c_int64),
-        ("slots", ctypes.c_int64),
-        ("keys", ctypes.c_void_p),
-        ("values", ctypes.c_void_p),
-        ("scale", ctypes.c_float),
-    ]
 
 
 def serves_slots(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernel attends to slots there, for queries of that type."""
-    return device.type == "cpu" and dtype in TYPES and build().library is not None
+    return device.type == "cpu" and dtype in TYPES and available()
 
 
 class KernelSlots:
     """What ``ops/slots.py`` describes, laid out for the kernel.
 
-    Keys are ``[batch, heads, blocks, head_dim, 16]``, sixteen slots a block; values ``[batch, heads, slots, width]``,
+    Keys are ``[batch, heads, blocks, head_dim, LANES]``, 16 slots a block; values ``[batch, heads, slots, width]``,
     where width is the head_dim rounded up to a multiple of 16.
     """
 
     def __init__(self, batch: int, heads: int, dim: int, slots: int, scale: float, dtype: torch.dtype):
         self.keys = torch.zeros(batch, heads, -(-slots // LANES), dim, LANES, dtype=dtype)
         self.values = torch.zeros(batch, heads, slots, -(-dim // LANES) * LANES, dtype=dtype)
-        library = build().library
-        assert library is not None
-        self._attend, self._width = library.attend_slots, heads * dim
-        self._call = _Slots(
+        self._width = heads * dim
+        self._packed = SLOTS.pack(
             batch,
             heads,
             dim,
@@ -65,13 +48,14 @@ class KernelSlots:
         """Queries, keys and values of one token a row, ``[batch, 3 * heads * head_dim]``, at slot ``known``."""
         joined = joined.contiguous()
         out = joined.new_empty(joined.shape[0], self._width)
-        self._attend(
-            ctypes.byref(self._call),
+        call(
+            ATTEND_SLOTS,
+            self._packed,
             joined.dtype == torch.bfloat16,
             self.keys.dtype == torch.bfloat16,
-            ctypes.c_void_p(joined.data_ptr()),
-            ctypes.c_int64(known),
-            ctypes.c_void_p(out.data_ptr()),
+            joined.data_ptr(),
+            known,
+            out.data_ptr(),
             torch.get_num_threads(),
         )
         return out

@@ -6,7 +6,7 @@ out what a kernel cannot compute at all, which its ``serves`` function knows, an
 (``thresholds.h``).
 """
 
-from modelwright.ops.backends.cpu.unit import Unit
+from modelwright.ops.backends.cpu.layouts import Unit
 
 LINEAR_ROWS_BF16 = {Unit.STREAMS: 8, Unit.DOTS: 64, Unit.TILES: 64}
 """Rows of bf16 up to which a linear layer is computed by the kernel. ``TILES`` is an estimate, not measured."""
@@ -33,10 +33,7 @@ LATENT_TOKENS = 8
 """Tokens up to which ``kv_b`` is absorbed by the kernel row by row."""
 
 LATENT_TOKENS_IN_BLOCKS = 64
-"""The same in blocks, where there are dot products and all widths are multiples of :data:`LATENT_BLOCK`."""
-
-LATENT_BLOCK = 32
-"""Widths of ``kv_b`` that blocks take are multiples of this; ``BLOCK`` of lanes.h."""
+"""The same in blocks, where there are dot products and all widths are multiples of 32."""
 
 PREFILL_TOKENS = 16
 """Tokens from which on the kernel attends to a prompt; a third of its 48 queries are then used."""

@@ -6,9 +6,6 @@
 
 #include "linear.h"
 
-// What multiplies, see `Unit` in linear.py.
-enum class Unit : int32_t { streams, dots, tiles };
-
 #if HAS_BF16_DOTS
 
 // Rows of a matrix in bf16, `depth` inputs of each, whole 32s of them.

@@ -1,11 +1,13 @@
 // Vectors of 16 floats that any compiler lowers to what the CPU has, and the stored types they are loaded from.
 #pragma once
 
-#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <new>
 #include <utility>
+
+#include "layouts.h"
+#include "thresholds.h"
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -18,8 +20,6 @@
 
 #define INLINED __attribute__((always_inline))  // behind a lambda's parameters
 #define INLINE inline INLINED
-
-constexpr int LANES = 16;
 
 typedef float Floats __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
 typedef int32_t Ints __attribute__((vector_size(LANES * sizeof(int32_t)), aligned(4), may_alias));
@@ -123,6 +123,12 @@ inline Floats exp2_negative(Floats x) {
     Floats scale;
     std::memcpy(&scale, &power, sizeof scale);
     return x < -126.0f ? splat(0.0f) : value * scale;
+}
+
+// x / (1 + exp(-x)), from exp(-|x|) so that nothing overflows.
+inline Floats silu(Floats x) {
+    const Floats least = exp2_negative((x < 0.0f ? x : -x) * 1.44269504f);
+    return x * (x < 0.0f ? least : splat(1.0f)) / (1.0f + least);
 }
 
 // act(0), act(1) and so on up to N - 1, each number a constant: GCC leaves arrays of sums that nested loops index in

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelwright.ops.backends.cpu.build import SWITCH
+from modelwright.ops.backends.switch import switched_off
 
 INTERPRET = "TRITON_INTERPRET"
 DEVICES = ["cuda"]
@@ -24,8 +24,8 @@ DEVICES = ["cuda"]
 @cache
 def reason() -> str:
     """Why there are no kernels in this process; empty if there are. Imports nothing."""
-    if os.environ.get(SWITCH, "1") == "0":
-        return f"{SWITCH}=0"
+    if off := switched_off():
+        return off
     if find_spec("triton") is None:
         return "triton is not installed"
     compilers = filter(None, (os.environ.get("CC"), "gcc", "clang"))

@@ -1,0 +1,22 @@
+// Where a kernel changes its way of computing with the size of what it is given. Those that choose between a kernel and
+// torch are in thresholds.py.
+#pragma once
+
+#include <cstdint>
+
+// Rows of bf16 up to which a matrix meets them as it streams by; more of them meet it in blocks.
+constexpr int FEW_ROWS_OF_NUMBERS = 4;
+constexpr int FEW_ROWS_OF_INT8 = 8;
+constexpr int FEW_ROWS_OF_INT4 = 16;
+
+// Numbers from which on threads are woken for rows that are computed one by one.
+constexpr int64_t ENOUGH_NUMBERS_IN_ROWS = 1 << 16;
+
+// Numbers of keys from which on threads are woken for attention over slots.
+constexpr int64_t ENOUGH_NUMBERS_IN_SLOTS = 1 << 14;
+
+// Keys of a sequence that are worth a thread's while.
+constexpr int64_t KEYS_FOR_A_THREAD = 128;
+
+// Tokens from which on the latent kernel turns the rows of values.
+constexpr int64_t TOKENS_TO_TURN_ROWS = 8;
