@@ -26,7 +26,7 @@ import transformers
 from torch import Tensor
 
 from modelwright import ImageGPTConfig, ImageGPTForCausalImageModeling
-from modelwright.families.imagegpt.sampling import complete
+from modelwright.engine.complete import complete
 
 Contestant = Callable[[Tensor, int], Any]
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.2}

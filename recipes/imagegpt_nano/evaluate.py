@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from modelwright import ImageGPTForCausalImageModeling
-from modelwright.families.imagegpt.sampling import complete
+from modelwright.engine.complete import complete
 from recipes.imagegpt_nano.baselines import bits_of_table, neighbours, positions
 from recipes.imagegpt_nano.draw import PIXELS, Pictures, draw_labels, draw_pictures, join_halves
 from recipes.imagegpt_nano.judge import Judge, load_judge
@@ -39,12 +39,11 @@ def completions(
     model: ImageGPTForCausalImageModeling, tokens: np.ndarray, batch: int, seed: int, kept: int = KEPT
 ) -> np.ndarray:
     """``tokens [count, PIXELS]`` with all but the first ``kept`` pixels sampled anew."""
-    generator = torch.Generator().manual_seed(seed)
     start = np.full((len(tokens), 1), START)
     given = torch.from_numpy(np.concatenate([start, tokens[:, :kept]], axis=1))
     parts = [
-        complete(model, rows, PIXELS - kept, **SAMPLING, generator=generator)[:, 1:].numpy()
-        for rows in given.split(batch)
+        complete(model, rows, PIXELS - kept, **SAMPLING, seed=seed + part)[:, 1:].numpy()
+        for part, rows in enumerate(given.split(batch))
     ]
     return np.concatenate(parts)
 

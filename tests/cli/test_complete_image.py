@@ -18,10 +18,10 @@ from rich.console import Console
 from modelwright.cli import complete_image as command
 from modelwright.cli.complete_image_options import kept_rows
 from modelwright.cli.still import cut_middle
+from modelwright.engine.complete import complete
 from modelwright.families.imagegpt.config import ImageGPTConfig
 from modelwright.families.imagegpt.model import ImageGPTForCausalImageModeling, ImageGPTModel
 from modelwright.families.imagegpt.processor import ImageGPTImageProcessor
-from modelwright.families.imagegpt.sampling import complete
 from modelwright.processing import Pixels
 from modelwright.processing.contact_sheet import contact_sheet
 
@@ -83,7 +83,7 @@ def test_the_sheet_shows_the_picture_what_was_kept_and_the_samples(sample, nano,
     pixels = Pixels.from_folder(nano)
     original = [0] * 18 + [4] * 18  # the middle square: black above, red below
     given = torch.tensor([[8, *original[:18]]] * 5)
-    rows = complete(model, given, 18, generator=torch.Generator().manual_seed(3))[:, 1:].numpy()
+    rows = complete(model, given, 18, seed=3)[:, 1:].numpy()
     assert len({row.tobytes() for row in rows}) > 1
     expected = contact_sheet(pixels.decode(rows), pixels.decode(original)[0], 3)
     written = Image.open(sheet)

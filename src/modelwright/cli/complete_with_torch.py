@@ -8,8 +8,9 @@ import torch
 
 from modelwright.cli import terminal
 from modelwright.cli.complete_image_options import DEFAULT_MODEL, ColourSampling
+from modelwright.engine.complete import complete
 from modelwright.errors import RequestError
-from modelwright.families import families, resolve
+from modelwright.families import families
 from modelwright.processing.pixel_settings import PixelSettings
 from modelwright.serving.load import pick_device
 from modelwright.serving.opened import find_model
@@ -31,13 +32,12 @@ class TorchCompleter:
         self._dtype = dtype
         checkpoint = find_model(self.name).checkpoint
         record = checkpoint.record
-        if record.completes is None or checkpoint.architecture != record.causal:
-            able = " and ".join(family.causal for family in families() if family.completes is not None)
+        if record.draws != "pixels" or checkpoint.architecture != record.causal:
+            able = " and ".join(family.causal for family in families() if family.draws == "pixels")
             raise RequestError(
                 f"{self.name} is of class {checkpoint.model_class.__name__}, which cannot complete pictures; {able} can"
             )
         self._kind, self._folder = checkpoint.model_class, checkpoint.folder
-        self._complete = resolve(record.completes)
         config: Any = record.config_class.from_pretrained(self._folder)
         self.settings = PixelSettings.read(self._folder)
         self.start_token, self.positions = config.start_token_id, config.n_positions
@@ -50,14 +50,14 @@ class TorchCompleter:
     def complete(
         self, rows: np.ndarray, new_tokens: int, sampling: ColourSampling, seed: int, tick: Callable[[], None]
     ) -> np.ndarray:
-        made = self._complete(
+        made = complete(
             self._model,
-            torch.from_numpy(rows).to(self.device),
+            torch.from_numpy(rows),
             new_tokens,
             temperature=sampling.temperature,
             top_k=sampling.top_k or 0,
             top_p=1.0 if sampling.top_p is None else sampling.top_p,
-            generator=torch.Generator(self.device).manual_seed(seed),
+            seed=seed,
             on_token=lambda _: tick(),
         )
-        return made.cpu().numpy()
+        return made.numpy()

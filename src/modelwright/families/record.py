@@ -54,12 +54,11 @@ class Family:
         processor_class: the class that transformers' ``AutoProcessor`` is told of, where it lacks one.
         auto_classes: names of transformers' Auto classes for models that are told of the causal model, where
             transformers lacks the family.
-        draws: whether its tokens are text, or the colours of pixels.
+        draws: whether its tokens are text, or the colours of pixels; then its config says `start_token_id` and
+            `n_positions`.
         language: the attribute of the causal model that holds its decoder, for a family that sees pictures; None for
             all others, whose causal model is the decoder.
         trains: whether the causal model computes a loss of ``labels``.
-        completes: ``(model, pixels, ...) -> pixels``, the continuation of pictures, for a family that draws pixels;
-            its config says `start_token_id` and `n_positions`.
         export: the ``OnnxConfig`` of the causal model; None where no graph is made of it.
         slicing: ``(decoder's config, mesh) -> rules``, how tensor parallelism cuts the modules of this family, beyond
             the rules that ``parallel`` has for shared layers.
@@ -81,7 +80,6 @@ class Family:
     draws: Literal["text", "pixels"] = "text"
     language: str | None = None
     trains: bool = True
-    completes: Reference | None = None
     export: Reference | None = None
     slicing: Reference | None = None
     dialect: Dialect | None = None

@@ -17,7 +17,6 @@ FAMILY = Family(
     cache="modelwright.families.imagegpt.decoding:cache_layout",
     decoding="modelwright.families.imagegpt.decoding:decoding_rules",
     processor="modelwright.families.imagegpt.processor:read_processor",
-    completes="modelwright.families.imagegpt.sampling:complete",
     slicing="modelwright.families.imagegpt.slicing:slicing_rules",
     export="modelwright.families.imagegpt.export:ImageGPTOnnxConfig",
 )

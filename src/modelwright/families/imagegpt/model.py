@@ -101,7 +101,8 @@ class ImageGPTModel(ImageGPTPreTrainedModel):
             attention_mask: ``[batch, past + tokens]`` with 0 at padding, or 4-D: see :class:`DenseAttention`.
             token_type_ids: ``[batch, tokens]`` in the vocabulary; their embeddings are added, as transformers does.
             position_ids: ``[batch, tokens]``; by default counted from the past, padding included.
-            attention: a backend to use instead of the one built from the mask and the cache.
+            attention: a backend to use instead of the one built from the mask and the cache. Who brings it knows what
+                came before and answers for ``position_ids``, which are not read then: recorded passes may not wait.
 
         Raises:
             RequestError: the arguments contradict each other or the config, a token is not in the vocabulary, a
@@ -119,9 +120,9 @@ class ImageGPTModel(ImageGPTPreTrainedModel):
         cache = pass_cache(cache, use_cache, attention, self.h)
         past = int(cache.get_seq_length()) if cache is not None else 0
         check_mask(attention_mask, batch, past, tokens)
+        x = x + self.wpe(self._positions(position_ids, past, tokens, x.device, look=attention is None))
         if attention is None:
             attention = self._backend(attention_mask, cache, past)
-        x = x + self.wpe(self._positions(position_ids, past, tokens, x.device))
         if token_type_ids is not None:
             self._check_tokens("token_type_ids", token_type_ids)
             x = x + self.wte(token_type_ids)
@@ -137,11 +138,12 @@ class ImageGPTModel(ImageGPTPreTrainedModel):
     def _check_tokens(self, name: str, ids: Tensor) -> None:
         check_range(name, ids, self.config.vocab_size, "vocab_size")
 
-    def _positions(self, given: Tensor | None, past: int, tokens: int, device: torch.device) -> Tensor:
-        """``[batch or 1, tokens]``, checked against the table of positions."""
+    def _positions(self, given: Tensor | None, past: int, tokens: int, device: torch.device, look: bool) -> Tensor:
+        """``[batch or 1, tokens]``, checked against the table of positions; given ones are looked at if ``look``."""
         limit = self.config.n_positions
         if given is not None:
-            check_range("position_ids", given, limit, "n_positions")
+            if look:
+                check_range("position_ids", given, limit, "n_positions")
             return given
         check_positions(past + tokens, limit)
         return torch.arange(past, past + tokens, device=device)[None]

@@ -15,6 +15,7 @@ from modelwright.attention import AttentionBackend
 from modelwright.errors import RequestError
 from modelwright.families.imagegpt.config import ImageGPTConfig
 from modelwright.layers import RMSNorm
+from modelwright.ops.input_major import input_major_linear
 
 
 def attention_scale(config: ImageGPTConfig, layer: int) -> float:
@@ -26,7 +27,14 @@ def attention_scale(config: ImageGPTConfig, layer: int) -> float:
     return scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale
 
 
-class ResidualProjection(Conv1D):
+class Projection(Conv1D):
+    """``x @ weight + bias`` by the compiled kernels where they serve; adapters know it by its base class."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return input_major_linear(x, self.weight, self.bias)
+
+
+class ResidualProjection(Projection):
     """A projection whose result is added to the residual, which is why its first weights are smaller."""
 
 
@@ -38,7 +46,7 @@ class ImageGPTAttention(nn.Module):
         self.layer, self.head_dim = layer, config.head_dim
         self.scale = attention_scale(config, layer)
         self.attn_dropout, self.resid_dropout = config.attn_pdrop, config.resid_pdrop
-        self.c_attn = Conv1D(3 * config.n_embd, config.n_embd)
+        self.c_attn = Projection(3 * config.n_embd, config.n_embd)
         self.c_proj = ResidualProjection(config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor, attention: AttentionBackend) -> Tensor:
@@ -56,7 +64,7 @@ class ImageGPTMLP(nn.Module):
 
     def __init__(self, config: ImageGPTConfig):
         super().__init__()
-        self.c_fc = Conv1D(config.inner_width, config.n_embd)
+        self.c_fc = Projection(config.inner_width, config.n_embd)
         self.c_proj = ResidualProjection(config.n_embd, config.inner_width)
         self.act = ACT2FN[config.activation_function]
         self.dropout = config.resid_pdrop

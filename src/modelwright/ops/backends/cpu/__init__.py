@@ -1,13 +1,13 @@
 """Compiled CPU kernels, for decoding above all, where each weight is read once; torch's way stands beside each.
 
-``linear``, ``linears`` and ``experts`` serve few and several tokens, ``decode`` one query per sequence over pages and
-``KernelSlots`` one per row over slots; ``latent_in`` and ``latent_to_values`` absorb a latent layer's projection.
-``prefill`` attends to a prompt's tokens; ``rms_norm``, ``rotate``, ``silu_product`` and ``route`` take any number of
-rows. Leaves out GPUs.
+``linear``, ``linears``, ``columns`` and ``experts`` serve few and several tokens, ``decode`` one query per sequence
+over pages; ``latent_in`` and ``latent_to_values`` absorb a latent layer's projection. ``prefill`` attends to a prompt's
+tokens; ``rms_norm``, ``rotate``, ``silu_product`` and ``route`` take any number of rows. Leaves out GPUs.
 """
 
 from modelwright.ops.backends.cpu.attention import decode, serves_decode
 from modelwright.ops.backends.cpu.build import available, reason
+from modelwright.ops.backends.cpu.columns import columns, prefers_columns, serves_columns
 from modelwright.ops.backends.cpu.latent import latent_in, latent_to_values, serves_latent
 from modelwright.ops.backends.cpu.layouts import Unit
 from modelwright.ops.backends.cpu.linear import (
@@ -20,13 +20,12 @@ from modelwright.ops.backends.cpu.linear import (
 )
 from modelwright.ops.backends.cpu.prefill import prefill, serves_prefill
 from modelwright.ops.backends.cpu.rows import rms_norm, rotate, route, serves_rows, silu_product
-from modelwright.ops.backends.cpu.slots import KernelSlots, serves_slots
 from modelwright.ops.backends.cpu.unit import unit
 
 __all__ = [
-    "KernelSlots",
     "Unit",
     "available",
+    "columns",
     "decode",
     "experts",
     "is_bare",
@@ -34,18 +33,19 @@ __all__ = [
     "latent_to_values",
     "linear",
     "linears",
+    "prefers_columns",
     "prefill",
     "reason",
     "rms_norm",
     "rotate",
     "route",
+    "serves_columns",
     "serves_decode",
     "serves_experts",
     "serves_latent",
     "serves_linear",
     "serves_prefill",
     "serves_rows",
-    "serves_slots",
     "silu_product",
     "unit",
 ]

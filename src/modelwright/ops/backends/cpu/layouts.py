@@ -186,12 +186,19 @@ PREFILL = _structure(
     *("const bf16* q", "int64_t q_head", "int64_t q_token", "const bf16* k", "int64_t k_head", "int64_t k_token"),
     *("const bf16* v", "int64_t v_head", "int64_t v_token", "bf16* out", "float scale"),
 )
-SLOTS = _structure(
-    "Slots",  # keys [batch * heads, blocks of 16 slots, dim, 16], values [batch * heads, slots, padded]
-    *("int64_t batch", "int64_t heads", "int64_t dim", "int64_t padded", "int64_t slots"),
-    *("void* keys", "void* values", "float scale"),
+COLUMNS = _structure(
+    "Columns",  # x [rows, in], weight [in, out], bias [out] or none, y [rows, out]
+    *(
+        "int64_t in",
+        "int64_t out",
+        "int64_t rows",
+        "const void* x",
+        "const void* weight",
+        "const void* bias",
+        "void* y",
+    ),
 )
-STRUCTURES = (WEIGHT, LAYER, STORED, QUERIES, DECODE, PREFILL, SLOTS)
+STRUCTURES = (WEIGHT, LAYER, STORED, QUERIES, DECODE, PREFILL, COLUMNS)
 
 BEST_UNIT = _function("best_unit", result="Unit")
 LINEAR_ROWS = _function(
@@ -218,11 +225,7 @@ LATENT_OUT = _function(
 )
 SERVES_PREFILL = _function("serves_prefill", result="int32_t")
 PREFILL_ROWS = _function("prefill", "const Prefill* given", "int32_t threads")
-ATTEND_SLOTS = _function(
-    "attend_slots",
-    *("const Slots* s", "int32_t halves", "int32_t stored_halves", "const void* joined", "int64_t known"),
-    *("void* out", "int32_t threads"),
-)
+LINEAR_COLUMNS = _function("linear_columns", "const Columns* c", "int32_t halves", "int32_t threads")
 NORM_ROWS = _function(
     "norm_rows",
     *("int32_t halves", "const void* x", "int64_t count", "int64_t dim", "const void* weight", "float eps"),
@@ -245,7 +248,7 @@ ROUTE_ROWS = _function(
 )
 FUNCTIONS = (
     *(BEST_UNIT, LINEAR_ROWS, EXPERT_ROWS, PAGED_DECODE, LATENT_IN, LATENT_OUT, SERVES_PREFILL, PREFILL_ROWS),
-    *(ATTEND_SLOTS, NORM_ROWS, ROTATE_ROWS, SILU_PRODUCT, ROUTE_ROWS),
+    *(LINEAR_COLUMNS, NORM_ROWS, ROTATE_ROWS, SILU_PRODUCT, ROUTE_ROWS),
 )
 
 

@@ -1,0 +1,150 @@
+// Products of several rows with a matrix that lies input by input, [in, out], as Conv1D's does: no torch, only pointers.
+//
+// A strip of columns is read for some inputs and all rows of x, then for the next inputs: its sums wait in memory
+// meanwhile. Lanes are columns, so that no sum crosses them.
+
+#include <algorithm>
+
+#include "linear.h"
+
+namespace {
+
+constexpr int64_t DEEP = 32;   // inputs that all rows meet before the next: what they read stays near
+constexpr int64_t AHEAD = 32;  // inputs whose columns are asked for before they are read
+constexpr int64_t LINE = 64;   // bytes
+constexpr int ROWS = 8;        // of x that meet a strip at once
+
+// Vectors of sums in a strip for so many rows: few rows leave registers for a wide one, which memory gives faster.
+constexpr int width(int rows) { return rows <= 2 ? 8 : rows <= 4 ? 4 : 2; }
+
+// x and a strip of the weight from some input on; the sums are [rows, width] vectors in the order of their kind.
+template <typename X>
+struct Block {
+    const X *x, *weight;
+    int64_t x_stride, stride, deep, some;
+    float* sums;
+};
+
+template <int W, typename X>
+INLINE void ask(const X* weight) {
+    each<W * LANES * sizeof(X) / LINE>([&](auto i) INLINED { __builtin_prefetch(weight + i * (LINE / sizeof(X))); });
+}
+
+// The vectors of a strip at one input, of which some columns may not be there.
+template <bool WHOLE, typename X>
+INLINE Floats columns_at(const X* weight, int64_t some) {
+    if (WHOLE || some >= LANES) return load(weight);
+    return some > 0 ? load_some(weight, some) : Floats{};
+}
+
+template <int R, bool WHOLE, typename X>
+__attribute__((noinline)) void meet(const Block<X>& b) {
+    constexpr int W = width(R);
+    Floats sums[R][W];
+    each<R * W>([&](auto i) INLINED { sums[i / W][i % W] = load(b.sums + i * LANES); });
+    const X* weight = b.weight;
+    for (int64_t k = 0; k < b.deep; k++, weight += b.stride) {
+        ask<W>(weight + AHEAD * b.stride);
+        Floats w[W];
+        each<W>([&](auto i) INLINED { w[i] = columns_at<WHOLE>(weight + i * LANES, b.some - i * LANES); });
+        each<R>([&](auto r) INLINED {
+            const float value = to_float(b.x[r * b.x_stride + k]);
+            each<W>([&](auto i) INLINED { sums[r][i] += w[i] * value; });
+        });
+    }
+    each<R * W>([&](auto i) INLINED { store(b.sums + i * LANES, sums[i / W][i % W]); });
+}
+
+#if HAS_BF16_DOTS
+// Two inputs at once, whose numbers are woven into pairs: within each quarter of a vector the low pairs go to one vector
+// of sums and the high ones to the next.
+template <int R, bool WHOLE>
+__attribute__((noinline)) void meet_pairs(const Block<bf16>& b) {
+    constexpr int W = width(R);
+    __m512 sums[R][W];
+    each<R * W>([&](auto i) INLINED { sums[i / W][i % W] = _mm512_loadu_ps(b.sums + i * LANES); });
+    const bf16* weight = b.weight;
+    for (int64_t k = 0; k < b.deep; k += 2, weight += 2 * b.stride) {
+        const bool both = k + 1 < b.deep;
+        ask<W>(weight + AHEAD * b.stride);
+        ask<W>(weight + (AHEAD + 1) * b.stride);
+        __m512bh w[W];
+        each<W / 2>([&](auto i) INLINED {
+            const int64_t some = WHOLE ? 32 : std::clamp<int64_t>(b.some - i * 32, 0, 32);
+            const __m512i first = load_halves(weight + i * 32, some);
+            const __m512i second = both ? load_halves(weight + b.stride + i * 32, some) : _mm512_setzero_si512();
+            w[2 * i] = (__m512bh)_mm512_unpacklo_epi16(first, second);
+            w[2 * i + 1] = (__m512bh)_mm512_unpackhi_epi16(first, second);
+        });
+        each<R>([&](auto r) INLINED {
+            const bf16* x = b.x + r * b.x_stride + k;
+            const __m512bh pair = (__m512bh)(both ? everywhere(x) : _mm512_set1_epi32(x->bits));
+            each<W>([&](auto i) INLINED { sums[r][i] = _mm512_dpbf16_ps(sums[r][i], w[i], pair); });
+        });
+    }
+    each<R * W>([&](auto i) INLINED { _mm512_storeu_ps(b.sums + i * LANES, sums[i / W][i % W]); });
+}
+
+template <int R, bool WHOLE>
+void meet(const Block<bf16>& b) { meet_pairs<R, WHOLE>(b); }
+
+// Where the sum of column i of a strip lies.
+inline int64_t place(int64_t i, bf16) { return i / 32 * 32 + (i % 8 / 4) * 16 + i % 32 / 8 * 4 + i % 4; }
+#else
+inline int64_t place(int64_t i, bf16) { return i; }
+#endif
+inline int64_t place(int64_t i, float) { return i; }
+
+template <int R, bool WHOLE, typename X>
+void strip(const Columns& c, int64_t column, int64_t some, float* sums) {
+    constexpr int64_t size = R * width(R) * LANES;
+    const int64_t groups = (c.rows + R - 1) / R;
+    std::fill(sums, sums + groups * size, 0.0f);
+    const X *x = static_cast<const X*>(c.x), *weight = static_cast<const X*>(c.weight) + column;
+    for (int64_t k = 0; k < c.in; k += DEEP)
+        for (int64_t g = 0; g < groups; g++) {
+            const int64_t row = std::min(g * R, c.rows - R);  // the last group may compute rows again
+            meet<R, WHOLE>(Block<X>{x + row * c.in + k, weight + k * c.out, c.in, c.out, std::min(DEEP, c.in - k),
+                                     some, sums + g * size});
+        }
+    const X* bias = static_cast<const X*>(c.bias);
+    for (int64_t row = 0; row < c.rows; row++) {
+        const int64_t g = std::min(row / R, groups - 1), first = std::min(g * R, c.rows - R);
+        const float* own = sums + g * size + (row - first) * width(R) * LANES;
+        X* y = static_cast<X*>(c.y) + row * c.out + column;
+        for (int64_t i = 0; i < some; i++) {
+            const float value = own[place(i, X{})];
+            store(y + i, bias ? value + to_float(bias[column + i]) : value);
+        }
+    }
+}
+
+template <int R, typename X>
+void multiply(const Columns& c, int threads) {
+    constexpr int64_t columns = width(R) * LANES;
+    Pieces pieces(c.out, columns, threads);
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<float> sums((c.rows + R - 1) / R * R * columns);
+        for (int64_t first, last; pieces.take(first, last);)
+            for (int64_t column = first; column < last; column += columns) {
+                if (column + columns <= last) strip<R, true, X>(c, column, columns, sums.data());
+                else strip<R, false, X>(c, column, last - column, sums.data());
+            }
+    }
+}
+
+template <typename X>
+void multiply(const Columns& c, int threads) {
+    const int64_t groups = (c.rows + ROWS - 1) / ROWS, rows = (c.rows + groups - 1) / groups;
+    each<ROWS>([&](auto r) INLINED {
+        if (rows == r + 1) multiply<r + 1, X>(c, threads);
+    });
+}
+
+}  // namespace
+
+extern "C" void linear_columns(const Columns* c, int32_t halves, int32_t threads) {
+    if (halves) multiply<bf16>(*c, threads);
+    else multiply<float>(*c, threads);
+}
