@@ -82,7 +82,7 @@ def test_what_it_can_do_is_true(family):
     assert family.decoder_of(model).get_input_embeddings() is model.get_input_embeddings()
     assert family.sees_pictures == hasattr(model, "encode_pictures") == (family.decoder_of(model) is not model)
     assert family.trains == ("labels" in inspect.signature(type(family.decoder_of(model)).forward).parameters)
-    assert (family.draws == "pixels") == (family.completes is not None)
+    assert (family.draws == "pixels") == hasattr(model.config, "start_token_id")
 
 
 @EACH
