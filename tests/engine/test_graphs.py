@@ -176,7 +176,7 @@ def test_a_model_that_asks_for_numbers_is_not_recorded():
     """A hook looks at numbers. Who asked for tapes is told; by default the model's passes run as they are."""
     model = tiny_imagegpt()
     model.transformer.ln_f.register_forward_hook(lambda module, given, found: found * float(found.isfinite().all()))
-    with pytest.raises(ConfigError, match=r'"compile" cannot record the passes of this model: .* asks for'):
+    with pytest.raises(ConfigError, match=r'"record" cannot record the passes of this model: .* asks for'):
         engine_of(model, backend="record").generate([[1, 2]], greedy(3))
     engine = engine_of(model)
     (result,) = engine.generate([[1, 2]], greedy(3))

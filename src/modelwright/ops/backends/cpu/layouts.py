@@ -61,7 +61,7 @@ class Field:
     count: int = 1
 
     @classmethod
-    def of(cls, declared: "str | tuple[Structure, str] | tuple[Structure, str, int]") -> Self:
+    def of(cls, declared: Any) -> Self:
         """From ``"int64_t heads"``, or a structure, a name and perhaps a number."""
         return cls(*(declared.rsplit(" ", 1) if isinstance(declared, str) else declared))
 
