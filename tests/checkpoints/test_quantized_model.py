@@ -223,7 +223,9 @@ def test_a_config_that_asks_is_served_from_scratch_and_from_a_named_checkpoint(t
     plain = tiny_llama(**WIDE)
     plain.save_pretrained(tmp_path)
     asks = {"quant_config": {"quant_method": "rtn", "weight_dtype": "int8", "kvcache_dtype": "int8"}}
-    model = tiny_llama(checkpoint_name_or_path=str(tmp_path), **WIDE, **asks)
+    asking = tiny_llama(**WIDE, **asks).config
+    asking.checkpoint_name_or_path = str(tmp_path)
+    model = type(plain).from_config(asking)
     assert_same_state(model, quantize_model(plain, "int8"))
     assert weight_quantization(model.config) == QuantSettings(weights="int8", kv_cache="int8")
 

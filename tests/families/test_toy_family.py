@@ -15,8 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationMixin
-from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers import AutoModelForCausalLM
 
 from modelwright import families
 from modelwright.attention import AttentionBackend, DenseAttention
@@ -34,11 +33,12 @@ from modelwright.export.onnx import export_onnx
 from modelwright.export.runtime import OnnxDecoder
 from modelwright.families import Family, family_of, forget_family, register_family
 from modelwright.families.read import read_config
-from modelwright.hf.arguments import check_mask, refuse_attentions, refuse_unknown
-from modelwright.hf.cache_names import either_cache_name, of_cache
-from modelwright.hf.decoder import check_kept, embed, kept_tokens, pass_cache
-from modelwright.hf.outputs import CausalOutput, DecoderOutput
+from modelwright.hf.arguments import PassInputs
+from modelwright.hf.causal import CausalModel
+from modelwright.hf.decoder import Decoder
+from modelwright.hf.modules import GradientCheckpointingLayer
 from modelwright.hf.pretrained import ModelwrightPreTrainedModel
+from modelwright.layers import StackOutput, run_stack
 from modelwright.parallel import Mesh, Rule
 from modelwright.parallel.layers import inputs_of, keep_inputs, keep_outputs, sum_results
 from modelwright.parallel.tensor import head_share
@@ -147,10 +147,12 @@ class ToyPreTrainedModel(ModelwrightPreTrainedModel):
     _no_split_modules = ["ToyBlock"]
 
 
-class ToyModel(ToyPreTrainedModel):
+class ToyModel(ToyPreTrainedModel, Decoder):
     """``model.py``: the decoder without a head."""
 
     unused_tensors = (r"^scores\.weight$",)
+    embedding_names = ("words", "places_of_words")
+    norm_name = "end"
 
     def __init__(self, config: ToyConfig):
         super().__init__(config)
@@ -163,36 +165,27 @@ class ToyModel(ToyPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.words
 
-    @either_cache_name
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        cache: Any = None,
-        inputs_embeds: Tensor | None = None,
-        use_cache: bool | None = None,
-        output_attentions: bool | None = None,
-        attention: AttentionBackend | None = None,
-        **extras: Any,
-    ) -> DecoderOutput:
-        refuse_unknown({name: value for name, value in extras.items() if name != "return_dict"}, type(self))
-        refuse_attentions(self.config, output_attentions)
-        x = embed(self.words, input_ids, inputs_embeds)
-        batch, length, _ = x.shape
-        wanted = self.config.use_cache if use_cache is None else use_cache
-        cache = pass_cache(cache, wanted, attention, self.blocks)
-        past = int(cache.get_seq_length()) if cache is not None else 0
-        check_mask(attention_mask, batch, past, length)
-        if position_ids is None:
-            position_ids = torch.arange(past, past + length, device=x.device)[None]
-        x = x + self.places_of_words(position_ids)
-        for block in self.blocks:
-            x = block(x, attention or DenseAttention(attention_mask, cache, past))
-        return DecoderOutput(last_hidden_state=self.end(x), **of_cache(cache))
+    def stack(self) -> nn.ModuleList:
+        return self.blocks
+
+    def positions_of(self, inputs: PassInputs) -> Tensor:
+        return inputs.positions()
+
+    def attention_of(self, inputs: PassInputs) -> AttentionBackend:
+        return DenseAttention(inputs.mask, inputs.cache, inputs.past)
+
+    def embed(self, positions: Tensor, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None) -> Tensor:
+        x = self.words(input_ids) if inputs_embeds is None else inputs_embeds
+        return x + self.places_of_words(positions)
+
+    def run_layers(self, x: Tensor, positions: Tensor, attention: AttentionBackend, keep: bool = False) -> StackOutput:
+        return run_stack(self.blocks, x, attention, keep=keep)
+
+    def finish(self, x: Tensor) -> Tensor:
+        return self.end(x)
 
 
-class ToyForCausalLM(ToyPreTrainedModel, GenerationMixin):
+class ToyForCausalLM(ToyPreTrainedModel, CausalModel):
     """``model.py``: the decoder with a head."""
 
     def __init__(self, config: ToyConfig):
@@ -204,24 +197,11 @@ class ToyForCausalLM(ToyPreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> nn.Module:
         return self.scores
 
-    @either_cache_name
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        cache: Any = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
-        **kwargs: Any,
-    ) -> CausalOutput:
-        check_kept(labels, logits_to_keep)
-        out = self.trunk(input_ids, attention_mask, position_ids, cache, inputs_embeds, use_cache, **kwargs)
-        logits = self.scores(kept_tokens(out.last_hidden_state, logits_to_keep))
-        loss = None if labels is None else self.loss_function(logits, labels, self.config.vocab_size)
-        return CausalOutput(loss=loss, logits=logits, **of_cache(out.cache))
+    def token_loss(
+        self, logits: Tensor, labels: Tensor, input_ids: Tensor | None, num_items: Tensor | int | None
+    ) -> tuple[Tensor, Tensor]:
+        loss = self.loss_function(logits, labels, self.config.vocab_size, num_items_in_batch=num_items)
+        return loss, (labels[:, 1:] != -100).sum()
 
 
 def toy_slicing(config: ToyConfig, mesh: Mesh) -> dict[type, Rule]:

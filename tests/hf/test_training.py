@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modelwright.errors import ConfigError, RequestError
-from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM, DeepseekV2ForSequenceClassification
+from modelwright.errors import RequestError
+from modelwright.families.deepseek_v2.model import DeepseekV2ForSequenceClassification
 from tests.fakes import DENSE, GROUPED, MHA, MOE, NOAUX, tiny_v2, tiny_vl2, tokens, vl2_inputs
 
 METHODS = {"greedy": MOE, "grouped": GROUPED, "noaux": NOAUX}
@@ -288,15 +288,3 @@ def test_slices_of_pretraining_change_only_the_rounding(base):
     sliced.load_state_dict(plain.state_dict())
     close(sliced(tokens(2, 7)).logits, plain(tokens(2, 7)).logits, atol=1e-5, rtol=1e-5)
     assert type(sliced.lm_head).__name__ == "ColumnSlicedLinear"
-
-
-def test_expert_ranks_need_a_process_group(monkeypatch):
-    match = r"ep_size \(2\) needs an initialised process group whose size is a multiple of it; "
-    with pytest.raises(ConfigError, match=match + "no process group is initialised$"):
-        tiny_v2(ep_size=2)
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
-    with pytest.raises(ConfigError, match=match + "the process group has 3 ranks$"):
-        tiny_v2(ep_size=2)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
-    assert isinstance(tiny_v2(ep_size=2), DeepseekV2ForCausalLM)

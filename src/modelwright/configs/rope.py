@@ -80,6 +80,24 @@ class RopeSettings:
             return cap
         return max(cap, int(self.scaling.factor * self.max_position_embeddings))
 
+    @property
+    def extension(self) -> dict[str, Any]:
+        """What a rotary embedding is told of the extension beyond the trained context; nothing for plain RoPE."""
+        scaling = self.scaling
+        if scaling is None:
+            return {}
+        return {
+            "kind": scaling.kind,
+            "factor": scaling.factor,
+            "trained_length": scaling.original_max_position_embeddings or self.max_position_embeddings,
+            "beta_fast": scaling.beta_fast,
+            "beta_slow": scaling.beta_slow,
+            "mscale": scaling.mscale,
+            "mscale_all_dim": scaling.mscale_all_dim,
+            "low_freq_factor": scaling.low_freq_factor,
+            "high_freq_factor": scaling.high_freq_factor,
+        }
+
 
 def parse_rope_scaling(
     values: Mapping[str, Any] | None, max_position_embeddings: int, source: str = "rope_scaling"

@@ -3,12 +3,14 @@
 import difflib
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from modelwright.errors import RequestError
+from modelwright.hf.caches import Cache
 
 # What callers pass to every model alike and has no meaning here: transformers before 5.18 hands each pass its
 # cache_position, and many tokenizers return token_type_ids.
@@ -32,6 +34,66 @@ def refuse_attentions(config: Any, output_attentions: bool | None) -> None:
         raise RequestError("attention weights are never written out here: output_attentions must be False, not True")
 
 
+@dataclass(frozen=True)
+class PassInputs:
+    """What says where the tokens of a pass stand and which keys they see.
+
+    Attributes:
+        batch, tokens: how many rows, and how many new tokens in each.
+        device: where the tokens are.
+        input_ids: ``[batch, tokens]``; None where embeddings came in their stead.
+        mask: ``[batch, past + tokens]`` with 0 at padding, 4-D (see :class:`DenseAttention`), or None.
+        cache: keys and values of earlier tokens, which the pass extends; None where there are none to be kept.
+        past: how many tokens of each row are in the cache.
+    """
+
+    batch: int
+    tokens: int
+    device: torch.device
+    input_ids: Tensor | None = None
+    mask: Tensor | None = None
+    cache: Cache | None = None
+    past: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Self:
+        """Check what a caller gives.
+
+        Raises:
+            RequestError: not exactly one of ids and embeddings, or a mask that does not cover them.
+        """
+        tokens = one_of(input_ids, inputs_embeds)
+        batch, length = tokens.shape[:2]
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        check_mask(mask, batch, past, length)
+        return cls(batch, length, tokens.device, input_ids, mask, cache, past)
+
+    def positions(self) -> Tensor:
+        """``[batch, tokens]``: counted from the past, padding included."""
+        return torch.arange(self.past, self.past + self.tokens, device=self.device).expand(self.batch, -1)
+
+    def unpadded_positions(self) -> Tensor:
+        """``[batch, tokens]``: counted over the real tokens of a 2-D mask (padding gets 1), else from the past."""
+        if self.mask is None or self.mask.dim() != 2:
+            return self.positions()
+        counted = (self.mask.long().cumsum(dim=-1) - 1).masked_fill(self.mask == 0, 1)
+        return counted[:, self.past : self.past + self.tokens]
+
+
+def one_of(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+    """The one that is given; a :class:`RequestError` unless exactly one is."""
+    given = [tokens for tokens in (input_ids, inputs_embeds) if tokens is not None]
+    if len(given) != 1:
+        raise RequestError("give input_ids or inputs_embeds, and not both")
+    return given[0]
+
+
 def check_mask(mask: Tensor | None, batch: int, past: int, tokens: int) -> None:
     """Raise a :class:`RequestError` unless a 2-D mask covers every row and the past as well as the new tokens."""
     if mask is None or mask.dim() == 4:
@@ -41,11 +103,3 @@ def check_mask(mask: Tensor | None, batch: int, past: int, tokens: int) -> None:
             f"attention_mask has shape {list(mask.shape)} and must have {[batch, past + tokens]}: "
             f"{batch} rows of {past} past and {tokens} new tokens"
         )
-
-
-def positions_from_mask(mask: Tensor | None, batch: int, tokens: int, past: int, device: torch.device) -> Tensor:
-    """``[batch, tokens]``: counted from the past, or over the real tokens of a 2-D padding mask (padding gets 1)."""
-    if mask is None or mask.dim() != 2:
-        return torch.arange(past, past + tokens, device=device).expand(batch, -1)
-    counted = (mask.long().cumsum(dim=-1) - 1).masked_fill(mask == 0, 1)
-    return counted[:, past : past + tokens]

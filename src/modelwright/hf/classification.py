@@ -1,27 +1,28 @@
-"""Sequence classification, the same for decoders of text: scores at the last token of each row, and their loss.
+"""A decoder with class scores as transformers calls it, and the token of each row that a classifier of text reads."""
 
-Leaves out the decoder below. Pictures are classified by their mean, see ``imagegpt.py``.
-"""
-
+from abc import abstractmethod
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache
 
 from modelwright.hf.cache_names import either_cache_name, of_cache
-from modelwright.hf.outputs import ClassifierOutput, DecoderOutput
+from modelwright.hf.caches import Cache
+from modelwright.hf.outputs import ClassifierOutput
 from modelwright.hf.pretrained import ModelwrightPreTrainedModel
 
 
-class TextClassifier(ModelwrightPreTrainedModel):
-    """A decoder ``model`` with ``num_labels`` scores read at each row's last token that is not padding."""
+class Classifier(ModelwrightPreTrainedModel):
+    """A :class:`Decoder` under ``base_model_prefix``, and ``num_labels`` scores of each row."""
 
     new_heads: ClassVar[tuple[str, ...]] = ("score.weight",)
     accepts_loss_kwargs = False  # transformers' Trainer averages micro-batches itself
 
-    model: nn.Module
     score: nn.Module
+
+    @abstractmethod
+    def pooled(self, hidden: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
+        """``[batch, dim]``: what the scores are computed from, of the normed ``hidden`` ``[batch, tokens, dim]``."""
 
     @either_cache_name
     def forward(
@@ -36,38 +37,41 @@ class TextClassifier(ModelwrightPreTrainedModel):
         return_dict: bool | None = None,
         **kwargs,
     ) -> ClassifierOutput | tuple:
-        """Scores ``[batch, num_labels]``; the loss follows ``config.problem_type`` as elsewhere in transformers."""
-        outputs = self.model(
-            input_ids,
-            attention_mask,
-            position_ids,
-            cache,
-            inputs_embeds,
-            use_cache,
+        """As :meth:`Decoder.forward`, with scores ``[batch, num_labels]``.
+
+        The loss of ``labels`` follows ``config.problem_type`` as elsewhere in transformers.
+        """
+        outputs = self.base_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
             return_dict=True,
             **kwargs,
         )
-        result = self._classified(
-            outputs, last_tokens(input_ids, attention_mask, outputs[0], self.config.pad_token_id), labels
-        )
-        return result if self._wants_dict(return_dict) else result.to_tuple()
-
-    def _classified(self, outputs: DecoderOutput, last: Tensor, labels: Tensor | None) -> ClassifierOutput:
-        """The scores at the tokens ``last`` ``[batch]``, and their loss with the balance part added."""
-        hidden = outputs.last_hidden_state
-        assert hidden is not None
-        logits = self.score(hidden[torch.arange(len(last), device=last.device), last])
+        logits = self.score(self.pooled(outputs.last_hidden_state, input_ids, attention_mask))
         loss, aux_loss = None, outputs.aux_loss
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
             loss = loss if aux_loss is None else loss + aux_loss
-        return ClassifierOutput(
+        result = ClassifierOutput(
             loss=loss,
             aux_loss=aux_loss,
             logits=logits,
             **of_cache(outputs.cache),
             hidden_states=outputs.hidden_states,
         )
+        return result if self._wants_dict(return_dict) else result.to_tuple()
+
+
+class TextClassifier(Classifier):
+    """Scores read at each row's last token that is not padding."""
+
+    def pooled(self, hidden: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
+        last = last_tokens(input_ids, attention_mask, hidden, self.config.pad_token_id)
+        return hidden[torch.arange(len(last), device=last.device), last]
 
 
 def last_tokens(

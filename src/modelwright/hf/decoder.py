@@ -1,122 +1,127 @@
-"""What decoders share around their layers: which embeddings and cache a pass uses, router biases, losses.
+"""A decoder without a head as transformers calls it: one forward pass around the parts that a family writes.
 
-Leaves out the layers and the forward passes, which each family writes itself.
+A family writes what its paper says: how tokens become ``x``, what the layers make of it, and the final norm. Arguments,
+the cache, kept hidden states and the output are the same for all and stand here.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache
 
 from modelwright.attention import AttentionBackend
-from modelwright.configs.rope import RopeSettings
-from modelwright.errors import ConfigError, RequestError
-from modelwright.hf.balance import move_bias
-from modelwright.layers import Router
+from modelwright.hf.arguments import PassInputs, refuse_attentions, refuse_unknown
+from modelwright.hf.cache_names import either_cache_name, of_cache
+from modelwright.hf.caches import Cache, pass_cache
+from modelwright.hf.outputs import DecoderOutput
+from modelwright.hf.pretrained import ModelwrightPreTrainedModel
+from modelwright.layers import Routing, StackOutput
 
 
-class RouterBiases:
-    """The bias rule of ``noaux_tc`` routers, for a model whose config says how fast they move."""
+class Decoder(ModelwrightPreTrainedModel):
+    """Token ids or embeddings to normed hidden states ``[batch, tokens, dim]``: embed, run the layers, finish.
+
+    Each of the three steps runs alone, so that a stage of a pipeline can hold any of them (:meth:`keep_stage`). Every
+    stage makes positions and attention of the same :class:`PassInputs`, and only ``x`` passes between them.
+    """
+
+    embedding_names: ClassVar[tuple[str, ...]]
+    """The modules that :meth:`embed` needs."""
+
+    norm_name: ClassVar[str]
+    """The module that :meth:`finish` needs."""
 
     @abstractmethod
-    def router_bias_rate(self) -> float:
-        """By how much a step moves a bias."""
+    def stack(self) -> nn.ModuleList:
+        """The layers; one that another stage holds is None."""
 
-    def update_router_bias(self) -> None:
-        """Move every ``noaux_tc`` bias by the config's rate times ``sign(mean load - load)`` and forget the loads.
+    @abstractmethod
+    def positions_of(self, inputs: PassInputs) -> Tensor:
+        """Where the tokens stand, ``[batch, tokens]``, where the caller does not say it."""
 
-        Call it once per optimizer step (or let :meth:`update_router_bias_with` do so): loads are summed over the
-        training passes since the last call and over the ranks of the default process group.
+    @abstractmethod
+    def attention_of(self, inputs: PassInputs) -> AttentionBackend:
+        """What lets the tokens see the keys that their mask and cache say, where the caller brings nothing."""
+
+    @abstractmethod
+    def embed(self, positions: Tensor, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None) -> Tensor:
+        """What enters the first layer, ``[batch, tokens, dim]``, of one of ids and embeddings."""
+
+    @abstractmethod
+    def run_layers(self, x: Tensor, positions: Tensor, attention: AttentionBackend, keep: bool = False) -> StackOutput:
+        """What the layers held here make of ``x`` ``[batch, tokens, dim]``; with ``keep``, their inputs too."""
+
+    @abstractmethod
+    def finish(self, x: Tensor) -> Tensor:
+        """The final norm: what a head reads."""
+
+    @abstractmethod
+    def balance_loss(self, routings: Sequence[Routing], batch: int) -> Tensor | None:
+        """The scaled balance losses of a pass's routers, summed; only asked where there are any."""
+
+    @either_cache_name
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        attention: AttentionBackend | None = None,
+        **extras,
+    ) -> DecoderOutput | tuple:
+        """One pass.
+
+        Args:
+            input_ids: ``[batch, tokens]``, or ``inputs_embeds`` ``[batch, tokens, dim]``; one of the two.
+            attention_mask: ``[batch, past + tokens]`` with 0 at padding, or 4-D: see :class:`DenseAttention`. Some
+                families find padding in the ids where there is none.
+            position_ids: ``[batch, tokens]``; by default each family counts them its own way.
+            cache: a transformers cache of what the layers keep of each token.
+            attention: a backend to use instead of the one built from the mask and the cache.
+
+        Raises:
+            RequestError: the arguments contradict each other or the config, or attention weights are asked for.
+            TypeError: an argument that is not known here.
         """
-        assert isinstance(self, nn.Module)
-        for layer in self.modules():
-            if isinstance(layer, Router) and layer.method == "noaux_tc":
-                move_bias(layer, self.router_bias_rate())
+        refuse_unknown(extras, type(self))
+        refuse_attentions(self.config, output_attentions)
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        cache = pass_cache(cache, use_cache, attention, self.stack())
+        inputs = PassInputs.of(input_ids, inputs_embeds, attention_mask, cache)
+        positions = self.positions_of(inputs) if position_ids is None else position_ids
+        attention = self.attention_of(inputs) if attention is None else attention
+        keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
 
-    def update_router_bias_with(self, optimizer: torch.optim.Optimizer) -> torch.utils.hooks.RemovableHandle:
-        """Run :meth:`update_router_bias` after each ``optimizer.step()``; the handle removes the hook."""
-        return optimizer.register_step_post_hook(lambda *_: self.update_router_bias())
-
-
-def embed(table: nn.Module, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-    """``[batch, tokens, dim]`` from token ids or as given; a :class:`RequestError` unless it is one of the two."""
-    if input_ids is not None and inputs_embeds is None:
-        return table(input_ids)
-    if inputs_embeds is not None and input_ids is None:
-        return inputs_embeds
-    raise RequestError("give input_ids or inputs_embeds, and not both")
-
-
-def pass_cache(
-    given: Cache | None, wanted: bool, attention: AttentionBackend | None, layers: Iterable[nn.Module]
-) -> Cache | None:
-    """The cache of a pass: the one given, a new one if it is to be returned, or None.
-
-    Layers that recompute themselves in training would append to a cache again, so they get none.
-    """
-    if any(layer.training and layer.gradient_checkpointing for layer in layers):
-        if given is not None and given.get_seq_length():
-            raise RequestError("gradient checkpointing recomputes layers and cannot continue a cache")
-        return None
-    return DynamicCache() if given is None and wanted and attention is None else given
-
-
-def rope_extension(rope: RopeSettings) -> dict[str, Any]:
-    """What a rotary embedding is told of the extension beyond the trained context; nothing for plain RoPE."""
-    scaling = rope.scaling
-    if scaling is None:
-        return {}
-    return {
-        "kind": scaling.kind,
-        "factor": scaling.factor,
-        "trained_length": scaling.original_max_position_embeddings or rope.max_position_embeddings,
-        "beta_fast": scaling.beta_fast,
-        "beta_slow": scaling.beta_slow,
-        "mscale": scaling.mscale,
-        "mscale_all_dim": scaling.mscale_all_dim,
-        "low_freq_factor": scaling.low_freq_factor,
-        "high_freq_factor": scaling.high_freq_factor,
-    }
-
-
-def check_kept(labels: Tensor | None, logits_to_keep: int | Tensor) -> None:
-    """Raise a :class:`RequestError` where labels come with fewer than all logits."""
-    every_token = isinstance(logits_to_keep, int) and logits_to_keep == 0
-    if labels is not None and not every_token:
-        raise RequestError(f"labels need the logits of every token: logits_to_keep must be 0, not {logits_to_keep}")
-
-
-def kept_tokens(hidden: Tensor, logits_to_keep: int | Tensor) -> Tensor:
-    """The tokens of ``hidden`` ``[batch, tokens, dim]`` that get logits: the last n (0: all), or those at indices."""
-    return hidden[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep]
-
-
-def with_balance(
-    loss: Tensor, aux_loss: Tensor | None, counted: Tensor, num_items: Tensor | int | None
-) -> tuple[Tensor, Tensor | None]:
-    """The loss and its balance part.
-
-    Where the loss is a sum over ``num_items`` labels of several passes, the part gets the share of the ``counted``
-    labels of this one.
-    """
-    if aux_loss is None:
-        return loss, None
-    if num_items is not None:
-        aux_loss = aux_loss * counted / num_items
-    return loss + aux_loss, aux_loss
-
-
-def check_expert_ranks(ranks: int) -> None:
-    """Raise a :class:`ConfigError` where experts are to be spread over more ranks than there are."""
-    if ranks == 1:
-        return
-    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
-    world = torch.distributed.get_world_size() if ready else 0
-    if world == 0 or world % ranks:
-        state = f"the process group has {world} ranks" if ready else "no process group is initialised"
-        raise ConfigError(
-            f"ep_size ({ranks}) needs an initialised process group whose size is a multiple of it; {state}"
+        ran = self.run_layers(self.embed(positions, input_ids, inputs_embeds), positions, attention, bool(keep))
+        x = self.finish(ran.x)
+        result = DecoderOutput(
+            last_hidden_state=x,
+            **of_cache(cache),
+            hidden_states=(*ran.inputs, x) if keep else None,
+            aux_loss=self.balance_loss(ran.routings, inputs.batch) if self.training and ran.routings else None,
         )
+        return result if self._wants_dict(return_dict) else result.to_tuple()
+
+    @torch.no_grad()
+    def keep_stage(self, layers: range, *, embedding: bool, head: bool) -> None:
+        """Let go, in place, of what this stage of a pipeline does not hold; names and numbers of layers stay.
+
+        Args:
+            layers: the numbers of the layers to keep.
+            embedding: whether to keep what :meth:`embed` needs.
+            head: whether to keep what :meth:`finish` needs.
+        """
+        stack = self.stack()
+        for layer in range(len(stack)):
+            if layer not in layers:
+                stack[layer] = None  # pyright: ignore[reportArgumentType]
+        gone = (() if embedding else self.embedding_names) + (() if head else (self.norm_name,))
+        for name in gone:
+            setattr(self, name, None)

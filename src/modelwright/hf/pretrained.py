@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,12 @@ from modelwright.errors import CheckpointError
 from modelwright.families import find_family
 from modelwright.hf.registry import register_with_auto
 from modelwright.layers import Experts, Router
+from modelwright.layers.balance import steered_routers
 
 logger = logging.getLogger(__name__)
+
+STEERING = "e_score_correction_bias"
+"""What the bias of a ``noaux_tc`` router is called on disk."""
 
 
 class ModelwrightPreTrainedModel(PreTrainedModel):
@@ -48,7 +52,6 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _is_stateful = True  # assisted decoding off: it would crop a cache between calls
-    _keep_in_fp32_modules_strict: ClassVar[set[str]] = {"e_score_correction_bias"}
 
     unused_tensors: ClassVar[tuple[str, ...]] = (r"(^|\.)rotary_emb\.inv_freq$",)
     """Patterns of official tensors that a checkpoint may hold and this class never reads."""
@@ -65,11 +68,50 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
         super().__init__(config, *args, **kwargs)
 
     def post_init(self) -> None:
-        """As transformers', and matrices stored in integers where the config asks for them."""
+        """As transformers', and matrices stored in integers where the config asks for them.
+
+        What steers a router stays fp32: transformers is told so by the models that have it.
+        """
+        if steered_routers(self):
+            self._keep_in_fp32_modules_strict = {STEERING}
         super().post_init()
         settings = weight_quantization(self.config)
         if settings is not None:
             quantize_layers(self, settings)
+
+    @classmethod
+    def from_config(cls, config: Any, **kwargs: Any) -> Self:
+        """Build a model from its config alone: with new weights, or those of the folder that the config names.
+
+        The constructor draws new weights and reads no file. Keyword arguments are those of transformers'
+        ``AutoModel.from_config``, which takes this road too: ``dtype`` and ``attn_implementation``.
+
+        Raises:
+            CheckpointError: the config names a folder that is not there, or whose tensors do not fit.
+        """
+        return cls._from_config(config, **kwargs)
+
+    @classmethod
+    def _from_config(cls, config: Any, **kwargs: Any) -> Self:
+        model = super()._from_config(config, **kwargs)
+        model.read_named_checkpoint()
+        return model
+
+    def named_checkpoint(self) -> str:
+        """The folder that the config says to start from; empty where it says none."""
+        return ""
+
+    def read_named_checkpoint(self) -> None:
+        """Read the weights in :meth:`named_checkpoint`, if any; a model on the meta device has nothing to fill."""
+        named = self.named_checkpoint()
+        if not named or any(parameter.is_meta for parameter in self.parameters()):
+            return
+        if not Path(named).is_dir():
+            raise CheckpointError(f'checkpoint_name_or_path "{named}" must name an existing folder, and it does not')
+        found = read_headers(Path(named))
+        source = self.source_of(found)
+        self.load_state_dict(self._read(source.match(found), self.weight_dtype(), None, source), strict=False)
+        self.tie_weights()
 
     @classmethod
     def from_pretrained(
@@ -250,13 +292,13 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
 
     def stored_types(self, dtype: torch.dtype) -> dict[str, torch.dtype]:
         """The type that each official tensor is kept in where the model is loaded as ``dtype``."""
-        wide, own = tuple(self._keep_in_fp32_modules_strict), self.state_dict()
+        own = self.state_dict()
 
         def kind(name: str, place: Place) -> torch.dtype:
             built = own[place.parameter].dtype
             if name.endswith((SCALE, OFFSET)) or not built.is_floating_point:
                 return built
-            return torch.float32 if name.endswith(wide) else dtype
+            return torch.float32 if name.endswith(STEERING) else dtype
 
         return {name: kind(name, place) for name, place in self.places().items()}
 
@@ -271,9 +313,16 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
     def _wants_dict(self, return_dict: bool | None) -> bool:
         return bool(self.config.return_dict) if return_dict is None else return_dict
 
+    def initialise(self, module: nn.Module) -> None:
+        """Draw the first weights of a ``module`` that this family alone has.
+
+        By functions of ``torch.nn.init`` looked up at each call: while weights are loaded, transformers lets those pass
+        over what was read.
+        """
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal weights of ``initializer_range``; norms one; biases and counters zero."""
+        """Normal weights of ``initializer_range``; norms one; biases and counters zero; the rest as the family says."""
         super()._init_weights(module)
         std = self.config.get_text_config().initializer_range
         if isinstance(module, Experts):
@@ -284,6 +333,7 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
             if module.method == "noaux_tc":
                 init.zeros_(module.e_score_correction_bias)
                 init.zeros_(module.load)
+        self.initialise(module)
 
 
 def _generation_config(folder: Path) -> dict[str, GenerationConfig]:

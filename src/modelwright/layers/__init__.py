@@ -8,6 +8,7 @@ from modelwright.layers.moe import Dispatcher, Experts, LocalDispatcher, MoE, Ro
 from modelwright.layers.norm import RMSNorm
 from modelwright.layers.rope import RotaryEmbedding, Rotation
 from modelwright.layers.slots import Slot
+from modelwright.layers.stack import StackOutput, run_stack
 
 __all__ = [
     "Dispatcher",
@@ -26,6 +27,8 @@ __all__ = [
     "Router",
     "Routing",
     "Slot",
+    "StackOutput",
     "column_linear",
     "row_linear",
+    "run_stack",
 ]

@@ -100,7 +100,7 @@ NUMBERS: dict[type, dict[str, tuple[Any, dict[str, Any]]]] = {
 
 ELSEWHERE: dict[type, dict[str, str]] = {
     DeepseekV2Config: {
-        "ep_size": "hf/test_training.py::test_expert_ranks_need_a_process_group",
+        "ep_size": "parallel/test_slicing.py::test_experts_are_shared_by_as_many_ranks_as_the_config_says",
         "aux_loss_alpha": "hf/test_training.py::test_alpha_scales_the_balance_gradient",
         "seq_aux": "hf/test_training.py::test_the_balance_loss_is_alpha_times_its_formula",
         "topk_bias_update_rate": "hf/test_training.py::test_the_bias_moves_against_the_load",

@@ -15,6 +15,7 @@ from modelwright.families.imagegpt.model import (
 )
 from modelwright.families.imagegpt.parts import colour_loss
 from modelwright.families.imagegpt.processor import ImageGPTImageProcessor
+from modelwright.hf.arguments import PassInputs
 from tests.imagegpts import TINY, colours, tiny_imagegpt, with_weights_of
 
 close = torch.testing.assert_close
@@ -284,7 +285,7 @@ def test_mixed_precision_rounds_scores_unless_they_are_upcast(how):
     for model in (wide, upcast):
         with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
             q, k, v = torch.randn(3, 2, 3, 9, 8, generator=torch.Generator().manual_seed(0)).mul(4).bfloat16()
-            backend = model.transformer._backend(None, None, 0)
+            backend = model.transformer.attention_of(PassInputs(1, 1, torch.device("cpu")))
             found = backend.attend(0, q, k, v, scale=1.0)
         assert found.dtype == torch.bfloat16
         exact = torch.nn.functional.scaled_dot_product_attention(

@@ -246,16 +246,18 @@ def test_a_tied_head_is_the_embedding():
 
 
 @pytest.mark.parametrize("cls", [LlamaForCausalLM, LlamaModel, LlamaForSequenceClassification])
-def test_checkpoint_name_or_path_is_loaded_at_build(cls, tmp_path):
+def test_checkpoint_name_or_path_is_loaded_where_a_model_is_built_from_its_config(cls, tmp_path):
     saved = tiny_llama(qkv_concat=True, seed=3)
     saved.save_pretrained(tmp_path)
-    built = cls(LlamaConfig(**MINDFORMERS, checkpoint_name_or_path=str(tmp_path)))
+    built = cls.from_config(LlamaConfig(**MINDFORMERS, checkpoint_name_or_path=str(tmp_path)))
     found = built.state_dict() | {f"model.{name}": tensor for name, tensor in built.state_dict().items()}
     assert torch.equal(found["model.layers.1.mlp.up_proj.weight"], saved.model.layers[1].mlp.gate_up_proj.weight[1::2])
+    nowhere = LlamaConfig(**MINDFORMERS, checkpoint_name_or_path="/nowhere")
     with pytest.raises(CheckpointError, match='checkpoint_name_or_path "/nowhere" must name an existing folder'):
-        cls(LlamaConfig(**MINDFORMERS, checkpoint_name_or_path="/nowhere"))
+        cls.from_config(nowhere)
     with torch.device("meta"):
-        cls(LlamaConfig(**MINDFORMERS, checkpoint_name_or_path="/nowhere"))  # there is nothing to fill
+        cls.from_config(nowhere)  # there is nothing to fill
+    cls(nowhere)  # a constructor reads no file
 
 
 # Masks

@@ -1,15 +1,14 @@
 """DeepSeek-V2's parts as its config asks for them: decoder layer, attention, feed-forward, experts and rotation.
 
-Leaves out the model around them (``deepseek_v2.py``).
+Leaves out the model around them (``model.py``).
 """
 
 from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from modelwright.attention import AttentionBackend
 from modelwright.families.deepseek_v2.config import DeepseekV2Config
 from modelwright.hf.activations import activation
-from modelwright.hf.decoder import rope_extension
+from modelwright.hf.modules import GradientCheckpointingLayer
 from modelwright.layers import (
     Experts,
     GatedMLP,
@@ -27,8 +26,7 @@ from modelwright.layers import (
 class DecoderLayer(GradientCheckpointingLayer):
     """``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``: ``[batch, tokens, dim]`` to the same.
 
-    A layer with experts also returns its routing's weights, choices, scores and logits: bare tensors, so that gradients
-    of the balance loss pass through either kind of gradient checkpointing.
+    A layer with experts also returns its routing's weights, choices, scores and logits (see :func:`run_stack`).
     """
 
     def __init__(self, config: DeepseekV2Config, layer: int, softmax_gain: float):
@@ -38,11 +36,11 @@ class DecoderLayer(GradientCheckpointingLayer):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, rope: Rotation, attention: AttentionBackend) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, rope: Rotation, attention: AttentionBackend) -> Tensor | tuple[Tensor, ...]:
         x = x + self.self_attn(self.input_layernorm(x), rope, attention)
         normed = self.post_attention_layernorm(x)
         if not isinstance(self.mlp, MoE):
-            return (x + self.mlp(normed),)
+            return x + self.mlp(normed)
         update, routing = self.mlp(normed)
         return x + update, routing.weights, routing.chosen, routing.scores, routing.logits
 
@@ -111,4 +109,4 @@ def build_moe(config: DeepseekV2Config) -> MoE:
 def build_rope(config: DeepseekV2Config) -> RotaryEmbedding:
     """The config's rotary embedding: interleaved pairs for latent attention, split halves otherwise."""
     rope = config.rope
-    return RotaryEmbedding(rope.dim, rope.theta, interleaved=config.use_mla, **rope_extension(rope))
+    return RotaryEmbedding(rope.dim, rope.theta, interleaved=config.use_mla, **rope.extension)

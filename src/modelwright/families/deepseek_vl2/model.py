@@ -8,8 +8,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, GenerationMixin
-from transformers import initialization as init
 
 from modelwright.errors import RequestError
 from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM, DeepseekV2PreTrainedModel
@@ -18,15 +16,17 @@ from modelwright.families.deepseek_vl2.initialise import initialise_tower
 from modelwright.families.deepseek_vl2.projector import MlpProjector
 from modelwright.families.deepseek_vl2.siglip import VisionTower
 from modelwright.families.deepseek_vl2.tiles import TileRows, picture_rows
-from modelwright.hf.arguments import positions_from_mask
+from modelwright.hf.arguments import PassInputs, one_of
 from modelwright.hf.cache_names import either_cache_name
+from modelwright.hf.caches import Cache, growing_cache
+from modelwright.hf.causal import GeneratingModel
 from modelwright.hf.offload import OffloadedCache
 from modelwright.hf.outputs import CausalOutput
 
 PICTURE_ARGUMENTS = ("images", "images_seq_mask", "images_spatial_crop")
 
 
-class DeepseekVLV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
+class DeepseekVLV2ForCausalLM(DeepseekV2PreTrainedModel, GeneratingModel):
     """Pictures and text in, text out. Arguments and parameters have their official names, misspellings included."""
 
     config_class = DeepseekVLV2Config
@@ -64,6 +64,14 @@ class DeepseekVLV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         """Replace the decoder's head."""
         self.language.lm_head = new_embeddings
+
+    @torch.no_grad()
+    def keep_stage(self, layers: range, *, embedding: bool, head: bool) -> None:
+        """As :meth:`CausalModel.keep_stage`; what makes rows of pictures goes with the embedding."""
+        self.language.keep_stage(layers, embedding=embedding, head=head)
+        if not embedding:
+            for name in ("vision", "projector", *self._marks()):
+                setattr(self, name, None)
 
     def may_leave_out(self) -> tuple[str, ...]:
         """The pooling head of the official tower is left aside unless the config asks for it."""
@@ -177,8 +185,8 @@ class DeepseekVLV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
         batch, tokens = inputs_embeds.shape[:2]
         if attention_mask is not None and attention_mask.shape != (batch, tokens):
             raise RequestError(f"attention_mask has shape {list(attention_mask.shape)} and must have {[batch, tokens]}")
-        positions = positions_from_mask(attention_mask, batch, tokens, 0, inputs_embeds.device)
-        cache = OffloadedCache(inputs_embeds.device) if offload else DynamicCache()
+        positions = PassInputs.of(None, inputs_embeds, attention_mask).unpadded_positions()
+        cache = OffloadedCache(inputs_embeds.device) if offload else growing_cache()
         for start in range(0, tokens - 1, chunk_size):
             stop = min(start + chunk_size, tokens - 1)
             self.language.model(
@@ -216,14 +224,12 @@ class DeepseekVLV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
 
     def _embeds(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, *pictures: Tensor | None) -> Tensor:
         """The embeddings given, or those of ``input_ids`` with their pictures."""
-        if (input_ids is None) == (inputs_embeds is None):
-            raise RequestError("give input_ids or inputs_embeds, and not both")
+        tokens = one_of(input_ids, inputs_embeds)
         if input_ids is not None:
             return self.prepare_inputs_embeds(input_ids, *pictures)
         if any(part is not None for part in pictures):
             raise RequestError("pictures come with input_ids; inputs_embeds hold theirs already")
-        assert inputs_embeds is not None
-        return inputs_embeds
+        return tokens
 
     def _crops(
         self, input_ids: Tensor, images: Tensor | None, mask: Tensor | None, crops: Tensor | None
@@ -283,16 +289,17 @@ class DeepseekVLV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
             return TileRows("1D", global_first, indicators=self.tile_indicators)
         return TileRows("2D", global_first, newline=self.image_newline, separator=self.view_seperator)
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
+    def initialise(self, module: nn.Module) -> None:
         if module is self:
-            marks = ("tile_indicators",) if self.config.tile_tag == "1D" else ("image_newline", "view_seperator")
-            for name in marks:
+            for name in self._marks():
                 mark = getattr(self, name)
-                init.normal_(mark, std=1 / math.sqrt(mark.shape[-1]))
+                nn.init.normal_(mark, std=1 / math.sqrt(mark.shape[-1]))
         elif isinstance(module, VisionTower):
             initialise_tower(module)
+
+    def _marks(self) -> tuple[str, ...]:
+        """The learned rows that stand between tiles, by the names of their parameters."""
+        return ("tile_indicators",) if self.config.tile_tag == "1D" else ("image_newline", "view_seperator")
 
 
 def _has_shape(tensor: Tensor, shape: tuple[int | None, ...]) -> bool:

@@ -1,19 +1,18 @@
 """ImageGPT's parts as its config asks for them: a block, its attention and feed-forward, and the head over colours.
 
-Leaves out the models around them (``imagegpt.py``). Projections are transformers' ``Conv1D``, whose weights are
+Leaves out the models around them (``model.py``). Projections are transformers' ``Conv1D``, whose weights are
 ``[in, out]``: that is the official layout, and what adapters look for.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Conv1D
-from transformers.activations import ACT2FN
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from modelwright.attention import AttentionBackend
 from modelwright.errors import RequestError
 from modelwright.families.imagegpt.config import ImageGPTConfig
+from modelwright.hf.activations import activation
+from modelwright.hf.modules import Conv1D, GradientCheckpointingLayer
 from modelwright.layers import RMSNorm
 from modelwright.ops.input_major import input_major_linear
 
@@ -66,7 +65,7 @@ class ImageGPTMLP(nn.Module):
         super().__init__()
         self.c_fc = Projection(config.inner_width, config.n_embd)
         self.c_proj = ResidualProjection(config.n_embd, config.inner_width)
-        self.act = ACT2FN[config.activation_function]
+        self.act = activation(config.activation_function)
         self.dropout = config.resid_pdrop
 
     def forward(self, x: Tensor) -> Tensor:

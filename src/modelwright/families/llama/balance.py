@@ -1,5 +1,7 @@
 """The balance losses of a Llama with experts, as its ``moe_config`` weighs them."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,7 @@ from modelwright.families.llama.config import LlamaConfig
 from modelwright.layers import Routing
 
 
-def llama_balance_loss(config: LlamaConfig, routings: list[Routing]) -> Tensor | None:
+def llama_balance_loss(config: LlamaConfig, routings: Sequence[Routing]) -> Tensor | None:
     """The losses of ``moe_config``, each times its factor, summed over layers; None where there are no experts.
 
     ``expert`` balances experts, ``device`` groups of them (``expert_group_size``, else the ranks that share them) and

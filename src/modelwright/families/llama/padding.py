@@ -1,51 +1,43 @@
 """Which keys of a Llama's pass are real and which documents its rows hold, as the config's mask fields say."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from modelwright.errors import RequestError
 from modelwright.families.llama.config import LlamaConfig
-from modelwright.ops.packing import documents_of, positions_in_documents
+from modelwright.hf.arguments import PassInputs
+from modelwright.ops.packing import documents_of
 
 
-def padding_mask(config: LlamaConfig, mask: Tensor | None, input_ids: Tensor | None, past: int) -> Tensor | None:
+def padding_mask(config: LlamaConfig, inputs: PassInputs) -> Tensor | None:
     """The mask that attention works with: the one given, else what ``pad_token_id`` says; None if all keys are real.
 
     With ``use_attn_mask_compression`` attention is purely causal: padding then needs no mask where it follows every
     real token of its row, and is refused elsewhere. Without a mask, keys of the past count as real.
     """
+    mask = inputs.mask
     if config.use_attn_mask_compression and (mask is None or mask.dim() == 2):
         if mask is not None:
             _refuse_early_padding(mask)
         return None
-    if mask is not None or input_ids is None or config.pad_token_id is None:
+    if mask is not None or inputs.input_ids is None or config.pad_token_id is None:
         return mask
-    real = input_ids != config.pad_token_id
-    return None if bool(real.all()) else F.pad(real, (past, 0), value=True)
+    real = inputs.input_ids != config.pad_token_id
+    return None if bool(real.all()) else F.pad(real, (inputs.past, 0), value=True)
 
 
-def packed_documents(config: LlamaConfig, input_ids: Tensor | None, past: int) -> Tensor | None:
+def packed_documents(config: LlamaConfig, inputs: PassInputs) -> Tensor | None:
     """The documents of a pass that starts its rows, with ``use_eod_attn_mask_compression``; else None.
 
     Later tokens belong to the last document of their row; a mask hides the others from them.
     """
-    if not config.use_eod_attn_mask_compression or past:
+    if not config.use_eod_attn_mask_compression or inputs.past:
         return None
-    if input_ids is None:
+    if inputs.input_ids is None:
         raise RequestError(
             "use_eod_attn_mask_compression=True finds documents by their eos tokens: it needs input_ids, got none"
         )
-    return documents_of(input_ids, config.eos_token_ids)
-
-
-def position_ids_of(
-    config: LlamaConfig, documents: Tensor | None, batch: int, tokens: int, past: int, device: torch.device
-) -> Tensor:
-    """``[batch, tokens]``: counted from the past, or with ``reset_position_ids`` from each document's start."""
-    if documents is not None and config.reset_position_ids:
-        return positions_in_documents(documents)
-    return torch.arange(past, past + tokens, device=device).expand(batch, -1)
+    return documents_of(inputs.input_ids, config.eos_token_ids)
 
 
 def _refuse_early_padding(mask: Tensor) -> None:

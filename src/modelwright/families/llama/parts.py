@@ -1,18 +1,17 @@
 """Llama's parts as its config asks for them: types, decoder layer, attention, feed-forward, experts and rotation.
 
-Leaves out the model around them (``llama.py``).
+Leaves out the model around them (``model.py``).
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from modelwright.attention import AttentionBackend
 from modelwright.families.llama.config import LlamaConfig
 from modelwright.hf.activations import activation
-from modelwright.hf.decoder import rope_extension
+from modelwright.hf.modules import GradientCheckpointingLayer
 from modelwright.layers import (
     Experts,
     GatedMLP,
@@ -72,15 +71,14 @@ class Types:
 class LlamaDecoderLayer(GradientCheckpointingLayer):
     """``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``: ``[batch, tokens, dim]`` to the same.
 
-    ``x`` may also be flat, ``[batch * tokens, dim]``; attention alone sees the rows. A layer with experts also returns
-    its routing's weights, choices, scores and logits: bare tensors, so that gradients of the balance losses pass
-    through either kind of gradient checkpointing.
+    With ``rmsnorm_compute_2d`` attention alone sees the rows of the batch. A layer with experts also returns its
+    routing's weights, choices, scores and logits (see :func:`run_stack`).
     """
 
     def __init__(self, config: LlamaConfig, layer: int):
         super().__init__()
         types = Types.of(config)
-        self.residual = types.residual
+        self.residual, self.flat = types.residual, config.rmsnorm_compute_2d
         self.self_attn = build_attention(config, layer)
         self.mlp = None if config.has_experts else build_mlp(config, config.intermediate_size, config.qkv_concat)
         self.block_sparse_moe = build_moe(config) if config.has_experts else None
@@ -88,15 +86,17 @@ class LlamaDecoderLayer(GradientCheckpointingLayer):
         self.post_attention_layernorm = build_norm(config)
         types.store(self)
 
-    def forward(self, x: Tensor, rope: Rotation, attention: AttentionBackend) -> tuple[Tensor, ...]:
-        rows = self.input_layernorm(x).reshape(*rope.cos.shape[:2], -1)  # [batch, tokens, dim]
-        x = self._add(x, self.self_attn(rows, rope, attention).reshape(x.shape))
+    def forward(self, x: Tensor, rope: Rotation, attention: AttentionBackend) -> Tensor | tuple[Tensor, ...]:
+        shape = x.shape
+        x = x.flatten(0, 1) if self.flat else x  # [batch * tokens, dim]
+        attended = self.self_attn(self.input_layernorm(x).view(shape), rope, attention)
+        x = self._add(x, attended.reshape(x.shape))
         normed = self.post_attention_layernorm(x)
         if self.mlp is not None:
-            return (self._add(x, self.mlp(normed)),)
+            return self._add(x, self.mlp(normed)).view(shape)
         assert self.block_sparse_moe is not None
         update, routing = self.block_sparse_moe(normed)
-        return self._add(x, update), routing.weights, routing.chosen, routing.scores, routing.logits
+        return self._add(x, update).view(shape), routing.weights, routing.chosen, routing.scores, routing.logits
 
     def _add(self, x: Tensor, update: Tensor) -> Tensor:
         if self.residual is None:
@@ -185,4 +185,4 @@ def build_rope(config: LlamaConfig) -> RotaryEmbedding:
     """The config's rotary embedding: split halves, turned by slices or by a matrix."""
     rope, by_matrix = config.rope, not config.use_rope_slice
     dtype = Types.of(config).rotary
-    return RotaryEmbedding(rope.dim, rope.theta, dtype=dtype, by_matrix=by_matrix, **rope_extension(rope))
+    return RotaryEmbedding(rope.dim, rope.theta, dtype=dtype, by_matrix=by_matrix, **rope.extension)
