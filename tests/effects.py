@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from modelwright.cli.defaults import engine_config, sampling_params
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelwright.configs import CheckedConfig
@@ -16,10 +15,11 @@ from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
 from modelwright.families.imagegpt.config import ImageGPTConfig
 from modelwright.families.imagegpt.model import ImageGPTForCausalImageModeling
 from modelwright.families.llama.config import LlamaConfig
-from modelwright.families.llama.mindformers.names import packing_of
+from modelwright.families.llama.mindformers.names import mindformers_tensors, packing_of
 from modelwright.families.llama.model import LlamaForCausalLM
 from modelwright.planner.plan import plan
 from modelwright.planner.report import as_object
+from modelwright.serving.defaults import engine_config, sampling_params
 from tests.fakes import vl2_inputs
 
 MODELS: dict[type[CheckedConfig], Any] = {
@@ -40,7 +40,7 @@ class Recorded(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        first = result[0] if isinstance(result, list | tuple) and result else result
+        first: Any = result[0] if isinstance(result, list | tuple) and result else result
         shape = (first.dtype, tuple(first.shape)) if isinstance(first, torch.Tensor) else None
         self.operations.append((str(func), shape))
         return result
@@ -56,7 +56,7 @@ def seen_of(config: CheckedConfig) -> dict[str, Any]:
         "model": model if isinstance(model, str) else _weights(model),
     }
     if isinstance(config, LlamaConfig):
-        seen["layout on disk"] = packing_of(config)
+        seen["layout on disk"] = list(mindformers_tensors(config, packing_of(config)))
     if isinstance(model, str):
         return seen
     generation = model.generation_config.to_dict()
@@ -64,6 +64,7 @@ def seen_of(config: CheckedConfig) -> dict[str, Any]:
         "generate": {name: generation[name] for name in generation if name != "transformers_version"},
         "engine limits": _or_refusal(lambda: _limits(model)),
         "pass": _or_refusal(lambda: _pass(model, training=False)),
+        "padded pass": _or_refusal(lambda: _pass(model, training=False, padded=True)),
         "training": _or_refusal(lambda: _pass(model, training=True)),
         "state after training": _or_refusal(lambda: _weights(model)),
     }
@@ -104,17 +105,21 @@ def _limits(model: Any) -> tuple[Any, ...]:
     return served.context, served.ends, served.padding
 
 
-def _plan(config: CheckedConfig) -> dict[str, Any]:
-    found = {train: as_object(plan(config, train=train)) for train in (False, True)}
+def _plan(config: CheckedConfig) -> dict[bool, dict[str, Any]]:
+    image = (24, 8) if isinstance(config, DeepseekVLV2Config) else None
+    found = {train: as_object(plan(config, train=train, image=image)) for train in (False, True)}
     return {train: {key: each[key] for key in each if key != "fields_without_effect"} for train, each in found.items()}
 
 
-def _pass(model: Any, training: bool) -> dict[str, Any]:
+def _pass(model: Any, training: bool, padded: bool = False) -> dict[str, Any]:
     """One pass with everything that it gives; in training also the loss over a global count, and the gradients."""
     torch.manual_seed(0)
     model.train(training)
     model.zero_grad()
     inputs = _inputs(model)
+    if padded and "attention_mask" not in inputs:
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        inputs["attention_mask"][0, :3] = 0
     with Recorded() as recorded:
         if not training:
             with torch.no_grad():
@@ -134,7 +139,7 @@ def _pass(model: Any, training: bool) -> dict[str, Any]:
 
 def _inputs(model: Any) -> dict[str, Any]:
     if isinstance(model.config, DeepseekVLV2Config):
-        return dict(vl2_inputs([[(2, 1)], [(1, 1)]]))
+        return dict(vl2_inputs([[(2, 1)], [(1, 1)]], count=model.config.picture_tokens))
     ids = torch.randint(4, 16, (2, 12), generator=torch.Generator().manual_seed(0))
     ids[0, 6], ids[1, 3], ids[1, 8] = 2, 2, 7
     return {"input_ids": ids}

@@ -169,7 +169,7 @@ def test_every_product_runs_in_compute_dtype():
 
 def test_the_default_is_half_precision_and_runs_here():
     with torch.device("meta"):
-        model = LlamaForCausalLM(LlamaConfig())
+        model = LlamaForCausalLM(LlamaConfig(dialect="mindformers"))
     assert model.lm_head.weight.dtype == HALF
     assert sum(parameter.numel() for parameter in model.parameters()) == 6738415616
     small = {key: value for key, value in MINDFORMERS.items() if "type" not in key}

@@ -25,13 +25,13 @@ _OF_EXPERTS = (
     "topk_method",
     "n_group",
     "topk_group",
-    "moe_layer_freq",
     "norm_topk_prob",
     "scoring_func",
     "aux_loss_alpha",
     "seq_aux",
     "topk_bias_update_rate",
 )
+_WHICH_LAYERS = ("first_k_dense_replace", "moe_layer_freq")
 _ROPE_KEYS = ("rope_theta", "rope_scaling", "rope_parameters")
 
 
@@ -208,7 +208,8 @@ class DeepseekV2Config(CheckedConfig):
         if all(routed):
             yield "intermediate_size", "every layer routes to experts, which are moe_intermediate_size wide"
         if not any(routed):
-            yield from dict.fromkeys(_OF_EXPERTS, "no layer routes to experts").items()
+            idle = _OF_EXPERTS if self.n_routed_experts else (*_OF_EXPERTS, *_WHICH_LAYERS)
+            yield from dict.fromkeys(idle, "no layer routes to experts").items()
             return
         if self.topk_method == "greedy":
             yield from dict.fromkeys(("n_group", "topk_group"), 'topk_method "greedy" has no groups').items()

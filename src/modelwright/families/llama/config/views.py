@@ -87,6 +87,8 @@ def _idle_in_the_model(config: LlamaFields) -> Iterator[tuple[str, str]]:
         yield from dict.fromkeys(("multiple_of", "ffn_dim_multiplier"), f"intermediate_size is {width}").items()
     if config.use_flash_attention:
         yield "softmax_compute_type", "use_flash_attention is on: the kernel chooses how it takes softmax"
+    if config.extend_method in ("PI", "NTK") and config.scaling_factor == 1:
+        yield "extend_method", "scaling_factor is 1: nothing is stretched"
     if config.extend_method != "DYNAMIC_NTK":
         yield "is_dynamic", "every length is served as it is, and none rounded up"
 
@@ -106,4 +108,6 @@ def _idle_in_serving(config: LlamaFields) -> Iterator[tuple[str, str]]:
     if config.use_past:
         return
     reason = "use_past is off: the engine takes its own defaults"
-    yield from dict.fromkeys(("block_size", "num_blocks", "llm_backend"), reason).items()
+    yield from dict.fromkeys(("block_size", "num_blocks", "llm_backend", "max_decode_length"), reason).items()
+    if config.use_eod_attn_mask_compression and config.seq_length != config.max_position_embeddings:
+        yield "seq_length", "use_eod_attn_mask_compression is on: no engine serves it whose context would be capped"
