@@ -336,6 +336,20 @@ def test_no_field_is_forgotten(family):
     assert set(names_of(family())) == tried | ONE_VALUE.get(family, set())
 
 
+ABOUT: dict[str, set[str]] = {
+    "width_derived": {"hidden_size", "multiple_of", "ffn_dim_multiplier", "intermediate_size"},
+    "packed": {"seq_length", "max_position_embeddings", "eos_token_id", "reset_position_ids", "pad_token_id"},
+    "stretched": {"extend_method", "scaling_factor", "rope_theta", "max_position_embeddings"},
+    "growing": {"is_dynamic", "max_position_embeddings", "seq_length", "rope_theta"},
+    "routed": {"moe_config", "calculate_per_token_loss"},
+    "grouped": {"moe_config"},
+    "parallel_experts": {"parallel_optimizer", "fine_grain_interleave"},
+    "ring": {"use_ring_attention"},
+    "swapped": set(),
+}
+"""The fields, parts apart, that a base is there for; the other bases are tried with every field."""
+
+
 def switches(base: str, keys: dict[str, Any], name: str) -> bool:
     """Whether a base is worth a look for a field: one of a part is tried where the part is said, and where it is not.
 
@@ -344,10 +358,8 @@ def switches(base: str, keys: dict[str, Any], name: str) -> bool:
     part, _, inside = name.partition(".")
     if base == "headed":
         return inside in ("global_pool", "num_classes")
-    if base in ("ring", "swapped", "parallel_experts") and not inside:
-        return name == "use_ring_attention"
-    if base == "growing" and name == "extend_method":
-        return False  # NTK by 1 is listed as no extension at all, and is another one than the base's
+    if base in ABOUT and not inside:
+        return name in ABOUT[base]
     return not inside or part in keys or base in ("hugging_face", "mindformers")
 
 

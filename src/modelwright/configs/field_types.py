@@ -33,7 +33,10 @@ class ReadOnlyDict(dict[str, Any]):
             f'config.{name} = config.{name} | {{"factor": 2.0}}'
         )
 
-    __delitem__ = __ior__ = update = popitem = clear = _refuse
+    __delitem__ = __ior__ = popitem = clear = _refuse
+
+    def update(self, *_: Any, **__: Any) -> NoReturn:
+        self._refuse()
 
     def __setitem__(self, key: str, value: Any) -> None:
         """Nothing, where the entry has this value already: transformers writes back what it has read."""
