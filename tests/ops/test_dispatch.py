@@ -28,6 +28,7 @@ pytestmark = pytest.mark.skipif(not kernels.available(), reason=f"no kernels: {k
 CHOICE = torch.tensor([[0, 1]]), torch.ones(1, 2)
 X, W = torch.randn(1, 16), torch.randn(16, 16)
 STACKS = torch.randn(2, 32, 16), torch.randn(2, 16, 16)
+STORED = [quantise_int8(stack) for stack in STACKS]
 
 OPERATIONS: dict[str, tuple[str, Callable[[Tensor], Any]]] = {
     "linear": ("linears", lambda x: linear(x, W)),
@@ -40,7 +41,7 @@ OPERATIONS: dict[str, tuple[str, Callable[[Tensor], Any]]] = {
     "query_to_latent": ("latent_in", lambda x: query_to_latent(x[None, None], W)),
     "latent_to_values": ("latent_to_values", lambda x: latent_to_values(x[None, None], W, 8)),
     "stored_linear": ("linear", lambda x: stored_linear(x, quantise_int8(W))),
-    "stored_experts": ("experts", lambda x: stored_experts(x, *CHOICE, *map(quantise_int8, STACKS), F.silu)),
+    "stored_experts": ("experts", lambda x: stored_experts(x, *CHOICE, STORED[0], STORED[1], F.silu)),
 }
 
 

@@ -39,6 +39,8 @@ class Fingerprint:
         kept: a copy of the attributes of each module, and of each object that they name, as they were: children,
             parameters, hooks and plain values, lists and dictionaries with all that is in them.
         live: the same attributes as they are, each an object's own dictionary.
+        empty: the containers among them that were empty, most of which are for hooks; `kept` has these very ones,
+            which is faster to compare than a copy of each.
         places: each tensor, and where and how it lay.
         forwards: the classes of the modules and the `forward` of each.
         surroundings: what is asked of torch rather than of the model.
@@ -46,6 +48,7 @@ class Fingerprint:
 
     kept: list[dict[str, Any]]
     live: list[dict[str, Any]]
+    empty: list[Any]
     places: tuple[list[Tensor], list[tuple[Any, ...]]]
     forwards: list[tuple[type, Any]]
     surroundings: tuple[Any, ...]
@@ -58,9 +61,11 @@ class Fingerprint:
         live = [vars(each) for each in found.values() if not isinstance(each, Tensor)]
         tensors = [each for each in found.values() if isinstance(each, Tensor)]
         kinds = {type(each) for each in found.values() if isinstance(each, nn.Module)}
+        empty: list[Any] = []
         return cls(
-            kept=[{name: _copy(value) for name, value in attributes.items()} for attributes in live],
+            kept=[{name: _copy(value, empty) for name, value in attributes.items()} for attributes in live],
             live=live,
+            empty=empty,
             places=(tensors, _places(tensors)),
             forwards=[(kind, kind.forward) for kind in kinds],
             surroundings=_surroundings(),
@@ -70,11 +75,18 @@ class Fingerprint:
         """Whether it still is."""
         tensors, places = self.places
         return (
-            self.kept == self.live  # in this order: what is kept says whether it is equal
+            not any(self.empty)
+            and self._names_the_same()
             and _places(tensors) == places
             and all(kind.forward is forward for kind, forward in self.forwards)
             and _surroundings() == self.surroundings
         )
+
+    def _names_the_same(self) -> bool:
+        try:
+            return self.kept == self.live  # in this order: what is kept says whether it is equal
+        except RuntimeError:  # another tensor, which cannot be said to be equal or not
+            return False
 
 
 def _collect(value: Any, found: dict[int, Any], inside: frozenset[int] = frozenset()) -> None:
@@ -90,15 +102,22 @@ def _collect(value: Any, found: dict[int, Any], inside: frozenset[int] = frozens
         _collect(vars(value), found)
 
 
-def _copy(value: Any) -> Any:
+def _copy(value: Any, empty: list[Any], inside: frozenset[int] = frozenset()) -> Any:
     """What is equal to `value` as long as nothing in it is exchanged; the objects inside are watched on their own."""
+    if isinstance(value, dict | list | set) and not value:
+        empty.append(value)
+        return value
+    if id(value) in inside:
+        return _Same(value)
+    within = inside | {id(value)}
     if isinstance(value, dict):
-        return {key: _copy(inner) for key, inner in value.items()}
+        return {key: _copy(inner, empty, within) for key, inner in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(map(_copy, value))
+        return type(value)(_copy(inner, empty, within) for inner in value)
     if type(value) is set:
         return set(value)
-    return value if isinstance(value, (*_VALUES, nn.Module)) else _Same(value)
+    several = isinstance(value, Tensor) and value.numel() > 1
+    return value if several or isinstance(value, (*_VALUES, nn.Module)) else _Same(value)
 
 
 def _places(tensors: list[Tensor]) -> list[tuple[Any, ...]]:

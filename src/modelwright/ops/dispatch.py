@@ -2,8 +2,8 @@
 
 Every operation of this room asks :func:`only_numbers`, whether a kernel of ``backends`` serves the tensors, and whether
 it is the faster one for their sizes. Whatever else is wanted of an operation is torch's business: gradients, autocast,
-a graph that is being exported or compiled, a transformation of ``torch.func``, tensors that compute in their own way,
-and modes that watch torch's operations.
+a graph that is exported or compiled, a transformation of ``torch.func``, tensors that compute in their own way, and
+modes that watch torch's operations.
 """
 
 import torch
