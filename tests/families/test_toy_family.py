@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationMixin
+from transformers import AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from modelwright import families
@@ -37,6 +37,7 @@ from modelwright.families.read import read_config
 from modelwright.hf.arguments import check_mask, refuse_attentions, refuse_unknown
 from modelwright.hf.cache_names import either_cache_name, of_cache
 from modelwright.hf.decoder import check_kept, embed, kept_tokens, pass_cache
+from modelwright.hf.generation import EitherNameGenerationMixin
 from modelwright.hf.outputs import CausalOutput, DecoderOutput
 from modelwright.hf.pretrained import ModelwrightPreTrainedModel
 from modelwright.parallel import Mesh, Rule
@@ -192,7 +193,7 @@ class ToyModel(ToyPreTrainedModel):
         return DecoderOutput(last_hidden_state=self.end(x), **of_cache(cache))
 
 
-class ToyForCausalLM(ToyPreTrainedModel, GenerationMixin):
+class ToyForCausalLM(ToyPreTrainedModel, EitherNameGenerationMixin):
     """``model.py``: the decoder with a head."""
 
     def __init__(self, config: ToyConfig):

@@ -7,7 +7,7 @@ keys and values live (``attention``).
 from typing import ClassVar
 
 from torch import Tensor, nn
-from transformers import Cache, GenerationMixin
+from transformers import Cache
 
 from modelwright.attention import AttentionBackend, DenseAttention
 from modelwright.families.deepseek_v2.config import DeepseekV2Config
@@ -25,6 +25,7 @@ from modelwright.hf.decoder import (
     pass_cache,
     with_balance,
 )
+from modelwright.hf.generation import EitherNameGenerationMixin
 from modelwright.hf.outputs import CausalOutput, DecoderOutput
 from modelwright.hf.pretrained import ModelwrightPreTrainedModel
 from modelwright.layers import Linear, MoE, RMSNorm, Routing, column_linear
@@ -125,7 +126,7 @@ class DeepseekV2Model(DeepseekV2PreTrainedModel):
         return balance_loss(routings, batch, self.config.aux_loss_alpha, self.config.seq_aux)
 
 
-class DeepseekV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
+class DeepseekV2ForCausalLM(DeepseekV2PreTrainedModel, EitherNameGenerationMixin):
     """The decoder with a language-model head."""
 
     _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, GenerationMixin
+from transformers import Cache, DynamicCache
 from transformers import initialization as init
 
 from modelwright.errors import RequestError
@@ -20,13 +20,14 @@ from modelwright.families.deepseek_vl2.siglip import VisionTower
 from modelwright.families.deepseek_vl2.tiles import TileRows, picture_rows
 from modelwright.hf.arguments import positions_from_mask
 from modelwright.hf.cache_names import either_cache_name
+from modelwright.hf.generation import EitherNameGenerationMixin
 from modelwright.hf.offload import OffloadedCache
 from modelwright.hf.outputs import CausalOutput
 
 PICTURE_ARGUMENTS = ("images", "images_seq_mask", "images_spatial_crop")
 
 
-class DeepseekVLV2ForCausalLM(DeepseekV2PreTrainedModel, GenerationMixin):
+class DeepseekVLV2ForCausalLM(DeepseekV2PreTrainedModel, EitherNameGenerationMixin):
     """Pictures and text in, text out. Arguments and parameters have their official names, misspellings included."""
 
     config_class = DeepseekVLV2Config

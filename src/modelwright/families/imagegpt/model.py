@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, Conv1D, GenerationMixin
+from transformers import Cache, Conv1D
 from transformers import initialization as init
 
 from modelwright.attention import AttentionBackend, DenseAttention
@@ -26,6 +26,7 @@ from modelwright.families.imagegpt.parts import (
 from modelwright.hf.arguments import check_mask, refuse_attentions, refuse_unknown
 from modelwright.hf.cache_names import either_cache_name, of_cache
 from modelwright.hf.decoder import check_kept, embed, kept_tokens, pass_cache
+from modelwright.hf.generation import EitherNameGenerationMixin
 from modelwright.hf.outputs import CausalOutput, ClassifierOutput, DecoderOutput
 from modelwright.hf.pretrained import ModelwrightPreTrainedModel
 
@@ -151,7 +152,7 @@ class ImageGPTModel(ImageGPTPreTrainedModel):
         return DenseAttention(mask, cache, past, fused=fused, upcast=upcast)
 
 
-class ImageGPTForCausalImageModeling(ImageGPTPreTrainedModel, GenerationMixin):
+class ImageGPTForCausalImageModeling(ImageGPTPreTrainedModel, EitherNameGenerationMixin):
     """The decoder with a head over the colours: it never predicts the start token."""
 
     _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "transformer.wte.weight"}

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, GenerationMixin
+from transformers import Cache
 
 from modelwright.attention import AttentionBackend, DenseAttention, PackedAttention
 from modelwright.checkpoints.shards import read_headers
@@ -24,6 +24,7 @@ from modelwright.hf.balance import accumulate_load
 from modelwright.hf.cache_names import either_cache_name, of_cache
 from modelwright.hf.classification import TextClassifier
 from modelwright.hf.decoder import RouterBiases, check_kept, embed, kept_tokens, pass_cache, with_balance
+from modelwright.hf.generation import EitherNameGenerationMixin
 from modelwright.hf.outputs import CausalOutput, DecoderOutput
 from modelwright.hf.pretrained import ModelwrightPreTrainedModel
 from modelwright.layers import Router, Routing, column_linear
@@ -169,7 +170,7 @@ class LlamaModel(LlamaPreTrainedModel):
         return DenseAttention(mask, cache, past, **how)
 
 
-class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
+class LlamaForCausalLM(LlamaPreTrainedModel, EitherNameGenerationMixin):
     """The decoder with a language-model head."""
 
     _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
