@@ -61,7 +61,8 @@ def same_boxes(expected: list[Box], found: list[Box], threshold: float = 0.5) ->
 
 
 def _text(answer: str) -> str | None:
-    return next(iter(re.findall(r"\b[0-9A-Z]+\b", answer)[::-1]), None)
+    """The last run of digits and capitals; "I" and "A" before a word in small letters are English, and no reading."""
+    return next(iter(re.findall(r"\b(?![AI] [a-z])[0-9A-Z]+\b", answer)[::-1]), None)
 
 
 def _colours(answer: str) -> set[str]:

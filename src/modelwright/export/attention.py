@@ -43,7 +43,9 @@ class GraphAttention:
         q = (q * scale).unflatten(1, (k.shape[1], -1))  # [batch, kv_heads, groups, tokens, width]
         scores = masked_scores(q @ k.unsqueeze(2).transpose(-1, -2), self.sees.unsqueeze(1), self.softmax_dtype)
         weights = scores.softmax(dim=-1).to(q.dtype)
-        return (weights @ v.unsqueeze(2)).flatten(1, 2).to(dtype)
+        # Heads are brought together in contiguous memory: torch 2.11 loses track of a view whose strides hold a length.
+        out = (weights @ v.unsqueeze(2)).permute(0, 3, 1, 2, 4).contiguous()  # [batch, tokens, kv_heads, groups, width]
+        return out.flatten(2, 3).transpose(1, 2).to(dtype)
 
     def attend_latent(
         self,

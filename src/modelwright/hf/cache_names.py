@@ -4,6 +4,7 @@ A caller may use either name and an output is read by either, on every release. 
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, ParamSpec, TypeVar
@@ -27,13 +28,27 @@ def either_cache_name(method: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(method)
     def called(*args: Any, **kwargs: Any) -> Any:
-        if OLD_NAME in kwargs:
-            if kwargs.get(NEW_NAME) is not None:
-                raise TypeError(f"{NEW_NAME} and {OLD_NAME} are two names of one argument: give one of them")
-            kwargs[NEW_NAME] = kwargs.pop(OLD_NAME)
-        return method(*args, **kwargs)
+        return method(*args, **with_cache_as(NEW_NAME, kwargs))
 
+    # generate() looks in the signature for the name that it passes the cache under.
+    signature = inspect.signature(method)
+    parameters = [p.replace(name=CACHE_NAME) if p.name == NEW_NAME else p for p in signature.parameters.values()]
+    setattr(called, "__signature__", signature.replace(parameters=parameters))  # noqa: B010  # no declared attribute
     return called
+
+
+def with_cache_as(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments whose cache, under whichever name it was given, goes by ``name``.
+
+    Raises:
+        TypeError: both names are given.
+    """
+    other = OLD_NAME if name == NEW_NAME else NEW_NAME
+    if other not in arguments:
+        return arguments
+    if arguments.get(name) is not None:
+        raise TypeError(f"{NEW_NAME} and {OLD_NAME} are two names of one argument: give one of them")
+    return {key: value for key, value in arguments.items() if key != other} | {name: arguments[other]}
 
 
 class EitherCacheName:
