@@ -10,7 +10,6 @@
 namespace {
 
 constexpr int64_t DEEP = 32;   // inputs that all rows meet before the next: what they read stays near
-constexpr int64_t AHEAD = 32;  // inputs whose columns are asked for before they are read
 constexpr int64_t LINE = 64;   // bytes
 constexpr int ROWS = 8;        // of x that meet a strip at once
 
@@ -21,7 +20,7 @@ constexpr int width(int rows) { return rows <= 2 ? 8 : rows <= 4 ? 4 : 2; }
 template <typename X>
 struct Block {
     const X *x, *weight;
-    int64_t x_stride, stride, deep, some;
+    int64_t x_stride, stride, deep, some, ahead;
     float* sums;
 };
 
@@ -44,7 +43,7 @@ __attribute__((noinline)) void meet(const Block<X>& b) {
     each<R * W>([&](auto i) INLINED { sums[i / W][i % W] = load(b.sums + i * LANES); });
     const X* weight = b.weight;
     for (int64_t k = 0; k < b.deep; k++, weight += b.stride) {
-        ask<W>(weight + AHEAD * b.stride);
+        ask<W>(weight + b.ahead);
         Floats w[W];
         each<W>([&](auto i) INLINED { w[i] = columns_at<WHOLE>(weight + i * LANES, b.some - i * LANES); });
         each<R>([&](auto r) INLINED {
@@ -66,8 +65,8 @@ __attribute__((noinline)) void meet_pairs(const Block<bf16>& b) {
     const bf16* weight = b.weight;
     for (int64_t k = 0; k < b.deep; k += 2, weight += 2 * b.stride) {
         const bool both = k + 1 < b.deep;
-        ask<W>(weight + AHEAD * b.stride);
-        ask<W>(weight + (AHEAD + 1) * b.stride);
+        ask<W>(weight + b.ahead);
+        ask<W>(weight + b.stride + b.ahead);
         __m512bh w[W];
         each<W / 2>([&](auto i) INLINED {
             const int64_t some = WHOLE ? 32 : std::clamp<int64_t>(b.some - i * 32, 0, 32);
@@ -95,26 +94,33 @@ inline int64_t place(int64_t i, bf16) { return i; }
 #endif
 inline int64_t place(int64_t i, float) { return i; }
 
-template <int R, bool WHOLE, typename X>
-void strip(const Columns& c, int64_t column, int64_t some, float* sums) {
-    constexpr int64_t size = R * width(R) * LANES;
-    const int64_t groups = (c.rows + R - 1) / R;
-    std::fill(sums, sums + groups * size, 0.0f);
-    const X *x = static_cast<const X*>(c.x), *weight = static_cast<const X*>(c.weight) + column;
+// Columns `first` to `last` - 1 of y: strip by strip for some inputs, then for the next; `sums` has room for all.
+template <int R, typename X>
+void piece(const Columns& c, int64_t first, int64_t last, float* sums) {
+    constexpr int64_t columns = width(R) * LANES, size = R * columns;
+    const int64_t groups = (c.rows + R - 1) / R, strips = (last - first + columns - 1) / columns;
+    std::fill(sums, sums + strips * groups * size, 0.0f);
+    const X *x = static_cast<const X*>(c.x), *weight = static_cast<const X*>(c.weight);
     for (int64_t k = 0; k < c.in; k += DEEP)
-        for (int64_t g = 0; g < groups; g++) {
-            const int64_t row = std::min(g * R, c.rows - R);  // the last group may compute rows again
-            meet<R, WHOLE>(Block<X>{x + row * c.in + k, weight + k * c.out, c.in, c.out, std::min(DEEP, c.in - k),
-                                     some, sums + g * size});
+        for (int64_t s = 0; s < strips; s++) {
+            const int64_t column = first + s * columns, some = std::min(columns, last - column);
+            const int64_t ahead = s + 1 < strips ? columns : DEEP * c.out - s * columns;
+            for (int64_t g = 0; g < groups; g++) {
+                const int64_t row = std::min(g * R, c.rows - R);  // the last group may compute rows again
+                const Block<X> block{x + row * c.in + k, weight + k * c.out + column, c.in, c.out,
+                                     std::min(DEEP, c.in - k), some, ahead, sums + (s * groups + g) * size};
+                if (some == columns) meet<R, true>(block);
+                else meet<R, false>(block);
+            }
         }
     const X* bias = static_cast<const X*>(c.bias);
     for (int64_t row = 0; row < c.rows; row++) {
-        const int64_t g = std::min(row / R, groups - 1), first = std::min(g * R, c.rows - R);
-        const float* own = sums + g * size + (row - first) * width(R) * LANES;
-        X* y = static_cast<X*>(c.y) + row * c.out + column;
-        for (int64_t i = 0; i < some; i++) {
-            const float value = own[place(i, X{})];
-            store(y + i, bias ? value + to_float(bias[column + i]) : value);
+        const int64_t g = row / R, own = row - std::min(g * R, c.rows - R);
+        X* y = static_cast<X*>(c.y) + row * c.out;
+        for (int64_t i = 0; i < last - first; i++) {
+            const float* strip = sums + (i / columns * groups + g) * size + own * columns;
+            const float value = strip[place(i % columns, X{})];
+            store(y + first + i, bias ? value + to_float(bias[first + i]) : value);
         }
     }
 }
@@ -125,12 +131,11 @@ void multiply(const Columns& c, int threads) {
     Pieces pieces(c.out, columns, threads);
 #pragma omp parallel num_threads(threads)
     {
-        std::vector<float> sums((c.rows + R - 1) / R * R * columns);
-        for (int64_t first, last; pieces.take(first, last);)
-            for (int64_t column = first; column < last; column += columns) {
-                if (column + columns <= last) strip<R, true, X>(c, column, columns, sums.data());
-                else strip<R, false, X>(c, column, last - column, sums.data());
-            }
+        std::vector<float> sums;
+        for (int64_t first, last; pieces.take(first, last);) {
+            sums.resize((c.rows + R - 1) / R * R * up_to(last - first, columns));
+            piece<R, X>(c, first, last, sums.data());
+        }
     }
 }
 
