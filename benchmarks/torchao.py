@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_  # pyright: ignore[reportMissingImports]
 
 from benchmarks.engine_cases import LLAMA
 from modelwright.ops.backends import cpu as kernels
@@ -83,7 +83,9 @@ def main() -> None:
         for rows in args.rows:
             x = torch.randn(rows, width).bfloat16()
             exact = x.float() @ weights[0].float().T
-            errors = {name: float((layers[0](x).float() - exact).norm() / exact.norm()) for name, layers in field.items()}
+            errors = {
+                name: float((layers[0](x).float() - exact).norm() / exact.norm()) for name, layers in field.items()
+            }
             times = measure(field, x, args.rounds)
             cells = " | ".join(f"{times[name]:.0f} ({errors[name]:.4f})" for name in field)
             if rows == args.rows[0]:

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import GenerationMixin
-from transformers.generation import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
-from transformers.utils import ModelOutput
+from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput, GenerationMixin
+from transformers.utils.generic import ModelOutput
 
 from modelwright.hf.cache_names import CACHE_NAME, EitherCacheName, with_cache_as
 
@@ -31,6 +30,6 @@ class EitherNameGenerationMixin(GenerationMixin):
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """As transformers'; an earlier cache may be given as ``cache`` or as ``past_key_values``."""
-        found = super().generate(*args, **with_cache_as(CACHE_NAME, kwargs))
+        found = super().generate(*args, **with_cache_as(CACHE_NAME, kwargs))  # pyright: ignore[reportAttributeAccessIssue]
         readable = _READ_BY_EITHER_NAME.get(type(found))
         return found if readable is None else readable(**found)

@@ -63,7 +63,8 @@ class Field:
     @classmethod
     def of(cls, declared: Any) -> Self:
         """From ``"int64_t heads"``, or a structure, a name and perhaps a number."""
-        return cls(*(declared.rsplit(" ", 1) if isinstance(declared, str) else declared))
+        parts: Any = declared.rsplit(" ", 1) if isinstance(declared, str) else declared
+        return cls(*parts)
 
     @property
     def alignment(self) -> str:
