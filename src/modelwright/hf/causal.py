@@ -1,6 +1,7 @@
 """A decoder with a head as transformers calls it: logits of the next token, their loss, and ``generate()``."""
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,11 @@ class CausalModel(GeneratingModel):
                 and otherwise their mean.
         """
 
+    def head(self, x: Tensor) -> Tensor:
+        """Logits of normed hidden states, ``[batch, tokens, dim]`` to ``[batch, tokens, vocabulary]``."""
+        head: Any = self.get_output_embeddings()
+        return head(x)
+
     @either_cache_name
     def forward(
         self,
@@ -80,7 +86,7 @@ class CausalModel(GeneratingModel):
             return_dict=True,
             **kwargs,
         )
-        logits = self.get_output_embeddings()(kept_tokens(outputs.last_hidden_state, logits_to_keep))
+        logits = self.head(kept_tokens(outputs.last_hidden_state, logits_to_keep))
         loss, aux_loss = None, outputs.aux_loss
         if labels is not None:
             items = num_items_in_batch if self.accepts_loss_kwargs else None
@@ -99,7 +105,8 @@ class CausalModel(GeneratingModel):
     @torch.no_grad()
     def keep_stage(self, layers: range, *, embedding: bool, head: bool) -> None:
         """As :meth:`Decoder.keep_stage`; the head goes with the final norm."""
-        self.base_model.keep_stage(layers, embedding=embedding, head=head)
+        decoder: Any = self.base_model
+        decoder.keep_stage(layers, embedding=embedding, head=head)
         if not head:
             self.set_output_embeddings(None)
 
