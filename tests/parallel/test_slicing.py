@@ -57,7 +57,7 @@ def test_widths_and_experts_need_not_be_divisible(size):
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("expert_ranks", [2, 4])
 def test_experts_are_shared_by_as_many_ranks_as_the_config_says(expert_ranks, size):
-    """Each group keeps whole experts, and each of its ranks some hidden units of them; a whole model needs no ranks."""
+    """Each group keeps whole experts, and each of its ranks some of their hidden units. To be built needs no ranks."""
     model = tiny_v2(base=MOE, ep_size=expert_ranks)
     if expert_ranks > size:
         with pytest.raises(ConfigError, match=r"the ranks \(2\) must be divisible by the expert-parallel ranks \(4\)"):

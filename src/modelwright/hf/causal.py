@@ -5,16 +5,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationMixin
 
 from modelwright.errors import RequestError
 from modelwright.hf.cache_names import either_cache_name, of_cache
 from modelwright.hf.caches import Cache
-from modelwright.hf.generation import EitherNameGenerationMixin
 from modelwright.hf.outputs import CausalOutput
 from modelwright.hf.pretrained import ModelwrightPreTrainedModel
 
 
-class GeneratingModel(ModelwrightPreTrainedModel, EitherNameGenerationMixin):
+class GeneratingModel(ModelwrightPreTrainedModel, GenerationMixin):
     """A model that transformers' ``generate()`` draws tokens from."""
 
 
@@ -42,6 +42,11 @@ class CausalModel(GeneratingModel):
             num_items: labels that count in all micro-batches and ranks: the loss is then the labels' sum divided by it,
                 and otherwise their mean.
         """
+
+    def head(self, x: Tensor) -> Tensor:
+        """Logits of normed hidden states, ``[batch, tokens, dim]`` to ``[batch, tokens, vocabulary]``."""
+        head: Any = self.get_output_embeddings()
+        return head(x)
 
     @either_cache_name
     def forward(
@@ -81,8 +86,7 @@ class CausalModel(GeneratingModel):
             return_dict=True,
             **kwargs,
         )
-        head: Any = self.get_output_embeddings()
-        logits = head(kept_tokens(outputs.last_hidden_state, logits_to_keep))
+        logits = self.head(kept_tokens(outputs.last_hidden_state, logits_to_keep))
         loss, aux_loss = None, outputs.aux_loss
         if labels is not None:
             items = num_items_in_batch if self.accepts_loss_kwargs else None
