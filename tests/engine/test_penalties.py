@@ -33,7 +33,7 @@ def by_transformers(logits: torch.Tensor, asked: SampleRow) -> torch.Tensor:
     params, end_ids = asked.params, sorted(asked.ends)
     processors = LogitsProcessorList()
     if params.logit_bias:
-        processors.append(SequenceBiasLogitsProcessor([[[id_], float(b)] for id_, b in params.logit_bias.items()]))
+        processors.append(SequenceBiasLogitsProcessor({(id_,): float(b) for id_, b in params.logit_bias.items()}))
     if params.repetition_penalty != 1:
         processors.append(RepetitionPenaltyLogitsProcessor(float(params.repetition_penalty)))
     if asked.bad_words:
