@@ -93,7 +93,7 @@ def _or_refusal(act: Callable[[], Any]) -> Any:
 
 def _build(config: CheckedConfig) -> Any:
     torch.manual_seed(0)
-    return MODELS[type(config)](config)
+    return MODELS[type(config)].from_config(config)
 
 
 def _weights(model: Any) -> dict[str, torch.Tensor]:
