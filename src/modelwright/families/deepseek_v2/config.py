@@ -30,7 +30,6 @@ _OF_EXPERTS = (
     "aux_loss_alpha",
     "seq_aux",
     "topk_bias_update_rate",
-    "ep_size",
 )
 _WHICH_LAYERS = ("first_k_dense_replace", "moe_layer_freq")
 _ROPE_KEYS = ("rope_theta", "rope_scaling", "rope_parameters")
