@@ -17,6 +17,7 @@ from modelwright.families.imagegpt.model import ImageGPTForCausalImageModeling
 from modelwright.families.llama.config import LlamaConfig
 from modelwright.families.llama.mindformers.names import mindformers_tensors, packing_of
 from modelwright.families.llama.model import LlamaForCausalLM
+from modelwright.planner.device import Devices
 from modelwright.planner.plan import plan
 from modelwright.planner.report import as_object
 from modelwright.serving.defaults import engine_config, sampling_params
@@ -51,6 +52,7 @@ def seen_of(config: CheckedConfig) -> dict[str, Any]:
     model = _or_refusal(lambda: _build(config))
     seen = {
         "plan": _or_refusal(lambda: _plan(config)),
+        "plan over devices": _or_refusal(lambda: _layout(config)),
         "engine": _or_refusal(lambda: engine_config(config, {})),
         "sampling": _or_refusal(lambda: sampling_params(config, {})),
         "model": model if isinstance(model, str) else _weights(model),
@@ -93,7 +95,7 @@ def _or_refusal(act: Callable[[], Any]) -> Any:
 
 def _build(config: CheckedConfig) -> Any:
     torch.manual_seed(0)
-    return MODELS[type(config)](config)
+    return MODELS[type(config)].from_config(config)
 
 
 def _weights(model: Any) -> dict[str, torch.Tensor]:
@@ -109,6 +111,11 @@ def _plan(config: CheckedConfig) -> dict[bool, dict[str, Any]]:
     image = (24, 8) if isinstance(config, DeepseekVLV2Config) else None
     found = {train: as_object(plan(config, train=train, image=image)) for train in (False, True)}
     return {train: {key: each[key] for key in each if key != "fields_without_effect"} for train, each in found.items()}
+
+
+def _layout(config: CheckedConfig) -> Any:
+    """How four devices would share the model."""
+    return plan(config, devices=Devices(80 * 2**30, 4)).layout
 
 
 def _pass(model: Any, training: bool, padded: bool = False) -> dict[str, Any]:
