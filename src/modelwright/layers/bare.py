@@ -8,6 +8,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.module import _has_any_global_hook
 
 from modelwright.layers.linear import Linear
@@ -15,6 +16,7 @@ from modelwright.ops.gated import Activation
 from modelwright.ops.linear import Layer
 
 _LINEAR = (Linear, nn.Linear)
+_BARE = (nn.Parameter, FakeTensor)  # the latter stands for the former while a graph is exported
 _KNOWN = ("modelwright", "torch", "transformers")
 """Packages whose classes of modules do nothing but compute."""
 
@@ -28,7 +30,7 @@ def bare_layer(module: nn.Module) -> Layer | None:
     if type(module) not in _LINEAR or not _runs_its_forward(module):
         return None
     weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
-    if type(weight) is not nn.Parameter or not (bias is None or type(bias) is nn.Parameter):
+    if type(weight) not in _BARE or not (bias is None or type(bias) in _BARE):
         return None
     return weight, bias
 
