@@ -78,6 +78,14 @@ def test_hidden_states_start_with_the_embedding_and_end_normed(model):
     assert torch.equal(model.lm_head(full.hidden_states[-1]), full.logits)
 
 
+def test_a_kept_hidden_state_gathers_its_gradient(model):
+    result = model(tokens(2, 5), output_hidden_states=True)
+    for state in result.hidden_states:
+        state.retain_grad()
+    result.logits.square().sum().backward()
+    assert all(state.grad is not None and state.grad.abs().max() > 0 for state in result.hidden_states)
+
+
 @pytest.mark.parametrize("kept", [1, 3, torch.tensor([0, 4])])
 def test_logits_of_some_tokens_only(kept, model):
     every = model(tokens(2, 5)).logits

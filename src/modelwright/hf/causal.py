@@ -43,6 +43,11 @@ class CausalModel(GeneratingModel):
                 and otherwise their mean.
         """
 
+    def head(self, x: Tensor) -> Tensor:
+        """Logits of normed hidden states, ``[batch, tokens, dim]`` to ``[batch, tokens, vocabulary]``."""
+        head: Any = self.get_output_embeddings()
+        return head(x)
+
     @either_cache_name
     def forward(
         self,
@@ -81,8 +86,7 @@ class CausalModel(GeneratingModel):
             return_dict=True,
             **kwargs,
         )
-        head: Any = self.get_output_embeddings()
-        logits = head(kept_tokens(outputs.last_hidden_state, logits_to_keep))
+        logits = self.head(kept_tokens(outputs.last_hidden_state, logits_to_keep))
         loss, aux_loss = None, outputs.aux_loss
         if labels is not None:
             items = num_items_in_batch if self.accepts_loss_kwargs else None

@@ -92,8 +92,8 @@ class Decoder(ModelwrightPreTrainedModel):
         """
         refuse_unknown(extras, type(self))
         refuse_attentions(self.config, output_attentions)
-        use_cache = self.config.use_cache if use_cache is None else use_cache
-        cache = pass_cache(cache, bool(use_cache), attention, self.stack())
+        wanted = self.config.use_cache if use_cache is None else use_cache
+        cache = pass_cache(cache, bool(wanted), attention, self.stack())
         inputs = PassInputs.of(input_ids, inputs_embeds, attention_mask, cache)
         positions = self.positions_of(inputs) if position_ids is None else position_ids
         attention = self.attention_of(inputs) if attention is None else attention
