@@ -61,7 +61,7 @@ FAILS_WHEN_IGNORED = {
     "pp_interleave_num": ACTS_OR_IS_LISTED,
     "offset": ACTS_OR_IS_LISTED,
     "init_method_std": f"{ACTS}::test_new_weights_spread_as_init_method_std_says",
-    "checkpoint_name_or_path": f"{ACTS}::test_checkpoint_name_or_path_is_loaded_at_build",
+    "checkpoint_name_or_path": f"{ACTS}::test_checkpoint_name_or_path_is_loaded_where_a_model_is_built_from_its_config",
     "repetition_penalty": ACTS_OR_IS_LISTED,
     "max_decode_length": ACTS_OR_IS_LISTED,
     "block_size": ACTS_OR_IS_LISTED,
