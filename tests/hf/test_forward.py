@@ -12,6 +12,8 @@ from modelwright.families.deepseek_v2.model import (
     DeepseekV2Model,
 )
 from tests.fakes import MHA, MOE, VARIANTS, tiny_v2, tokens
+from tests.imagegpts import tiny_imagegpt
+from tests.llamas import tiny_llama
 
 CLASSES = [DeepseekV2Model, DeepseekV2ForCausalLM, DeepseekV2ForSequenceClassification]
 close = torch.testing.assert_close
@@ -78,7 +80,13 @@ def test_hidden_states_start_with_the_embedding_and_end_normed(model):
     assert torch.equal(model.lm_head(full.hidden_states[-1]), full.logits)
 
 
-def test_a_kept_hidden_state_gathers_its_gradient(model):
+@pytest.mark.parametrize(
+    "build",
+    [tiny_v2, lambda: tiny_imagegpt(vocab_size=65), tiny_llama, lambda: tiny_llama(rmsnorm_compute_2d=True)],
+    ids=["deepseek_v2", "imagegpt", "llama", "llama, flat"],
+)
+def test_a_kept_hidden_state_gathers_its_gradient(build):
+    model = build()
     result = model(tokens(2, 5), output_hidden_states=True)
     for state in result.hidden_states:
         state.retain_grad()

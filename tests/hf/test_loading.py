@@ -17,6 +17,7 @@ from modelwright.families.deepseek_v2.model import (
 from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
 from modelwright.hf.registry import register
 from tests.fakes import MOE, NOAUX, VARIANTS, official_weights, tiny_v2, tiny_vl2, tokens, vl2_inputs, write_checkpoint
+from tests.llamas import tiny_llama
 
 
 def config_dict(model):
@@ -79,6 +80,14 @@ def test_the_type_is_the_one_asked_for_then_the_configs_then_the_files(asked, st
     assert {p.dtype for p in loaded.parameters()} == {expected}
     assert bias.dtype == torch.float32
     assert loaded.config.dtype == expected
+
+
+def test_only_a_model_with_steered_routers_keeps_a_part_in_fp32():
+    """transformers is told of names that the model has, and of no others."""
+    assert tiny_v2(base=NOAUX)._keep_in_fp32_modules_strict == {"e_score_correction_bias"}
+    assert tiny_vl2(language=NOAUX)._keep_in_fp32_modules_strict == {"e_score_correction_bias"}
+    for model in (tiny_v2(), tiny_vl2(), tiny_llama()):
+        assert model._keep_in_fp32_modules_strict == set()
 
 
 def test_a_nested_config_may_state_the_type(tmp_path):

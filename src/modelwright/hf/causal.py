@@ -92,7 +92,7 @@ class CausalModel(GeneratingModel):
             items = num_items_in_batch if self.accepts_loss_kwargs else None
             loss, counted = self.token_loss(logits, labels, input_ids, items)
             loss, aux_loss = with_balance(loss, aux_loss, counted, items)
-        result = CausalOutput(
+        output = CausalOutput(
             loss=loss,
             aux_loss=aux_loss,
             logits=logits,
@@ -100,7 +100,7 @@ class CausalModel(GeneratingModel):
             hidden_states=outputs.hidden_states,
             last_hidden_state=outputs.last_hidden_state if self.returns_hidden else None,
         )
-        return result if self._wants_dict(return_dict) else result.to_tuple()
+        return self.returned(output, return_dict)
 
     @torch.no_grad()
     def keep_stage(self, layers: range, *, embedding: bool, head: bool) -> None:

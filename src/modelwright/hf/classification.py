@@ -56,14 +56,14 @@ class Classifier(ModelwrightPreTrainedModel):
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
             loss = loss if aux_loss is None else loss + aux_loss
-        result = ClassifierOutput(
+        output = ClassifierOutput(
             loss=loss,
             aux_loss=aux_loss,
             logits=logits,
             **of_cache(outputs.cache),
             hidden_states=outputs.hidden_states,
         )
-        return result if self._wants_dict(return_dict) else result.to_tuple()
+        return self.returned(output, return_dict)
 
 
 class TextClassifier(Classifier):

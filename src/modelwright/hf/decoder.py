@@ -101,13 +101,13 @@ class Decoder(ModelwrightPreTrainedModel):
 
         ran = self.run_layers(self.embed(positions, input_ids, inputs_embeds), positions, attention, bool(keep))
         x = self.finish(ran.x)
-        result = DecoderOutput(
+        output = DecoderOutput(
             last_hidden_state=x,
             **of_cache(cache),
             hidden_states=(*ran.inputs, x) if keep else None,
             aux_loss=self.balance_loss(ran.routings, inputs.batch) if self.training and ran.routings else None,
         )
-        return result if self._wants_dict(return_dict) else result.to_tuple()
+        return self.returned(output, return_dict)
 
     @torch.no_grad()
     def keep_stage(self, layers: range, *, embedding: bool, head: bool) -> None:

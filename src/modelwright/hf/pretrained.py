@@ -10,13 +10,14 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import logging as transformers_logging
+from transformers.utils.generic import ModelOutput
 
 from modelwright.checkpoints.places import Parameters, Place, check_shape, join, places_of, split
 from modelwright.checkpoints.quantized_model import OFFSET, SCALE, is_quantized, quantize_layers, quantize_tensors
@@ -41,6 +42,7 @@ from modelwright.layers import Experts, Router
 from modelwright.layers.balance import steered_routers
 
 logger = logging.getLogger(__name__)
+Output = TypeVar("Output", bound=ModelOutput)
 
 STEERING = "e_score_correction_bias"
 """What the bias of a ``noaux_tc`` router is called on disk."""
@@ -97,18 +99,18 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
         model.read_named_checkpoint()
         return model
 
-    def named_checkpoint(self) -> str:
-        """The folder that the config says to start from; empty where it says none."""
-        return ""
+    def named_checkpoint(self) -> Path | None:
+        """The folder that the config says to start from; None where it says none."""
+        return None
 
     def read_named_checkpoint(self) -> None:
         """Read the weights in :meth:`named_checkpoint`, if any; a model on the meta device has nothing to fill."""
-        named = self.named_checkpoint()
-        if not named or any(parameter.is_meta for parameter in self.parameters()):
+        if any(parameter.is_meta for parameter in self.parameters()):
             return
-        if not Path(named).is_dir():
-            raise CheckpointError(f'checkpoint_name_or_path "{named}" must name an existing folder, and it does not')
-        found = read_headers(Path(named))
+        folder = self.named_checkpoint()
+        if folder is None:
+            return
+        found = read_headers(folder)
         source = self.source_of(found)
         self.load_state_dict(self._read(source.match(found), self.weight_dtype(), None, source), strict=False)
         self.tie_weights()
@@ -310,8 +312,10 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
         """The type of the keys and values that the layers make."""
         return self.dtype
 
-    def _wants_dict(self, return_dict: bool | None) -> bool:
-        return bool(self.config.return_dict) if return_dict is None else return_dict
+    def returned(self, output: Output, return_dict: bool | None) -> Output | tuple:
+        """What a forward pass returns: its output, or a tuple where the caller, or else the config, asks for one."""
+        wanted = self.config.return_dict if return_dict is None else return_dict
+        return output if wanted else output.to_tuple()
 
     def initialise(self, module: nn.Module) -> None:
         """Draw the first weights of a ``module`` that this family alone has.

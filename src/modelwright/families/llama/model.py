@@ -5,12 +5,14 @@ callers ask of any decoder (``hf``), and where keys and values live (``attention
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from modelwright.attention import AttentionBackend, DenseAttention, PackedAttention
+from modelwright.errors import CheckpointError
 from modelwright.families.llama.balance import llama_balance_loss
 from modelwright.families.llama.config import LlamaConfig
 from modelwright.families.llama.loss import language_loss
@@ -39,8 +41,11 @@ class LlamaPreTrainedModel(RouterBiases, ModelwrightPreTrainedModel):
     def router_bias_rate(self) -> float:
         return self.config.moe_config.topk_bias_update_rate
 
-    def named_checkpoint(self) -> str:
-        return self.config.checkpoint_name_or_path
+    def named_checkpoint(self) -> Path | None:
+        named = self.config.checkpoint_name_or_path
+        if named and not Path(named).is_dir():
+            raise CheckpointError(f'checkpoint_name_or_path "{named}" must name an existing folder, and it does not')
+        return Path(named) if named else None
 
     def stored_types(self, dtype: torch.dtype) -> dict[str, torch.dtype]:
         """As built: the config, which ``dtype=`` of ``from_pretrained`` goes through, names several."""
