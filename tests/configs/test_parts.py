@@ -212,8 +212,7 @@ def test_an_unknown_quantization_is_refused(values, message):
         read_quantization(values)
 
 
-def test_the_pool_holds_its_pages_tokens():
-    assert EngineSettings(block_size=16, num_blocks=3).cache_tokens == 48
+def test_a_pool_has_pages():
     with pytest.raises(ConfigError, match="num_blocks must be at least 1, got 0"):
         EngineSettings(num_blocks=0)
 

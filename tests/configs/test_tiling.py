@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from modelwright.configs.tiling import (
     image_token_count,
-    largest_grid,
     select_best_resolution,
     tile_count,
     tile_grid,
@@ -35,7 +34,6 @@ def test_counts():
     assert image_token_count((1, 1), 14) == 210 + 1 + 210
     assert image_token_count((2, 3), 2, "1D") == 7 * 5
     assert tile_count((2, 3)) == 7
-    assert largest_grid(OFFICIAL, 384) == (1, 9)
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6))

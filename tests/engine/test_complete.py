@@ -126,7 +126,7 @@ SHAPE = "input_ids must be [batch, tokens] with at least one of each"
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"temperature": -1}, "temperature must be 0 or above, got -1"),
+        ({"temperature": -1}, "temperature must be at least 0, got -1.0"),
         ({"top_k": -2}, "top_k must be at least 0, got -2"),
         ({"top_p": 1.5}, "top_p must be from 0 to 1, got 1.5"),
         ({"new_tokens": -1}, "new_tokens (-1) must be at least 0"),

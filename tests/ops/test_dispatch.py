@@ -16,9 +16,11 @@ from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.dispatch import KernelAwareMode, only_numbers
 from modelwright.ops.experts import experts
 from modelwright.ops.gated import gated_product
+from modelwright.ops.input_major import input_major_linear
 from modelwright.ops.latent import latent_to_values, query_to_latent
 from modelwright.ops.linear import linear, linears
 from modelwright.ops.norm import rms_norm
+from modelwright.ops.quick_gelu import quick_gelu
 from modelwright.ops.rotary import rotate, rotate_interleaved
 from modelwright.ops.routing import router_scores
 from modelwright.ops.stored import stored_experts, stored_linear
@@ -35,6 +37,8 @@ OPERATIONS: dict[str, tuple[str, Callable[[Tensor], Any]]] = {
     "linears": ("linears", lambda x: linears(x, [(W, None), (W, None)])[1]),
     "rms_norm": ("rms_norm", lambda x: rms_norm(x, torch.ones(16), 1e-6)),
     "gated_product": ("silu_product", lambda x: gated_product(x, x, F.silu)),
+    "quick_gelu": ("quick_gelu", quick_gelu),
+    "input_major_linear": ("columns", lambda x: input_major_linear(x.repeat(2, 1), W, W[0])),
     "rotate": ("rotate", lambda x: rotate(x[:, None, None], X[None, :, :8], X[None, :, :8], rotate_interleaved)),
     "router_scores": ("route", lambda x: router_scores(x, W, "softmax", torch.float32)[1]),
     "experts": ("experts", lambda x: experts(x, *CHOICE, *STACKS, F.silu)),

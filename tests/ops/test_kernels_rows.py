@@ -65,6 +65,25 @@ def test_gated_activations_keep_what_is_no_number():
 
 
 @settings(max_examples=30)
+@given(DTYPES, st.integers(1, 9), st.sampled_from([1, 15, 16, 33, 2048]), st.integers(0, 2**16))
+@torch.inference_mode()
+def test_quick_gelu_is_rounded_once(dtype, rows, dim, seed):
+    torch.manual_seed(seed)
+    x = (10 * torch.randn(rows, dim)).to(dtype)
+    wanted = x.double() * (1.702 * x.double()).sigmoid()
+    found = kernels.quick_gelu(x)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), wanted, rtol=2**-8 if dtype == torch.bfloat16 else 1e-5, atol=1e-30)
+
+
+@torch.inference_mode()
+def test_quick_gelu_keeps_what_is_no_number():
+    for dtype in CLOSE:
+        found = kernels.quick_gelu(torch.tensor([torch.nan, torch.inf, -200.0, 0.0], dtype=dtype)).tolist()
+        assert found[0] != found[0] and found[1:] == [torch.inf, 0.0, 0.0]
+
+
+@settings(max_examples=30)
 @given(DTYPES, DTYPES, st.booleans(), st.integers(1, 70), st.sampled_from([(1, 3), (32, 1024), (7, 40)]))
 @torch.inference_mode()
 def test_scores_of_experts_equal_torchs(dtype, stored, softmax, tokens, sizes):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from modelwright.ops.weight_only import Int4Weight, dequantise, quantise_int4, quantise_int8, weight_only_linear
+from modelwright.ops.stored import stored_linear
+from modelwright.ops.weight_only import Int4Weight, dequantise, quantise_int4, quantise_int8
 
 
 def test_int8_is_off_by_half_a_scale_at_most():
@@ -52,7 +53,8 @@ def test_zeros_stay_zeros():
 
 def test_the_layer_by_hand():
     weight = torch.tensor([[127.0, -64.0], [1.27, 0.0]])
-    out = weight_only_linear(torch.tensor([[1.0, 0.5]]).bfloat16(), quantise_int8(weight), torch.tensor([1.0, -1.0]))
+    bias = torch.tensor([1.0, -1.0]).bfloat16()
+    out = stored_linear(torch.tensor([[1.0, 0.5]]).bfloat16(), quantise_int8(weight), bias)
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out.float(), torch.tensor([[127.0 - 32 + 1, 1.27 - 1]]), rtol=4e-3, atol=0)
 

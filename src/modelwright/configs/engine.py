@@ -71,11 +71,6 @@ class EngineSettings(ConfigPart):
         require_one_of("llm_backend", self.backend, ("", "compile", *BACKENDS))
         require(self.use_past or not self.chunk_prefill, "chunk_prefill (True) needs use_past=True, got use_past=False")
 
-    @property
-    def cache_tokens(self) -> int:
-        """How many tokens the pool of pages holds."""
-        return self.block_size * self.num_blocks
-
 
 def read_quantization(values: Mapping[str, Any] | None) -> QuantSettings | None:
     """What a `quant_config` asks for; `None` for none.

@@ -49,9 +49,3 @@ def image_token_count(grid: Size, side: int, tile_tag: str = "2D") -> int:
     if tile_tag == "1D":
         return tile_count(grid) * (1 + side * side)
     return side * (side + 1) + 1 + rows * side * (columns * side + 1)
-
-
-def largest_grid(candidates: Sequence[Sequence[int]], image_size: int) -> Size:
-    """The candidate grid with most tiles, as (width, height) in tiles; the first among equals."""
-    best = max(candidates, key=lambda candidate: candidate[0] * candidate[1])
-    return best[0] // image_size, best[1] // image_size

@@ -1,7 +1,9 @@
 """A cache in host memory: a pass moves the pages of its new entries out, and the layer ahead is brought in meanwhile.
 
 For inference: no gradient passes through it. The pages are the engine's (``attention/pool.py``), dealt to the rows of a
-batch in order; who owns which needs no books here.
+batch in order; who owns which needs no books here. It stays beside transformers' ``DynamicCache(offloading=True)``
+because that one needs CUDA, copies the whole past out and back for each chunk, and before 5.24 may read a layer on the
+host before the copy of it there has ended.
 """
 
 from collections.abc import Iterator

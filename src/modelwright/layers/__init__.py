@@ -6,6 +6,7 @@ from modelwright.layers.linear import Linear, column_linear, row_linear
 from modelwright.layers.mlp import GatedMLP, PlainMLP
 from modelwright.layers.moe import Dispatcher, Experts, LocalDispatcher, MoE, Router, Routing
 from modelwright.layers.norm import RMSNorm
+from modelwright.layers.quick_gelu import QuickGELU
 from modelwright.layers.rope import RotaryEmbedding, Rotation
 from modelwright.layers.slots import Slot
 from modelwright.layers.stack import StackOutput, run_stack
@@ -21,6 +22,7 @@ __all__ = [
     "LocalDispatcher",
     "MoE",
     "PlainMLP",
+    "QuickGELU",
     "RMSNorm",
     "RotaryEmbedding",
     "Rotation",

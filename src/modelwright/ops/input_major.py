@@ -1,15 +1,16 @@
 """Linear layers whose weight lies input by input, as GPT-2's do, by the compiled kernel where that is faster."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.dispatch import only_numbers
 
 
 def input_major_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``x @ weight + bias``: x ``[..., in]``, weight ``[in, out]``, bias ``[out]`` -> ``[..., out]``."""
     rows = x.numel() // x.shape[-1]
-    plain = type(weight) in (Tensor, nn.Parameter) and kernels.is_bare(x)  # any other tensor computes in its own way
-    if plain and kernels.serves_columns(x, weight, bias) and kernels.prefers_columns(rows, x.dtype):
+    served = only_numbers(x, weight, bias) and kernels.serves_columns(x, weight, bias)
+    if served and kernels.prefers_columns(rows, x.dtype):
         return kernels.columns(x, weight, bias)
     return torch.addmm(bias, x.reshape(rows, -1), weight).view(*x.shape[:-1], -1)

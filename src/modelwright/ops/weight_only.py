@@ -8,7 +8,6 @@ in its low and channel 32 + j in its high half. Leaves out calibration, and acti
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 INT4_GROUPS = (32, 64, 128)
@@ -93,9 +92,3 @@ def dequantise(weight: Int8Weight | Int4Weight, dtype: torch.dtype = torch.float
     if weight.offsets is not None:
         wide = wide + weight.offsets.float()[..., None]
     return wide.flatten(-2).to(dtype)
-
-
-def weight_only_linear(x: Tensor, weight: Int8Weight | Int4Weight, bias: Tensor | None = None) -> Tensor:
-    """``x @ weight.T + bias`` in fp32, rounded to the type of ``x``. The documentation of the kernel."""
-    out = F.linear(x.float(), dequantise(weight), None if bias is None else bias.float())
-    return out.to(x.dtype)

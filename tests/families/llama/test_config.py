@@ -304,7 +304,8 @@ def test_the_views_say_what_the_fields_say():
         fine_grain_interleave=2,
         calculate_per_token_loss=True,
     )
-    assert (config.engine.batch_size, config.engine.chunk_prefill, config.engine.cache_tokens) == (6, True, 8192)
+    assert (config.engine.batch_size, config.engine.chunk_prefill) == (6, True)
+    assert config.engine.block_size * config.engine.num_blocks == 8192
     assert (config.sampling.eos_token_ids, config.sampling.pad_token_id, config.sampling.top_k) == ((2, 5), 3, 5)
     assert config.parallel.stage_layers == ((1, 1), (1, 1))
     assert (config.training.per_token_loss, config.training.micro_batches) == (True, 4)

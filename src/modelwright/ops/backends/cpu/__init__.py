@@ -2,7 +2,8 @@
 
 ``linear``, ``linears``, ``columns`` and ``experts`` serve few and several tokens, ``decode`` one query per sequence
 over pages; ``latent_in`` and ``latent_to_values`` absorb a latent layer's projection. ``prefill`` attends to a prompt's
-tokens; ``rms_norm``, ``rotate``, ``silu_product`` and ``route`` take any number of rows. Leaves out GPUs.
+tokens; ``rms_norm``, ``rotate``, ``silu_product``, ``quick_gelu`` and ``route`` take any number of rows.
+Leaves out GPUs.
 """
 
 from modelwright.ops.backends.cpu.attention import decode, serves_decode
@@ -19,7 +20,7 @@ from modelwright.ops.backends.cpu.linear import (
     serves_linear,
 )
 from modelwright.ops.backends.cpu.prefill import prefill, serves_prefill
-from modelwright.ops.backends.cpu.rows import rms_norm, rotate, route, serves_rows, silu_product
+from modelwright.ops.backends.cpu.rows import quick_gelu, rms_norm, rotate, route, serves_rows, silu_product
 from modelwright.ops.backends.cpu.unit import unit
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "linears",
     "prefers_columns",
     "prefill",
+    "quick_gelu",
     "reason",
     "rms_norm",
     "rotate",

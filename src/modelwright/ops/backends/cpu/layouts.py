@@ -242,6 +242,7 @@ SILU_PRODUCT = _function(
     "silu_product",
     *("int32_t halves", "const void* gate", "const void* up", "int64_t count", "void* y", "int32_t threads"),
 )
+QUICK_GELU = _function("quick_gelu", "int32_t halves", "const void* x", "int64_t count", "void* y", "int32_t threads")
 ROUTE_ROWS = _function(
     "route_rows",
     *("int32_t halves", "int32_t half_weight", "const void* x", "int64_t tokens", "int64_t dim", "const void* weight"),
@@ -249,7 +250,7 @@ ROUTE_ROWS = _function(
 )
 FUNCTIONS = (
     *(BEST_UNIT, LINEAR_ROWS, EXPERT_ROWS, PAGED_DECODE, LATENT_IN, LATENT_OUT, SERVES_PREFILL, PREFILL_ROWS),
-    *(LINEAR_COLUMNS, NORM_ROWS, ROTATE_ROWS, SILU_PRODUCT, ROUTE_ROWS),
+    *(LINEAR_COLUMNS, NORM_ROWS, ROTATE_ROWS, SILU_PRODUCT, QUICK_GELU, ROUTE_ROWS),
 )
 
 

@@ -82,6 +82,20 @@ void gate_all(const X* gate, const X* up, int64_t size, X* y, int threads) {
     }
 }
 
+// x * sigmoid(1.702 x), which is silu(1.702 x) / 1.702, rounded once.
+template <typename X>
+void quick_gelu_all(const X* x, int64_t size, X* y, int threads) {
+    const auto bent = [](Floats value) { return silu(value * 1.702f) * (1.0f / 1.702f); };
+    const int64_t whole = size / LANES * LANES;
+#pragma omp parallel for num_threads(threads) if (size >= ENOUGH_NUMBERS_IN_ROWS)
+    for (int64_t i = 0; i < whole; i += LANES) store(y + i, bent(load(x + i)));
+    if (whole < size) {
+        X last[LANES];
+        store(last, bent(load_some(x + whole, size - whole)));
+        std::memcpy(y + whole, last, (size - whole) * sizeof(X));
+    }
+}
+
 // Each expert's logit for each token, summed in fp32, and its score: a softmax over the experts, or a sigmoid.
 template <typename X, typename W>
 void route(const X* x, int64_t tokens, int64_t dim, const W* weight, int64_t experts, bool softmax, float* logits,
@@ -151,6 +165,11 @@ void silu_product(int32_t halves, const void* gate, const void* up, int64_t coun
         gate_all(static_cast<const float*>(gate), static_cast<const float*>(up), count, static_cast<float*>(y),
                  threads);
     }
+}
+
+void quick_gelu(int32_t halves, const void* x, int64_t count, void* y, int32_t threads) {
+    if (halves) quick_gelu_all(static_cast<const bf16*>(x), count, static_cast<bf16*>(y), threads);
+    else quick_gelu_all(static_cast<const float*>(x), count, static_cast<float*>(y), threads);
 }
 
 void route_rows(int32_t halves, int32_t half_weight, const void* x, int64_t tokens, int64_t dim, const void* weight,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from modelwright.ops.backends.cpu.build import available, call
-from modelwright.ops.backends.cpu.layouts import NORM_ROWS, ROTATE_ROWS, ROUTE_ROWS, SILU_PRODUCT
+from modelwright.ops.backends.cpu.layouts import NORM_ROWS, QUICK_GELU, ROTATE_ROWS, ROUTE_ROWS, SILU_PRODUCT
 from modelwright.ops.backends.cpu.linear import is_bare
 
 TYPES = (torch.float32, torch.bfloat16)
@@ -74,6 +74,13 @@ def silu_product(gate: Tensor, up: Tensor) -> Tensor:
     out = torch.empty_like(gate)
     pointers, threads = (gate.data_ptr(), up.data_ptr()), torch.get_num_threads()
     call(SILU_PRODUCT, gate.dtype == HALF, *pointers, gate.numel(), out.data_ptr(), threads)
+    return out
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """``x * sigmoid(1.702 * x)``, contiguous, rounded once."""
+    out = torch.empty_like(x)
+    call(QUICK_GELU, x.dtype == HALF, x.data_ptr(), x.numel(), out.data_ptr(), torch.get_num_threads())
     return out
 
 
