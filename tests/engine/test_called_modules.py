@@ -251,7 +251,7 @@ def check(runs: Runs, change: Any, names: Any, recorded: bool = False) -> Counte
 def test_changes_of_all_modules_have_their_effect(family, way, change):
     """Whoever counts is called once for each pass: one for the prompt, and one for each token but the last."""
     runs = Runs(family, way)
-    seen = check(runs, change, TARGETS[family], recorded="recorded" in way and family != "imagegpt")
+    seen = check(runs, change, TARGETS[family], recorded="recorded" in way)
     assert set(seen.values()) <= {NEW}
     if change in (hooks, pre_hooks, global_hook, replaced_forward):
         assert set(seen) == set(runs.named(TARGETS[family]))

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelwright.engine.cache import make_pools
 from modelwright.engine.engine import Engine
@@ -32,6 +31,7 @@ from modelwright.engine.served_model import ServedModel
 from modelwright.errors import ConfigError
 from modelwright.families.llama.config import LlamaConfig
 from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.dispatch import KernelAwareMode
 from tests.engine.engines import check_equal, check_idle, engine_of, expected, greedy, record
 from tests.fakes import VARIANTS, tiny_v2, tiny_vl2, tokens
 from tests.imagegpts import tiny_imagegpt
@@ -241,7 +241,7 @@ def test_eager_engines_need_no_spare_page():
     assert spare_pages(ServedModel.of(tiny_llama()), EngineConfig()) == 0
 
 
-class Waits(TorchDispatchMode):
+class Waits(KernelAwareMode):
     """Refuses what lets Python wait for numbers, which a graph cannot capture."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):

@@ -1,10 +1,8 @@
-"""The compiled kernels: built once and safely, switched off on request, and equal to the torch code beside them."""
+"""The compiled kernels: switched off on request, and equal to the torch code beside them."""
 
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from modelwright.ops.backends import cpu as kernels
-from modelwright.ops.backends.cpu import build
 from modelwright.ops.experts import looped_experts
 from modelwright.ops.paged import paged_attention
 from modelwright.ops.pages import Pages
@@ -140,57 +137,6 @@ def test_the_switch_leaves_torch_alone_and_says_so():
         check=True,
     )
     assert said.stdout.split("\n")[0] == "False MODELWRIGHT_KERNELS=0 [[[1.0, 1.0, 1.0, 1.0]]]"
-
-
-@pytest.fixture
-def sources(tmp_path: Path) -> Path:
-    folder = tmp_path / "sources"
-    folder.mkdir()
-    (folder / "one.h").write_text("#define ANSWER 42\n")
-    (folder / "one.cpp").write_text('#include "one.h"\nextern "C" int answer() { return ANSWER; }\n')
-    return folder
-
-
-@compiled
-def test_what_was_compiled_is_found_again_until_a_source_changes(sources, tmp_path):
-    first = build.compiled(sources, "c++", tmp_path / "cache")
-    made = first.stat().st_mtime_ns
-    assert build.compiled(sources, "c++", tmp_path / "cache") == first and first.stat().st_mtime_ns == made
-    (sources / "one.h").write_text("#define ANSWER 43\n")
-    second = build.compiled(sources, "c++", tmp_path / "cache")
-    assert second != first
-    assert sorted((tmp_path / "cache").iterdir()) == sorted([first, second])  # and nothing half done
-
-
-@compiled
-def test_several_may_compile_at_once(sources, tmp_path):
-    with ThreadPoolExecutor(3) as pool:
-        made = list(pool.map(lambda _: build.compiled(sources, "c++", tmp_path / "cache"), range(3)))
-    assert len(set(made)) == 1 and list((tmp_path / "cache").iterdir()) == [made[0]]
-
-
-@compiled
-def test_a_compiler_that_refuses_is_quoted(sources, tmp_path):
-    (sources / "two.cpp").write_text("this is no C++\n")
-    with pytest.raises(subprocess.CalledProcessError) as caught:
-        build.compiled(sources, "c++", tmp_path / "cache")
-    assert "two.cpp" in caught.value.stderr
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_without_a_compiler_there_are_no_kernels(monkeypatch):
-    monkeypatch.delenv(build.SWITCH, raising=False)
-    monkeypatch.setenv("PATH", "")
-    found = build.build.__wrapped__()
-    assert found == build.Build(None, "there is no C++ compiler (c++, g++ or clang++) on the PATH")
-
-
-@compiled
-def test_a_cache_that_cannot_be_written_leaves_no_kernels(monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    found = build.build.__wrapped__()
-    assert found.library is None and str(tmp_path / "file") in found.reason
 
 
 @compiled

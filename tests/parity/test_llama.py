@@ -58,7 +58,11 @@ def test_low_precision_is_theirs_bit_for_bit(rope, implementation, dtype, tmp_pa
     how = {"dtype": dtype, "attn_implementation": implementation}
     theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path, **how)
     ours = LlamaForCausalLM.from_pretrained(tmp_path, **how)
-    assert torch.equal(logits(ours, tokens(2, 40)), logits(theirs, tokens(2, 40)))
+    ids = tokens(2, 40)
+    assert torch.equal(ours(ids).logits, theirs(ids).logits)  # torch computes where gradients may be asked for
+    exact = logits(transformers.LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32), ids)
+    off = [float((logits(model, ids).float() - exact).norm()) for model in (ours, theirs)]
+    assert off[0] <= 1.05 * off[1]  # and kernels, whose sums are wider, are no further from what is meant
 
 
 @pytest.mark.parametrize("fields", CASES.values(), ids=CASES)

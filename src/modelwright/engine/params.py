@@ -109,6 +109,8 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name, expected in inspect.get_annotations(SamplingParams, eval_str=True).items():
             value = plain(_in_tuples(name, getattr(self, name)), expected)
+            if type(value) is int:
+                check_sampling({name: value})  # its range says more than that it has too many bits
             if not fits(value, expected):
                 sentence = f"{name} must be {describe(expected)}, got {value!r} ({type(value).__name__})"
                 raise RequestError(sentence, field=name)

@@ -5,16 +5,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationMixin
 
 from modelwright.errors import RequestError
 from modelwright.hf.cache_names import either_cache_name, of_cache
 from modelwright.hf.caches import Cache
+from modelwright.hf.generation import EitherNameGenerationMixin
 from modelwright.hf.outputs import CausalOutput
 from modelwright.hf.pretrained import ModelwrightPreTrainedModel
 
 
-class GeneratingModel(ModelwrightPreTrainedModel, GenerationMixin):
+class GeneratingModel(ModelwrightPreTrainedModel, EitherNameGenerationMixin):
     """A model that transformers' ``generate()`` draws tokens from."""
 
 

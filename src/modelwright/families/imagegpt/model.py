@@ -15,6 +15,7 @@ from modelwright.families.imagegpt.config import ImageGPTConfig
 from modelwright.families.imagegpt.parts import (
     ColourHead,
     ImageGPTBlock,
+    Projection,
     ResidualProjection,
     build_norm,
     check_positions,
@@ -44,7 +45,7 @@ class ImageGPTPreTrainedModel(ModelwrightPreTrainedModel):
     _no_split_modules: ClassVar[list[str]] = ["ImageGPTBlock"]
 
     unused_tensors = (r"(^|\.)h\.\d+\.attn\.(bias|masked_bias)$",)
-    own_matrices = (ResidualProjection, ColourHead)
+    own_matrices = (Projection, ResidualProjection, ColourHead)
 
     def initialise(self, module: nn.Module) -> None:
         """What is added to the residual starts smaller by ``sqrt(2 * n_layer)``, the number of additions.
