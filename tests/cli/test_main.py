@@ -30,10 +30,8 @@ def in_a_new_process(*args: str, **variables: str) -> subprocess.CompletedProces
 
 def as_a_module(*args: str) -> subprocess.CompletedProcess[str]:
     """``python -m modelwright`` with these arguments."""
-    command, paths = (
-        [sys.executable, "-m", "modelwright", *args],
-        os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "modelwright", *args]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=paths)
 
 
