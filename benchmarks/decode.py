@@ -24,6 +24,7 @@ import transformers
 from torch import Tensor
 
 from modelwright import DeepseekV2Config, DeepseekV2ForCausalLM
+from modelwright.hf.cache_names import of_cache
 
 Model = Any
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
@@ -154,13 +155,13 @@ def prefill(model: Model, prompt: Tensor, chunk: int = 512) -> Any:
     """A cache that holds the prompt, read in chunks."""
     cache = transformers.DynamicCache()
     for start in range(0, prompt.shape[1], chunk):
-        model(input_ids=prompt[:, start : start + chunk], past_key_values=cache, use_cache=True, logits_to_keep=1)
+        model(input_ids=prompt[:, start : start + chunk], **of_cache(cache), use_cache=True, logits_to_keep=1)
     return cache
 
 
 def step(model: Model, token: Tensor, cache: Any) -> Tensor:
     """Logits ``[vocabulary]`` after one more token; the cache grows by it."""
-    return model(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1].float()
+    return model(input_ids=token, **of_cache(cache), use_cache=True, logits_to_keep=1).logits[0, -1].float()
 
 
 def seconds_a_token(decode: Callable[[], Tensor], tokens: int, device: torch.device) -> float:

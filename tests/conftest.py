@@ -1,7 +1,9 @@
-"""What every test shares: no network, no time limit per hypothesis example, which a busy machine would break, and GPU
-kernels that run under Triton's interpreter where there is no GPU."""
+"""What every test shares: no network, no time limit per hypothesis example, which a busy machine would break, GPU
+kernels that run under Triton's interpreter where there is no GPU, and no call that transformers logs as deprecated."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a test that reaches for the hub fails at once
@@ -19,8 +21,26 @@ from modelwright.families.deepseek_vl2.processor import DeepseekVLV2Processor
 
 GOLDEN = Path(__file__).parent / "golden" / "processor"
 
+
+class DeprecationsFail(logging.Handler):
+    """Makes an error of a record that says "deprecated": transformers logs some of what it could warn of."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "deprecated" in record.getMessage():
+            raise DeprecationWarning(record.getMessage())
+
+
 settings.register_profile("modelwright", deadline=None)
 settings.load_profile("modelwright")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def deprecations_fail() -> Iterator[None]:
+    """Warnings are errors by pyproject.toml; this is for those that are logged."""
+    handler, logger = DeprecationsFail(), logging.getLogger("transformers")
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -86,6 +86,12 @@ def tiny_vl2(
     return DeepseekVLV2ForCausalLM(DeepseekVLV2Config(**VL2 | parts | fields)).eval()
 
 
+def recompute_layers(model: Any, settings: dict[str, Any] | None = None) -> None:
+    """Turn gradient checkpointing on, by the name that the installed transformers has for it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable(settings)
+
+
 def tokens(*shape: int, vocab: int = 64, seed: int = 0) -> torch.Tensor:
     """Random token ids, none of them 0 or 1 (the fakes' bos and eos)."""
     return torch.randint(2, vocab, shape, generator=torch.Generator().manual_seed(seed))

@@ -10,6 +10,7 @@ import transformers
 
 from benchmarks.engine_cases import FAMILIES, picture_batch
 from benchmarks.engine_peers.protocol import serve
+from modelwright.hf.cache_names import CACHE_NAME, of_cache
 
 THEIRS = {"L": "LlamaForCausalLM", "D": "DeepseekV2ForCausalLM"}
 
@@ -43,9 +44,9 @@ class GenerateWorker:
         if self._kept is None or self._kept[0] != prompts:
             self._kept = None  # let go of the last before there is another
             but_the_last = {name: part[:, :-1] for name, part in batch.items()}
-            self._kept = prompts, self._generate(but_the_last, 1).past_key_values
+            self._kept = prompts, self._generate(but_the_last, 1)[CACHE_NAME]
         clock = Clock()
-        self._generate(batch | {"past_key_values": copy.deepcopy(self._kept[1])}, steps + 1, clock)
+        self._generate(batch | of_cache(copy.deepcopy(self._kept[1])), steps + 1, clock)
         return {"tokens": steps * len(prompts), "seconds": clock.times[-1] - clock.times[0]}
 
     def picture(self, seed: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The command itself: help without the libraries, the version, and how errors end."""
 
+import os
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ json stats"""
 COMMANDS = ["bench", "chat", "complete-image", "convert", "export", "generate", "models", "plan", "quantize"]
 
 
-def in_a_new_process(*args: str) -> subprocess.CompletedProcess[str]:
+def in_a_new_process(*args: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """The command line in a fresh interpreter, which then says on stderr which heavy packages it imported."""
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}; sys.argv = ['modelwright', *{list(args)!r}]\n"
@@ -23,7 +24,15 @@ def in_a_new_process(*args: str) -> subprocess.CompletedProcess[str]:
         "atexit.register(lambda: print('imported:', *[n for n in heavy if n in sys.modules], file=sys.stderr))\n"
         "from modelwright.cli.main import main; main()"
     )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    surroundings = os.environ | variables
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=surroundings)
+
+
+def as_a_module(*args: str) -> subprocess.CompletedProcess[str]:
+    """``python -m modelwright`` with these arguments."""
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "modelwright", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=paths)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +55,28 @@ def test_wrong_options_are_refused_before_anything_heavy_is_imported():
     assert done.stderr.splitlines() == ["modelwright: --max-new-tokens must be at least 1, got -3", "imported:"]
 
 
+def test_python_m_is_the_same_command():
+    assert as_a_module("--version").stdout == f"modelwright {modelwright.__version__}\n"
+    assert "Usage: modelwright chat" in as_a_module("chat", "--help").stdout
+    refused = as_a_module("chat", "How many?", "--max-new-tokens", "-3")
+    assert (refused.returncode, refused.stderr) == (2, "modelwright: --max-new-tokens must be at least 1, got -3\n")
+
+
+def test_a_shell_completes_commands_and_options_without_waiting_for_the_libraries():
+    """What the script that ``--install-completion`` leaves with the shell asks for at each press of the key."""
+    for typed, completed in (("ch", ["chat"]), ("chat --max-n", ["--max-new-tokens"])):
+        words = f"modelwright {typed}"
+        asked = {"_MODELWRIGHT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        done = in_a_new_process(**asked)
+        assert (done.stdout.split(), done.stderr.strip()) == (completed, "imported:")
+
+
+def test_completion_is_installed_for_a_shell_by_an_option(run):
+    assert "--install-completion" in run("--help").out
+    script = in_a_new_process(_MODELWRIGHT_COMPLETE="source_bash").stdout
+    assert "complete -o default -F _modelwright_completion modelwright" in script
+
+
 def test_help_names_the_commands_and_their_options(run):
     listed = run("--help").out
     assert "chat" in listed and "models" in listed
@@ -65,7 +96,7 @@ def test_wrong_usage_ends_with_status_2(run, args):
 
 @pytest.mark.parametrize("error", [ConfigError, CheckpointError, RequestError])
 def test_a_users_error_is_one_sentence_on_stderr(run, monkeypatch, error):
-    def fail():
+    def fail(**_):
         raise error("first\nsecond")
 
     monkeypatch.setattr(cli_main, "app", fail)
@@ -74,7 +105,7 @@ def test_a_users_error_is_one_sentence_on_stderr(run, monkeypatch, error):
 
 
 def test_an_error_of_ours_keeps_its_traceback(run, monkeypatch):
-    def fail():
+    def fail(**_):
         raise ValueError("a mistake")
 
     monkeypatch.setattr(cli_main, "app", fail)

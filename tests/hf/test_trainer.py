@@ -45,6 +45,8 @@ def trainer(model, folder, steps, rows=None):
     return transformers.Trainer(model, plan, train_dataset=rows or Rows())
 
 
+# The trainer reads the checkpoint's config by a class that calls the official name of a field an old one.
+@pytest.mark.filterwarnings("ignore:`rope_scaling` is deprecated:FutureWarning")
 def test_a_run_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(tmp_path):
     whole = tiny_v2(base=NOAUX)
     first = trainer(whole, tmp_path, steps=4)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from modelwright.errors import RequestError
 from modelwright.families.deepseek_v2.model import DeepseekV2ForSequenceClassification
-from tests.fakes import DENSE, GROUPED, MHA, MOE, NOAUX, tiny_v2, tiny_vl2, tokens, vl2_inputs
+from tests.fakes import DENSE, GROUPED, MHA, MOE, NOAUX, recompute_layers, tiny_v2, tiny_vl2, tokens, vl2_inputs
 
 METHODS = {"greedy": MOE, "grouped": GROUPED, "noaux": NOAUX}
 TRAINED = METHODS | {"dense": DENSE, "mha": MHA, "plain": MOE | {"gated_mlp": False}}
@@ -204,7 +204,7 @@ def test_gradient_checkpointing_changes_no_gradient(base, reentrant):
     model, ids = tiny_v2(base=base, aux_loss_alpha=0.5).train(), tokens(2, 8)
     plain = gradients(model, ids, labels=ids)
     load = gate_of(model).load.clone() if base is NOAUX else None
-    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    recompute_layers(model, {"use_reentrant": reentrant})
     again = gradients(model, ids, labels=ids)
     assert again.keys() == plain.keys()
     for name in plain:
@@ -216,7 +216,7 @@ def test_gradient_checkpointing_changes_no_gradient(base, reentrant):
 def test_gradient_checkpointing_reaches_the_tower():
     model, inputs = tiny_vl2(vision={"use_checkpoint": True}).train(), vl2_inputs([[(1, 1)]])
     plain = gradients(model, **inputs, labels=inputs["input_ids"])
-    model.gradient_checkpointing_enable()
+    recompute_layers(model)
     again = gradients(model, **inputs, labels=inputs["input_ids"])
     for name in plain:
         close(again[name], plain[name])
@@ -224,7 +224,7 @@ def test_gradient_checkpointing_reaches_the_tower():
 
 def test_gradient_checkpointing_keeps_no_cache_and_continues_none():
     model, cache = tiny_v2(), tiny_v2()(tokens(1, 3)).past_key_values
-    model.gradient_checkpointing_enable()
+    recompute_layers(model)
     assert model.train()(tokens(1, 3)).past_key_values is None
     with pytest.raises(RequestError, match="gradient checkpointing recomputes layers"):
         model(tokens(1, 3), past_key_values=cache)

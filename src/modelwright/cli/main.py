@@ -31,7 +31,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # an answer may hold what the terminal cannot show
     try:
-        app()
+        app(prog_name="modelwright")  # also where it is run by python -m modelwright
     except UserError as error:
         print(f"modelwright: {in_options(error)}", file=sys.stderr)
         sys.exit(USER_ERROR)

@@ -16,6 +16,7 @@ from modelwright.families.imagegpt.model import (
 from modelwright.families.imagegpt.parts import colour_loss
 from modelwright.families.imagegpt.processor import ImageGPTImageProcessor
 from modelwright.hf.arguments import PassInputs
+from tests.fakes import recompute_layers
 from tests.imagegpts import TINY, colours, tiny_imagegpt, with_weights_of
 
 close = torch.testing.assert_close
@@ -268,7 +269,7 @@ def test_gradient_checkpointing_changes_no_gradient(model, reentrant):
     model = with_weights_of(model, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
     for again in (False, True):
         if again:
-            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+            recompute_layers(model, {"use_reentrant": reentrant})
         model.zero_grad()
         model.train()(ids, labels=ids, use_cache=not again).loss.backward()
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})

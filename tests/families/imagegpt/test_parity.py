@@ -12,6 +12,7 @@ from modelwright.families.imagegpt.model import (
     ImageGPTForImageClassification,
     ImageGPTModel,
 )
+from modelwright.hf.cache_names import CACHE_NAME, of_cache
 from tests.imagegpts import colours, pair
 from tests.llamas import left_padded
 
@@ -45,8 +46,8 @@ def test_every_switch_without_a_past_and_with_one(switches, n_inner, activation,
     real = seen.any(dim=1)  # a row that is padding so far has nothing to go on from
     for tokens in (slice(8, 11), slice(11, 12)):
         more = {"input_ids": ids[:, tokens], "attention_mask": mask[:, : tokens.stop]}
-        found = ours(**more, past_key_values=found.past_key_values)
-        wanted = theirs(**more, past_key_values=wanted.past_key_values)
+        found = ours(**more, cache=found.cache)
+        wanted = theirs(**more, **of_cache(wanted[CACHE_NAME]))
         close(found.logits[real], wanted.logits[real])
 
 

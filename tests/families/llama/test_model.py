@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 import modelwright
 from modelwright.errors import CheckpointError, ConfigError, RequestError
 from modelwright.families.llama.model import LlamaForCausalLM, LlamaForSequenceClassification, LlamaModel
-from tests.fakes import official_weights, tokens
+from tests.fakes import official_weights, recompute_layers, tokens
 from tests.llamas import EXPERTS, HUGGING_FACE, MINDFORMERS, tiny_llama, with_weights_of
 
 close = torch.testing.assert_close
@@ -157,7 +157,7 @@ def test_gradient_checkpointing_changes_no_gradient(model, reentrant):
     ids, gradients = tokens(2, 9), []
     for again in (False, True):
         if again:
-            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+            recompute_layers(model, {"use_reentrant": reentrant})
         model.zero_grad()
         model.train()(ids, labels=ids, use_cache=not again).loss.backward()
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})
