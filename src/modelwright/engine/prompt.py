@@ -168,7 +168,7 @@ def _pictures(row: _Row, config: Any) -> list[PromptPicture]:
     rows = [config.picture_tokens(crop) for crop in row.crops]
     if row.tiles is None or sum(rows) != len(row.places):
         raise RequestError(f"the prompt has {len(row.places)} image places and its pictures have {sum(rows)} rows")
-    tiles, counts, side = row.tiles, [1 + w * h for w, h in row.crops], config.tile_size
+    tiles, counts, side = row.tiles, [1 + w * h for w, h in row.crops], config.vision_config.image_size
     if sum(counts) > len(tiles) or tiles.shape[1:] != (3, side, side):
         raise RequestError(f"images must be at least {sum(counts)} tiles of [3, {side}, {side}], got {_shape(tiles)}")
     pictures, tile, place = [], 0, 0

@@ -169,8 +169,8 @@ class DeepseekVLV2Config(CheckedConfig):
 
     @property
     def tile_size(self) -> int:
-        """Side of the square tiles that the tower reads, in pixels."""
-        return self.vision_config.image_size
+        """Side of the square tiles that pictures are cut into, in pixels."""
+        return self.candidate_resolutions[0][0]
 
     def picture_tokens(self, grid: tuple[int, int]) -> int:
         """Tokens of the prompt that a picture takes whose local tiles form `grid`, (columns, rows)."""
