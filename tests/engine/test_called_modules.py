@@ -217,7 +217,7 @@ def adapted(runs: Runs, names: Any, seen: Counter[str]) -> Iterator[None]:
 @contextmanager
 def edited(runs: Runs, names: Any, seen: Counter[str]) -> Iterator[None]:
     """Plain numbers of modules: what a norm adds, and how many experts a router picks."""
-    kinds = (("eps", RMSNorm, 0.5), ("top_k", Router, 1), ("scaling", Router, 1.5))
+    kinds: Any = (("eps", RMSNorm, 0.5), ("top_k", Router, 1), ("scaling", Router, 1.5))
     found = [(each, *kind) for each in runs.decoder.modules() for kind in kinds if isinstance(each, kind[1])]
     before = [(each, name, getattr(each, name)) for each, name, *_ in found]
     for each, name, _, value in found:

@@ -29,8 +29,8 @@ from modelwright.engine.model_pass import ModelPass
 from modelwright.engine.runner import Runner
 from modelwright.engine.served_model import ServedModel
 from modelwright.errors import ConfigError
+from modelwright.families.imagegpt.parts import ColourHead
 from modelwright.families.llama.config import LlamaConfig
-from modelwright.layers import RMSNorm
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.dispatch import KernelAwareMode
 from tests.engine.engines import check_equal, check_idle, engine_of, expected, greedy, record
@@ -174,9 +174,10 @@ def test_tapes_give_what_eager_passes_give(name, kv_dtype):
 
 @needs_kernels
 def test_a_model_that_asks_for_numbers_is_not_recorded(monkeypatch):
-    """Its norms look at numbers. Who asked for tapes is told; by default the model's passes run as they are."""
-    model, own = tiny_imagegpt(), RMSNorm.forward
-    monkeypatch.setattr(RMSNorm, "forward", lambda norm, x: own(norm, x) * float(x.isfinite().all()))
+    """A head that looks at its numbers. Who asked for records is told; by default the passes run as they are."""
+    scores = ColourHead.forward
+    monkeypatch.setattr(ColourHead, "forward", lambda self, x: scores(self, x) * float(x.isfinite().all()))
+    model = tiny_imagegpt()
     with pytest.raises(ConfigError, match=r'"record" cannot record the passes of this model: .* asks for'):
         engine_of(model, backend="record").generate([[1, 2]], greedy(3))
     engine = engine_of(model)

@@ -30,7 +30,7 @@ def bare_layer(module: nn.Module) -> Layer | None:
     if type(module) not in _LINEAR or not _runs_its_forward(module):
         return None
     weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
-    if type(weight) not in _BARE or not (bias is None or type(bias) in _BARE):
+    if weight is None or type(weight) not in _BARE or not (bias is None or type(bias) in _BARE):
         return None
     return weight, bias
 
