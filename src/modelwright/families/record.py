@@ -45,6 +45,8 @@ class Family:
         model_types: the ``model_type`` of a ``config.json`` that may stand for it, its config class's own first.
         architectures: the names that ``architectures`` may hold, each with the class of that model.
         causal: the one of these that draws the next token; it is meant where a file names no architecture.
+        network: the causal model as plain modules, which the engine runs; its class of `causal` is made of it. Where it
+            is left out that class serves, which takes a second or two longer to import.
         config: the config class.
         counts: ``(config) -> Counts``, the sizes that the planner counts.
         run_settings: ``(config) -> RunSettings``, what the config states about types, layout and training.
@@ -73,6 +75,7 @@ class Family:
     counts: Reference
     cache: Reference
     decoding: Reference
+    network: Reference | None = None
     run_settings: Reference = "modelwright.planner.settings:plain_settings"
     processor: Reference = "modelwright.processing.tokenizer:read_tokenizer"
     processor_class: Reference | None = None
@@ -98,6 +101,11 @@ class Family:
     def causal_class(self) -> Any:
         """The class of the model that draws the next token."""
         return self.model_class(self.causal)
+
+    @property
+    def network_class(self) -> Any:
+        """The class of the plain modules that draw the next token."""
+        return self.causal_class if self.network is None else resolve(self.network)
 
     @property
     def sees_pictures(self) -> bool:

@@ -7,6 +7,7 @@ FAMILY = Family(
     model_types=("deepseek_vl_v2",),
     architectures={"DeepseekVLV2ForCausalLM": "modelwright.families.deepseek_vl2.model:DeepseekVLV2ForCausalLM"},
     causal="DeepseekVLV2ForCausalLM",
+    network="modelwright.families.deepseek_vl2.network:DeepseekVLV2Network",
     language="language",
     config="modelwright.families.deepseek_vl2.config:DeepseekVLV2Config",
     counts="modelwright.families.deepseek_vl2.plan:count_deepseek_vl2",
