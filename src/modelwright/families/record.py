@@ -53,6 +53,8 @@ class Family:
         cache: ``(decoder's config) -> CacheLayout``.
         decoding: ``(decoder's config) -> DecodingRules``; raises ConfigError for what the engine does not serve.
         processor: ``(folder, config) -> processor``, what makes arrays of text and pictures.
+        prompts: ``(folder, config) -> maker of prompts`` for the engine, with a ``tokenizer`` and
+            ``process_one(messages)``; where it is left out the processor serves.
         processor_class: the class that transformers' ``AutoProcessor`` is told of, where it lacks one.
         auto_classes: names of transformers' Auto classes for models that are told of the causal model, where
             transformers lacks the family.
@@ -78,6 +80,7 @@ class Family:
     network: Reference | None = None
     run_settings: Reference = "modelwright.planner.settings:plain_settings"
     processor: Reference = "modelwright.processing.tokenizer:read_tokenizer"
+    prompts: Reference | None = None
     processor_class: Reference | None = None
     auto_classes: tuple[str, ...] = ()
     draws: Literal["text", "pixels"] = "text"

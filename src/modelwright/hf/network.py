@@ -1,8 +1,8 @@
 """`Network`, the base of every model: plain modules that read the official layout; nothing of transformers' classes.
 
 Layers may store several official tensors as one. In ``checkpoints``, ``places.py`` knows which part is which,
-``shards.py`` reads files, and ``source.py`` finds folders and configs. ``pretrained.py`` makes of a network the class that
-transformers knows.
+``shards.py`` reads files, and ``source.py`` finds folders and configs. ``pretrained.py`` makes of a network the class
+that transformers knows.
 """
 
 import copy
@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers.utils.generic import ModelOutput
 
 from modelwright.checkpoints.places import Parameters, Place, check_shape, join, places_of
@@ -97,7 +98,7 @@ class Network(nn.Module):
         """
         config, asked = copy.deepcopy(config), {"dtype": dtype}
         config.dtype = asked_dtype(asked) or config.dtype
-        with torch.device("meta"):
+        with torch.device("meta"), _NoFirstWeights():
             model = cls(config)
         found = read_headers(folder)
         source = model.source_of(found)
@@ -204,7 +205,7 @@ class Network(nn.Module):
             return self
         config = copy.deepcopy(self.config)
         config.quant_config = None
-        with torch.device("meta"):
+        with torch.device("meta"), _NoFirstWeights():
             return type(self)(config)
 
     def tensors_of(
@@ -259,6 +260,22 @@ class Network(nn.Module):
         By functions of ``torch.nn.init`` looked up at each call: while weights are loaded, transformers lets those pass
         over what was read.
         """
+
+
+class _NoFirstWeights(TorchFunctionMode):
+    """Lets constructors draw no first weights: there is nothing to fill on the meta device.
+
+    Drawing there would run torch's Python decompositions, whose import takes longer than loading a small model.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init" or func in _DRAWING:
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
+
+
+_DRAWING = (torch.Tensor.normal_, torch.Tensor.uniform_)
 
 
 def _fit_prefix(found: dict[str, TensorHeader], places: dict[str, Place], prefix: str) -> dict[str, TensorHeader]:

@@ -72,6 +72,13 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
             layer.gradient_checkpointing = enable and number % how.get("every_n_layers", 1) == 0
 
     @classmethod
+    def read(
+        cls, folder: Path, config: Any, dtype: str | torch.dtype = "auto", progress: Progress | None = None
+    ) -> Self:
+        """:meth:`from_pretrained`, for a family whose model is its network."""
+        return cls.from_pretrained(folder, config=config, dtype=dtype, progress=progress)
+
+    @classmethod
     def from_config(cls, config: Any, **kwargs: Any) -> Self:
         """Build a model from its config alone: with new weights, or those of the folder that the config names.
 

@@ -15,6 +15,7 @@ FAMILY = Family(
     cache="modelwright.families.deepseek_v2.decoding:cache_layout",
     decoding="modelwright.families.deepseek_v2.decoding:decoding_rules",
     processor="modelwright.families.deepseek_vl2.processor:read_processor",
+    prompts="modelwright.families.deepseek_vl2.prompts:read_prompts",
     processor_class="modelwright.families.deepseek_vl2.processor:DeepseekVLV2Processor",
     auto_classes=("AutoModelForCausalLM", "AutoModelForImageTextToText"),
     slicing="modelwright.families.deepseek_v2.slicing:slicing_rules",
