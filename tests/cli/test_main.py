@@ -9,18 +9,25 @@ import pytest
 import modelwright
 from modelwright.cli import main as cli_main
 from modelwright.errors import CheckpointError, ConfigError, RequestError
+from tests.checkpoints.tiny import PICTURE
+from tests.cli.test_complete_image import write_imagegpt
 
 OPTIONS = """image draw max-new-tokens temperature top-p top-k repetition-penalty seed chunk-size dtype device system
 json stats"""
 COMMANDS = ["bench", "chat", "complete-image", "convert", "export", "generate", "models", "plan", "quantize"]
 
 
-def in_a_new_process(*args: str, **variables: str) -> subprocess.CompletedProcess[str]:
+HEAVY = ("torch", "transformers", "PIL", "numpy")
+SLOW = ("transformers.modeling_utils", "transformers.processing_utils", "torch._dynamo", "sympy", "scipy", "accelerate")
+"""What takes seconds to import and no answer needs; torch itself and transformers' configs are needed."""
+
+
+def in_a_new_process(*args: str, heavy: tuple[str, ...] = HEAVY, **variables: str) -> subprocess.CompletedProcess[str]:
     """The command line in a fresh interpreter, which then says on stderr which heavy packages it imported."""
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}; sys.argv = ['modelwright', *{list(args)!r}]\n"
         "import atexit\n"
-        "heavy = ('torch', 'transformers', 'PIL', 'numpy')\n"
+        f"heavy = {heavy!r}\n"
         "atexit.register(lambda: print('imported:', *[n for n in heavy if n in sys.modules], file=sys.stderr))\n"
         "from modelwright.cli.main import main; main()"
     )
@@ -75,6 +82,22 @@ def test_completion_is_installed_for_a_shell_by_an_option(run):
     assert "--install-completion" in run("--help").out
     script = in_a_new_process(_MODELWRIGHT_COMPLETE="source_bash").stdout
     assert "complete -o default -F _modelwright_completion modelwright" in script
+
+
+@pytest.mark.parametrize("model", ["vl2", "v2", "imagegpt"])
+def test_an_answer_imports_nothing_that_it_does_not_need(request, tmp_path, model):
+    """The engine runs plain modules: transformers' classes of models and processors are not imported for it."""
+    if model == "imagegpt":
+        folder = write_imagegpt(tmp_path / "pictures")
+        lines, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+        lines.write_text('{"prompt_token_ids": [3, 1], "max_tokens": 4}\n')
+        done = in_a_new_process("generate", str(folder), "-i", str(lines), "-o", str(output), heavy=SLOW)
+    else:
+        folder = request.getfixturevalue(model)
+        shown = ("--image", str(PICTURE)) if model == "vl2" else ()
+        done = in_a_new_process("chat", str(folder), "Hello", *shown, "--max-new-tokens", "4", heavy=SLOW)
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[-1] == "imported:"
 
 
 def test_help_names_the_commands_and_their_options(run):

@@ -36,9 +36,9 @@ from modelwright.families.read import read_config
 from modelwright.hf.arguments import PassInputs
 from modelwright.hf.causal import CausalModel
 from modelwright.hf.decoder import Decoder
-from modelwright.hf.modules import GradientCheckpointingLayer
 from modelwright.hf.pretrained import ModelwrightPreTrainedModel
 from modelwright.layers import StackOutput, run_stack
+from modelwright.layers.checkpointed import CheckpointedLayer
 from modelwright.parallel import Mesh, Rule
 from modelwright.parallel.layers import inputs_of, keep_inputs, keep_outputs, sum_results
 from modelwright.parallel.tensor import head_share
@@ -123,7 +123,7 @@ class SharedKeyAttention(nn.Module):
         return self.back(out.transpose(1, 2).flatten(2))
 
 
-class ToyBlock(GradientCheckpointingLayer):
+class ToyBlock(CheckpointedLayer):
     """``parts.py``: attention and feed-forward of one normed input, side by side."""
 
     def __init__(self, config: ToyConfig, layer: int):

@@ -29,7 +29,9 @@ class Named:
 
     def __init__(self, end):
         self.eos_token_id = end
-        self.generation_config = self
+
+    def ends_of_sentence(self):
+        return self.eos_token_id
 
 
 def test_a_llama_configured_to_serve_says_how():

@@ -33,6 +33,12 @@ class Checkpoint:
         return self.record.model_class(self.architecture)
 
     @property
+    def draws_tokens(self) -> bool:
+        """Whether its model gives scores of the next token."""
+        ours = self.record.architectures
+        return ours[self.architecture] == ours[self.record.causal]
+
+    @property
     def config_class(self) -> type[CheckedConfig]:
         """The config of its family."""
         return self.record.config_class

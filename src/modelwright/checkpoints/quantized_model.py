@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Conv1D
+from transformers.pytorch_utils import Conv1D
 
 from modelwright.checkpoints.shards import INTEGERS, TensorHeader
 from modelwright.configs.engine import QuantSettings, read_quantization, weight_quantization

@@ -67,7 +67,7 @@ class ServedModel:
         config: Any = model.config.get_text_config()
         rules: DecodingRules = resolve(family.decoding)(config)
         cache: CacheLayout = resolve(family.cache)(config)
-        decoder, ends = family.decoder_of(model), _ends(model.generation_config.eos_token_id)
+        decoder, ends = family.decoder_of(model), _ends(model.ends_of_sentence())
         embedding = decoder.get_input_embeddings().weight
         return cls(
             model=model,

@@ -90,10 +90,10 @@ def find_family(subject: Any) -> Family | None:
 
 
 def causal_family(kind: type) -> Family | None:
-    """The family whose causal model is of class `kind`, a class below it included; None for any other class."""
+    """The family whose causal model, or the network of it, is of class `kind` or above it; None for any other class."""
     model_type = getattr(getattr(kind, "config_class", None), "model_type", None)
     for family in families():
-        if model_type in family.model_types and issubclass(kind, family.causal_class):
+        if model_type in family.model_types and issubclass(kind, family.network_class):
             return family
     return None
 

@@ -45,12 +45,16 @@ class Family:
         model_types: the ``model_type`` of a ``config.json`` that may stand for it, its config class's own first.
         architectures: the names that ``architectures`` may hold, each with the class of that model.
         causal: the one of these that draws the next token; it is meant where a file names no architecture.
+        network: the causal model as plain modules, which the engine runs; its class of `causal` is made of it. Where it
+            is left out that class serves, which takes a second or two longer to import.
         config: the config class.
         counts: ``(config) -> Counts``, the sizes that the planner counts.
         run_settings: ``(config) -> RunSettings``, what the config states about types, layout and training.
         cache: ``(decoder's config) -> CacheLayout``.
         decoding: ``(decoder's config) -> DecodingRules``; raises ConfigError for what the engine does not serve.
         processor: ``(folder, config) -> processor``, what makes arrays of text and pictures.
+        prompts: ``(folder, config) -> maker of prompts`` for the engine, with a ``tokenizer`` and
+            ``process_one(messages)``; where it is left out the processor serves.
         processor_class: the class that transformers' ``AutoProcessor`` is told of, where it lacks one.
         auto_classes: names of transformers' Auto classes for models that are told of the causal model, where
             transformers lacks the family.
@@ -73,8 +77,10 @@ class Family:
     counts: Reference
     cache: Reference
     decoding: Reference
+    network: Reference | None = None
     run_settings: Reference = "modelwright.planner.settings:plain_settings"
     processor: Reference = "modelwright.processing.tokenizer:read_tokenizer"
+    prompts: Reference | None = None
     processor_class: Reference | None = None
     auto_classes: tuple[str, ...] = ()
     draws: Literal["text", "pixels"] = "text"
@@ -98,6 +104,11 @@ class Family:
     def causal_class(self) -> Any:
         """The class of the model that draws the next token."""
         return self.model_class(self.causal)
+
+    @property
+    def network_class(self) -> Any:
+        """The class of the plain modules that draw the next token."""
+        return self.causal_class if self.network is None else resolve(self.network)
 
     @property
     def sees_pictures(self) -> bool:

@@ -1,4 +1,4 @@
-"""The base of every model: transformers' ``PreTrainedModel`` reading and writing the official layout, shard by shard.
+"""A network as transformers' ``PreTrainedModel``, which reads and writes the official layout, shard by shard.
 
 Layers may store several official tensors as one. In ``checkpoints``, ``places.py`` knows which part is which,
 ``shards.py`` reads and writes files, and ``source.py`` finds folders and configs.
@@ -6,80 +6,77 @@ Layers may store several official tensors as one. In ``checkpoints``, ``places.p
 
 import copy
 import logging
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import logging as transformers_logging
-from transformers.utils.generic import ModelOutput
 
-from modelwright.checkpoints.places import Parameters, Place, check_shape, join, places_of, split
-from modelwright.checkpoints.quantized_model import OFFSET, SCALE, is_quantized, quantize_layers, quantize_tensors
+from modelwright.checkpoints.places import split
 from modelwright.checkpoints.shards import (
-    INTEGERS,
     Progress,
-    TensorHeader,
-    dtype_of,
     parse_size,
     read_headers,
-    read_tensors,
-    stored_type,
     write_shards,
 )
 from modelwright.checkpoints.source import asked_dtype, choose_dtype, find_folder, read_config, read_json
 from modelwright.configs.base import is_transformers_quantization
-from modelwright.configs.engine import weight_quantization
 from modelwright.errors import CheckpointError
 from modelwright.families import find_family
+from modelwright.hf.network import STEERING, Network
 from modelwright.hf.registry import register_with_auto
 from modelwright.layers import Experts, Router
 from modelwright.layers.balance import steered_routers
+from modelwright.layers.checkpointed import CheckpointedLayer
 
 logger = logging.getLogger(__name__)
-Output = TypeVar("Output", bound=ModelOutput)
-
-STEERING = "e_score_correction_bias"
-"""What the bias of a ``noaux_tc`` router is called on disk."""
 
 
-class ModelwrightPreTrainedModel(PreTrainedModel):
-    """What all families share: checked loading and saving, initialisation, and the ways to attend."""
+class ModelwrightPreTrainedModel(Network, PreTrainedModel):
+    """What transformers' callers know of a model of any family: checked loading and saving, and first weights.
+
+    A class of a family is its network and this one, in that order.
+    """
 
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _is_stateful = True  # assisted decoding off: it would crop a cache between calls
 
-    unused_tensors: ClassVar[tuple[str, ...]] = (r"(^|\.)rotary_emb\.inv_freq$",)
-    """Patterns of official tensors that a checkpoint may hold and this class never reads."""
-
-    own_matrices: ClassVar[tuple[type[nn.Module], ...]] = ()
-    """Layers of this family alone that compute a product with their weight, which may be stored in integers."""
-
-    new_heads: ClassVar[tuple[str, ...]] = ()
-    """Parameters that may be missing from a checkpoint and then start from scratch: heads to be fine-tuned."""
-
-    def __init__(self, config, *args, **kwargs):
-        config.check()
-        weight_quantization(config)  # raises
-        super().__init__(config, *args, **kwargs)
+    def begin(self, config: Any) -> None:
+        PreTrainedModel.__init__(self, config)
 
     def post_init(self) -> None:
-        """As transformers', and matrices stored in integers where the config asks for them.
+        """As transformers', after which matrices are stored in integers where the config asks for them.
 
         What steers a router stays fp32: transformers is told so by the models that have it.
         """
         if steered_routers(self):
             self._keep_in_fp32_modules_strict = {STEERING}
-        super().post_init()
-        settings = weight_quantization(self.config)
-        if settings is not None:
-            quantize_layers(self, settings)
+        PreTrainedModel.post_init(self)
+        Network.post_init(self)
+
+    def ends_of_sentence(self) -> int | list[int] | None:
+        """Those of the generation config, which a caller may have changed."""
+        return self.generation_config.eos_token_id
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **how: Any) -> None:
+        """As transformers', which counts layers of its own class alone where every n-th is to be recomputed."""
+        super()._set_gradient_checkpointing(enable, *args, **how)
+        layers = [module for module in self.modules() if isinstance(module, CheckpointedLayer)]
+        for number, layer in enumerate(layers):
+            layer.gradient_checkpointing = enable and number % how.get("every_n_layers", 1) == 0
+
+    @classmethod
+    def read(
+        cls, folder: Path, config: Any, dtype: str | torch.dtype = "auto", progress: Progress | None = None
+    ) -> Self:
+        """:meth:`from_pretrained`, for a family whose model is its network."""
+        return cls.from_pretrained(folder, config=config, dtype=dtype, progress=progress)
 
     @classmethod
     def from_config(cls, config: Any, **kwargs: Any) -> Self:
@@ -99,10 +96,6 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
         model.read_named_checkpoint()
         return model
 
-    def named_checkpoint(self) -> Path | None:
-        """The folder that the config says to start from; None where it says none."""
-        return None
-
     def read_named_checkpoint(self) -> None:
         """Read the weights in :meth:`named_checkpoint`, if any; a model on the meta device has nothing to fill."""
         if any(parameter.is_meta for parameter in self.parameters()):
@@ -112,7 +105,7 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
             return
         found = read_headers(folder)
         source = self.source_of(found)
-        self.load_state_dict(self._read(source.match(found), self.weight_dtype(), None, source), strict=False)
+        self.load_state_dict(self.tensors_of(source.match(found), self.weight_dtype(), None, source), strict=False)
         self.tie_weights()
 
     @classmethod
@@ -160,7 +153,7 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
         source = skeleton.source_of(found)
         used = source.match(found, bool(kwargs.pop("ignore_mismatched_sizes", False)))
         dtype = choose_dtype(kwargs, config, used.values())
-        state = skeleton._read(used, dtype, progress, source)
+        state = skeleton.tensors_of(used, dtype, progress, source)
         if "generation_config" not in kwargs and cls.can_generate():
             kwargs |= _generation_config(folder)
         with no_progress_bar():
@@ -207,123 +200,6 @@ class ModelwrightPreTrainedModel(PreTrainedModel):
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
-        """As torch's, accepting official names as well as those in memory.
-
-        Parts of a stack that are not given keep their values, or are missing if ``strict``.
-        """
-        places = self.places()
-        parts = {name: tensor for name, tensor in state_dict.items() if name in places and places[name].index}
-        if not parts:
-            return super().load_state_dict(state_dict, strict, assign)
-        for name, tensor in parts.items():
-            check_shape(name, tuple(tensor.shape), places[name].shape, "the state dict")
-        touched = {places[name].parameter for name in parts}
-        rest = [name for name, place in places.items() if place.parameter in touched and name not in parts]
-        if rest and strict:
-            raise CheckpointError(_misfit(type(self).__name__, sorted(rest), [], "state dict"))
-        own = self.state_dict()
-        parts |= {name: own[places[name].parameter][places[name].index] for name in rest}
-        joined = join(places, own, parts.items())
-        others = {name: tensor for name, tensor in state_dict.items() if name not in parts}
-        return super().load_state_dict(others | joined, strict, assign)
-
-    def places(self) -> dict[str, Place]:
-        """Every official tensor of this model by its name on disk."""
-        return places_of(self)
-
-    def may_leave_out(self) -> tuple[str, ...]:
-        """Patterns of official tensors that this model, as configured, does not read: ``unused_tensors`` and more."""
-        return self.unused_tensors
-
-    def tied_names(self) -> set[str]:
-        """Official names that a file need not hold because they are another tensor's."""
-        return set(self._tied_weights_keys or {}) if self.config.get_text_config().tie_word_embeddings else set()
-
-    def match(self, found: dict[str, TensorHeader], ignore_mismatched_heads: bool = False) -> dict[str, TensorHeader]:
-        """The headers that this model will read, by its own names; raises on a misfit, the tensors named."""
-        places = self.places()
-        found = _fit_prefix(found, places, self.base_model_prefix)
-        patterns = self.may_leave_out()
-        unused = sorted(n for n in found if n not in places and any(re.search(p, n) for p in patterns))
-        unexpected = sorted(n for n in found if n not in places and n not in unused)
-        missing = sorted(n for n in places if n not in found and n not in {*self.tied_names(), *self.new_heads})
-        if missing or unexpected:
-            raise CheckpointError(_misfit(type(self).__name__, missing, unexpected, "checkpoint"))
-        if unused:
-            logger.warning("the checkpoint's tensors %s are not used by %s", _listed(unused), type(self).__name__)
-        used, stored = {}, self.state_dict()
-        for name, header in found.items():
-            other_shape = name in places and header.shape != places[name].shape
-            if name not in places or (ignore_mismatched_heads and other_shape and name in self.new_heads):
-                continue
-            _check_header(name, header, places[name].shape, stored[places[name].parameter].dtype)
-            used[name] = header
-        return used
-
-    def source_of(self, found: dict[str, TensorHeader]) -> "ModelwrightPreTrainedModel":
-        """The model whose checkpoint these headers are of: this one, or what it was before its weights were rounded."""
-        settings = weight_quantization(self.config)
-        if settings is None or any(is_quantized(header) for header in found.values()):
-            return self
-        config = copy.deepcopy(self.config)
-        config.quant_config = None
-        with torch.device("meta"):
-            return type(self)(config)
-
-    def _read(
-        self,
-        headers: dict[str, TensorHeader],
-        dtype: torch.dtype,
-        progress: Progress | None,
-        source: "ModelwrightPreTrainedModel",
-    ) -> dict[str, Tensor]:
-        """In-memory tensors by name, read straight into place where types agree; rounded if ``source`` holds floats."""
-        places, types, settings = self.places(), source.stored_types(dtype), weight_quantization(self.config)
-        if source is not self and settings is not None:
-            tensors = ((name, tensor.to(types[name])) for name, tensor in read_tensors(headers, progress))
-            return join(places, self.state_dict(), quantize_tensors(tensors, source, places, settings))
-        parameters = Parameters(places, self.state_dict())
-
-        def room(name: str) -> Tensor | None:
-            return parameters.room(name, types[name]) if stored_type(headers[name]) == types[name] else None
-
-        for name, tensor in read_tensors(headers, progress, room):
-            parameters.put(name, tensor, types[name])
-        return parameters.state
-
-    def stored_types(self, dtype: torch.dtype) -> dict[str, torch.dtype]:
-        """The type that each official tensor is kept in where the model is loaded as ``dtype``."""
-        own = self.state_dict()
-
-        def kind(name: str, place: Place) -> torch.dtype:
-            built = own[place.parameter].dtype
-            if name.endswith((SCALE, OFFSET)) or not built.is_floating_point:
-                return built
-            return torch.float32 if name.endswith(STEERING) else dtype
-
-        return {name: kind(name, place) for name, place in self.places().items()}
-
-    def weight_dtype(self) -> torch.dtype:
-        """The type that a saved config names for the weights."""
-        return self.dtype
-
-    def cache_dtype(self) -> torch.dtype:
-        """The type of the keys and values that the layers make."""
-        return self.dtype
-
-    def returned(self, output: Output, return_dict: bool | None) -> Output | tuple:
-        """What a forward pass returns: its output, or a tuple where the caller, or else the config, asks for one."""
-        wanted = self.config.return_dict if return_dict is None else return_dict
-        return output if wanted else output.to_tuple()
-
-    def initialise(self, module: nn.Module) -> None:
-        """Draw the first weights of a ``module`` that this family alone has.
-
-        By functions of ``torch.nn.init`` looked up at each call: while weights are loaded, transformers lets those pass
-        over what was read.
-        """
-
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Normal weights of ``initializer_range``; norms one; biases and counters zero; the rest as the family says."""
@@ -359,40 +235,9 @@ def no_progress_bar() -> Iterator[None]:
         transformers_logging.set_tqdm_hook(earlier)
 
 
-def _fit_prefix(found: dict[str, TensorHeader], places: dict[str, Place], prefix: str) -> dict[str, TensorHeader]:
-    """Names of a bare decoder and of one under ``prefix.`` are brought together, whichever way they differ."""
-    dotted = f"{prefix}."
-    if any(dotted + name in places for name in found):
-        return {dotted + name if dotted + name in places else name: header for name, header in found.items()}
-    if any(name.startswith(dotted) and name.removeprefix(dotted) in places for name in found):
-        return {name.removeprefix(dotted): header for name, header in found.items()}
-    return found
-
-
 def _take_quantization(kwargs: dict[str, Any]) -> dict[str, Any] | None:
     """A ``quantization_config`` of ours, out of ``kwargs``; transformers' own stays there."""
     given = kwargs.get("quantization_config")
     if is_transformers_quantization(given):
         return None
     return kwargs.pop("quantization_config", None)
-
-
-def _check_header(name: str, header: TensorHeader, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """A tensor of a quantized weight has the very type it is read as; any other may have any floating type."""
-    check_shape(name, header.shape, shape, header.shard.name)
-    where = f"{name} is stored as {header.dtype} in {header.shard.name}"
-    if name.endswith((SCALE, OFFSET)) or dtype in INTEGERS.values():
-        if stored_type(header) != dtype:
-            raise CheckpointError(f"{where}, and the config's quantization asks for {dtype}")
-    elif dtype_of(header) is None:
-        raise CheckpointError(f"{where}; weights must be F64, F32, F16 or BF16")
-
-
-def _misfit(model: str, missing: list[str], unexpected: list[str], what: str) -> str:
-    parts = [f"{word} {_listed(names)}" for word, names in (("missing", missing), ("unexpected", unexpected)) if names]
-    return f"the {what} does not fit {model}: " + "; ".join(parts)
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(names[:8]) + more

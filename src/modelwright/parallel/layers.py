@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Conv1D
+from transformers.pytorch_utils import Conv1D
 
 from modelwright.errors import ConfigError
 from modelwright.layers.linear import CastLinear

@@ -66,5 +66,5 @@ def sampling_params(config: CheckedConfig, asked: Mapping[str, Any]) -> Sampling
 def end_tokens(tokenizer: Any, model: Any) -> tuple[int, ...]:
     """The tokenizer's end of sentence; the model's, which files may leave at a default, only where it has none."""
     ends = getattr(tokenizer, "eos_token_id", None)
-    ends = model.generation_config.eos_token_id if ends is None else ends
+    ends = model.ends_of_sentence() if ends is None else ends
     return tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)

@@ -10,7 +10,7 @@ import torch
 from modelwright.checkpoints.folder import Checkpoint, find_checkpoint
 from modelwright.checkpoints.shards import Progress
 from modelwright.errors import CheckpointError, ConfigError
-from modelwright.families import resolve
+from modelwright.families import Reference, resolve
 
 ATTENTION = ("sdpa", "eager")
 """Ways to compute attention: torch's kernels, or the product written out."""
@@ -22,8 +22,8 @@ class Loaded:
 
     Attributes:
         model: in evaluation mode, on its device.
-        processor: the family's processor; the tokenizer for a family that reads text alone, the image processor for
-            one whose tokens are colours.
+        processor: the family's processor, or what makes the same prompts for the engine; the tokenizer for a family
+            that reads text alone, the image processor for one whose tokens are colours.
         checkpoint: what it was loaded from.
     """
 
@@ -70,13 +70,35 @@ def load(
     if attn_implementation not in (None, *ATTENTION):
         raise ConfigError(f"attn_implementation must be one of {', '.join(ATTENTION)}, not {attn_implementation!r}")
     checkpoint = find_checkpoint(path)
-    folder, kind, config_class = checkpoint.folder, checkpoint.model_class, checkpoint.config_class
-    config, rest = config_class.from_pretrained(folder, return_unused_kwargs=True, **overrides)
-    if rest:
-        raise ConfigError(f"{config_class.__name__} has no field {next(iter(rest))!r} to override")
-    processor = _load_processor(checkpoint, config)
+    config = _read_config(checkpoint, overrides)
+    processor = _read(checkpoint, checkpoint.record.processor, config)
     how = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
-    model = kind.from_pretrained(folder, config=config, dtype=dtype, progress=progress, **how)
+    kind = checkpoint.model_class
+    model = kind.from_pretrained(checkpoint.folder, config=config, dtype=dtype, progress=progress, **how)
+    return Loaded(model.to(place), processor, checkpoint)
+
+
+def load_network(
+    checkpoint: Checkpoint,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    progress: Progress | None = None,
+) -> Loaded:
+    """What the engine runs of a checkpoint that draws tokens: the weights of `load`, without transformers' classes.
+
+    Not importing those saves about half of the time that a question to a small model takes.
+
+    Args:
+        dtype, device, progress: as for `load`.
+
+    Raises:
+        CheckpointError, ConfigError: as `load`.
+    """
+    place = pick_device(device)
+    record, config = checkpoint.record, _read_config(checkpoint, {})
+    processor = _read(checkpoint, record.prompts or record.processor, config)
+    model = record.network_class.read(checkpoint.folder, config, dtype, progress)
     return Loaded(model.to(place), processor, checkpoint)
 
 
@@ -99,10 +121,19 @@ def _devices() -> str:
     return f"torch finds cpu{f' and {accelerator.type}' if accelerator else ' only'}"
 
 
-def _load_processor(checkpoint: Checkpoint, config: Any) -> Any:
+def _read_config(checkpoint: Checkpoint, overrides: dict[str, Any]) -> Any:
+    config_class = checkpoint.config_class
+    config, rest = config_class.from_pretrained(checkpoint.folder, return_unused_kwargs=True, **overrides)
+    if rest:
+        raise ConfigError(f"{config_class.__name__} has no field {next(iter(rest))!r} to override")
+    return config
+
+
+def _read(checkpoint: Checkpoint, reader: Reference, config: Any) -> Any:
+    """What a reader of the family's record makes of the folder's small files."""
     folder = checkpoint.folder
     try:
-        return resolve(checkpoint.record.processor)(folder, config)
+        return resolve(reader)(folder, config)
     except (CheckpointError, ConfigError):
         raise
     except Exception as error:  # the tokenizers library raises bare exceptions on damaged files

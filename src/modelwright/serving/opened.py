@@ -10,7 +10,7 @@ from modelwright.engine.engine import Engine
 from modelwright.engine.params import SamplingParams
 from modelwright.errors import RequestError
 from modelwright.serving.defaults import end_tokens, engine_config, sampling_params
-from modelwright.serving.load import Loaded, load
+from modelwright.serving.load import Loaded, load_network
 from modelwright.serving.names import model_path
 from modelwright.serving.ranks import Ranks, Work
 
@@ -73,9 +73,9 @@ def open_model(
         RequestError: the model has no head that draws tokens; the message says that it cannot do `task`.
         CheckpointError, ConfigError: as `load` and `Engine`.
     """
-    mesh = ranks.start(Work(model.checkpoint.folder, dtype, dict(limits)))
-    loaded = load(model.checkpoint.folder, dtype=dtype, device=device, progress=progress)
-    if not loaded.model.can_generate():
-        raise RequestError(f"{model.name} is a {type(loaded.model).__name__}, which cannot {task}")
+    if not model.checkpoint.draws_tokens:
+        raise RequestError(f"{model.name} is a {model.checkpoint.architecture}, which cannot {task}")
+    mesh = ranks.start(Work(model.checkpoint, dtype, dict(limits)))
+    loaded = load_network(model.checkpoint, dtype=dtype, device=device, progress=progress)
     engine = Engine(loaded.model, engine_config(loaded.model.config, limits), loaded.tokenizer, mesh)
     return Opened(loaded, engine)

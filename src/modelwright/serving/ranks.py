@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 from torch.distributed import TCPStore, is_torchelastic_launched  # pyright: ignore[reportPrivateImportUsage]
 
+from modelwright.checkpoints.folder import Checkpoint
 from modelwright.engine.engine import Engine
 from modelwright.errors import CheckpointError, ConfigError, RequestError
 from modelwright.parallel import Mesh, RankLost, process_group
 from modelwright.serving.defaults import engine_config
-from modelwright.serving.load import load, pick_device
+from modelwright.serving.load import load_network, pick_device
 from modelwright.serving.quiet import quieten_libraries
 
 LOST = 1
@@ -37,7 +37,7 @@ GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 class Work:
     """What the other ranks are to compute: a checkpoint, the type to load it as, and the engine's limits."""
 
-    folder: Path
+    checkpoint: Checkpoint
     dtype: str
     limits: dict[str, Any]
 
@@ -161,7 +161,7 @@ def _follow(mesh: Mesh, device: torch.device, say: Callable[[str], None]) -> int
     try:
         work = mesh.hear()
         if work is not None:
-            model = load(work.folder, dtype=work.dtype, device=device).model
+            model = load_network(work.checkpoint, dtype=work.dtype, device=device).model
             Engine(model, engine_config(model.config, work.limits), mesh=mesh).follow()
     except (RankLost, ConfigError, CheckpointError):
         return LOST

@@ -13,6 +13,7 @@ FAMILY = Family(
         ),
     },
     causal="DeepseekV2ForCausalLM",
+    network="modelwright.families.deepseek_v2.network:DeepseekV2Causal",
     config="modelwright.families.deepseek_v2.config:DeepseekV2Config",
     counts="modelwright.families.deepseek_v2.plan:count_deepseek_v2",
     run_settings="modelwright.families.deepseek_v2.plan:run_settings",

@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from modelwright.attention import AttentionBackend
 from modelwright.families.deepseek_v2.config import DeepseekV2Config
-from modelwright.hf.activations import activation
-from modelwright.hf.modules import GradientCheckpointingLayer
 from modelwright.layers import (
     Experts,
     GatedMLP,
@@ -21,9 +19,11 @@ from modelwright.layers import (
     Rotation,
     Router,
 )
+from modelwright.layers.activations import activation
+from modelwright.layers.checkpointed import CheckpointedLayer
 
 
-class DecoderLayer(GradientCheckpointingLayer):
+class DecoderLayer(CheckpointedLayer):
     """``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``: ``[batch, tokens, dim]`` to the same.
 
     A layer with experts also returns its routing's weights, choices, scores and logits (see :func:`run_stack`).

@@ -1,32 +1,23 @@
-"""The DeepSeek-VL2 processor: conversations and pictures to the arrays the model takes; needs no model."""
+"""The DeepSeek-VL2 processor as transformers' callers know it; what it makes is the business of `processing`."""
 
 import inspect
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 from transformers import BatchFeature, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
 
-from modelwright.configs.tiling import image_token_count, tile_side
 from modelwright.errors import CheckpointError, RequestError
 from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
+from modelwright.families.deepseek_vl2.prompts import require_files
 from modelwright.processing.batching import ProcessedPrompt, pad_batch
-from modelwright.processing.chat import (
-    Segment,
-    conversation_segments,
-    fill_pictures,
-    jinja_chat_template,
-    prompt_segments,
-)
-from modelwright.processing.image_processor import TileImageProcessor
-from modelwright.processing.images import load_image
 from modelwright.processing.messages import Conversation
-from modelwright.processing.rows import Pictures, deal_pictures, pictures_per_row, split_rows
-from modelwright.processing.settings import check_settings, refuse_unknown
-from modelwright.processing.special_tokens import add_special_tokens
-from modelwright.processing.tokenizer import require_tokenizer
+from modelwright.processing.rows import Pictures
+from modelwright.processing.settings import refuse_unknown
+from modelwright.processing.tiled_prompts import TiledPrompts, TiledPromptSettings
+from modelwright.processing.tokenizer import tokenizer_folder
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "proxies")
 
@@ -74,50 +65,33 @@ class DeepseekVLV2Processor(ProcessorMixin):
         **kwargs: Any,
     ):
         refuse_unknown(kwargs, known=list(inspect.signature(DeepseekVLV2Processor).parameters))
-        check_settings(
-            candidate_resolutions=candidate_resolutions,
+        settings = TiledPromptSettings(
+            candidate_resolutions=[list(resolution) for resolution in candidate_resolutions],
             patch_size=patch_size,
             downsample_ratio=downsample_ratio,
-            image_mean=image_mean,
-            image_std=image_std,
+            image_mean=list(image_mean),
+            image_std=list(image_std),
+            normalize=normalize,
+            image_token=image_token,
+            pad_token=pad_token,
             sft_format=sft_format,
+            mask_prompt=mask_prompt,
+            ignore_id=ignore_id,
+            add_special_token=add_special_token,
             tile_tag=tile_tag,
             global_view_pos=global_view_pos,
+            max_cropped_images=max_cropped_images,
         )
-        self.candidate_resolutions = [list(resolution) for resolution in candidate_resolutions]
-        self.patch_size = patch_size
-        self.downsample_ratio = downsample_ratio
-        self.image_mean = list(image_mean)
-        self.image_std = list(image_std)
-        self.normalize = normalize
-        self.image_token = image_token
-        self.pad_token = pad_token
-        self.sft_format = sft_format
-        self.mask_prompt = mask_prompt
-        self.ignore_id = ignore_id
-        self.add_special_token = add_special_token
-        self.tile_tag = tile_tag
-        self.global_view_pos = global_view_pos
-        self.max_cropped_images = max_cropped_images
-
-        add_special_tokens(tokenizer, image_token=image_token, pad_token=pad_token)
-        tokenizer.padding_side = "left"
-        if tokenizer.chat_template is None:
-            tokenizer.chat_template = jinja_chat_template(sft_format, image_token)
+        for name, value in asdict(settings).items():
+            setattr(self, name, value)  # which is what transformers writes to a file
+        self._prompts = TiledPrompts(tokenizer, settings)
         super().__init__(tokenizer, chat_template=tokenizer.chat_template)
-        self.image_token_id = _token_id(tokenizer, image_token)
-        self._tiles = TileImageProcessor(
-            tuple((width, height) for width, height in self.candidate_resolutions),
-            self.image_size,
-            tuple(self.image_mean),
-            tuple(self.image_std),
-            normalize,
-        )
+        self.image_token_id = self._prompts.image_token_id
 
     @property
     def image_size(self) -> int:
         """The side of a tile in pixels."""
-        return self.candidate_resolutions[0][0]
+        return self._prompts.settings.image_size
 
     @property
     def model_input_names(self) -> list[str]:
@@ -157,8 +131,9 @@ class DeepseekVLV2Processor(ProcessorMixin):
         kwargs.pop("padding", None)  # always on the left, to the longest
         if kwargs:
             raise RequestError(f"the processor does not know the arguments {', '.join(sorted(kwargs))}")
-        rows = self._segments(conversations, prompt if prompt is not None else text, images, system_prompt)
-        outputs = [self._process(segments, inference_mode) for segments in rows]
+        given = prompt if prompt is not None else text
+        how = {"inference_mode": inference_mode, "system_prompt": system_prompt}
+        outputs = self._prompts.process(conversations, given, images, **how)
         if not force_batchify and len(outputs) == 1:
             return outputs[0]
         return self.batch(outputs, return_tensors=return_tensors)
@@ -172,18 +147,19 @@ class DeepseekVLV2Processor(ProcessorMixin):
         system_prompt: str = "",
     ) -> ProcessedPrompt:
         """One conversation, not batched."""
-        (segments,) = self._segments([conversation], None, None if images is None else [images], system_prompt)
-        return self._process(segments, inference_mode)
+        how = {"inference_mode": inference_mode, "system_prompt": system_prompt}
+        return self._prompts.process_one(conversation, images, **how)
 
     def batch(self, prompts: Sequence[ProcessedPrompt], *, return_tensors: str | None = "pt") -> BatchFeature:
         """Pad single outputs into a batch; see `pad_batch` for shapes."""
-        arrays = pad_batch(prompts, pad_id=cast(int, self.tokenizer.pad_token_id), ignore_id=self.ignore_id)
+        arrays = pad_batch(
+            prompts, pad_id=cast(int, self.tokenizer.pad_token_id), ignore_id=self._prompts.settings.ignore_id
+        )
         return BatchFeature(arrays, tensor_type=return_tensors)
 
     def num_image_tokens(self, grid: tuple[int, int]) -> int:
         """Tokens of a picture whose local tiles form ``grid`` (columns, rows)."""
-        side = tile_side(self.image_size, self.patch_size, self.downsample_ratio)
-        return image_token_count(grid, side, self.tile_tag)
+        return self._prompts.num_image_tokens(grid)
 
     def apply_chat_template(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, conversation: Any, chat_template: str | None = None, *, tokenize: bool = False, **kwargs: Any
@@ -204,9 +180,7 @@ class DeepseekVLV2Processor(ProcessorMixin):
         ``tokenizer`` beside ``processor_config.json``.
         """
         hub = {name: kwargs[name] for name in _HUB_OPTIONS if kwargs.get(name) is not None}
-        folder = Path(pretrained_model_name_or_path)
-        if (folder / "tokenizer" / "tokenizer.json").is_file() and not (folder / "tokenizer.json").exists():
-            folder = folder / "tokenizer"
+        folder = tokenizer_folder(Path(pretrained_model_name_or_path))
         source = folder if folder.is_dir() else pretrained_model_name_or_path
         try:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(source, **hub)
@@ -226,77 +200,6 @@ class DeepseekVLV2Processor(ProcessorMixin):
         (Path(save_directory) / "special_tokens_map.json").write_text(tokens + "\n", "utf-8")
         return written
 
-    def _segments(
-        self, conversations: Any, prompts: Any, images: Pictures, system_prompt: str
-    ) -> list[tuple[Segment, ...]]:
-        """The segments of every row with all pictures in place."""
-        if (conversations is None) == (prompts is None):
-            raise RequestError("give either conversations or a prompt (text)")
-        if prompts is not None and system_prompt:
-            raise RequestError("system_prompt belongs to conversations; a prompt is formatted already")
-        inputs = split_rows(conversations if prompts is None else prompts)
-        per_row = pictures_per_row(images, len(inputs))
-        beside = per_row or [images] * len(inputs)
-        if prompts is None:
-            rows = [
-                conversation_segments(
-                    messages,
-                    sft_format=self.sft_format,
-                    image_token=self.image_token,
-                    eos_token=cast(str, self.tokenizer.eos_token),
-                    images=pictures,
-                    system_prompt=system_prompt,
-                )
-                for messages, pictures in zip(inputs, beside, strict=True)
-            ]
-        else:
-            rows = [
-                prompt_segments(text.removeprefix(self._bos_token), image_token=self.image_token, images=pictures)
-                for text, pictures in zip(inputs, beside, strict=True)
-            ]
-        return self._fill(rows, per_row or deal_pictures(images or (), rows, self.image_token))
-
-    def _fill(self, rows: list[tuple[Segment, ...]], pictures: Sequence[Pictures]) -> list[tuple[Segment, ...]]:
-        names = ["the conversation"] if len(rows) == 1 else [f"conversation {index}" for index in range(len(rows))]
-        return [fill_pictures(row, given or (), name) for row, given, name in zip(rows, pictures, names, strict=True)]
-
-    @property
-    def _bos_token(self) -> str:
-        return cast(str, self.tokenizer.bos_token or "")
-
-    def _process(self, segments: Sequence[Segment], inference_mode: bool) -> ProcessedPrompt:
-        crop = sum(segment.is_picture for segment in segments) <= self.max_cropped_images
-        tiles = [self._tiles(load_image(segment.picture), crop=crop) for segment in segments if segment.is_picture]
-        counts = iter([self.num_image_tokens(tile.grid) for tile in tiles])
-        ids: list[int] = [] if self.tokenizer.bos_token_id is None else [cast(int, self.tokenizer.bos_token_id)]
-        labels, mask = list(ids), [False] * len(ids)
-        for segment in segments:
-            words = [self.image_token_id] * next(counts) if segment.is_picture else self._encode(segment.text)
-            learnt = not segment.is_picture and (segment.is_answer or not self.mask_prompt)
-            ids += words
-            labels += words if learnt else [self.ignore_id] * len(words)
-            mask += [segment.is_picture] * len(words)
-        text = self._bos_token + "".join(segment.text for segment in segments)
-        if inference_mode and segments and segments[-1].is_answer and ids[-1] == self.tokenizer.eos_token_id:
-            ids, labels, mask = ids[:-1], labels[:-1], mask[:-1]
-            text = text.removesuffix(cast(str, self.tokenizer.eos_token))
-        return ProcessedPrompt(
-            text=text,
-            input_ids=np.array(ids, np.int64),
-            labels=np.array(labels, np.int64),
-            images_seq_mask=np.array(mask, bool),
-            images=np.concatenate([tile.pixels for tile in tiles]) if tiles else self._tiles.blank(),
-            images_spatial_crop=np.array([tile.grid for tile in tiles] or [(0, 0)], np.int64),
-            num_image_tokens=tuple(self.num_image_tokens(tile.grid) for tile in tiles),
-        )
-
-    def _encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
-
-
-def _token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
-    return cast(int, tokenizer.convert_tokens_to_ids(token))
-
 
 def read_processor(folder: Path, config: DeepseekVLV2Config) -> DeepseekVLV2Processor:
     """The processor in a folder, told what official files say in ``config.json`` only: how tiles become rows.
@@ -304,9 +207,7 @@ def read_processor(folder: Path, config: DeepseekVLV2Config) -> DeepseekVLV2Proc
     Raises:
         CheckpointError: the folder lacks a file.
     """
-    require_tokenizer(folder)
-    if not (folder / "processor_config.json").is_file():
-        raise CheckpointError(f"{folder} has no processor_config.json, which says how pictures are cut into tiles")
+    require_files(folder)
     return DeepseekVLV2Processor.from_pretrained(
         folder, tile_tag=config.tile_tag, global_view_pos=config.global_view_pos
     )

@@ -11,6 +11,7 @@ FAMILY = Family(
         "ImageGPTForImageClassification": "modelwright.families.imagegpt.model:ImageGPTForImageClassification",
     },
     causal="ImageGPTForCausalImageModeling",
+    network="modelwright.families.imagegpt.network:ImageGPTCausal",
     draws="pixels",
     config="modelwright.families.imagegpt.config:ImageGPTConfig",
     counts="modelwright.families.imagegpt.plan:count_imagegpt",

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from modelwright.attention import AttentionBackend
 from modelwright.errors import RequestError
 from modelwright.families.imagegpt.config import ImageGPTConfig
-from modelwright.hf.activations import activation
-from modelwright.hf.modules import Conv1D, GradientCheckpointingLayer
+from modelwright.hf.modules import Conv1D
 from modelwright.layers import RMSNorm
+from modelwright.layers.activations import activation
+from modelwright.layers.checkpointed import CheckpointedLayer
 from modelwright.ops.input_major import input_major_linear
 
 
@@ -72,7 +73,7 @@ class ImageGPTMLP(nn.Module):
         return F.dropout(self.c_proj(self.act(self.c_fc(x))), self.dropout, self.training)
 
 
-class ImageGPTBlock(GradientCheckpointingLayer):
+class ImageGPTBlock(CheckpointedLayer):
     """``x + attn(ln_1(x))``, then ``x + mlp(ln_2(x))``: ``[batch, tokens, n_embd]`` to the same.
 
     The norms neither subtract a mean nor add a bias.

@@ -19,6 +19,7 @@ FAMILY = Family(
         "MistralForSequenceClassification": _CLASSIFIER,
     },
     causal="LlamaForCausalLM",
+    network="modelwright.families.llama.network:LlamaCausal",
     config="modelwright.families.llama.config:LlamaConfig",
     counts="modelwright.families.llama.plan:count_llama",
     run_settings="modelwright.families.llama.plan:run_settings",

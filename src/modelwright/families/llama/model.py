@@ -1,24 +1,11 @@
-"""Llama (arXiv:2302.13971, 2407.21783) in both dialects: the decoder, and its heads for language and classification.
+"""Llama as transformers' callers know it: the networks of ``network.py``, loaded, saved, and drawn from."""
 
-Leaves out the layers (``parts.py``), masks and documents (``padding.py``), the loss (``loss.py``), what transformers'
-callers ask of any decoder (``hf``), and where keys and values live (``attention``).
-"""
-
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from modelwright.attention import AttentionBackend, DenseAttention, PackedAttention
-from modelwright.errors import CheckpointError
-from modelwright.families.llama.balance import llama_balance_loss
 from modelwright.families.llama.config import LlamaConfig
-from modelwright.families.llama.loss import language_loss
-from modelwright.families.llama.padding import packed_documents, padding_mask
-from modelwright.families.llama.parts import LlamaDecoderLayer, Types, build_norm, build_rope
-from modelwright.hf.arguments import PassInputs
+from modelwright.families.llama.network import LlamaCausal, LlamaDecoder, LlamaNetwork
 from modelwright.hf.cache_names import either_cache_name, of_cache
 from modelwright.hf.caches import Cache
 from modelwright.hf.causal import CausalModel
@@ -26,123 +13,27 @@ from modelwright.hf.classification import TextClassifier
 from modelwright.hf.decoder import Decoder
 from modelwright.hf.pretrained import ModelwrightPreTrainedModel
 from modelwright.hf.router_bias import RouterBiases
-from modelwright.layers import Routing, StackOutput, column_linear, run_stack
+from modelwright.layers import column_linear
 from modelwright.ops.packing import documents_of, positions_in_documents
 
 
-class LlamaPreTrainedModel(RouterBiases, ModelwrightPreTrainedModel):
-    """What the Llama classes share: their config, the types of their weights, and the router's bias rule."""
+class LlamaPreTrainedModel(RouterBiases, LlamaNetwork, ModelwrightPreTrainedModel):
+    """What the Llama models share: how a device map may part them, and the router's bias rule."""
 
-    config_class = LlamaConfig
-    config: LlamaConfig
-    base_model_prefix = "model"
     _no_split_modules: ClassVar[list[str]] = ["LlamaDecoderLayer"]
 
     def router_bias_rate(self) -> float:
         return self.config.moe_config.topk_bias_update_rate
 
-    def named_checkpoint(self) -> Path | None:
-        named = self.config.checkpoint_name_or_path
-        if named and not Path(named).is_dir():
-            raise CheckpointError(f'checkpoint_name_or_path "{named}" must name an existing folder, and it does not')
-        return Path(named) if named else None
 
-    def stored_types(self, dtype: torch.dtype) -> dict[str, torch.dtype]:
-        """As built: the config, which ``dtype=`` of ``from_pretrained`` goes through, names several."""
-        state = self.state_dict()
-        return {name: state[place.parameter].dtype for name, place in self.places().items()}
-
-    def weight_dtype(self) -> torch.dtype:
-        """The type of the projections, which embedding and norms need not share, or were rounded from."""
-        projections = (p.dtype for name, p in self.named_parameters() if name.endswith("o_proj.weight"))
-        return next(projections, getattr(torch, self.config.param_init_type))
-
-    def cache_dtype(self) -> torch.dtype:
-        return Types.of(self.config).compute or self.weight_dtype()
+class LlamaModel(LlamaDecoder, LlamaPreTrainedModel, Decoder):
+    """The decoder without a head."""
 
 
-class LlamaModel(LlamaPreTrainedModel, Decoder):
-    """The decoder without a head.
-
-    Where no mask is given, tokens that are ``pad_token_id`` are padding. Positions count padding.
-    """
-
-    unused_tensors = (*LlamaPreTrainedModel.unused_tensors, r"^(lm_head|score)\.weight$")
-    embedding_names = ("embed_tokens",)
-    norm_name = "norm"
-
-    def __init__(self, config: LlamaConfig):
-        super().__init__(config)
-        self.types = Types.of(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        self.rotary = build_rope(config)
-        self.layers = nn.ModuleList(LlamaDecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
-        self.norm = build_norm(config)
-        for part in (self.embed_tokens, self.norm):
-            self.types.store(part)
-        self.post_init()
-
-    def stack(self) -> nn.ModuleList:
-        return self.layers
-
-    def positions_of(self, inputs: PassInputs) -> Tensor:
-        """Counted from the past, or with ``reset_position_ids`` from each document's start."""
-        documents = packed_documents(self.config, inputs)
-        if documents is not None and self.config.reset_position_ids:
-            return positions_in_documents(documents)
-        return inputs.positions()
-
-    def attention_of(self, inputs: PassInputs) -> AttentionBackend:
-        """Packed attention over documents, unless a 4-D mask is the whole rule; dense attention otherwise."""
-        documents, mask = packed_documents(self.config, inputs), padding_mask(self.config, inputs)
-        fused = self.config.use_flash_attention and self.config._attn_implementation != "eager"
-        how = {"fused": fused, "softmax_dtype": self.types.softmax}
-        if documents is not None and (mask is None or mask.dim() == 2):
-            return PackedAttention(documents, mask, inputs.cache, inputs.past, **how)
-        return DenseAttention(mask, inputs.cache, inputs.past, **how)
-
-    def embed(self, positions: Tensor, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None) -> Tensor:
-        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        return x if self.types.compute is None else x.to(self.types.compute)
-
-    def run_layers(self, x: Tensor, positions: Tensor, attention: AttentionBackend, keep: bool = False) -> StackOutput:
-        return run_stack(self.layers, x, self.rotary(positions), attention, keep=keep)
-
-    def finish(self, x: Tensor) -> Tensor:
-        rows = x.flatten(0, 1) if self.config.rmsnorm_compute_2d else x  # [batch * tokens, dim]
-        return self.norm(rows).view(x.shape)
-
-    def balance_loss(self, routings: Sequence[Routing], batch: int) -> Tensor | None:
-        return llama_balance_loss(self.config, routings)
-
-
-class LlamaForCausalLM(LlamaPreTrainedModel, CausalModel):
+class LlamaForCausalLM(LlamaCausal, LlamaPreTrainedModel, CausalModel):
     """The decoder with a language-model head."""
 
-    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
-
-    def __init__(self, config: LlamaConfig):
-        super().__init__(config)
-        self.model = LlamaModel(config)
-        types = self.model.types
-        vocabulary, slices = config.vocab_size, config.pretraining_tp
-        self.lm_head = column_linear(config.hidden_size, vocabulary, slices=slices, compute=types.compute)
-        types.store(self.lm_head)
-        self.post_init()
-
-    @property
-    def accepts_loss_kwargs(self) -> bool:
-        return self.config.calculate_per_token_loss
-
-    @property
-    def returns_hidden(self) -> bool:
-        return self.config.return_hidden_states
-
-    def token_loss(
-        self, logits: Tensor, labels: Tensor, input_ids: Tensor | None, num_items: Tensor | int | None
-    ) -> tuple[Tensor, Tensor]:
-        """See :func:`language_loss` for what is shifted, masked and averaged."""
-        return language_loss(logits, labels, input_ids, self.config.training, num_items)
+    decoder = LlamaModel
 
     @either_cache_name
     def prepare_inputs_for_generation(

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from modelwright.attention import AttentionBackend
 from modelwright.families.llama.config import LlamaConfig
-from modelwright.hf.activations import activation
-from modelwright.hf.modules import GradientCheckpointingLayer
 from modelwright.layers import (
     Experts,
     GatedMLP,
@@ -23,6 +21,8 @@ from modelwright.layers import (
     Router,
     column_linear,
 )
+from modelwright.layers.activations import activation
+from modelwright.layers.checkpointed import CheckpointedLayer
 
 MIXTRAL_NAMES = ("w1", "w3", "w2")  # what Hugging Face calls an expert's gate, up and down projections
 
@@ -68,7 +68,7 @@ class Types:
                 parameter.data = parameter.data.to(kinds.get(type(part), self.stored))
 
 
-class LlamaDecoderLayer(GradientCheckpointingLayer):
+class LlamaDecoderLayer(CheckpointedLayer):
     """``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``: ``[batch, tokens, dim]`` to the same.
 
     With ``rmsnorm_compute_2d`` attention alone sees the rows of the batch. A layer with experts also returns its

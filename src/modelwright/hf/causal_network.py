@@ -1,0 +1,153 @@
+"""A decoder with a head, called as transformers calls it: logits of the next token, and their loss."""
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from modelwright.errors import RequestError
+from modelwright.hf.cache_names import either_cache_name, of_cache
+from modelwright.hf.caches import Cache
+from modelwright.hf.network import Network
+from modelwright.hf.outputs import CausalOutput
+
+
+class CausalNetwork(Network):
+    """A :class:`DecoderNetwork` under ``base_model_prefix``, and a head over its tokens."""
+
+    draws_tokens = True
+    head_name: ClassVar[str] = "lm_head"
+    """The module that gives the logits."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The table of the tokens' embeddings."""
+        return self.base_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace that table."""
+        self.base_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The head."""
+        return getattr(self, self.head_name)
+
+    def set_output_embeddings(self, new_embeddings: nn.Module | None) -> None:
+        """Replace the head."""
+        setattr(self, self.head_name, new_embeddings)
+
+    @property
+    def accepts_loss_kwargs(self) -> bool:
+        """Whether transformers' ``Trainer`` should pass ``num_items_in_batch``; otherwise it averages micro-batches."""
+        return True
+
+    @property
+    def returns_hidden(self) -> bool:
+        """Whether an output holds the last normed hidden states."""
+        return False
+
+    @abstractmethod
+    def token_loss(
+        self, logits: Tensor, labels: Tensor, input_ids: Tensor | None, num_items: Tensor | int | None
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of ``logits`` ``[batch, tokens, vocabulary]``, and how many labels count in it.
+
+        Args:
+            labels: ``[batch, tokens]``, as :meth:`forward` is given them.
+            num_items: labels that count in all micro-batches and ranks: the loss is then the labels' sum divided by it,
+                and otherwise their mean.
+        """
+
+    def head(self, x: Tensor) -> Tensor:
+        """Logits of normed hidden states, ``[batch, tokens, dim]`` to ``[batch, tokens, vocabulary]``."""
+        head: Any = self.get_output_embeddings()
+        return head(x)
+
+    @either_cache_name
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        num_items_in_batch: Tensor | int | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> CausalOutput | tuple:
+        """As :meth:`DecoderNetwork.forward`, with logits.
+
+        Args:
+            labels: ``[batch, tokens]``, -100 where nothing is learned; see :meth:`token_loss`.
+            logits_to_keep: compute logits of the last n tokens (0: all), or of the token indices given.
+            num_items_in_batch: counted labels of all ranks and micro-batches of a step; the loss is then a sum divided
+                by it.
+
+        Returns:
+            ``loss`` is what to backpropagate; ``aux_loss`` is its balance part, so ``loss - aux_loss`` is the
+            language-model loss.
+        """
+        check_kept(labels, logits_to_keep)
+        outputs = self.base_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self.head(kept_tokens(outputs.last_hidden_state, logits_to_keep))
+        loss, aux_loss = None, outputs.aux_loss
+        if labels is not None:
+            items = num_items_in_batch if self.accepts_loss_kwargs else None
+            loss, counted = self.token_loss(logits, labels, input_ids, items)
+            loss, aux_loss = with_balance(loss, aux_loss, counted, items)
+        output = CausalOutput(
+            loss=loss,
+            aux_loss=aux_loss,
+            logits=logits,
+            **of_cache(outputs.cache),
+            hidden_states=outputs.hidden_states,
+            last_hidden_state=outputs.last_hidden_state if self.returns_hidden else None,
+        )
+        return self.returned(output, return_dict)
+
+    @torch.no_grad()
+    def keep_stage(self, layers: range, *, embedding: bool, head: bool) -> None:
+        """As :meth:`DecoderNetwork.keep_stage`; the head goes with the final norm."""
+        decoder: Any = self.base_model
+        decoder.keep_stage(layers, embedding=embedding, head=head)
+        if not head:
+            self.set_output_embeddings(None)
+
+
+def check_kept(labels: Tensor | None, logits_to_keep: int | Tensor) -> None:
+    """Raise a :class:`RequestError` where labels come with fewer than all logits."""
+    every_token = isinstance(logits_to_keep, int) and logits_to_keep == 0
+    if labels is not None and not every_token:
+        raise RequestError(f"labels need the logits of every token: logits_to_keep must be 0, not {logits_to_keep}")
+
+
+def kept_tokens(hidden: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+    """The tokens of ``hidden`` ``[batch, tokens, dim]`` that get logits: the last n (0: all), or those at indices."""
+    return hidden[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep]
+
+
+def with_balance(
+    loss: Tensor, aux_loss: Tensor | None, counted: Tensor, num_items: Tensor | int | None
+) -> tuple[Tensor, Tensor | None]:
+    """The loss and its balance part.
+
+    Where the loss is a sum over ``num_items`` labels of several passes, the part gets the share of the ``counted``
+    labels of this one.
+    """
+    if aux_loss is None:
+        return loss, None
+    if num_items is not None:
+        aux_loss = aux_loss * counted / num_items
+    return loss + aux_loss, aux_loss

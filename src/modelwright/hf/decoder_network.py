@@ -1,0 +1,135 @@
+"""A decoder without a head as transformers calls it: one forward pass around the parts that a family writes.
+
+A family writes what its paper says: how tokens become ``x``, what the layers make of it, and the final norm. Arguments,
+the cache, kept hidden states and the output are the same for all and stand here.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from modelwright.attention import AttentionBackend
+from modelwright.hf.arguments import PassInputs, refuse_attentions, refuse_unknown
+from modelwright.hf.cache_names import either_cache_name, of_cache
+from modelwright.hf.caches import Cache, pass_cache
+from modelwright.hf.network import Network
+from modelwright.hf.outputs import DecoderOutput
+from modelwright.layers import Routing, StackOutput
+
+
+class DecoderNetwork(Network):
+    """Token ids or embeddings to normed hidden states ``[batch, tokens, dim]``: embed, run the layers, finish.
+
+    Each of the three steps runs alone, so that a stage of a pipeline can hold any of them (:meth:`keep_stage`). Every
+    stage makes positions and attention of the same :class:`PassInputs`, and only ``x`` passes between them.
+    """
+
+    embedding_names: ClassVar[tuple[str, ...]]
+    """The modules that :meth:`embed` needs."""
+
+    norm_name: ClassVar[str]
+    """The module that :meth:`finish` needs."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The table of the tokens' embeddings."""
+        return getattr(self, self.embedding_names[0])
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace that table."""
+        setattr(self, self.embedding_names[0], value)
+
+    @abstractmethod
+    def stack(self) -> nn.ModuleList:
+        """The layers; one that another stage holds is None."""
+
+    @abstractmethod
+    def positions_of(self, inputs: PassInputs) -> Tensor:
+        """Where the tokens stand, ``[batch, tokens]``, where the caller does not say it."""
+
+    @abstractmethod
+    def attention_of(self, inputs: PassInputs) -> AttentionBackend:
+        """What lets the tokens see the keys that their mask and cache say, where the caller brings nothing."""
+
+    @abstractmethod
+    def embed(self, positions: Tensor, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None) -> Tensor:
+        """What enters the first layer, ``[batch, tokens, dim]``, of one of ids and embeddings."""
+
+    @abstractmethod
+    def run_layers(self, x: Tensor, positions: Tensor, attention: AttentionBackend, keep: bool = False) -> StackOutput:
+        """What the layers held here make of ``x`` ``[batch, tokens, dim]``; with ``keep``, their inputs too."""
+
+    @abstractmethod
+    def finish(self, x: Tensor) -> Tensor:
+        """The final norm: what a head reads."""
+
+    @abstractmethod
+    def balance_loss(self, routings: Sequence[Routing], batch: int) -> Tensor | None:
+        """The scaled balance losses of a pass's routers, summed; only asked where there are any."""
+
+    @either_cache_name
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        attention: AttentionBackend | None = None,
+        **extras,
+    ) -> DecoderOutput | tuple:
+        """One pass.
+
+        Args:
+            input_ids: ``[batch, tokens]``, or ``inputs_embeds`` ``[batch, tokens, dim]``; one of the two.
+            attention_mask: ``[batch, past + tokens]`` with 0 at padding, or 4-D: see :class:`DenseAttention`. Some
+                families find padding in the ids where there is none.
+            position_ids: ``[batch, tokens]``; by default each family counts them its own way.
+            cache: a transformers cache of what the layers keep of each token.
+            attention: a backend to use instead of the one built from the mask and the cache.
+
+        Raises:
+            RequestError: the arguments contradict each other or the config, or attention weights are asked for.
+            TypeError: an argument that is not known here.
+        """
+        refuse_unknown(extras, type(self))
+        refuse_attentions(self.config, output_attentions)
+        wanted = self.config.use_cache if use_cache is None else use_cache
+        cache = pass_cache(cache, bool(wanted), attention, self.stack())
+        inputs = PassInputs.of(input_ids, inputs_embeds, attention_mask, cache)
+        positions = self.positions_of(inputs) if position_ids is None else position_ids
+        attention = self.attention_of(inputs) if attention is None else attention
+        keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+
+        ran = self.run_layers(self.embed(positions, input_ids, inputs_embeds), positions, attention, bool(keep))
+        x = self.finish(ran.x)
+        output = DecoderOutput(
+            last_hidden_state=x,
+            **of_cache(cache),
+            hidden_states=(*ran.inputs, x) if keep else None,
+            aux_loss=self.balance_loss(ran.routings, inputs.batch) if self.training and ran.routings else None,
+        )
+        return self.returned(output, return_dict)
+
+    @torch.no_grad()
+    def keep_stage(self, layers: range, *, embedding: bool, head: bool) -> None:
+        """Let go, in place, of what this stage of a pipeline does not hold; names and numbers of layers stay.
+
+        Args:
+            layers: the numbers of the layers to keep.
+            embedding: whether to keep what :meth:`embed` needs.
+            head: whether to keep what :meth:`finish` needs.
+        """
+        stack = self.stack()
+        for layer in range(len(stack)):
+            if layer not in layers:
+                stack[layer] = None  # pyright: ignore[reportArgumentType]
+        gone = (() if embedding else self.embedding_names) + (() if head else (self.norm_name,))
+        for name in gone:
+            setattr(self, name, None)
