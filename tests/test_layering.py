@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "modelwright"
 ROOMS = Path(__file__).parents[1] / "docs" / "rooms.md"
 
-FAMILY_PARTS = {"config", "decoding", "plan", "processor", "slicing", "export"}
+FAMILY_PARTS = {"config", "decoding", "plan", "processor", "prompts", "slicing", "export"}
 """The parts of a family that are rooms of their own, ``families.<part>``; the rest of it is ``families.model``."""
 
 CONFIG = {"errors", "configs", "families"}
@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "families.config": CONFIG,
     "families.decoding": CONFIG | {"families.config"},
     "processing": {"errors", "configs"},
-    "families.processor": CONFIG | {"processing", "families.config"},
+    "families.prompts": CONFIG | {"processing", "families.config"},
+    "families.processor": CONFIG | {"processing", "families.config", "families.prompts"},
     "planner": CONFIG,
     "families.plan": CONFIG | {"planner", "families.config"},
     "ops": set(),

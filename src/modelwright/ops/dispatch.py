@@ -22,6 +22,11 @@ class KernelAwareMode(TorchDispatchMode):
     Under any other mode, such as one that counts floating-point operations, everything is computed by torch.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled under such a mode, and torch need not import its compiler to keep it out."""
+        return False
+
 
 def only_numbers(x: Tensor, *others: Tensor | None) -> bool:
     """Whether nothing but the numbers of a result is asked for, from tensors that are nothing but numbers."""
