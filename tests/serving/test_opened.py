@@ -1,0 +1,62 @@
+"""A model by name in an engine: found, loaded as the engine runs it, with its own defaults; and an answer's stream."""
+
+from pathlib import Path
+
+import pytest
+
+from modelwright import zoo
+from modelwright.errors import RequestError
+from modelwright.families.deepseek_v2.model import DeepseekV2Model
+from modelwright.hf.pretrained import ModelwrightPreTrainedModel
+from modelwright.serving.answer import answer
+from modelwright.serving.names import model_path
+from modelwright.serving.opened import find_model, open_model
+from modelwright.serving.prompts import encode_messages
+from modelwright.serving.ranks import Ranks
+
+
+def open_alone(name, **how):
+    with Ranks(1, "cpu", print) as ranks:
+        return open_model(find_model(str(name)), task="chat", limits=how.pop("limits", {}), ranks=ranks, **how)
+
+
+def test_names_lead_to_the_zoo_first_then_to_folders_then_to_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vl2-nano").mkdir()
+    (tmp_path / "mine").mkdir()
+    assert model_path("vl2-nano") == zoo.path("vl2-nano")
+    assert model_path("mine") == Path("mine")
+    assert model_path("org/name") == "org/name"
+    assert model_path("~/gone") == Path("~/gone").expanduser()
+
+
+def test_what_is_opened_is_the_plain_network_with_the_limits_that_were_asked(v2):
+    opened = open_alone(v2, limits={"max_batch": 3}, dtype="bfloat16")
+    assert not isinstance(opened.loaded.model, ModelwrightPreTrainedModel)
+    assert (opened.engine.config.max_batch, str(opened.loaded.model.dtype)) == (3, "torch.bfloat16")
+    assert opened.params({"max_tokens": 4}).eos_token_ids == (opened.loaded.tokenizer.eos_token_id,)
+
+
+def test_a_model_without_a_head_is_refused_before_it_is_read(v2, tmp_path, monkeypatch):
+    DeepseekV2Model.from_pretrained(v2).save_pretrained(tmp_path)
+    monkeypatch.setattr("modelwright.serving.opened.load_network", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(RequestError, match=f"^{tmp_path} is a DeepseekV2Model, which cannot chat$"):
+        open_alone(tmp_path)
+
+
+def test_the_pieces_of_an_answer_are_its_text_and_it_ends_when_it_is_told_to(vl2):
+    opened = open_alone(vl2)
+    prompt, params = (
+        encode_messages(opened.loaded, [{"role": "user", "content": "Hi"}]),
+        opened.params({"max_tokens": 20}),
+    )
+    pieces: list[str] = []
+    whole = answer(opened.engine, prompt, params, pieces.append)
+    assert "".join(pieces).rstrip() == whole.text != "" and not pieces[0][0].isspace()
+    assert (whole.interrupted, whole.tokens > 3, whole.reused) == (False, True, 0)
+    asked = iter([False, False, True])
+    part = answer(opened.engine, prompt, params, lambda _: None, lambda: next(asked))
+    assert part.interrupted and part.tokens == 2 and whole.text.startswith(part.text)
+    assert not opened.engine.has_work
+    plain = opened.engine.generate([prompt], params)[0]
+    assert plain.text.strip() == whole.text
