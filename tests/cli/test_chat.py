@@ -88,6 +88,16 @@ def test_json_is_one_object_and_nothing_else(ask, vl2):
     assert 0 < timings["first_token_seconds"] <= timings["total_seconds"]
 
 
+def test_the_slow_path_is_told_in_a_line_by_every_command_that_runs_a_model(run, ask, v2, tmp_path, monkeypatch):
+    monkeypatch.setattr("modelwright.ops.backends.cpu.reason", lambda: "there is no C++ compiler")
+    line = "modelwright: torch computes instead of the compiled kernels, more slowly: there is no C++ compiler\n"
+    assert ask("Hi").err == line
+    (tmp_path / "in.jsonl").write_text('{"prompt_token_ids": [5, 6], "max_tokens": 1}\n')
+    assert run("generate", v2, "-i", tmp_path / "in.jsonl", "-o", "-").err.startswith(line + "stdout: 1 line")
+    brief = ("--input-len", 4, "--output-len", 1, "--warmup", 0, "--repeats", 1)
+    assert run("bench", "latency", v2, *brief).err == line
+
+
 def test_boxes_are_in_pixels_of_the_picture(ask, says, tmp_path):
     says(BOXES)
     Image.new("RGB", (999, 1998)).save(tmp_path / "tall.png")

@@ -44,6 +44,18 @@ def test_a_model_without_a_head_is_refused_before_it_is_read(v2, tmp_path, monke
         open_alone(tmp_path)
 
 
+def test_the_slow_path_is_told_with_its_reason_unless_it_was_asked_for(v2, monkeypatch):
+    opened = open_alone(v2)
+    monkeypatch.setattr("modelwright.ops.backends.cpu.reason", lambda: "there is no C++ compiler")
+    sentence = "torch computes instead of the compiled kernels, more slowly: there is no C++ compiler"
+    assert opened.notices() == (sentence,)
+    monkeypatch.setenv("MODELWRIGHT_KERNELS", "off")
+    assert opened.notices() == ()
+    monkeypatch.delenv("MODELWRIGHT_KERNELS")
+    monkeypatch.setattr("modelwright.ops.backends.cpu.reason", lambda: "")
+    assert opened.notices() == ()
+
+
 def test_the_pieces_of_an_answer_are_its_text_and_it_ends_when_it_is_told_to(vl2):
     opened = open_alone(vl2)
     prompt, params = (

@@ -22,11 +22,13 @@ class CausalNetwork(Network):
 
     def get_input_embeddings(self) -> nn.Module:
         """The table of the tokens' embeddings."""
-        return self.base_model.get_input_embeddings()
+        decoder: Any = self.base_model
+        return decoder.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace that table."""
-        self.base_model.set_input_embeddings(value)
+        decoder: Any = self.base_model
+        decoder.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
         """The head."""

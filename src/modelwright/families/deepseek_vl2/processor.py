@@ -43,6 +43,21 @@ class DeepseekVLV2Processor(ProcessorMixin):
     """
 
     tokenizer: PreTrainedTokenizerBase
+    candidate_resolutions: list[list[int]]
+    patch_size: int
+    downsample_ratio: int
+    image_mean: list[float]
+    image_std: list[float]
+    normalize: bool
+    image_token: str
+    pad_token: str
+    sft_format: str
+    mask_prompt: bool
+    ignore_id: int
+    add_special_token: bool
+    tile_tag: str
+    global_view_pos: str
+    max_cropped_images: int
 
     def __init__(
         self,
