@@ -14,7 +14,7 @@ from tests.cli.test_complete_image import write_imagegpt
 
 OPTIONS = """image draw max-new-tokens temperature top-p top-k repetition-penalty seed chunk-size dtype device system
 json stats"""
-COMMANDS = ["bench", "chat", "complete-image", "convert", "export", "generate", "models", "plan", "quantize"]
+COMMANDS = ["bench", "chat", "complete-image", "convert", "env", "export", "generate", "models", "plan", "quantize"]
 
 
 HEAVY = ("torch", "transformers", "PIL", "numpy")

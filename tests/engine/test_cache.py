@@ -1,7 +1,5 @@
 """What the cache holds of a token in each family, and how many pages there are."""
 
-import os
-
 import pytest
 import torch
 
@@ -51,13 +49,3 @@ def test_default_pages_leave_three_quarters_of_the_memory(monkeypatch):
     assert default_pages(1000, 16, 8, cpu) == 8
     assert default_pages(20, 16, 8, cpu) == 2
     assert default_pages(1000, 16, 4096, cpu) == 1
-
-
-def test_free_memory_counts_what_files_merely_cache(monkeypatch, tmp_path):
-    said = tmp_path / "meminfo"
-    said.write_text("MemTotal:       100 kB\nMemFree:          3 kB\nMemAvailable:    40 kB\n")
-    monkeypatch.setattr("modelwright.engine.cache._MEMORY", said)
-    assert default_pages(10**6, page_size=2, token_bytes=16, device=torch.device("cpu")) == 40 * 1024 // 4 // 32
-    said.unlink()
-    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert default_pages(10**15, page_size=2, token_bytes=16, device=torch.device("cpu")) == installed // 2 // 4 // 32

@@ -239,6 +239,3 @@ def test_what_the_kernels_do_not_serve_is_said(monkeypatch):
     assert gpu_kernels.serves_attention(q, pages, pages)
     assert not gpu_kernels.serves_attention(q.double(), pages, pages)
     assert not gpu_kernels.serves_attention(q, pages, Pages(pages.rows.double()))
-    assert not gpu_kernels.serves_attention(q.requires_grad_(), pages, pages)
-    with torch.no_grad():
-        assert gpu_kernels.serves_attention(q, pages, pages)

@@ -95,11 +95,8 @@ def test_scores_of_experts_equal_torchs(dtype, stored, softmax, tokens, sizes):
         torch.testing.assert_close(*ways, rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_and_types_are_left_to_torch():
+def test_other_types_and_strides_are_left_to_torch():
     x, weight = torch.randn(1, 2, 4, 8), torch.ones(8)
-    assert not kernels.serves_rows(x, weight)  # gradients are on
-    with torch.no_grad():
-        assert kernels.serves_rows(x, weight)
-        assert not kernels.serves_rows(x.double(), weight) and not kernels.serves_rows(x.mT, weight)
-        with torch.autocast("cpu", torch.bfloat16):
-            assert not kernels.serves_rows(x, weight)
+    assert kernels.serves_rows(x, weight)
+    assert not kernels.serves_rows(x.double(), weight) and not kernels.serves_rows(x.mT, weight)
+    assert not kernels.serves_rows(x, torch.ones(16)[::2])

@@ -48,7 +48,7 @@ def emulated(tmp_path_factory) -> dict[str, build.Kernel]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiler, "FLAGS", (*compiler.FLAGS, *extra))
         headers = {"layouts.h": layouts.header()}
-        library = compiler.compiled(folder, headers, compiler.find_compiler(), [folder / "made"], tell=lambda _: None)
+        library = compiler.compiled(folder, headers, compiler.find_compiler(), [folder / "made"])
     functions = [layouts.BEST_UNIT, layouts.LINEAR_ROWS, layouts.EXPERT_ROWS]
     return build.bind(ctypes.CDLL(str(library)), functions)
 

@@ -85,7 +85,6 @@ def test_the_kernel_is_what_decode_runs():
     assert kernels.serves_decode(q, pages, pages)
     assert not kernels.serves_decode(q.double(), pages, pages)
     assert not kernels.serves_decode(q, pages, Pages(pages.rows.half()))
-    assert not kernels.serves_decode(q.requires_grad_(), pages, pages)
 
 
 def test_the_written_out_product_sees_its_own_past_only():

@@ -9,10 +9,11 @@ from typer import Option
 
 import modelwright
 from modelwright.cli.engine_commands import bench, chat, complete_image, generate
-from modelwright.cli.model_commands import models, plan
+from modelwright.cli.model_commands import env, models, plan
 from modelwright.cli.options import in_options
 from modelwright.cli.weight_commands import convert, export, quantize
 from modelwright.errors import UserError
+from modelwright.ops.backends.switch import SwitchError
 
 USER_ERROR = 2
 """The exit status of a request that cannot be served as it was made; also that of a wrong option."""
@@ -35,6 +36,9 @@ def main() -> None:
     except UserError as error:
         print(f"modelwright: {in_options(error)}", file=sys.stderr)
         sys.exit(USER_ERROR)
+    except SwitchError as error:
+        print(f"modelwright: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
 
 
 def _print_version(asked: bool) -> None:
@@ -52,7 +56,7 @@ def root(
     """From a config to a running model."""
 
 
-for command in (chat, generate, complete_image, models, convert, quantize, plan):
+for command in (chat, generate, complete_image, models, convert, quantize, plan, env):
     app.command()(command)
 app.add_typer(bench, name="bench")
 app.add_typer(export, name="export")

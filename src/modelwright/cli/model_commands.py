@@ -1,9 +1,9 @@
-"""The options of ``modelwright models`` and ``modelwright plan``; their work is imported when they are chosen."""
+"""The options of ``modelwright models``, ``plan`` and ``env``; their work is imported when they are chosen."""
 
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Argument, Exit, Option
 
 
 def models(
@@ -72,3 +72,18 @@ def plan(
         plot=plot,
     )
     run_plan(options)
+
+
+def env(
+    check: Annotated[
+        bool, Option("--check", help="Compare every kernel that this machine uses with its reference.")
+    ] = False,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Say what this machine has, and which backend computes each operation here and why.
+
+    With --check the exit status is 1 where a kernel differs from its reference by more than is allowed.
+    """
+    from modelwright.cli.env import run_env
+
+    raise Exit(run_env(check, as_json))

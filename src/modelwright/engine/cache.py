@@ -1,16 +1,13 @@
 """The pools of pages that a model's layers need, and how many pages there is room for."""
 
-import os
-from pathlib import Path
-
 import torch
 
 from modelwright.attention import PagePool
 from modelwright.configs.decoding import CacheLayout
 from modelwright.engine.engine_config import EngineConfig
+from modelwright.engine.machine_memory import free_memory
 from modelwright.engine.served_model import ServedModel
 
-_MEMORY = Path("/proc/meminfo")
 _SHARE_OF_FREE_MEMORY = 4
 
 
@@ -68,10 +65,5 @@ def _stored_in(served: ServedModel, settings: EngineConfig) -> torch.dtype:
 
 
 def _free_memory(device: torch.device) -> int:
-    """Bytes, with what files merely cache; on systems that do not say, half of what is installed."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if _MEMORY.is_file():
-        said = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines())
-        return int(said["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    """Bytes, of the device or of the host."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()

@@ -9,8 +9,7 @@ from modelwright.checkpoints.shards import Progress
 from modelwright.engine.engine import Engine
 from modelwright.engine.params import SamplingParams
 from modelwright.errors import RequestError
-from modelwright.ops.backends import cpu
-from modelwright.ops.backends.switch import switched_off
+from modelwright.ops.backends.notices import notices
 from modelwright.serving.defaults import end_tokens, engine_config, sampling_params
 from modelwright.serving.load import Loaded, load_network
 from modelwright.serving.names import model_path
@@ -33,12 +32,9 @@ class Opened:
     engine: Engine
 
     def notices(self) -> tuple[str, ...]:
-        """What the user should know of how the model is computed here, a sentence each; usually there is none.
-
-        That kernels are switched off is no news to the one who did it.
-        """
-        missing = "" if switched_off() or self.loaded.model.device.type != "cpu" else cpu.reason()
-        return (f"torch computes instead of the compiled kernels, more slowly: {missing}",) if missing else ()
+        """What the user should know of how the model is computed here, a sentence each; usually there is none."""
+        model = self.loaded.model
+        return notices(model.device, model.dtype)
 
     def params(self, asked: Mapping[str, Any]) -> SamplingParams:
         """How a request is continued; `asked` are the fields of `SamplingParams` that the caller named.

@@ -3,7 +3,8 @@
 ``linear``, ``linears``, ``columns`` and ``experts`` serve few and several tokens, ``decode`` one query per sequence
 over pages; ``latent_in`` and ``latent_to_values`` absorb a latent layer's projection. ``prefill`` attends to a prompt's
 tokens; ``rms_norm``, ``rotate``, ``silu_product``, ``quick_gelu`` and ``route`` take any number of rows.
-Leaves out GPUs.
+Each ``serves_`` function says whether a kernel takes some tensors, for callers that want numbers alone
+(``ops/dispatch.py``). Leaves out GPUs. README.md has a map.
 """
 
 from modelwright.ops.backends.cpu.attention import decode, serves_decode
@@ -13,7 +14,6 @@ from modelwright.ops.backends.cpu.latent import latent_in, latent_to_values, ser
 from modelwright.ops.backends.cpu.layouts import Unit
 from modelwright.ops.backends.cpu.linear import (
     experts,
-    is_bare,
     linear,
     linears,
     serves_experts,
@@ -29,7 +29,6 @@ __all__ = [
     "columns",
     "decode",
     "experts",
-    "is_bare",
     "latent_in",
     "latent_to_values",
     "linear",

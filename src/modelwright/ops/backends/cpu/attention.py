@@ -15,11 +15,9 @@ QUERIES = (torch.float32, torch.bfloat16)
 
 
 def serves_decode(q: Tensor, *pages: Pages) -> bool:
-    """Whether the kernel takes these queries over these pages: on the CPU, of types it knows, without autograd."""
-    if q.device.type != "cpu" or q.dtype not in QUERIES or (torch.is_grad_enabled() and q.requires_grad):
-        return False
-    known = all(kind.rows.dtype in STORED and kind.rows.device.type == "cpu" for kind in pages)
-    return known and available()
+    """Whether the kernel takes these queries over these pages: on the CPU, of types it knows."""
+    known = all(kind.rows.dtype in STORED and kind.rows.is_cpu for kind in pages)
+    return q.is_cpu and q.dtype in QUERIES and known and available()
 
 
 def decode(

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from torch.overrides import handle_torch_function, has_torch_function
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from modelwright.ops.backends.cpu.compiler import NoKernels, cache_folders, compiled, find_compiler
 from modelwright.ops.backends.cpu.layouts import FUNCTIONS, Function, header
@@ -32,7 +32,7 @@ class Kernel:
 
     def __call__(self, *arguments: int | float | bytes) -> Any:
         """Run it. Under a ``TorchFunctionMode`` it is the mode that does so, as with torch's own functions."""
-        if has_torch_function(arguments):
+        if has_torch_function_unary(self):  # the arguments are numbers, which ask for nothing
             return handle_torch_function(self, (), *arguments)
         return self.run(*arguments)
 
@@ -77,7 +77,7 @@ def _library() -> ctypes.CDLL:
     if sys.platform == "win32":
         raise NoKernels("the kernels are not compiled on Windows")
     headers = {"layouts.h": header()}
-    path = compiled(Path(__file__).parent, headers, find_compiler(), cache_folders(), tell=_log.warning)
+    path = compiled(Path(__file__).parent, headers, find_compiler(), cache_folders())
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:

@@ -10,12 +10,10 @@ from modelwright.ops.backends.cpu.thresholds import INPUT_MAJOR_FP32, INPUT_MAJO
 
 
 def serves_columns(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether the kernel takes these: on the CPU, contiguous, of one type that it knows, without autograd."""
+    """Whether the kernel takes these: on the CPU, contiguous, of one type that it knows."""
     parts = [weight] if bias is None else [weight, bias]
-    if x.device.type != "cpu" or x.dtype not in INPUTS or (torch.is_grad_enabled() and x.requires_grad):
-        return False
     alike = all(part.dtype == x.dtype and part.device == x.device and part.is_contiguous() for part in parts)
-    return alike and available()
+    return x.is_cpu and x.dtype in INPUTS and alike and available()
 
 
 def prefers_columns(rows: int, dtype: torch.dtype) -> bool:

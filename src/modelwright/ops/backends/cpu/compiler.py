@@ -5,12 +5,13 @@ name holds the digest of its bytes. Leaves out who loads it (``build.py``).
 """
 
 import hashlib
+import logging
 import os
 import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-Wno-psabi")
@@ -18,7 +19,8 @@ COMPILERS = ("c++", "g++", "clang++")
 PATIENCE = 600
 """Seconds that a run of the compiler may take."""
 
-Tell = Callable[[str], object]
+progress = logging.getLogger(__name__)
+"""Says that the compiler begins, since it takes half a minute."""
 
 
 class NoKernels(Exception):
@@ -38,7 +40,7 @@ def find_compiler() -> str:
     return found
 
 
-def compiled(sources: Path, headers: Mapping[str, str], compiler: str, folders: list[Path], tell: Tell) -> Path:
+def compiled(sources: Path, headers: Mapping[str, str], compiler: str, folders: list[Path]) -> Path:
     """The library of the ``.cpp`` files in ``sources``, from one of ``folders`` if the same was compiled there before.
 
     The same means: sources, compiler, flags and what ``-march=native`` stands for. Several processes may do this at
@@ -47,7 +49,6 @@ def compiled(sources: Path, headers: Mapping[str, str], compiler: str, folders: 
     Args:
         headers: further headers that the sources include, by name.
         folders: where libraries are kept: what is compiled goes to the first that can be written.
-        tell: told before the compiler begins, which takes half a minute.
 
     Raises:
         NoKernels: the compiler refuses, or no folder can be written.
@@ -61,7 +62,7 @@ def compiled(sources: Path, headers: Mapping[str, str], compiler: str, folders: 
         return kept[0]
     with tempfile.TemporaryDirectory(dir=_writable(folders)) as name:
         room = Path(name)
-        tell("compiling kernels for this processor (once, about half a minute)")
+        progress.warning("compiling kernels for this processor (once, about half a minute)")
         for header, text in headers.items():
             (room / header).write_text(text, "utf-8")
         objects = _compile([path for path in files if path.suffix == ".cpp"], compiler, room)

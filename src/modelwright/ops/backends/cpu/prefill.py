@@ -8,13 +8,12 @@ from torch import Tensor
 
 from modelwright.ops.backends.cpu.build import ask, available, call
 from modelwright.ops.backends.cpu.layouts import PREFILL, PREFILL_CHANNELS, PREFILL_ROWS, SERVES_PREFILL
-from modelwright.ops.backends.cpu.linear import is_bare
 from modelwright.ops.backends.cpu.thresholds import PREFILL_TOKENS
 
 
 def serves_prefill(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether the kernel takes these and is faster: several tokens in bf16, on a CPU that multiplies it by vectors."""
-    if q.device.type != "cpu" or not q.dtype == k.dtype == v.dtype == torch.bfloat16 or not is_bare(q):
+    if not (q.is_cpu and q.dtype == k.dtype == v.dtype == torch.bfloat16):
         return False
     if q.shape[2] < PREFILL_TOKENS or q.shape[-1] % 2 or v.shape[-1] % PREFILL_CHANNELS:
         return False

@@ -5,17 +5,15 @@ from torch import Tensor
 
 from modelwright.ops.backends.cpu.build import available, call
 from modelwright.ops.backends.cpu.layouts import NORM_ROWS, QUICK_GELU, ROTATE_ROWS, ROUTE_ROWS, SILU_PRODUCT
-from modelwright.ops.backends.cpu.linear import is_bare
 
 TYPES = (torch.float32, torch.bfloat16)
 HALF = torch.bfloat16
 
 
 def serves_rows(x: Tensor, *others: Tensor) -> bool:
-    """Whether the kernels take ``x`` and what goes with it: on the CPU, of types they know, numbers alone."""
-    if not is_bare(x) or x.device.type != "cpu" or x.dtype not in TYPES or x.stride(-1) != 1:
-        return False
-    return all(other.device == x.device and other.is_contiguous() for other in others) and available()
+    """Whether the kernels take ``x`` and what goes with it: on the CPU, of types they know."""
+    known = x.is_cpu and x.dtype in TYPES and x.stride(-1) == 1
+    return known and all(other.device == x.device and other.is_contiguous() for other in others) and available()
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, once: bool) -> Tensor:

@@ -12,9 +12,6 @@ constexpr int FEW_ROWS_OF_INT4 = 16;
 // Numbers from which on threads are woken for rows that are computed one by one.
 constexpr int64_t ENOUGH_NUMBERS_IN_ROWS = 1 << 16;
 
-// Numbers of keys from which on threads are woken for attention over slots.
-constexpr int64_t ENOUGH_NUMBERS_IN_SLOTS = 1 << 14;
-
 // Keys of a sequence that are worth a thread's while.
 constexpr int64_t KEYS_FOR_A_THREAD = 128;
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from modelwright.ops.backends.triton.load import programs, serves
+from modelwright.ops.backends.triton.load import programs, watchable
 from modelwright.ops.pages import Pages
 
 QUERIES = (torch.float32, torch.bfloat16, torch.float16)
@@ -90,12 +90,7 @@ class Shape:
         }
 
 
-def serves_attention(q: Tensor, *pages: Pages) -> bool:
-    """Whether the kernels take these queries over these pages: on a GPU, of types they know, without autograd."""
-    known = q.dtype in QUERIES and all(kind.rows.dtype in STORED for kind in pages)
-    return known and serves(q, *(kind.rows for kind in pages))
-
-
+@watchable
 def decode(
     q: Tensor, keys: Pages, values: Pages, contexts: Tensor, tables: Tensor, scale: float, q_inner: Tensor | None = None
 ) -> Tensor:
@@ -115,6 +110,7 @@ def decode(
         return _attend(q, q_inner, keys, values, contexts, tables, None, scale)
 
 
+@watchable
 def ragged(
     q: Tensor,
     keys: Pages,

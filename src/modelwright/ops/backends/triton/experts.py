@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modelwright.ops.backends.triton.load import programs, serves
+from modelwright.ops.backends.triton.load import programs, watchable
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _FEW, _MANY = 16, 64
@@ -44,13 +44,7 @@ class Tiles:
         return cls(choices.argsort(stable=True), ends, own, rows)
 
 
-def serves_experts(x: Tensor, w_in: Tensor, w_out: Tensor) -> bool:
-    """Whether the kernels take ``x`` and these stacks: on a GPU, of one type they know, without autograd."""
-    if not (x.dtype == w_in.dtype == w_out.dtype and x.dtype in TYPES):
-        return False
-    return w_in.stride(-1) == w_out.stride(-1) == 1 and serves(x, w_in, w_out)
-
-
+@watchable
 def experts(x: Tensor, chosen: Tensor, weights: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
     """The gated feed-forward (SiLU) of each token's chosen experts, ``[tokens, dim]`` in and out.
 

@@ -6,16 +6,18 @@ has no C compiler to build its launchers with, or ``MODELWRIGHT_KERNELS=0``, tor
 
 import os
 import shutil
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, ParamSpec
 
-import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from modelwright.ops.backends.switch import switched_off
 
+P = ParamSpec("P")
 INTERPRET = "TRITON_INTERPRET"
 DEVICES = ["cuda"]
 """The types of devices whose tensors are served, ROCm's being called ``cuda`` too."""
@@ -50,10 +52,18 @@ def programs(name: str) -> Any:
     return import_module(f"modelwright.ops.backends.triton.{name}")
 
 
-def serves(*tensors: Tensor) -> bool:
-    """Whether kernels take these tensors: on a GPU, and nothing but numbers asked for, no gradient and no graph."""
-    if any(tensor.device.type not in DEVICES for tensor in tensors) or torch.compiler.is_compiling():
-        return False
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        return False
-    return not torch.is_autocast_enabled(tensors[0].device.type) and available()
+def runs_on(*tensors: Tensor) -> bool:
+    """Whether these tensors lie where the programs run: on a GPU."""
+    return all(tensor.device.type in DEVICES for tensor in tensors) and available()
+
+
+def watchable(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """``function``, whose first argument is a tensor, seen by modes that watch torch's functions."""
+
+    @wraps(function)
+    def watched(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        if has_torch_function_unary(args[0]):
+            return handle_torch_function(function, args[:1], *args, **kwargs)
+        return function(*args, **kwargs)
+
+    return watched
