@@ -1,9 +1,8 @@
 """Where the compiled kernels are faster than torch: every number that the dispatch compares a shape with.
 
 Each was chosen by ``benchmarks/kernels.py`` on a processor with AVX-512 and its dot products of bf16 (AMD EPYC, two
-cores); the numbers beside it are times of torch divided by times of the kernel, on either side of the threshold. Leaves
-out what a kernel cannot compute at all, which its ``serves`` function knows, and the thresholds inside the C++ kernels
-(``thresholds.h``).
+cores), which times both sides of each. Leaves out what a kernel cannot compute at all, which its ``serves`` function
+knows, and the thresholds inside the C++ kernels (``thresholds.h``).
 """
 
 from modelwright.ops.backends.cpu.layouts import Unit
