@@ -65,6 +65,7 @@ def test_decode_equals_the_written_out_product(fast, contexts, page_size, types,
     st.integers(0, 2**16),
 )
 @example([4], 4, (torch.bfloat16, torch.int8), (2, 20, 12), 2887)  # scores whose parts were added in bf16 missed it
+@example([31, 2, 31], 15, (torch.bfloat16, torch.int8), (16, 64, 32), 2)  # and scores that were rounded to bf16
 def test_latent_decode_equals_the_written_out_product(fast, contexts, page_size, types, sizes, seed):
     torch.manual_seed(seed)
     (dtype, kind), (heads, rank, rope) = types, sizes

@@ -100,13 +100,17 @@ def gathered_attention(q: Tensor, keys: Pages, values: Pages, contexts: Tensor, 
 def gathered_latent_attention(
     q_latent: Tensor, q_rope: Tensor, latent: Pages, k_rope: Pages, contexts: Tensor, tables: Tensor, scale: float
 ) -> Tensor:
-    """:func:`decode_latent_attention` by torch alone: each sequence's latents are gathered, and not expanded."""
-    parts = []
-    for inner, rotated, table, context in zip(q_latent, q_rope, tables, contexts.tolist(), strict=True):
-        past, past_rope = (read_pages(kind, table, context, q_latent.dtype) for kind in (latent, k_rope))
+    """:func:`decode_latent_attention` by torch alone: each sequence's latents are gathered, and not expanded.
+
+    Scores are taken in fp32, as the kernels take them: rounded to bf16 they would be off by a 256th of themselves.
+    """
+    wide, parts = torch.promote_types(q_latent.dtype, torch.float32), []
+    queries = zip(q_latent.to(wide), q_rope.to(wide), tables, contexts.tolist(), strict=True)
+    for inner, rotated, table, context in queries:
+        past, past_rope = (read_pages(kind, table, context, wide) for kind in (latent, k_rope))
         # The past stands on the left: kernels for few columns read a long left side once (see ops/latent.py).
-        scores = ((past @ inner.T).float() + past_rope @ rotated.T).T * scale  # [heads, keys]
-        parts.append(scores.softmax(dim=-1).to(past.dtype) @ past)
+        scores = (past @ inner.T + past_rope @ rotated.T).T * scale  # [heads, keys]
+        parts.append((scores.softmax(dim=-1) @ past).to(q_latent.dtype))
     return torch.stack(parts)
 
 
