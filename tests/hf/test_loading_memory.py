@@ -67,7 +67,7 @@ def folders(tmp_path_factory):
     [
         ({}, 190e6, 0),
         ({"dtype": "bfloat16"}, 95e6, 0),
-        ({"quantization_config": {"quant_method": "int8_weight_only"}}, 60e6, 4 * LARGEST),  # and copies to round
+        ({"quantization_config": {"quant_method": "int8_weight_only"}}, 60e6, 2 * LARGEST),  # and parts of a stack
     ],
     ids=["as stored", "narrowed", "rounded"],
 )

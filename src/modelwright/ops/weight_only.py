@@ -5,6 +5,7 @@ int8 has a scale per output row. int4 has a scale, and where asked an offset, pe
 in its low and channel 32 + j in its high half. Leaves out calibration, and activations in int8.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 INT4_GROUPS = (32, 64, 128)
 RUN = 64
 """Input channels whose steps share a run of 32 bytes."""
+AT_ONCE = 1 << 18
+"""Numbers that are rounded at once: their fp32 copies fit into a processor's cache, and take no memory to speak of."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,8 @@ class Int4Weight:
 
 def quantise_int8(weight: Tensor) -> Int8Weight:
     """Round ``[..., out, in]`` to the nearest of 255 steps, the row's largest magnitude being 127 of them."""
-    wide = weight.float()
-    scales = wide.abs().amax(dim=-1) / 127
-    steps = wide / scales.clamp(min=torch.finfo(torch.float32).tiny)[..., None]
-    return Int8Weight(steps.round().clamp(-127, 127).to(torch.int8), scales)
+    steps, scales = _by_rows(_int8_rows, weight)
+    return Int8Weight(steps, scales)
 
 
 def quantise_int4(weight: Tensor, group: int = 32, offset: bool = False) -> Int4Weight:
@@ -59,7 +60,26 @@ def quantise_int4(weight: Tensor, group: int = 32, offset: bool = False) -> Int4
             f"int4 groups must be of {', '.join(map(str, INT4_GROUPS))} inputs and divide them, as must {RUN}; "
             f"got groups of {group} and {weight.shape[-1]} inputs"
         )
-    wide = weight.float().unflatten(-1, (-1, group))  # [..., out, groups, group]
+    steps, scales, *offsets = _by_rows(lambda rows: _int4_rows(rows, group, offset), weight)
+    return Int4Weight(steps, scales, *offsets)
+
+
+def _by_rows(rounded: Callable[[Tensor], tuple[Tensor, ...]], weight: Tensor) -> tuple[Tensor, ...]:
+    """What ``rounded`` makes of all rows of ``[..., out, in]``, a few rows at a time."""
+    rows = weight.flatten(0, -2)
+    parts = [rounded(part) for part in rows.split(max(1, AT_ONCE // rows.shape[-1]))]
+    return tuple(torch.cat(part).unflatten(0, weight.shape[:-1]) for part in zip(*parts, strict=True))
+
+
+def _int8_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    wide = rows.float()
+    scales = wide.abs().amax(dim=-1) / 127
+    steps = wide / scales.clamp(min=torch.finfo(torch.float32).tiny)[..., None]
+    return steps.round().clamp(-127, 127).to(torch.int8), scales
+
+
+def _int4_rows(rows: Tensor, group: int, offset: bool) -> tuple[Tensor, ...]:
+    wide = rows.float().unflatten(-1, (-1, group))  # [rows, groups, group]
     if offset:
         least, most = wide.amin(dim=-1), wide.amax(dim=-1)
         scales = ((most - least) / 15).bfloat16()
@@ -69,8 +89,8 @@ def quantise_int4(weight: Tensor, group: int = 32, offset: bool = False) -> Int4
         largest = wide.gather(-1, wide.abs().argmax(dim=-1, keepdim=True))[..., 0]
         scales, offsets, centred = (largest / -8).bfloat16(), None, wide
     divisor = torch.where(scales == 0, 1.0, scales.float())
-    steps = (centred / divisor[..., None]).round().clamp(-8, 7) + 8
-    return Int4Weight(_pack(steps.flatten(-2).to(torch.uint8)), scales, offsets)
+    steps = _pack(((centred / divisor[..., None]).round().clamp(-8, 7) + 8).flatten(-2).to(torch.uint8))
+    return (steps, scales) if offsets is None else (steps, scales, offsets)
 
 
 def _pack(steps: Tensor) -> Tensor:
