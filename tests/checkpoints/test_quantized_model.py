@@ -139,7 +139,7 @@ def test_names_types_and_shapes_on_disk(tmp_path):
     plain = MODELS["deepseek_v2"]()
     given = plain.state_dict()
     for method in ("int8", "int4"):
-        quantize_model(MODELS["deepseek_v2"](), method, group=32).save_pretrained(tmp_path / method)
+        quantize_model(MODELS["deepseek_v2"](), method).save_pretrained(tmp_path / method)
     eight, four = (load_file(tmp_path / method / "model.safetensors") for method in ("int8", "int4"))
     name = "model.layers.1.mlp.experts.3.up_proj.weight"
     expert = given["model.layers.1.mlp.experts.gate_up_proj"][3, 64:]  # gate rows, then up rows
@@ -150,8 +150,54 @@ def test_names_types_and_shapes_on_disk(tmp_path):
     assert torch.equal(four[name], stored.steps) and four[name].dtype == torch.uint8
     assert list(four[name].shape) == [64, 32] and list(four[f"{name}_scale"].shape) == [64, 2]
     assert torch.equal(four[f"{name}_scale"], stored.scales) and four[f"{name}_scale"].dtype == torch.bfloat16
-    assert eight.keys() == four.keys() and f"{name}_offset" not in four
+    assert torch.equal(four[f"{name}_offset"], stored.offsets) and four[f"{name}_offset"].dtype == torch.bfloat16
+    assert four.keys() - eight.keys() == {f"{name}_offset" for name in four if f"{name}_scale" in four}
     assert eight["lm_head.weight"].dtype == torch.float32
+
+
+OLDER = {"quant_method": "int4_weight_only", "group_size": 64}
+"""What a folder says that was written when int4 had no offsets."""
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_older_folder_without_offsets_says_so_by_its_tensors(tmp_path, name):
+    quantized = quantize_model(MODELS[name](), "int4", 64, symmetric=True)
+    quantized.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    written = json.loads(path.read_text())
+    assert written["quantization_config"] == OLDER | {"symmetric": True}
+    path.write_text(json.dumps(written | {"quantization_config": OLDER}))
+    loaded = type(quantized).from_pretrained(tmp_path)
+    assert_same_state(quantized, loaded)
+    assert torch.equal(logits(quantized), logits(loaded))
+    assert weight_quantization(loaded.config) == QuantSettings(weights="int4", group=64, symmetric=True)
+    network = type(quantized).read(tmp_path, type(quantized.config).from_pretrained(tmp_path))
+    assert_same_state(quantized, network)
+
+
+def test_an_older_folder_that_a_config_names_too(tmp_path):
+    quantized = quantize_model(tiny_llama(**WIDE), "int4", 64, symmetric=True)
+    quantized.save_pretrained(tmp_path)
+    asking = tiny_llama(**WIDE, quant_config=OLDER).config
+    asking.checkpoint_name_or_path = str(tmp_path)
+    model = type(quantized).from_config(asking)
+    assert_same_state(quantized, model)
+    assert weight_quantization(model.config) == QuantSettings(weights="int4", group=64, symmetric=True)
+
+
+def test_offsets_that_a_config_promises_must_be_there(tmp_path):
+    quantize_model(MODELS["llama"](), "int4").save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if not name.endswith("_offset")}
+    save_file(kept, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"missing model\.layers\.0\.mlp\.down_proj\.weight_offset"):
+        LlamaForCausalLM.from_pretrained(tmp_path)
+    save_file(weights, tmp_path / "model.safetensors")
+    path = tmp_path / "config.json"
+    asks = {"quantization_config": {"quant_method": "int4_weight_only", "symmetric": True}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | asks))
+    with pytest.raises(CheckpointError, match=r"unexpected model\.layers\.0\.mlp\.down_proj\.weight_offset"):
+        LlamaForCausalLM.from_pretrained(tmp_path)
 
 
 def test_columns_become_rows():
@@ -197,6 +243,14 @@ def test_integers_without_a_word_in_the_config_are_refused(tmp_path):
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: quantize_model(MODELS["llama"](), "int3"), "method must be one of int8, int4, int8-dynamic; got 'int3'"),
     (lambda: quantize_model(MODELS["llama"](), "int4", group=16), "group_size must be one of 32, 64, 128; got 16"),
+    (
+        lambda: quantize_model(MODELS["llama"](), "int8", group=64),
+        r"group \(64\) is for int4, and the method is int8, which has one scale for each output",
+    ),
+    (
+        lambda: quantize_model(MODELS["llama"](), "int8-dynamic", symmetric=True),
+        r"symmetric \(True\) is for int4, and the method is int8-dynamic",
+    ),
     (
         lambda: quantize_model(tiny_llama(), "int4", group=32),
         r"the inputs of model.layers.0.self_attn.q_proj \(32\) must be divisible by group_size \(32\) and by 64",

@@ -28,6 +28,26 @@ def test_the_report_and_the_comparison(run, tmp_path, text):
     assert lines[2].startswith("held-out loss over ") and "int8" in lines[2]
 
 
+def test_int4_has_offsets_in_groups_of_32_unless_asked_otherwise(run, tmp_path):
+    for more, config, share in (
+        ((), {"group_size": 32, "symmetric": False}, "offset"),
+        (("--group", "64", "--symmetric"), {"group_size": 64, "symmetric": True}, "scale"),
+    ):
+        out = tmp_path / share
+        assert "tensors," in run("quantize", "vl2-nano", str(out), "--method", "int4", *more).out
+        written = json.loads((out / "config.json").read_text())["quantization_config"]
+        assert written == {"quant_method": "int4_weight_only", **config}
+
+
+@pytest.mark.parametrize(
+    ("option", "named"), [(("--group", "64"), r"group (64)"), (("--symmetric",), "symmetric (True)")]
+)
+def test_what_int8_has_not_is_refused(run, tmp_path, option, named):
+    said = run("quantize", "vl2-nano", str(tmp_path / "out"), *option)
+    assert said.code and f"{named} is for int4, and the method is int8" in said.err
+    assert len(said.err.splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
 def test_the_loss_is_that_of_the_model():
     model, processor = load(zoo.path("vl2-nano"), device="cpu")
     tokenizer = processor.tokenizer

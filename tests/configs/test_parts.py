@@ -178,8 +178,8 @@ def test_an_even_split_holds_every_layer(stages, virtual, share):
             QuantSettings(weights="int8", kv_cache="int8"),
         ),
         (
-            {"quant_method": "int4_weight_only", "group_size": 32, "lm_head": True},
-            QuantSettings(weights="int4", group=32, head=True),
+            {"quant_method": "int4_weight_only", "group_size": 64, "lm_head": True, "symmetric": True},
+            QuantSettings(weights="int4", group=64, symmetric=True, head=True),
         ),
         (
             {"quant_method": "rtn", "weight_dtype": "int4", "kvcache_dtype": "int8", "group_size": 128},
@@ -200,7 +200,11 @@ def test_a_quantization_is_read(values, settings):
         ({"quant_method": "int8_kv", "group": 2}, r'"int8_kv" takes no more keys, got \[\'group\'\]'),
         ({"quant_method": "int8_weight_only", "group_size": 32}, r"takes no more keys, got \['group_size'\]"),
         ({"quant_method": "int4_weight_only", "group_size": 48}, "group_size must be one of 32, 64, 128; got 48"),
+        ({"quant_method": "int4_weight_only", "group_size": 32.0}, r"group_size must be one of 32, 64, 128; got 32\.0"),
         ({"quant_method": "int4_weight_only", "lm_head": 1}, "lm_head must be true or false; got 1"),
+        ({"quant_method": "int4_weight_only", "symmetric": "no"}, "symmetric must be true or false; got 'no'"),
+        ({"quant_method": "int8_weight_only", "symmetric": True}, r"takes no more keys, got \['symmetric'\]"),
+        ({"quant_method": "rtn", "weight_dtype": "int8", "group_size": 32}, 'got "group_size"'),
         ({"quant_method": "rtn"}, "needs one of weight_dtype, activation_dtype, kvcache_dtype; got none"),
         ({"quant_method": "rtn", "weight_dtype": "fp8"}, 'weight_dtype must be one of "int8", "int4"; got "fp8"'),
         ({"quant_method": "rtn", "bits": 8}, 'takes weight_dtype, activation_dtype, kvcache_dtype; got "bits"'),

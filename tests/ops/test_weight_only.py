@@ -37,6 +37,19 @@ def test_offsets_help_where_a_group_is_one_sided():
     assert errors[1] < errors[0] / 2
 
 
+def test_with_an_offset_the_steps_run_from_the_least_to_the_greatest():
+    """A group by hand: -1 to 2 in 15 steps of 0.2, whose middle, step 8, is at -1 + 8 * 0.2."""
+    weight = torch.linspace(-1, 2, 16).repeat_interleave(2).repeat(2)[None]  # each of 16 values twice, in two groups
+    stored = quantise_int4(weight)
+    scale = torch.tensor(0.2).bfloat16()
+    offset = (-1 + 8 * scale.float()).bfloat16()
+    assert stored.scales.tolist() == [[scale.item()] * 2]
+    assert stored.offsets is not None and stored.offsets.tolist() == [[offset.item()] * 2]
+    steps = torch.arange(16, dtype=torch.uint8).repeat_interleave(2)
+    assert torch.equal(stored.steps, (steps | steps << 4)[None])  # both groups are the same
+    assert torch.equal(dequantise(stored), ((steps.float() - 8) * scale.float() + offset.float()).repeat(2)[None])
+
+
 def test_two_steps_lie_in_a_byte_32_channels_apart():
     packed = torch.zeros(1, 32, dtype=torch.uint8)
     packed[0, 3] = 0xA5  # channel 3 has step 5, channel 35 step 10
@@ -47,7 +60,7 @@ def test_two_steps_lie_in_a_byte_32_channels_apart():
 
 def test_zeros_stay_zeros():
     zeros = torch.zeros(2, 64)
-    for stored in (quantise_int8(zeros), quantise_int4(zeros), quantise_int4(zeros, offset=True)):
+    for stored in (quantise_int8(zeros), quantise_int4(zeros), quantise_int4(zeros, offset=False)):
         assert torch.equal(dequantise(stored), zeros)
 
 

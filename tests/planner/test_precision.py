@@ -19,8 +19,8 @@ MATRIX = Linear(300, 40, bias=True, cut="outputs")
         ("bfloat16", "int8", 300 * 40 + 40 * 4),  # a scale in float32 for each output
         ("float32", "int8", 300 * 40 + 40 * 4),
         ("bfloat16", "fp8", 300 * 40 + 40 * 4),
-        ("bfloat16", "int4", 300 * 40 // 2 + 40 * 5 * 2),  # five groups of 64, a scale in bfloat16 each
-        ("float32", "int4", 300 * 40 // 2 + 40 * 5 * 2),
+        ("bfloat16", "int4", 300 * 40 // 2 + 40 * 10 * 4),  # ten groups of 32, a scale and an offset in bfloat16 each
+        ("float32", "int4", 300 * 40 // 2 + 40 * 10 * 4),
     ],
 )
 def test_a_matrix_takes_its_numbers_and_its_scales(dtype, quant, size):
@@ -29,7 +29,8 @@ def test_a_matrix_takes_its_numbers_and_its_scales(dtype, quant, size):
 
 def test_larger_groups_have_fewer_scales_and_a_kept_matrix_has_none():
     int4 = Precision.uniform("bfloat16", quant="int4")
-    assert replace(int4, group=128).matrix_bytes(MATRIX) == 300 * 40 // 2 + 40 * 3 * 2
+    assert replace(int4, group=128).matrix_bytes(MATRIX) == 300 * 40 // 2 + 40 * 3 * 4
+    assert replace(int4, group=64, symmetric=True).matrix_bytes(MATRIX) == 300 * 40 // 2 + 40 * 5 * 2
     assert int4.matrix_bytes(replace(MATRIX, kept=True)) == 300 * 40 * 2
 
 
@@ -37,7 +38,7 @@ def test_a_cut_matrix_keeps_the_scales_of_its_own_rows_and_groups():
     int8, int4 = (Precision.uniform("bfloat16", quant=quant) for quant in ("int8", "int4"))
     assert int8.matrix_bytes(MATRIX, tensor=4) == 300 * 10 + 10 * 4
     by_inputs = Linear(512, 40, cut="inputs")
-    assert int4.matrix_bytes(by_inputs, tensor=2) == 256 * 40 // 2 + 40 * 4 * 2
+    assert int4.matrix_bytes(by_inputs, tensor=2) == 256 * 40 // 2 + 40 * 8 * 4
     assert int4.matrix_bytes(Linear(512, 40), tensor=2) == int4.matrix_bytes(Linear(512, 40))
 
 

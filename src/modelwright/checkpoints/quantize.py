@@ -4,7 +4,7 @@ Which matrices, and in what form, is said in ``quantized_model.py``. Leaves out 
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -67,8 +67,9 @@ def quantize(
     dst: str | Path,
     method: str,
     *,
-    group: int = 64,
+    group: int | None = None,
     keep_head: bool = True,
+    symmetric: bool = False,
     max_shard_size: int | str = "5GB",
     progress: Progress | None = None,
 ) -> QuantizeReport:
@@ -79,7 +80,7 @@ def quantize(
     Args:
         src: a folder in the official layout, or a hub id.
         dst: a folder that is not there yet, or is empty.
-        method, group, keep_head: as over there.
+        method, group, keep_head, symmetric: as over there.
         max_shard_size: bytes of one weight file at most, or text such as ``200MB`` or ``5GiB``.
         progress: called after each tensor with its name, the bytes made so far and the bytes to make.
 
@@ -89,7 +90,7 @@ def quantize(
     """
     target, limit = Path(dst).absolute(), parse_size(max_shard_size)
     check_new(target)
-    source = _Source.open(find_checkpoint(src), method, group, keep_head)
+    source = _Source.open(find_checkpoint(src), partial(settings_for, method, group, keep_head, symmetric))
     with new_folder(target) as folder, TensorReader(source.headers, limit // READ_AT_ONCE) as reader:
         work = _Work(source, reader, progress)
         planned = list(work.plan())
@@ -118,7 +119,7 @@ class _Source:
     transposed: frozenset[str]
 
     @classmethod
-    def open(cls, checkpoint: Checkpoint, method: str, group: int, keep_head: bool) -> "_Source":
+    def open(cls, checkpoint: Checkpoint, settings_of: Callable[[Any], QuantSettings]) -> "_Source":
         kind, found = checkpoint.model_class, read_headers(checkpoint.folder)
         for header in found.values():
             if is_quantized(header):
@@ -127,7 +128,7 @@ class _Source:
                     "quantize the checkpoint it was made from"
                 )
         config: Any = checkpoint.config_class.from_pretrained(checkpoint.folder)
-        settings = settings_for(method, group, keep_head, config)
+        settings = settings_of(config)
         plain = _empty(kind, config, None)
         used = plain.match(found)
         dtype = choose_dtype({}, config, used.values())

@@ -32,14 +32,18 @@ MATRICES = (Linear, nn.Linear, CastLinear, ColumnSlicedLinear, RowSlicedLinear, 
 SCALE, OFFSET = ".weight_scale", ".weight_offset"
 
 
-def quantize_model(model: Any, method: str, group: int = 64, keep_head: bool = True) -> Any:
+def quantize_model(
+    model: Any, method: str, group: int | None = None, keep_head: bool = True, symmetric: bool = False
+) -> Any:
     """Round the weights of ``model``, in place; its config then says so, and saving writes the integers.
 
     Args:
-        method: ``int8`` (a scale per output), ``int4`` (a scale per output and ``group`` inputs) or ``int8-dynamic``
-            (int8 weights, and activations rounded row by row); or the ``quant_method`` that a config calls it.
-        group: 32, 64 or 128.
+        method: ``int8`` (a scale per output), ``int4`` (a scale and an offset per output and ``group`` inputs) or
+            ``int8-dynamic`` (int8 weights, and activations rounded row by row); or the ``quant_method`` that a config
+            calls it.
+        group: of int4: 32 (the default), 64 or 128.
         keep_head: whether the output head stays as it is.
+        symmetric: of int4: leave out the offsets.
 
     Returns:
         The model.
@@ -51,19 +55,24 @@ def quantize_model(model: Any, method: str, group: int = 64, keep_head: bool = T
     earlier = weight_quantization(model.config)
     if earlier is not None:
         raise ConfigError(f"the model is quantized already, to {earlier.weights}; quantize the one it was made from")
-    settings = settings_for(method, group, keep_head, model.config)
+    settings = settings_for(method, group, keep_head, symmetric, model.config)
     quantize_layers(model, settings)
     model.config.dtype = str(model.weight_dtype()).removeprefix("torch.")
     model.config.quant_config = settings.to_config()
     return model
 
 
-def settings_for(method: str, group: int, keep_head: bool, config: Any) -> QuantSettings:
+def settings_for(method: str, group: int | None, keep_head: bool, symmetric: bool, config: Any) -> QuantSettings:
     """What :func:`quantize_model` is asked for; a type that ``config`` names for keys and values stays in force."""
     name = METHODS.get(method, method)
     if name not in METHODS.values():
         raise ConfigError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
-    details = {"lm_head": not keep_head} | ({"group_size": group} if name == METHODS["int4"] else {})
+    details: dict[str, Any] = {"lm_head": not keep_head}
+    if name == METHODS["int4"]:
+        details |= {"group_size": group, "symmetric": symmetric}
+    elif group is not None or symmetric:
+        given = f"group ({group})" if group is not None else f"symmetric ({symmetric})"
+        raise ConfigError(f"{given} is for int4, and the method is {method}, which has one scale for each output")
     settings = read_quantization({"quant_method": name} | details)
     cached = read_quantization(getattr(config, "quant_config", None))
     assert settings is not None
@@ -99,7 +108,7 @@ def store(name: str, weight: Tensor, settings: QuantSettings) -> Stored:
             f"the inputs of {name} ({inputs}) must be divisible by group_size ({settings.group}) and by {RUN}, whose "
             "int4 steps share a run of bytes"
         )
-    return quantise_int4(weight, settings.group)
+    return quantise_int4(weight, settings.group, offset=not settings.symmetric)
 
 
 def relative_error(weight: Tensor, stored: Stored) -> float:
@@ -147,6 +156,30 @@ def parts_of(name: str, stored: Stored) -> Iterator[tuple[str, Tensor]]:
 def is_quantized(header: TensorHeader) -> bool:
     """Whether a tensor is part of a weight stored in integers."""
     return header.dtype in INTEGERS or header.name.endswith((SCALE, OFFSET))
+
+
+def settle_offsets(config: Any, found: Iterable[TensorHeader]) -> bool:
+    """Let the tensors of an int4 checkpoint say whether it has offsets where its config does not: older ones have none.
+
+    Returns:
+        Whether ``config`` asks for symmetric groups because of it, which it did not before.
+    """
+    settings = weight_quantization(config)
+    if settings is None or settings.weights != "int4" or config.quant_config.get("symmetric") is not None:
+        return False
+    parts = [header.name for header in found if is_quantized(header)]
+    if not parts or any(name.endswith(OFFSET) for name in parts):
+        return False
+    config.quant_config = {**config.quant_config, "symmetric": True}
+    return True
+
+
+def drop_offsets(model: nn.Module) -> None:
+    """Let int4 layers whose numbers are still to come have none."""
+    for module in model.modules():
+        if isinstance(module, QuantizedLinear | QuantizedExperts):
+            for name in [name for name, _ in module.named_buffers(recurse=False) if name.endswith("_offset")]:
+                setattr(module, name, None)
 
 
 def _kept(name: str, settings: QuantSettings) -> bool:

@@ -27,7 +27,8 @@ class QuantizeOptions:
     model: str
     out: Path
     method: str = "int8"
-    group: int = 64
+    group: int | None = None
+    symmetric: bool = False
     keep_head: bool = True
     max_shard_size: str = "5GB"
     eval: Path | None = None
@@ -48,6 +49,7 @@ def run_quantize(options: QuantizeOptions) -> None:
             options.out.expanduser(),
             options.method,
             group=options.group,
+            symmetric=options.symmetric,
             keep_head=options.keep_head,
             max_shard_size=int(size) if size.isdecimal() else size,
             progress=progress,

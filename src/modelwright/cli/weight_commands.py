@@ -64,7 +64,17 @@ def quantize(
     method: Annotated[
         str, Option(help="int8, int4, or int8-dynamic, which rounds activations too.", metavar="METHOD")
     ] = "int8",
-    group: Annotated[int, Option(help="Inputs that share an int4 scale: 32, 64 or 128.", metavar="N")] = 64,
+    group: Annotated[
+        int | None,
+        Option(
+            help="Inputs that share an int4 scale: 32, 64 or 128. Left out: 32.",
+            metavar="N",
+            show_default=False,
+        ),
+    ] = None,
+    symmetric: Annotated[
+        bool, Option("--symmetric", help="Leave out what int4 adds to the weights of a group beside its scale.")
+    ] = False,
     keep_head: Annotated[
         bool, Option("--keep-head/--no-keep-head", help="Leave the output head as it is, or quantize it too.")
     ] = True,
@@ -83,7 +93,7 @@ def quantize(
     """Store a checkpoint's matrices as integers, and say what that changes."""
     from modelwright.cli.quantize import QuantizeOptions, run_quantize
 
-    run_quantize(QuantizeOptions(model, out, method, group, keep_head, max_shard_size, evaluate, device))
+    run_quantize(QuantizeOptions(model, out, method, group, symmetric, keep_head, max_shard_size, evaluate, device))
 
 
 @export.command("onnx")

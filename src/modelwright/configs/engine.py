@@ -14,7 +14,7 @@ INT4_GROUPS = (32, 64, 128)
 WEIGHT_KEYS = {
     "int8_weight_only": ("lm_head",),
     "int8_dynamic": ("lm_head",),
-    "int4_weight_only": ("group_size", "lm_head"),
+    "int4_weight_only": ("group_size", "symmetric", "lm_head"),
 }
 """What a `quant_config` may say besides its method."""
 
@@ -23,13 +23,15 @@ WEIGHT_KEYS = {
 class QuantSettings:
     """Stored types of a quantized model, `None` where nothing is: weights, activations and cached keys and values.
 
-    `group` input channels of an int4 weight share a scale; `head` is whether the output head is quantized too.
+    `group` input channels of an int4 weight share a scale and, unless `symmetric`, an offset; `head` is whether the
+    output head is quantized too.
     """
 
     weights: str | None = None
     activations: str | None = None
     kv_cache: str | None = None
-    group: int = 64
+    group: int = 32
+    symmetric: bool = False
     head: bool = False
 
     def to_config(self) -> dict[str, Any]:
@@ -40,7 +42,7 @@ class QuantSettings:
             method = "int8_dynamic" if self.activations else f"{self.weights}_weight_only"
             values = {"quant_method": method}
         if self.weights == "int4":
-            values["group_size"] = self.group
+            values |= {"group_size": self.group, "symmetric": self.symmetric}
         return values | ({"lm_head": True} if self.head else {})
 
 
@@ -77,8 +79,8 @@ def read_quantization(values: Mapping[str, Any] | None) -> QuantSettings | None:
 
     The method stands under `quant_method`. `rtn` is MindFormers' rounding to nearest, whose `weight_dtype`,
     `activation_dtype` and `kvcache_dtype` say what is stored how; the other methods are named after what they do.
-    Where weights are quantized, `lm_head` says whether the head is too, and `group_size` how many inputs share an int4
-    scale.
+    Where weights are quantized, `lm_head` says whether the head is too. Where they are int4, `group_size` says how many
+    inputs share a scale, and `symmetric` that they share no offset beside it.
 
     Raises:
         ConfigError: the method, a type or a key is unknown, or nothing would be quantized.
@@ -116,7 +118,7 @@ def weight_quantization(config: Any) -> QuantSettings | None:
 
 def _rounding(given: Mapping[str, Any]) -> QuantSettings:
     allowed = {"weight_dtype": ("int8", "int4"), "activation_dtype": ("int8",), "kvcache_dtype": ("int8",)}
-    details = ("group_size", "lm_head") if "weight_dtype" in given else ()
+    details = WEIGHT_KEYS.get(f"{given.get('weight_dtype')}_weight_only", ())
     for key, value in given.items():
         if key in details:
             continue
@@ -130,8 +132,12 @@ def _rounding(given: Mapping[str, Any]) -> QuantSettings:
 
 
 def _with_details(settings: QuantSettings, given: Mapping[str, Any]) -> QuantSettings:
-    group, head = given.get("group_size", settings.group), given.get("lm_head", settings.head)
+    group = given.get("group_size", settings.group)
+    flags = {key: given.get(key, False) for key in ("symmetric", "lm_head")}
     sizes = ", ".join(map(str, INT4_GROUPS))
-    require(group in INT4_GROUPS, f"quant_config group_size must be one of {sizes}; got {group!r}")
-    require(isinstance(head, bool), f"quant_config lm_head must be true or false; got {head!r}")
-    return replace(settings, group=group, head=head)
+    require(
+        type(group) is int and group in INT4_GROUPS, f"quant_config group_size must be one of {sizes}; got {group!r}"
+    )
+    for key, flag in flags.items():
+        require(isinstance(flag, bool), f"quant_config {key} must be true or false; got {flag!r}")
+    return replace(settings, group=group, symmetric=flags["symmetric"], head=flags["lm_head"])

@@ -18,7 +18,14 @@ from torch.overrides import TorchFunctionMode
 from transformers.utils.generic import ModelOutput
 
 from modelwright.checkpoints.places import Parameters, Place, check_shape, join, places_of
-from modelwright.checkpoints.quantized_model import OFFSET, SCALE, is_quantized, quantize_layers, quantize_tensors
+from modelwright.checkpoints.quantized_model import (
+    OFFSET,
+    SCALE,
+    is_quantized,
+    quantize_layers,
+    quantize_tensors,
+    settle_offsets,
+)
 from modelwright.checkpoints.shards import (
     INTEGERS,
     Progress,
@@ -98,9 +105,10 @@ class Network(nn.Module):
         """
         config, asked = copy.deepcopy(config), {"dtype": dtype}
         config.dtype = asked_dtype(asked) or config.dtype
+        found = read_headers(folder)
+        settle_offsets(config, found.values())
         with torch.device("meta"), _NoFirstWeights():
             model = cls(config)
-        found = read_headers(folder)
         source = model.source_of(found)
         used = source.match(found)
         state = model.tensors_of(used, choose_dtype(asked, config, used.values()), progress, source)

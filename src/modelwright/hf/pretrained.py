@@ -18,6 +18,7 @@ from transformers import initialization as init
 from transformers.utils import logging as transformers_logging
 
 from modelwright.checkpoints.places import split
+from modelwright.checkpoints.quantized_model import drop_offsets, settle_offsets
 from modelwright.checkpoints.shards import (
     Progress,
     parse_size,
@@ -104,6 +105,8 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         if folder is None:
             return
         found = read_headers(folder)
+        if settle_offsets(self.config, found.values()):
+            drop_offsets(self)
         source = self.source_of(found)
         self.load_state_dict(self.tensors_of(source.match(found), self.weight_dtype(), None, source), strict=False)
         self.tie_weights()
@@ -147,9 +150,10 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         if quantization is not None:
             config.quant_config = quantization
         config.dtype = asked_dtype(kwargs) or config.dtype
+        found = read_headers(folder)
+        settle_offsets(config, found.values())
         with torch.device("meta"):
             skeleton = cls(copy.deepcopy(config))
-        found = read_headers(folder)
         source = skeleton.source_of(found)
         used = source.match(found, bool(kwargs.pop("ignore_mismatched_sizes", False)))
         dtype = choose_dtype(kwargs, config, used.values())

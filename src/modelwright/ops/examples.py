@@ -89,7 +89,7 @@ def _linear(d: Draw) -> tuple[Compute, Compute]:
 
 def _stored(d: Draw, *shape: int) -> dict[str, Stored]:
     weight = d.tensor(*shape, scale=shape[-1] ** -0.5)
-    group, offset = d.one_of(32, 64, 128), bool(d.one_of(0, 1))
+    group, offset = d.one_of(32, 64, 128), bool(d.one_of(1, 0))
     return {"int8": quantise_int8(weight), "int4": quantise_int4(weight, group, offset)}
 
 

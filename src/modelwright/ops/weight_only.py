@@ -1,6 +1,6 @@
 """Weights stored in int8 or int4 with the activations left as they are, and the linear layer that documents them.
 
-int8 has a scale per output row. int4 has a scale, and where asked an offset, per group of input channels: a weight is
+int8 has a scale per output row. int4 has a scale, and mostly an offset, per group of input channels: a weight is
 ``scale * (step - 8) + offset`` with steps 0 to 15. Two steps lie in a byte: of each 64 channels, byte j holds channel j
 in its low and channel 32 + j in its high half. Leaves out calibration, and activations in int8.
 """
@@ -46,11 +46,11 @@ def quantise_int8(weight: Tensor) -> Int8Weight:
     return Int8Weight(steps, scales)
 
 
-def quantise_int4(weight: Tensor, group: int = 32, offset: bool = False) -> Int4Weight:
+def quantise_int4(weight: Tensor, group: int = 32, offset: bool = True) -> Int4Weight:
     """Round ``[..., out, in]`` to 16 steps per group of ``group`` inputs.
 
-    Without an offset the number of largest magnitude becomes step 0, whatever its sign, so that 0 stays exact and all
-    16 steps are used; with one the steps run from the group's least number to its greatest.
+    With an offset the steps run from the group's least number to its greatest. Without one the number of largest
+    magnitude becomes step 0, whatever its sign, so that 0 stays exact and all 16 steps are used.
 
     Raises:
         ValueError: an unknown group, or inputs that are no whole number of groups and of runs of 64.

@@ -15,7 +15,7 @@ SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 QUANTS: tuple[Quant, ...] = ("fp8", "int8", "int4")
 KV_BYTES_OF = {**BYTES_OF, "fp8": 1, "int8": 1}
 SCALE_BYTES: dict[Quant, int] = {"fp8": 4, "int8": 4, "int4": 2}
-"""What one scale takes: float32, or bfloat16 in int4; fp8 has one for a matrix's output, as int8 has."""
+"""What one scale takes: float32, or bfloat16 in int4, as its offset; fp8 has one for a matrix's output, as int8 has."""
 KV_SCALE_BYTES = 4
 """int8 keeps a float32 scale for each cached vector, as the engine does; fp8 is cached without scales."""
 
@@ -28,7 +28,8 @@ class Precision:
     activations and `kv` that of the cache.
     With `quant` the matrices of attention, feed-forwards and experts are stored as ``modelwright quantize`` stores
     them; embedding, router, biases and norms, vision and projector are not quantized, nor what attention needs wide
-    (`Linear.kept`). In int4 `group` inputs share a scale; `head` is whether the output head is quantized too.
+    (`Linear.kept`). In int4 `group` inputs share a scale and, unless `symmetric`, an offset; `head` is whether the
+    output head is quantized too.
     """
 
     weights: str
@@ -37,7 +38,8 @@ class Precision:
     compute: str
     kv: str
     quant: Quant | None = None
-    group: int = 64
+    group: int = 32
+    symmetric: bool = False
     head: bool = False
 
     @classmethod
@@ -58,13 +60,14 @@ class Precision:
     def matrix_bytes(self, linear: Linear, tensor: int = 1) -> int:
         """The weight of `linear` (not its bias) on one of `tensor` ranks, scales included.
 
-        int8 and fp8 have one scale per output; int4 has one for every output and `group` inputs.
+        int8 and fp8 have one scale per output; int4 has one for every output and `group` inputs, and as many offsets.
         """
         inputs, outputs = (size // (tensor if linear.cut == side else 1) for side, size in _sides(linear))
         if self.quant is None or linear.kept:
             return inputs * outputs * self.width
         if self.quant == "int4":
-            return math.ceil(inputs * outputs / 2) + outputs * math.ceil(inputs / self.group) * SCALE_BYTES["int4"]
+            pairs = outputs * math.ceil(inputs / self.group) * (1 if self.symmetric else 2)
+            return math.ceil(inputs * outputs / 2) + pairs * SCALE_BYTES["int4"]
         return inputs * outputs + outputs * SCALE_BYTES[self.quant]
 
     def kv_bytes(self, numbers: int, vectors: int) -> int:

@@ -93,6 +93,7 @@ def precision_of(
         kv=cached or stored.kv_cache or used.compute,
         quant=method or _known_quant(stored.weights),
         group=stored.group,
+        symmetric=stored.symmetric,
         head=stored.head,
     )
 
