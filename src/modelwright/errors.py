@@ -4,17 +4,21 @@ Where a message is about one field and begins with its name, ``field`` is that n
 field is called otherwise (an option of the command line, a key of a request's JSON) can say so.
 """
 
+LONGEST = 900
+"""Characters of a message: what is given may be long (a picture in base64, a whole file), a sentence is not."""
+_END = 300
+
 
 class UserError(ValueError):
     """What the three have in common; it is not raised itself.
 
     Args:
-        message: the rule and both values.
+        message: the rule and both values; the middle of one longer than `LONGEST` characters is left out.
         field: the one field that the message begins with, if there is one.
     """
 
     def __init__(self, message: str = "", field: str | None = None):
-        super().__init__(message)
+        super().__init__(_shortened(message))
         self.field = field
 
 
@@ -28,3 +32,10 @@ class CheckpointError(UserError):
 
 class RequestError(UserError):
     """A request (text, pictures, generation options) cannot be served as it was made."""
+
+
+def _shortened(message: str) -> str:
+    if len(message) <= LONGEST:
+        return message
+    gap = f" ... ({len(message)} characters) ... "
+    return message[: LONGEST - _END - len(gap)] + gap + message[-_END:]

@@ -105,6 +105,19 @@ def test_boxes_are_in_pixels_of_the_picture(ask, says, tmp_path):
     assert answer["groundings"] == [{"label": "the red circle", "boxes": [[100, 400, 500, 1200], [0, 0, 999, 1998]]}]
 
 
+def test_boxes_of_a_photo_lie_on_it_as_it_is_seen(ask, says, tmp_path):
+    """Stored lying, shown standing: 40 wide and 20 high in the file, 20 wide and 40 high for everybody."""
+    says("<|ref|>it<|/ref|><|det|>[[0, 0, 999, 500]]<|/det|>")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 20), "white").save(tmp_path / "photo.png", exif=exif)
+    target = tmp_path / "drawn.png"
+    answer = json.loads(ask("Locate it", "--image", tmp_path / "photo.png", "--draw", target, "--json").out)
+    assert answer["groundings"] == [{"label": "it", "boxes": [[0, 0, 20, 20.02]]}]
+    assert Image.open(target).size == (20, 40)
+    assert Image.open(target).getpixel((10, 35)) == (255, 255, 255) != Image.open(target).getpixel((0, 18))
+
+
 def test_boxes_without_a_picture_are_only_text(ask, says):
     says(BOXES)
     answer = json.loads(ask("Locate it", "--json").out)

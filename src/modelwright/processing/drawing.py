@@ -6,17 +6,25 @@ from collections.abc import Iterable
 from PIL import Image, ImageDraw, ImageFont
 
 from modelwright.processing.grounding import Box, Grounding
+from modelwright.processing.images import Picture, load_image
 
 _GOLDEN_RATIO = 0.618034
 
 
-def draw_groundings(image: Image.Image, groundings: Iterable[Grounding]) -> Image.Image:
-    """A copy of ``image`` in RGB with every box outlined and labelled, one colour for each label.
+def draw_groundings(image: Picture, groundings: Iterable[Grounding]) -> Image.Image:
+    """A copy of ``image`` in RGB, upright as models see it, with every box outlined and labelled.
 
-    A label stands above its box, or inside it where there is no room, always within the picture and cut to its width.
+    There is one colour for each label. A label stands above its box, or inside it where there is no room, always within
+    the picture and cut to its width.
+
+    Args:
+        image: anything `load_image` reads; its EXIF orientation is applied.
+        groundings: boxes in pixels of the upright picture, as `parse_grounding` gives them.
+
+    Raises:
+        RequestError: the picture cannot be read.
     """
-    picture = image.convert("RGB")
-    picture = picture.copy() if picture is image else picture
+    picture = load_image(image)
     draw = ImageDraw.Draw(picture)
     shorter = min(picture.size)
     line = max(1, shorter // 150)

@@ -9,13 +9,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
+from PIL import Image
+
 from modelwright.errors import RequestError
+from modelwright.processing.images import load_image
 
 GRID = 999
 """The coordinate of a picture's right and bottom edge."""
 
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2."""
+Shown = tuple[int, int] | Image.Image
+"""A picture that the model saw, or the (width, height) of it, upright."""
 
 _TAG = re.compile(r"<\|(/?)(ref|det)\|>")
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
@@ -28,7 +33,7 @@ class Grounding:
 
     Attributes:
         label: what it calls it.
-        boxes: x1, y1, x2, y2 in pixels of the picture, x1 < x2 and y1 < y2.
+        boxes: x1, y1, x2, y2 in pixels of the upright picture, x1 < x2 and y1 < y2.
         image: which picture of the conversation.
     """
 
@@ -51,22 +56,20 @@ class GroundingReport:
     skipped: list[Skipped]
 
 
-def parse_grounding(
-    text: str, image_size: tuple[int, int] | Sequence[tuple[int, int]], image: int | None = None
-) -> list[Grounding]:
+def parse_grounding(text: str, image_size: Shown | Sequence[Shown], image: int | None = None) -> list[Grounding]:
     """The well-formed groundings of an answer, in pixels; see `parse_grounding_report`."""
     return parse_grounding_report(text, image_size, image).groundings
 
 
-def parse_grounding_report(
-    text: str, image_size: tuple[int, int] | Sequence[tuple[int, int]], image: int | None = None
-) -> GroundingReport:
+def parse_grounding_report(text: str, image_size: Shown | Sequence[Shown], image: int | None = None) -> GroundingReport:
     """The groundings of an answer and everything that looked like one and was not.
 
     A box is four whole numbers 0..999 with x1 < x2 and y1 < y2; one bad box does not spoil its neighbours.
 
     Args:
-        image_size: (width, height) in pixels, or one such pair for each picture of the conversation.
+        image_size: the picture, or its (width, height) in pixels when it stands upright; or one such for each picture
+            of the conversation. A picture as a camera stores it may lie on its side: hand over the picture, whose EXIF
+            orientation is applied, rather than its ``size``.
         image: which picture the boxes lie on; the last one by default, because the answer does not say.
 
     Raises:
@@ -184,11 +187,11 @@ def _box_problem(box: Sequence[float]) -> str | None:
     return None
 
 
-def _pick_size(
-    image_size: tuple[int, int] | Sequence[tuple[int, int]], image: int | None
-) -> tuple[int, tuple[int, int]]:
-    several = len(image_size) == 0 or isinstance(image_size[0], Sequence)
-    sizes = cast(list[tuple[int, int]], list(image_size) if several else [image_size])
+def _pick_size(image_size: Shown | Sequence[Shown], image: int | None) -> tuple[int, tuple[int, int]]:
+    shown = [image_size] if isinstance(image_size, Image.Image) else list(image_size)
+    if shown and not isinstance(shown[0], Sequence | Image.Image):  # one pair
+        shown = [cast(tuple[int, int], image_size)]
+    sizes = [load_image(one).size if isinstance(one, Image.Image) else cast(tuple[int, int], one) for one in shown]
     if not sizes or any(len(size) != 2 or min(size) <= 0 for size in sizes):
         raise RequestError(
             f"image_size must be (width, height) or a list of such pairs, all positive, got {image_size}"

@@ -5,23 +5,29 @@ import binascii
 import io
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from modelwright.errors import RequestError
+from modelwright.processing.arrays import is_array, levels_of
 
 MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
 """Largest accepted width x height, 89 megapixels: the size at which Pillow itself begins to warn of a bomb."""
 
-Picture = str | os.PathLike[str] | bytes | Image.Image | IO[bytes]
-"""A path, a ``data:`` URL, the bytes of an encoded picture, a picture, or an open binary file."""
+Picture = str | os.PathLike[str] | bytes | Image.Image | IO[bytes] | np.ndarray | Mapping[str, Any]
+"""A path, a ``data:`` or ``file:`` URL, base64 text, the bytes of an encoded picture, a picture, an open binary file, a
+numpy array or torch tensor (see `levels_of`), or what data sets hold: a mapping with ``bytes`` or ``path``."""
 
 _WHITE = (255, 255, 255, 255)
+_SHOWN = 200
+"""Characters of a name that an error shows."""
 
 
 def load_image(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -31,8 +37,13 @@ def load_image(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     8 bits). The size is read from the header and checked before a pixel is decoded.
 
     Raises:
-        RequestError: the source is missing, remote, not a picture, cut short, empty or larger than ``max_pixels``.
+        RequestError: the source is missing, remote, several pictures, not a picture, cut short, empty or larger than
+            ``max_pixels``.
     """
+    if isinstance(source, Mapping):
+        source = source["path"] if source.get("bytes") is None else source["bytes"]
+    if is_array(source):
+        source = _from_array(source)
     if isinstance(source, Image.Image):
         return _decode(source, "picture", max_pixels)
     name, stream = _open_source(source)
@@ -46,25 +57,52 @@ def _open_source(source: Any) -> tuple[str, IO[bytes]]:
         return "picture bytes", io.BytesIO(source)
     if isinstance(source, str) and source.startswith("data:"):
         return "data URL", io.BytesIO(_data_url_bytes(source))
-    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
-        raise RequestError(f"pictures are not fetched from the network ({source}): pass a file or a data: URL")
     if isinstance(source, str | os.PathLike):
-        return _open_file(Path(source))
+        return _open_named(os.fspath(source))
     if hasattr(source, "read"):
         return "file object", source
     raise RequestError(
-        f"a picture must be a path, bytes, a data: URL, an open binary file or a PIL image, not {type(source).__name__}"
+        f"a picture must be a PIL image, a path, bytes, a numpy array or a torch tensor, not {type(source).__name__}"
     )
 
 
-def _open_file(path: Path) -> tuple[str, IO[bytes]]:
+def _open_named(name: str) -> tuple[str, IO[bytes]]:
+    """A file by its path or ``file:`` URL, or text that is a picture in base64."""
+    shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
+    if name.lower().startswith(("http:/", "https:/")):  # a Path holds one slash less
+        raise RequestError(f"pictures are not fetched from the network ({shown}): pass a file or a data: URL")
+    path = Path(url2pathname(urlsplit(name).path)) if name.lower().startswith("file:/") else Path(name)
     try:
-        return str(path), path.open("rb")
-    except FileNotFoundError:
-        raise RequestError(f"no such picture: {path}") from None
+        return shown, path.open("rb")
     except (OSError, ValueError) as error:
+        encoded = _picture_in_base64(name)
+        if encoded is not None:
+            return "base64 text", io.BytesIO(encoded)
+        if isinstance(error, FileNotFoundError):
+            raise RequestError(f"no such picture: {shown}") from None
         reason = getattr(error, "strerror", None) or error
-        raise RequestError(f"cannot open the picture {path}: {reason}") from error
+        raise RequestError(f"cannot open the picture {shown}: {reason}") from error
+
+
+def _picture_in_base64(text: str) -> bytes | None:
+    """The bytes that base64 text stands for, if they begin as a picture does."""
+    try:
+        encoded = base64.b64decode("".join(text.split()), validate=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            Image.open(io.BytesIO(encoded))
+    except Image.DecompressionBombError:  # which says its size itself
+        return encoded
+    except Exception:  # not base64, or no picture
+        return None
+    return encoded
+
+
+def _from_array(array: Any) -> Image.Image:
+    pictures = list(levels_of(array))
+    if len(pictures) != 1:
+        raise RequestError(f"one picture was expected, got an array of {len(pictures)}, of shape {list(array.shape)}")
+    return Image.fromarray(pictures[0])
 
 
 def _data_url_bytes(url: str) -> bytes:

@@ -1,28 +1,21 @@
 """One picture or a nest of them, of any kind a caller may hold, as RGB ``PIL.Image``s; nothing here knows a palette."""
 
-import os
-import sys
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from modelwright.errors import RequestError
+from modelwright.processing.arrays import is_array, levels_of
 from modelwright.processing.images import load_image
-
-CHANNELS = (1, 3, 4)
-"""Channels an array may have: grey, RGB, or RGB with transparency."""
 
 
 def as_pictures(images: Any) -> list[Image.Image]:
     """Every picture in ``images``, upright and RGB, in the order they are held.
 
     Args:
-        images: what `load_image` reads (a PIL image, a path, the bytes of a file), a numpy array or torch tensor
-            ``[H, W]``, ``[H, W, C]``, ``[C, H, W]`` or a batch of the latter two, or lists of these, nested at will.
-            Where the first and the last side could both be channels, the one of 3 is, else the first.
-            Integers are 0..255 (uint16: 0..65535); floats are 0..1, or 0..255 where a value is above 1.
+        images: what `load_image` reads, batches of arrays or tensors (see `levels_of`), or lists of these, nested at
+            will.
 
     Raises:
         RequestError: there is no picture, or one cannot be read; the message states the rule and what was given.
@@ -37,59 +30,7 @@ def _walk(images: Any) -> Iterator[Image.Image]:
     if isinstance(images, list | tuple):
         for image in images:
             yield from _walk(image)
-    elif isinstance(images, Image.Image | str | os.PathLike | bytes) or hasattr(images, "read"):
+    elif is_array(images):
+        yield from (load_image(Image.fromarray(levels)) for levels in levels_of(images))
+    else:
         yield load_image(images)
-    else:
-        yield from (load_image(Image.fromarray(levels)) for levels in _arrays(_to_numpy(images)))
-
-
-def _to_numpy(array: Any) -> np.ndarray:
-    torch = sys.modules.get("torch")  # a tensor exists only where torch was imported
-    if torch is not None and isinstance(array, torch.Tensor):
-        array = array.detach().cpu()
-        return (array.float() if array.is_floating_point() else array).numpy()
-    if isinstance(array, np.ndarray):
-        return array
-    raise RequestError(
-        f"a picture must be a PIL image, a path, bytes, a numpy array or a torch tensor, not {type(array).__name__}"
-    )
-
-
-def _arrays(array: np.ndarray) -> Iterator[np.ndarray]:
-    """The pictures of an array as uint8 [H, W] or [H, W, C]."""
-    if array.ndim == 4:
-        if not len(array):
-            raise RequestError(f"a batch of pictures must hold at least one, got shape {list(array.shape)}")
-        yield from (_to_levels(_channels_last(image, array.shape)) for image in array)
-    else:
-        yield _to_levels(array if array.ndim == 2 else _channels_last(array, array.shape))
-
-
-def _channels_last(image: np.ndarray, given: tuple[int, ...]) -> np.ndarray:
-    """[H, W, C] of a picture either way round, [H, W] where C is 1; ``given`` is the shape to name in an error."""
-    first, last = image.ndim == 3 and image.shape[0] in CHANNELS, image.ndim == 3 and image.shape[-1] in CHANNELS
-    if not (first or last):
-        raise RequestError(
-            "an array must be [H, W], [H, W, C], [C, H, W] or a batch of the latter two, with 1, 3 or 4 channels C, "
-            f"got shape {list(given)}"
-        )
-    if not last or (first and not (image.shape[-1] == 3 != image.shape[0])):
-        image = np.moveaxis(image, 0, -1)
-    return image[..., 0] if image.shape[-1] == 1 else image
-
-
-def _to_levels(image: np.ndarray) -> np.ndarray:
-    """uint8 of values of any other number type."""
-    if 0 in image.shape:
-        raise RequestError(f"a picture must have pixels, got shape {list(image.shape)}")
-    if image.dtype.kind not in "buif":
-        raise RequestError(f"the values of a picture must be numbers, got {image.dtype}")
-    low, high = image.min(), image.max()
-    top = 65535 if image.dtype == np.uint16 else 255
-    if not (low >= 0 and high <= top):  # false for a value that is no number, too
-        raise RequestError(f"the values of a picture must lie in 0..1 or 0..{top}, got {low}..{high}")
-    if image.dtype == np.uint8:
-        return np.ascontiguousarray(image)
-    whole = image.dtype.kind in "ui"
-    scale = 255 / top if whole else 255 if high <= 1 else 1
-    return np.floor(image.astype(np.float64) * scale + 0.5).astype(np.uint8)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from modelwright.errors import RequestError
+from modelwright.processing.arrays import is_array
 from modelwright.processing.chat import Segment, count_open
 from modelwright.processing.messages import count_mismatch
 
@@ -21,12 +22,17 @@ def split_rows(inputs: Any) -> list[Any]:
     return list(inputs)
 
 
+def listed(images: Any) -> Pictures:
+    """Pictures as a list of them, or of such lists: a picture alone is a list of one, a batch of arrays one of many."""
+    if images is None or isinstance(images, list | tuple):
+        return images
+    return list(images) if is_array(images) and images.ndim == 4 else [images]
+
+
 def pictures_per_row(images: Pictures, rows: int) -> Sequence[Pictures] | None:
     """``images`` as one entry a row, or None when it is a flat list of pictures."""
     if images is None:
         return [None] * rows
-    if not isinstance(images, list | tuple):
-        raise RequestError(f"images must be a list of pictures or a list of such lists, not {type(images).__name__}")
     if not any(isinstance(entry, list | tuple) for entry in images):
         return [images] if rows == 1 else None
     if len(images) != rows:

@@ -20,7 +20,7 @@ from modelwright.processing.chat import (
 from modelwright.processing.image_processor import TileImageProcessor
 from modelwright.processing.images import load_image
 from modelwright.processing.messages import Conversation
-from modelwright.processing.rows import Pictures, deal_pictures, pictures_per_row, split_rows
+from modelwright.processing.rows import Pictures, deal_pictures, listed, pictures_per_row, split_rows
 from modelwright.processing.settings import check_settings, refuse_unknown
 from modelwright.processing.special_tokens import add_special_tokens
 from modelwright.processing.tokenizer import read_fast_tokenizer
@@ -168,6 +168,7 @@ class TiledPrompts:
         if prompts is not None and system_prompt:
             raise RequestError("system_prompt belongs to conversations; a prompt is formatted already")
         inputs = split_rows(conversations if prompts is None else prompts)
+        images = listed(images)
         per_row = pictures_per_row(images, len(inputs))
         beside = per_row or [images] * len(inputs)
         if prompts is None:
