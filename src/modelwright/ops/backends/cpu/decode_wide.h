@@ -5,6 +5,7 @@
 // meet the scores and the weights.
 #pragma once
 
+#include "decode_floats.h"
 #include "lanes.h"
 
 #if HAS_BF16_DOTS
@@ -103,6 +104,11 @@ private:
         const QueryRows& q = d.queries[part];
         const X* query = static_cast<const X*>(q.rows) + sequence * q.sequence + head * group * q.head;
         const int64_t lanes = d.keys[part].width / NUMBERS;
+        if (group == 1) {  // for which turning the rows costs more than it saves
+            if (asks) dots<true>(rows, lanes, query, ahead, sums.at(part * HALVES));
+            else dots<false>(rows, lanes, query, ahead, sums.at(part * HALVES));
+            return;
+        }
         for (int64_t first = 0; first < lanes; first += CHUNK) {
             const int64_t some = std::min<int64_t>(CHUNK, lanes - first);
             turn(rows, first, some, turned.at(0));
@@ -112,6 +118,23 @@ private:
                 if (h == 0 && asks) multiply<X, heads(), true>(turned.at(0), some, own, q.head, ahead, first == 0, to);
                 else multiply<X, heads(), false>(turned.at(0), some, own, q.head, ahead, first == 0, to);
             });
+        }
+    }
+
+    // The products of the rows with one query, summed up along each row.
+    template <bool ASKS>
+    static void dots(const Rows& rows, int64_t lanes, const X* query, Ahead& ahead, float* to) {
+        for (int half = 0; half < BLOCK; half += LANES) {
+            __m512 each[LANES];
+            for (int r = 0; r < LANES; r++) each[r] = _mm512_setzero_ps();
+            for (int64_t i = 0; i < lanes; i += LANES) {
+                const __m512i own = _mm512_loadu_si512(query + i * NUMBERS);
+                if (ASKS)
+                    for (int asked = 0; asked < LANES / HALVES; asked++) ahead.ask();
+                for (int r = 0; r < LANES; r++)
+                    each[r] = Lane<X>::add(each[r], _mm512_loadu_si512(rows.at[half + r] + i * 4), own);
+            }
+            store(to + half, ::sums(reinterpret_cast<const Floats*>(each)));
         }
     }
 
