@@ -20,6 +20,7 @@ from modelwright.ops.input_major import input_major_linear
 from modelwright.ops.latent import latent_to_values, query_to_latent
 from modelwright.ops.linear import linear, linears
 from modelwright.ops.norm import rms_norm
+from modelwright.ops.pages import Pages, write_pages
 from modelwright.ops.quick_gelu import quick_gelu
 from modelwright.ops.rotary import rotate, rotate_interleaved
 from modelwright.ops.routing import router_scores
@@ -32,13 +33,22 @@ X, W = torch.randn(1, 16), torch.randn(16, 16)
 STACKS = torch.randn(2, 32, 16), torch.randn(2, 16, 16)
 STORED = [quantise_int8(stack) for stack in STACKS]
 
+
+def _written(x: Tensor) -> Tensor:
+    """Pages whose third place holds ``x``."""
+    pages = Pages(0 * x.repeat(8, 1).view(2, 4, 16))
+    write_pages(pages, torch.tensor([2]), x)
+    return pages.rows
+
+
 OPERATIONS: dict[str, tuple[str, Callable[[Tensor], Any]]] = {
     "linear": ("linears", lambda x: linear(x, W)),
     "linears": ("linears", lambda x: linears(x, [(W, None), (W, None)])[1]),
     "rms_norm": ("rms_norm", lambda x: rms_norm(x, torch.ones(16), 1e-6)),
     "gated_product": ("silu_product", lambda x: gated_product(x, x, F.silu)),
     "quick_gelu": ("quick_gelu", quick_gelu),
-    "input_major_linear": ("columns", lambda x: input_major_linear(x.repeat(2, 1), W, W[0])),
+    "input_major_linear": ("columns", lambda x: input_major_linear(x, W, W[0])),
+    "write_pages": ("place", _written),
     "rotate": ("rotate", lambda x: rotate(x[:, None, None], X[None, :, :8], X[None, :, :8], rotate_interleaved)),
     "router_scores": ("route", lambda x: router_scores(x, W, "softmax", torch.float32)[1]),
     "experts": ("experts", lambda x: experts(x, *CHOICE, *STACKS, F.silu)),

@@ -100,3 +100,15 @@ def test_other_types_and_strides_are_left_to_torch():
     assert kernels.serves_rows(x, weight)
     assert not kernels.serves_rows(x.double(), weight) and not kernels.serves_rows(x.mT, weight)
     assert not kernels.serves_rows(x, torch.ones(16)[::2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(5, 3, 8), (5, 24)])
+def test_vectors_are_placed_where_their_slots_say(shape, dtype):
+    wider = torch.zeros(11, *shape[1:-1], shape[-1] + 4, dtype=dtype)  # pages may be views of a wider pool
+    rows, slots = wider[..., 2:-2], torch.tensor([7, 0, 10, 3, 4])
+    values = torch.randn(*shape[1:-1], shape[0], shape[-1]).to(dtype).transpose(0, -2)
+    assert kernels.serves_placing(rows, slots, values)
+    kernels.place(rows, slots, values)
+    assert torch.equal(rows, torch.zeros_like(rows).index_copy(0, slots, values))
+    assert wider[..., :2].eq(0).all() and wider[..., -2:].eq(0).all()

@@ -28,7 +28,7 @@ from modelwright.ops.paged import (
     paged_attention,
     paged_latent_attention,
 )
-from modelwright.ops.pages import Pages, dequantise_rows, quantise_rows
+from modelwright.ops.pages import Pages, dequantise_rows, quantise_rows, write_pages
 from modelwright.ops.quick_gelu import quick_gelu
 from modelwright.ops.rotary import inverse_frequencies, rope_table, rotate, rotate_half_split, rotate_interleaved
 from modelwright.ops.routing import reference_router_scores, router_scores
@@ -284,6 +284,19 @@ def _quick_gelu(d: Draw) -> tuple[Compute, Compute]:
     return lambda: quick_gelu(ours), lambda: x.float() * torch.sigmoid(1.702 * x.float())
 
 
+def _written(d: Draw) -> tuple[Compute, Compute]:
+    tokens, heads, width = d.one_of(1, 3, 20), d.one_of(8, 1, 2), d.one_of(64, 24)
+    values, pages = d.tensor(heads, tokens, width).transpose(0, 1), d.tensor(3, PAGE, heads, width)
+    slots = torch.randperm(3 * PAGE, generator=d.numbers)[:tokens]
+    ours = Pages(d.here(pages).clone())
+
+    def write() -> Tensor:
+        write_pages(ours, d.here(slots), d.here(values))
+        return ours.rows
+
+    return write, lambda: pages.float().flatten(0, 1).index_copy(0, slots, values.float()).view(pages.shape)
+
+
 EXAMPLES: dict[str, Example] = {
     "linear": _linear,
     "linear, int8": partial(_stored_linear, "int8"),
@@ -305,5 +318,6 @@ EXAMPLES: dict[str, Example] = {
     "decode_latent_attention": _latent_decode,
     "continued_attention": _continued,
     "continued_latent_attention": _latent_continued,
+    "write_pages": _written,
 }
 """By the operation's name in ``ops``."""

@@ -2,7 +2,7 @@
 
 ``linear``, ``linears``, ``columns`` and ``experts`` serve few and several tokens, ``decode`` one query per sequence
 over pages; ``latent_in`` and ``latent_to_values`` absorb a latent layer's projection. ``prefill`` attends to a prompt's
-tokens; ``rms_norm``, ``rotate``, ``silu_product``, ``quick_gelu`` and ``route`` take any number of rows.
+tokens; ``rms_norm``, ``rotate``, ``silu_product``, ``quick_gelu``, ``route`` and ``place`` take any number of rows.
 Each ``serves_`` function says whether a kernel takes some tensors, for callers that want numbers alone
 (``ops/dispatch.py``). Leaves out GPUs. README.md has a map.
 """
@@ -20,7 +20,16 @@ from modelwright.ops.backends.cpu.linear import (
     serves_linear,
 )
 from modelwright.ops.backends.cpu.prefill import prefill, serves_prefill
-from modelwright.ops.backends.cpu.rows import quick_gelu, rms_norm, rotate, route, serves_rows, silu_product
+from modelwright.ops.backends.cpu.rows import (
+    place,
+    quick_gelu,
+    rms_norm,
+    rotate,
+    route,
+    serves_placing,
+    serves_rows,
+    silu_product,
+)
 from modelwright.ops.backends.cpu.unit import unit
 
 __all__ = [
@@ -33,6 +42,7 @@ __all__ = [
     "latent_to_values",
     "linear",
     "linears",
+    "place",
     "prefers_columns",
     "prefill",
     "quick_gelu",
@@ -45,6 +55,7 @@ __all__ = [
     "serves_experts",
     "serves_latent",
     "serves_linear",
+    "serves_placing",
     "serves_prefill",
     "serves_rows",
     "silu_product",

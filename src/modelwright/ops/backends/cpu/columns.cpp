@@ -1,7 +1,8 @@
 // Products of several rows with a matrix that lies input by input, [in, out], as Conv1D's does: no torch, only pointers.
 //
 // A strip of columns is read for some inputs and all rows of x, then for the next inputs: its sums wait in memory
-// meanwhile. Lanes are columns, so that no sum crosses them.
+// meanwhile. One row alone meets long stretches of the weight, as memory gives them fastest. Lanes are columns, so that
+// no sum crosses them, and every sum is taken in the order of the inputs, however many rows there are.
 
 #include <algorithm>
 
@@ -12,6 +13,7 @@ namespace {
 constexpr int64_t DEEP = 32;   // inputs that all rows meet before the next: what they read stays near
 constexpr int64_t LINE = 64;   // bytes
 constexpr int ROWS = 8;        // of x that meet a strip at once
+constexpr int TOGETHER = 8;    // inputs that one row alone meets before its sums are stored
 
 // Vectors of sums in a strip for so many rows: few rows leave registers for a wide one, which memory gives faster.
 constexpr int width(int rows) { return rows <= 2 ? 8 : rows <= 4 ? 4 : 2; }
@@ -94,6 +96,84 @@ inline int64_t place(int64_t i, bf16) { return i; }
 #endif
 inline int64_t place(int64_t i, float) { return i; }
 
+// One row alone meets `deep` inputs of `some` columns, which are asked for `ahead` inputs before.
+template <typename X>
+INLINE void ask_below(const Block<X>& b, int64_t i) {
+    for (int64_t k = 0; k < b.deep; k++) __builtin_prefetch(b.weight + (k + b.ahead) * b.stride + i);
+}
+
+template <typename X>
+void stretch(const Block<X>& b) {
+    for (int64_t i = 0; i < b.some; i += LANES) {
+        if (i % (LINE / sizeof(X)) == 0) ask_below(b, i);
+        Floats sum = load(b.sums + i);
+        const X* weight = b.weight + i;
+        if (b.deep == TOGETHER && i + LANES <= b.some)
+            each<TOGETHER>([&](auto k) INLINED { sum += load(weight + k * b.stride) * to_float(b.x[k]); });
+        else
+            for (int64_t k = 0; k < b.deep; k++)
+                sum += columns_at<false>(weight + k * b.stride, b.some - i) * to_float(b.x[k]);
+        store(b.sums + i, sum);
+    }
+}
+
+#if HAS_BF16_DOTS
+// Adds the products of inputs k and k + 1, if that is there, to the sums of 32 columns, woven as in `meet_pairs`.
+INLINE void add_pair(const Block<bf16>& b, int64_t k, int64_t i, int64_t some, __m512 (&sums)[2]) {
+    const bool both = k + 1 < b.deep;
+    const bf16* weight = b.weight + k * b.stride + i;
+    const __m512bh x = (__m512bh)(both ? everywhere(b.x + k) : _mm512_set1_epi32(b.x[k].bits));
+    const __m512i first = load_halves(weight, some);
+    const __m512i second = both ? load_halves(weight + b.stride, some) : _mm512_setzero_si512();
+    sums[0] = _mm512_dpbf16_ps(sums[0], (__m512bh)_mm512_unpacklo_epi16(first, second), x);
+    sums[1] = _mm512_dpbf16_ps(sums[1], (__m512bh)_mm512_unpackhi_epi16(first, second), x);
+}
+
+template <>
+void stretch(const Block<bf16>& b) {
+    for (int64_t i = 0; i < b.some; i += 2 * LANES) {
+        ask_below(b, i);
+        __m512 sums[2] = {_mm512_loadu_ps(b.sums + i), _mm512_loadu_ps(b.sums + i + LANES)};
+        if (b.deep == TOGETHER && i + 2 * LANES <= b.some)
+            each<TOGETHER / 2>([&](auto pair) INLINED { add_pair(b, 2 * pair, i, 2 * LANES, sums); });
+        else
+            for (int64_t k = 0; k < b.deep; k += 2) add_pair(b, k, i, std::min<int64_t>(2 * LANES, b.some - i), sums);
+        _mm512_storeu_ps(b.sums + i, sums[0]);
+        _mm512_storeu_ps(b.sums + i + LANES, sums[1]);
+    }
+}
+#endif
+
+// Columns `first` to `last` - 1 of the only row of y.
+template <typename X>
+void long_piece(const Columns& c, int64_t first, int64_t last, float* sums) {
+    const X *x = static_cast<const X*>(c.x), *weight = static_cast<const X*>(c.weight) + first;
+    const int64_t some = last - first;
+    std::fill(sums, sums + up_to(some, 2 * LANES), 0.0f);
+    for (int64_t k = 0; k < c.in; k += TOGETHER) {
+        const int64_t deep = std::min<int64_t>(TOGETHER, c.in - k);
+        stretch(Block<X>{x + k, weight + k * c.out, c.in, c.out, deep, some, TOGETHER, sums});
+    }
+    const X* bias = static_cast<const X*>(c.bias);
+    X* y = static_cast<X*>(c.y);
+    for (int64_t i = 0; i < some; i++) {
+        const float value = sums[place(i, X{})];
+        store(y + first + i, bias ? value + to_float(bias[first + i]) : value);
+    }
+}
+
+template <typename X>
+void multiply_one(const Columns& c, int threads) {
+    const int64_t wide = up_to((c.out + threads - 1) / threads, LINE);
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<float> sums(wide);
+#pragma omp for schedule(static, 1)
+        for (int64_t first = 0; first < c.out; first += wide)
+            long_piece<X>(c, first, std::min(first + wide, c.out), sums.data());
+    }
+}
+
 // Columns `first` to `last` - 1 of y: strip by strip for some inputs, then for the next; `sums` has room for all.
 template <int R, typename X>
 void piece(const Columns& c, int64_t first, int64_t last, float* sums) {
@@ -141,6 +221,7 @@ void multiply(const Columns& c, int threads) {
 
 template <typename X>
 void multiply(const Columns& c, int threads) {
+    if (c.rows == 1) return multiply_one<X>(c, threads);
     const int64_t groups = (c.rows + ROWS - 1) / ROWS, rows = (c.rows + groups - 1) / groups;
     each<ROWS>([&](auto r) INLINED {
         if (rows == r + 1) multiply<r + 1, X>(c, threads);

@@ -243,6 +243,11 @@ SILU_PRODUCT = _function(
     *("int32_t halves", "const void* gate", "const void* up", "int64_t count", "void* y", "int32_t threads"),
 )
 QUICK_GELU = _function("quick_gelu", "int32_t halves", "const void* x", "int64_t count", "void* y", "int32_t threads")
+PLACE_ROWS = _function(
+    "place_rows",  # strides and the width in bytes
+    *("const void* x", "int64_t x_token", "int64_t x_head", "const int64_t* slots", "int64_t tokens"),
+    *("int64_t heads", "int64_t width", "void* rows", "int64_t token", "int64_t head"),
+)
 ROUTE_ROWS = _function(
     "route_rows",
     *("int32_t halves", "int32_t half_weight", "const void* x", "int64_t tokens", "int64_t dim", "const void* weight"),
@@ -250,7 +255,7 @@ ROUTE_ROWS = _function(
 )
 FUNCTIONS = (
     *(BEST_UNIT, LINEAR_ROWS, EXPERT_ROWS, PAGED_DECODE, LATENT_IN, LATENT_OUT, SERVES_PREFILL, PREFILL_ROWS),
-    *(LINEAR_COLUMNS, NORM_ROWS, ROTATE_ROWS, SILU_PRODUCT, QUICK_GELU, ROUTE_ROWS),
+    *(LINEAR_COLUMNS, NORM_ROWS, ROTATE_ROWS, SILU_PRODUCT, QUICK_GELU, PLACE_ROWS, ROUTE_ROWS),
 )
 
 

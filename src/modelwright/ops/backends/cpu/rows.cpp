@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "vectors.h"
 
@@ -170,6 +171,16 @@ void silu_product(int32_t halves, const void* gate, const void* up, int64_t coun
 void quick_gelu(int32_t halves, const void* x, int64_t count, void* y, int32_t threads) {
     if (halves) quick_gelu_all(static_cast<const bf16*>(x), count, static_cast<bf16*>(y), threads);
     else quick_gelu_all(static_cast<const float*>(x), count, static_cast<float*>(y), threads);
+}
+
+void place_rows(const void* x, int64_t x_token, int64_t x_head, const int64_t* slots, int64_t tokens, int64_t heads,
+                int64_t width, void* rows, int64_t token, int64_t head) {
+    const char* from = static_cast<const char*>(x);
+    char* to = static_cast<char*>(rows);
+    if (x_head == width && head == width) width *= heads, heads = 1;
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t h = 0; h < heads; h++)
+            std::memcpy(to + slots[t] * token + h * head, from + t * x_token + h * x_head, width);
 }
 
 void route_rows(int32_t halves, int32_t half_weight, const void* x, int64_t tokens, int64_t dim, const void* weight,

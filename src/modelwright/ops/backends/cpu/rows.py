@@ -4,7 +4,14 @@ import torch
 from torch import Tensor
 
 from modelwright.ops.backends.cpu.build import available, call
-from modelwright.ops.backends.cpu.layouts import NORM_ROWS, QUICK_GELU, ROTATE_ROWS, ROUTE_ROWS, SILU_PRODUCT
+from modelwright.ops.backends.cpu.layouts import (
+    NORM_ROWS,
+    PLACE_ROWS,
+    QUICK_GELU,
+    ROTATE_ROWS,
+    ROUTE_ROWS,
+    SILU_PRODUCT,
+)
 
 TYPES = (torch.float32, torch.bfloat16)
 HALF = torch.bfloat16
@@ -37,6 +44,35 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, once: bool) -> Tensor:
         torch.get_num_threads(),
     )
     return out
+
+
+def serves_placing(rows: Tensor, slots: Tensor, values: Tensor) -> bool:
+    """Whether the kernel copies ``values`` to ``rows``: on the CPU, of one type, numbers of a vector side by side."""
+    vectors = rows.is_cpu and values.is_cpu and rows.dtype == values.dtype and values.dim() in (2, 3)
+    side_by_side = rows.stride(-1) == values.stride(-1) == 1 and slots.is_contiguous()
+    return vectors and side_by_side and slots.dtype == torch.int64 and available()
+
+
+def place(rows: Tensor, slots: Tensor, values: Tensor) -> None:
+    """Copy ``values`` ``[tokens, ..., width]`` to the ``slots`` ``[tokens]`` of ``rows`` ``[places, ..., width]``."""
+    size, width = rows.element_size(), rows.shape[-1]
+    token, *head = (stride * size for stride in rows.stride()[:-1])
+    x_token, *x_head = (stride * size for stride in values.stride()[:-1])
+    heads = values.shape[1] if head else 1
+    x, to = values.data_ptr(), rows.data_ptr()
+    call(
+        PLACE_ROWS,
+        x,
+        x_token,
+        *(x_head or [0]),
+        slots.data_ptr(),
+        len(slots),
+        heads,
+        width * size,
+        to,
+        token,
+        *(head or [0]),
+    )
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
