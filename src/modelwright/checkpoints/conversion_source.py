@@ -14,6 +14,7 @@ from modelwright.checkpoints.quantized_model import is_quantized
 from modelwright.checkpoints.recipes import Recipe, copy_of, unpack
 from modelwright.checkpoints.shards import INDEX_FILE, SINGLE_FILE, TensorHeader, headers_of, open_shard, read_headers
 from modelwright.checkpoints.source import find_folder, read_json
+from modelwright.checkpoints.ties import settle_ties, without_tied
 from modelwright.configs import CheckedConfig
 from modelwright.errors import CheckpointError
 from modelwright.families import model_class
@@ -140,15 +141,17 @@ def _find_config(dialect: TensorDialect, folder: Path) -> Path:
 def _other_source(dialect: TensorDialect, folder: Path, file: Path, found: dict[str, TensorHeader]) -> Source:
     config, places = dialect.read_config(file)
     forgotten = [Dropped(place, "the new folder holds the weights") for place in places]
+    apart = settle_ties(config, dialect.ties, found)
     reasons = {name: dialect.left_out(name) for name in found}
-    if config.tie_word_embeddings and "lm_head.weight" in found:
-        reasons["lm_head.weight"] = TIED
-    kept = {dialect.usual_name(name): header for name, header in found.items() if not reasons[name]}
+    weights = {dialect.usual_name(name): header for name, header in found.items() if not reasons[name]}
+    kept = without_tied(weights, dialect.ties) if config.tie_word_embeddings else weights
+    read = {header.name for header in kept.values()}
+    reasons |= {header.name: TIED for header in weights.values() if header.name not in read}
     tensors = dialect.tensors(config, {name: header.shape for name, header in kept.items()})
     model = dialect.architecture
     check_fit(f"{dialect.title}' {model}", kept, {tensor.name: tensor.shape for tensor in tensors})
     dropped = [Dropped(name, reason) for name, reason in reasons.items() if reason]
-    return Source(folder, dialect, config, file, not places, model, kept, unpack(tensors), (*forgotten, *dropped))
+    return Source(folder, dialect, config, file, not places and apart is None, model, kept, unpack(tensors), (*forgotten, *dropped))
 
 
 def _hugging_face_source(folder: Path, found: dict[str, TensorHeader]) -> Source:
@@ -158,12 +161,12 @@ def _hugging_face_source(folder: Path, found: dict[str, TensorHeader]) -> Source
     kind, config = model_class(read_json(file)), read_config(file)
     if any(is_quantized(header) for header in found.values()):
         raise CheckpointError(f"{folder} is quantized; convert the checkpoint it was made from, then quantize that")
+    apart = kind.settle_ties(config, found)
     with torch.device("meta"):
         model = kind(copy.deepcopy(config))
-    used = model.match(found)
-    read = {header.name for header in used.values()}
-    unread = [Dropped(name, f"{kind.__name__} does not read it") for name in found if name not in read]
-    tied = [Dropped(name, TIED) for name in used if name in model.tied_names()]
-    kept = {name: header for name, header in used.items() if name not in model.tied_names()}
+    kept = model.match(found)
+    read, tied = {header.name for header in kept.values()}, model.tied_names()
+    unread = f"{kind.__name__} does not read it"
+    dropped = [Dropped(name, TIED if name in tied else unread) for name in found if name not in read]
     recipes = [copy_of(name, header.shape) for name, header in kept.items()]
-    return Source(folder, None, config, file, True, kind.__name__, kept, recipes, (*unread, *tied))
+    return Source(folder, None, config, file, apart is None, kind.__name__, kept, recipes, tuple(dropped))

@@ -22,6 +22,7 @@ class TensorDialect(Protocol):
         title: the program's name in sentences.
         architecture: the only model that it has.
         own_files: files beside its weights that mean nothing elsewhere.
+        ties: its names of the tensors that a config may tie, each with the one that it then is.
     """
 
     @property
@@ -32,6 +33,9 @@ class TensorDialect(Protocol):
 
     @property
     def own_files(self) -> frozenset[str]: ...
+
+    @property
+    def ties(self) -> Mapping[str, str]: ...
 
     def holds(self, names: Collection[str]) -> bool:
         """Whether tensors of these names are written in this dialect."""

@@ -129,6 +129,7 @@ class _Source:
                 )
         config: Any = checkpoint.config_class.from_pretrained(checkpoint.folder)
         settings = settings_of(config)
+        kind.settle_ties(config, found)
         plain = _empty(kind, config, None)
         used = plain.match(found)
         dtype = choose_dtype({}, config, used.values())
@@ -137,10 +138,9 @@ class _Source:
         model = _empty(kind, config, config.quant_config)
         own = model.state_dict()
         made = {name: own[place.parameter][place.index] for name, place in model.places().items()}
-        headers = {name: header for name, header in used.items() if name not in plain.tied_names()}
         return cls(
             checkpoint.folder,
-            headers,
+            used,
             config,
             settings,
             plain.stored_types(dtype),

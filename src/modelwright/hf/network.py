@@ -36,6 +36,7 @@ from modelwright.checkpoints.shards import (
     stored_type,
 )
 from modelwright.checkpoints.source import asked_dtype, choose_dtype, read_json
+from modelwright.checkpoints.ties import same_rows, settle_ties, without_tied
 from modelwright.configs.engine import weight_quantization
 from modelwright.errors import CheckpointError
 
@@ -107,6 +108,7 @@ class Network(nn.Module):
         config.dtype = asked_dtype(asked) or config.dtype
         found = read_headers(folder)
         settle_offsets(config, found.values())
+        cls.settle_ties(config, found)
         with torch.device("meta"), _NoFirstWeights():
             model = cls(config)
         source = model.source_of(found)
@@ -121,9 +123,9 @@ class Network(nn.Module):
     def fill(self, state: Mapping[str, Tensor]) -> None:
         """Take in-memory tensors, by name, for what is on the meta device; ties and counters come by themselves."""
         nn.Module.load_state_dict(self, state, strict=False, assign=True)
-        for name in self.tied_names():
-            tied, own = name.rpartition("."), (self._tied_weights_keys or {})[name]
-            setattr(self.get_submodule(tied[0]), tied[2], self.get_parameter(own))
+        for tied, own in self._ties().items():
+            module, _, name = tied.rpartition(".")
+            setattr(self.get_submodule(module), name, self.get_parameter(own))
         for module in self.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 if buffer.is_meta:  # a router's load, which no file holds
@@ -169,6 +171,27 @@ class Network(nn.Module):
         others = {name: tensor for name, tensor in state_dict.items() if name not in parts}
         return super().load_state_dict(others | joined, strict, assign)
 
+    @classmethod
+    def settle_ties(cls, config: Any, found: Mapping[str, TensorHeader]) -> str | None:
+        """Turn ``tie_word_embeddings`` off in ``config`` where the checkpoint stores a head that differs.
+
+        As in transformers, the tensors decide. Call it before a model is built of the config, whose headers then match.
+
+        Returns:
+            The official name of that head; None where the flag holds.
+        """
+        pairs = cls._tied_weights_keys or {}
+        prefix = f"{cls.base_model_prefix}."
+        short = {name: name.removeprefix(prefix) for pair in pairs.items() for name in pair}
+        named = {name: found.get(name, found.get(short[name])) for name in short}
+        apart = settle_ties(config, pairs, {name: header for name, header in named.items() if header is not None})
+        if apart is None:
+            return None
+        logger.warning(
+            "the checkpoint holds %s and %s, which differ: they are not tied, though tie_word_embeddings is True", *apart
+        )
+        return apart[0]
+
     def named_checkpoint(self) -> Path | None:
         """The folder that the config says to start from; None where it says none."""
         return None
@@ -183,12 +206,24 @@ class Network(nn.Module):
 
     def tied_names(self) -> set[str]:
         """Official names that a file need not hold because they are another tensor's."""
-        return set(self._tied_weights_keys or {}) if self.config.get_text_config().tie_word_embeddings else set()
+        return set(self._ties())
+
+    def tied_in(self, state: Mapping[str, Tensor]) -> set[str]:
+        """Those of the tied names that ``state`` holds no other numbers for than for the tensor they are."""
+        pairs = self._ties().items()
+        return {tied for tied, own in pairs if tied not in state or (own in state and same_rows(state[tied], state[own]))}
+
+    def _ties(self) -> Mapping[str, str]:
+        """What the config ties: each official name with the one of the tensor that it is."""
+        return self._tied_weights_keys or {} if self.config.get_text_config().tie_word_embeddings else {}
 
     def match(self, found: dict[str, TensorHeader], ignore_mismatched_heads: bool = False) -> dict[str, TensorHeader]:
-        """The headers that this model will read, by its own names; raises on a misfit, the tensors named."""
+        """The headers that this model will read, by its own names; raises on a misfit, the tensors named.
+
+        Of what is tied one is read (see :meth:`settle_ties`), whichever the checkpoint holds.
+        """
         places = self.places()
-        found = _fit_prefix(found, places, self.base_model_prefix)
+        found = without_tied(_fit_prefix(found, places, self.base_model_prefix), self._ties())
         patterns = self.may_leave_out()
         unused = sorted(n for n in found if n not in places and any(re.search(p, n) for p in patterns))
         unexpected = sorted(n for n in found if n not in places and n not in unused)

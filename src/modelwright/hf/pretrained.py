@@ -107,6 +107,10 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         found = read_headers(folder)
         if settle_offsets(self.config, found.values()):
             drop_offsets(self)
+        if (apart := self.settle_ties(self.config, found)) is not None:
+            module, _, name = apart.rpartition(".")
+            setattr(self.get_submodule(module), name, nn.Parameter(torch.empty_like(self.get_parameter(apart))))
+            self.all_tied_weights_keys.pop(apart, None)
         source = self.source_of(found)
         self.load_state_dict(self.tensors_of(source.match(found), self.weight_dtype(), None, source), strict=False)
         self.tie_weights()
@@ -152,6 +156,7 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         config.dtype = asked_dtype(kwargs) or config.dtype
         found = read_headers(folder)
         settle_offsets(config, found.values())
+        cls.settle_ties(config, found)
         with torch.device("meta"):
             skeleton = cls(copy.deepcopy(config))
         source = skeleton.source_of(found)
@@ -168,7 +173,8 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
         if not info:
             return model
-        return model, info[0] | {"unexpected_keys": set(found) - {header.name for header in used.values()}}
+        read = {header.name for header in used.values()} | skeleton.tied_names()
+        return model, info[0] | {"unexpected_keys": set(found) - read}
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -195,11 +201,14 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         config = copy.deepcopy(self.config)
         config.architectures = [type(self).__name__]
         config.dtype = str(self.weight_dtype()).removeprefix("torch.")
+        state = self.state_dict() if state_dict is None else state_dict
+        tied = self.tied_in(state)
+        if tied != self.tied_names():  # a head of its own is written, and the file says so
+            config.get_text_config().tie_word_embeddings = False
         config.save_pretrained(folder)
         if self.can_generate() and self.generation_config is not None:
             self.generation_config.save_pretrained(folder)
-        state = self.state_dict() if state_dict is None else state_dict
-        places = {name: place for name, place in self.places().items() if name not in self.tied_names()}
+        places = {name: place for name, place in self.places().items() if name not in tied}
         write_shards(folder, split(places, state), parse_size(max_shard_size))
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)

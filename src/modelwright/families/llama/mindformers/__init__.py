@@ -29,6 +29,10 @@ class MindFormers:
     architecture: str = ARCHITECTURE
     own_files: frozenset[str] = frozenset({NAME_MAP})
 
+    @property
+    def ties(self) -> Mapping[str, str]:
+        return {"lm_head.weight": f"{EMBEDDING}embedding_weight"}
+
     def holds(self, names: Collection[str]) -> bool:
         return any(name.startswith(EMBEDDING) for name in names)
 
