@@ -22,11 +22,28 @@ def path(tmp_path_factory):
 @given(start=st.integers(0, len(CONTENT)), length=st.integers(0, len(CONTENT)), shared=st.integers(1, 60_000))
 def test_any_stretch_is_read(path, start, length, shared):
     length = min(length, len(CONTENT) - start)
-    memory = bytearray(length)
+    memory, seen = bytearray(length), []
     with pytest.MonkeyPatch.context() as patch, reading(path) as fill:
         patch.setattr(file_reader, "SHARED", shared)
-        fill(start, memoryview(memory))
+        patch.setattr(file_reader, "PIECE", 1000)
+        fill(start, memoryview(memory), lambda piece: seen.append(bytes(piece)))
     assert memory == CONTENT[start : start + length]
+    assert sum(map(len, seen)) == length and all(piece in CONTENT for piece in seen)
+    assert sum(len(piece) % 8 > 0 for piece in seen) <= 1  # whole numbers, but for the end
+
+
+def ignored(piece):
+    """What nobody looks at."""
+
+
+def test_what_looking_finds_ends_the_reading(path, monkeypatch):
+    monkeypatch.setattr(file_reader, "SHARED", 1)
+
+    def look(piece):
+        raise KeyError(len(piece))
+
+    with pytest.raises(KeyError), reading(path) as fill:
+        fill(0, memoryview(bytearray(40_000)), look)
 
 
 class Hesitant(FileIO):
@@ -41,7 +58,7 @@ def test_a_read_may_give_less_than_was_asked_for(path, monkeypatch):
     monkeypatch.setattr(file_reader, "SHARED", 10_000)
     memory = bytearray(40_000)
     with reading(path) as fill:
-        fill(123, memoryview(memory))
+        fill(123, memoryview(memory), ignored)
     assert memory == CONTENT[123:40_123]
 
 
@@ -49,7 +66,7 @@ def test_a_read_may_give_less_than_was_asked_for(path, monkeypatch):
 def test_a_file_that_ends_too_early_says_where(shared, path, monkeypatch):
     monkeypatch.setattr(file_reader, "SHARED", shared)
     with pytest.raises(OSError, match=r"^it ends before byte 50001$"), reading(path) as fill:
-        fill(49_901, memoryview(bytearray(100)))
+        fill(49_901, memoryview(bytearray(100)), ignored)
 
 
 def test_files_are_closed_whatever_happens(path, monkeypatch):

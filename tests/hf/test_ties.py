@@ -30,13 +30,13 @@ def names_of(model):
     return next(iter(model._tied_weights_keys.items()))
 
 
-def written(folder, model, flag=True, **changed):
+def written(folder, model, changed=None, flag=True):
     """The model's checkpoint with the flag on, whatever its tensors are."""
     model.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
     (config.get("language_config") or config)["tie_word_embeddings"] = flag
     (folder / "config.json").write_text(json.dumps(config))
-    weights = load_file(folder / "model.safetensors") | changed
+    weights = load_file(folder / "model.safetensors") | (changed or {})
     kept = {name: tensor for name, tensor in weights.items() if tensor is not None}
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
@@ -103,7 +103,7 @@ def test_a_head_that_equals_the_embedding_is_tied_and_saved_once(kind, tmp_path)
     made = MODELS[kind]()
     head, embedding = names_of(made)
     rows = made.state_dict()[embedding][: len(made.state_dict()[head])].clone()
-    src = written(tmp_path / "src", made, **{head: rows})
+    src = written(tmp_path / "src", made, {head: rows})
     loaded, info = type(made).from_pretrained(src, output_loading_info=True)
     assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
     assert not info["missing_keys"] and not info["unexpected_keys"]
@@ -114,7 +114,7 @@ def test_a_head_that_equals_the_embedding_is_tied_and_saved_once(kind, tmp_path)
 def test_either_of_the_two_is_enough_as_in_transformers(tmp_path):
     made = MODELS["llama"]()
     head, embedding = names_of(made)
-    src = written(tmp_path / "src", made, **{embedding: None})
+    src = written(tmp_path / "src", made, {embedding: None})
     theirs = transformers.LlamaForCausalLM.from_pretrained(src)
     ours, network = type(made).from_pretrained(src), load_network_of(src)
     for model in (ours, network):
@@ -126,7 +126,7 @@ def test_either_of_the_two_is_enough_as_in_transformers(tmp_path):
     quantize(src, tmp_path / "int8", "int8")
     assert torch.equal(type(made).from_pretrained(tmp_path / "int8").lm_head.weight, made.lm_head.weight)
     with pytest.raises(CheckpointError, match=f"missing {embedding}"):
-        type(made).from_pretrained(written(tmp_path / "apart", made, flag=False, **{embedding: None}))
+        type(made).from_pretrained(written(tmp_path / "apart", made, {embedding: None}, flag=False))
 
 
 def test_a_head_untied_by_hand_is_saved(tmp_path):

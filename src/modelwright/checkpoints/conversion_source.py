@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from modelwright.checkpoints.dialect import YAMLS, TensorDialect, other_dialects
+from modelwright.checkpoints.finite import check_finite
 from modelwright.checkpoints.fit import check_fit
 from modelwright.checkpoints.quantized_model import is_quantized
 from modelwright.checkpoints.recipes import Recipe, copy_of, unpack
@@ -81,12 +82,14 @@ def open_source(path: str | Path) -> Source:
 class TensorReader:
     """Tensors of a source by name, as views of files; files are closed again after ``budget`` bytes were looked at.
 
-    That bounds how much of the source stays in memory; a context manager.
+    That bounds how much of the source stays in memory; a context manager. A tensor that holds a NaN or an infinity is a
+    :class:`CheckpointError` that names it.
     """
 
     def __init__(self, tensors: dict[str, TensorHeader], budget: int):
         self._tensors, self._budget, self._read = tensors, budget, 0
         self._stack, self._open = ExitStack(), {}
+        self._checked: set[str] = set()
 
     def __enter__(self) -> "TensorReader":
         return self
@@ -105,7 +108,11 @@ class TensorReader:
     def _view(self, header: TensorHeader) -> Tensor:
         if header.shard not in self._open:
             self._open[header.shard] = self._stack.enter_context(open_shard(header.shard))
-        return self._open[header.shard].get_tensor(header.name)
+        tensor = self._open[header.shard].get_tensor(header.name)
+        if header.name not in self._checked:
+            check_finite(header.name, tensor, header.shard)
+            self._checked.add(header.name)
+        return tensor
 
     def _close(self) -> None:
         self._open.clear()
@@ -151,7 +158,17 @@ def _other_source(dialect: TensorDialect, folder: Path, file: Path, found: dict[
     model = dialect.architecture
     check_fit(f"{dialect.title}' {model}", kept, {tensor.name: tensor.shape for tensor in tensors})
     dropped = [Dropped(name, reason) for name, reason in reasons.items() if reason]
-    return Source(folder, dialect, config, file, not places and apart is None, model, kept, unpack(tensors), (*forgotten, *dropped))
+    return Source(
+        folder,
+        dialect,
+        config,
+        file,
+        not places and apart is None,
+        model,
+        kept,
+        unpack(tensors),
+        (*forgotten, *dropped),
+    )
 
 
 def _hugging_face_source(folder: Path, found: dict[str, TensorHeader]) -> Source:

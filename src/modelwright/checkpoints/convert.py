@@ -16,6 +16,7 @@ from torch import Tensor
 from modelwright.checkpoints.conversion_source import Dropped, Source, TensorReader, open_source
 from modelwright.checkpoints.conversion_target import write_config
 from modelwright.checkpoints.dialect import TensorDialect, dialect_called
+from modelwright.checkpoints.finite import check_range
 from modelwright.checkpoints.new_folder import check_new, new_folder
 from modelwright.checkpoints.recipes import Recipe, chain, pack, pool_heads
 from modelwright.checkpoints.shards import PlannedTensor, Progress, dtype_of, parse_size, write_planned
@@ -73,7 +74,8 @@ def convert(
         progress: called after each tensor with its name, the bytes made so far and the bytes to make.
 
     Raises:
-        CheckpointError: unsafe, damaged or missing files, tensors that do not fit the config, a ``dst`` in use.
+        CheckpointError: unsafe, damaged or missing files, tensors that do not fit the config, numbers that are not
+            finite or not in ``dtype``, a ``dst`` in use.
         ConfigError: a broken rule of the config, or what the target cannot express.
     """
     target, limit, kind = Path(dst).absolute(), parse_size(max_shard_size), _read_dtype(dtype)
@@ -173,6 +175,7 @@ def _plan(
     def make(recipe: Recipe) -> Tensor:
         nonlocal done
         made = reader.follow(recipe)
+        check_range(recipe.name, made, sizes[recipe.name])
         tensor = made.to(sizes[recipe.name], copy=True, memory_format=torch.contiguous_format)
         done += tensor.nbytes
         if progress is not None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.checkpoints.shards import read_headers
-from modelwright.checkpoints.source import find_folder, read_json
+from modelwright.checkpoints.source import find_folder, read_json, refuse_foreign_quantization
 from modelwright.configs import CheckedConfig
 from modelwright.errors import CheckpointError
 from modelwright.families import Family, architecture_of
@@ -63,12 +63,15 @@ def find_checkpoint(path: str | Path) -> Checkpoint:
     """Look at a folder, or fetch the hub's ``organisation/name`` (safetensors and text files only).
 
     Raises:
-        CheckpointError: there is no such folder, it has no ``config.json`` or no weights, or its files are unsafe.
+        CheckpointError: there is no such folder, it has no ``config.json`` or no weights, its files are unsafe, or
+            another program has quantized them.
         ConfigError: the model type is not one of ours; the message lists what is.
     """
     folder = find_folder(path, {})
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} has no config.json")
-    record, architecture = architecture_of(read_json(folder / "config.json"))
+    values = read_json(folder / "config.json")
+    record, architecture = architecture_of(values)
+    refuse_foreign_quantization(values)
     shards = {header.shard for header in read_headers(folder).values()}
     return Checkpoint(folder, record, architecture, sum(shard.stat().st_size for shard in shards))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from modelwright.checkpoints.conversion_source import TensorReader
 from modelwright.checkpoints.convert import READ_AT_ONCE
+from modelwright.checkpoints.finite import check_range
 from modelwright.checkpoints.folder import Checkpoint, find_checkpoint
 from modelwright.checkpoints.new_folder import check_new, copy_companions, new_folder
 from modelwright.checkpoints.quantized_model import (
@@ -197,6 +198,7 @@ class _Work:
         given = self._reader.follow(copy_of(name, source.headers[name].shape))
         if name not in source.rounded:
             return {name: given.clone(memory_format=torch.contiguous_format)}
+        check_range(name, given, source.types[name])
         rows = rows_of(name, given.to(source.types[name]), source.transposed)
         stored = store(name, rows, source.settings)
         self.errors[name] = relative_error(rows, stored)

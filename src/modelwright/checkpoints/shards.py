@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from modelwright.checkpoints.file_reader import reading
+from modelwright.checkpoints.finite import check_finite
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.ops import host_memory
 
@@ -98,7 +100,7 @@ def read_tensors(
         Names and tensors, in memory of their own; not those for which there was a room.
 
     Raises:
-        CheckpointError: a file can no longer be read, or has become shorter.
+        CheckpointError: a file can no longer be read, or has become shorter; a tensor holds a NaN or an infinity.
     """
     by_shard: dict[Path, list[str]] = {}
     for name, header in headers.items():
@@ -109,7 +111,8 @@ def read_tensors(
             for name in sorted(names, key=lambda name: headers[name].start):
                 given = room(name)
                 tensor = _memory_for(headers[name]) if given is None else given
-                fill(headers[name].start, tensor.view(-1).view(torch.uint8).numpy().data)
+                look = partial(_look, name, tensor.dtype, shard)
+                fill(headers[name].start, tensor.view(-1).view(torch.uint8).numpy().data, look)
                 if given is None:
                     yield name, tensor
                 done += headers[name].nbytes
@@ -203,6 +206,10 @@ def _headers_in(shard: Path) -> Iterator[TensorHeader]:
     for name, tensor in sorted(header.items()):
         start = 8 + length + tensor["data_offsets"][0]
         yield TensorHeader(name, shard, tuple(tensor["shape"]), tensor["dtype"], start)
+
+
+def _look(name: str, dtype: torch.dtype, shard: Path, piece: memoryview) -> None:
+    check_finite(name, torch.frombuffer(piece, dtype=dtype), shard)
 
 
 def _memory_for(header: TensorHeader) -> Tensor:

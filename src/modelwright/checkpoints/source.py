@@ -14,6 +14,7 @@ import torch
 from huggingface_hub import snapshot_download
 
 from modelwright.checkpoints.shards import TensorHeader, dtype_of
+from modelwright.configs.quantization import foreign_quantization, method_of
 from modelwright.errors import CheckpointError, ConfigError
 
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -69,6 +70,16 @@ def read_config(config_class: Any, folder: Path, config: Any, kwargs: dict[str, 
     dtypes = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
     config, rest = config_class.from_pretrained(path, return_unused_kwargs=True, **kwargs)
     return config, rest | dtypes
+
+
+def refuse_foreign_quantization(config: Any) -> None:
+    """Raise a :class:`CheckpointError` where a checkpoint's config says that another program has quantized it."""
+    quantized = foreign_quantization(config)
+    if quantized is not None:
+        raise CheckpointError(
+            f'the checkpoint is quantized by "{method_of(quantized)}" (quantization_config), whose weights modelwright '
+            "does not read: take the checkpoint that it was made from, of which modelwright quantize makes int8 or int4"
+        )
 
 
 def asked_dtype(kwargs: dict[str, Any]) -> str | None:

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Self
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.utils.quantization_config import QuantizationMethod
 
 from modelwright.configs.field_types import ReadOnlyDict, describe, fits, plain, shown, torch_dtype
+from modelwright.configs.quantization import is_foreign, is_transformers_quantization, method_of
 from modelwright.errors import ConfigError
 
 MISSPELT = 0.8  # difflib ratio from which an unknown key counts as one of ours, misspelt
@@ -82,8 +82,13 @@ class CheckedConfig(PreTrainedConfig):
 
     @classmethod
     def without_strange_keys(cls, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A file's `values` in two: what the constructor takes, and the keys that it would refuse as misspelt."""
+        """A file's `values` in two: what the constructor takes, and what it would refuse.
+
+        That is keys that look misspelt, and the quantization of a program that nobody knows.
+        """
         strange = {key: values[key] for key in values if cls._meant(key) is not None}
+        if is_foreign(quantized := values.get("quantization_config")) and not is_transformers_quantization(quantized):
+            strange["quantization_config"] = quantized
         known = {key: value for key, value in values.items() if key not in strange}
         for name, config_class in cls.sub_configs.items():
             if isinstance(known.get(name), dict):
@@ -155,6 +160,9 @@ class CheckedConfig(PreTrainedConfig):
         idle = self.idle_fields()
         listed = {name: idle[name] for name in idle if _value_at(self, name) != _value_at(default, name)}
         listed |= {name: self._why_unknown(name) for name in self.unknown_keys()}
+        if is_foreign(quantized := getattr(self, "quantization_config", None)):
+            reason = f'weights stored by "{method_of(quantized)}" are not read here, and are counted in the type stated'
+            listed["quantization_config"] = reason
         for part in self.sub_configs:
             inside = getattr(self, part).fields_without_effect()
             listed |= {f"{part}.{name}": reason for name, reason in inside.items()}
@@ -299,10 +307,3 @@ def own_fields(cls: type[CheckedConfig]) -> dict[str, Any]:
     owners = [owner for owner in reversed(cls.__mro__) if issubclass(owner, CheckedConfig)]
     annotations = [inspect.get_annotations(owner, eval_str=True) for owner in owners]
     return {name: kind for each in annotations for name, kind in each.items() if name in names}
-
-
-def is_transformers_quantization(value: Any) -> bool:
-    """Whether a `quantization_config` is transformers' own, which acts while weights load and is kept for it."""
-    if value is None or not isinstance(value, Mapping):
-        return value is not None
-    return value.get("quant_method") in {method.value for method in QuantizationMethod}

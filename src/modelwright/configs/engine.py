@@ -7,9 +7,9 @@ from typing import Any
 from modelwright.configs.base import require, require_one_of
 from modelwright.configs.limits import BACKENDS
 from modelwright.configs.part import ConfigPart
+from modelwright.configs.quantization import QUANT_METHODS
 from modelwright.errors import ConfigError
 
-QUANT_METHODS = ("int8_weight_only", "int4_weight_only", "int8_dynamic", "int8_kv", "rtn")
 INT4_GROUPS = (32, 64, 128)
 WEIGHT_KEYS = {
     "int8_weight_only": ("lm_head",),

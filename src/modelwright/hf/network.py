@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers.utils.generic import ModelOutput
 
+from modelwright.checkpoints.finite import check_range
 from modelwright.checkpoints.places import Parameters, Place, check_shape, join, places_of
 from modelwright.checkpoints.quantized_model import (
     OFFSET,
@@ -35,7 +36,7 @@ from modelwright.checkpoints.shards import (
     read_tensors,
     stored_type,
 )
-from modelwright.checkpoints.source import asked_dtype, choose_dtype, read_json
+from modelwright.checkpoints.source import asked_dtype, choose_dtype, read_json, refuse_foreign_quantization
 from modelwright.checkpoints.ties import same_rows, settle_ties, without_tied
 from modelwright.configs.engine import weight_quantization
 from modelwright.errors import CheckpointError
@@ -101,7 +102,8 @@ class Network(nn.Module):
             progress: called after each tensor with its name, the bytes read so far and the bytes to read.
 
         Raises:
-            CheckpointError: a tensor is missing, unexpected, misshapen or of a wrong type, or the files are unsafe.
+            CheckpointError: a tensor is missing, unexpected, misshapen, of a wrong type or not finite, or the files are
+                unsafe.
             ConfigError: an unusable dtype.
         """
         config, asked = copy.deepcopy(config), {"dtype": dtype}
@@ -188,7 +190,8 @@ class Network(nn.Module):
         if apart is None:
             return None
         logger.warning(
-            "the checkpoint holds %s and %s, which differ: they are not tied, though tie_word_embeddings is True", *apart
+            "the checkpoint holds %s and %s, which differ: they are not tied, though tie_word_embeddings is True",
+            *apart,
         )
         return apart[0]
 
@@ -211,7 +214,9 @@ class Network(nn.Module):
     def tied_in(self, state: Mapping[str, Tensor]) -> set[str]:
         """Those of the tied names that ``state`` holds no other numbers for than for the tensor they are."""
         pairs = self._ties().items()
-        return {tied for tied, own in pairs if tied not in state or (own in state and same_rows(state[tied], state[own]))}
+        return {
+            tied for tied, own in pairs if tied not in state or (own in state and same_rows(state[tied], state[own]))
+        }
 
     def _ties(self) -> Mapping[str, str]:
         """What the config ties: each official name with the one of the tensor that it is."""
@@ -222,6 +227,7 @@ class Network(nn.Module):
 
         Of what is tied one is read (see :meth:`settle_ties`), whichever the checkpoint holds.
         """
+        refuse_foreign_quantization(self.config)
         places = self.places()
         found = without_tied(_fit_prefix(found, places, self.base_model_prefix), self._ties())
         patterns = self.may_leave_out()
@@ -261,7 +267,7 @@ class Network(nn.Module):
         """In-memory tensors by name, read straight into place where types agree; rounded if ``source`` holds floats."""
         places, types, settings = self.places(), source.stored_types(dtype), weight_quantization(self.config)
         if source is not self and settings is not None:
-            tensors = ((name, tensor.to(types[name])) for name, tensor in read_tensors(headers, progress))
+            tensors = ((name, _as_type(name, tensor, types[name])) for name, tensor in read_tensors(headers, progress))
             return join(places, self.state_dict(), quantize_tensors(tensors, source, places, settings))
         parameters = Parameters(places, self.state_dict())
 
@@ -269,6 +275,8 @@ class Network(nn.Module):
             return parameters.room(name, types[name]) if stored_type(headers[name]) == types[name] else None
 
         for name, tensor in read_tensors(headers, progress, room):
+            if tensor.is_floating_point():
+                check_range(name, tensor, types[name])
             parameters.put(name, tensor, types[name])
         return parameters.state
 
@@ -303,6 +311,11 @@ class Network(nn.Module):
         By functions of ``torch.nn.init`` looked up at each call: while weights are loaded, transformers lets those pass
         over what was read.
         """
+
+
+def _as_type(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    check_range(name, tensor, dtype)
+    return tensor.to(dtype)
 
 
 class _NoFirstWeights(TorchFunctionMode):

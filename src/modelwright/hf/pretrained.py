@@ -26,8 +26,14 @@ from modelwright.checkpoints.shards import (
     write_shards,
 )
 from modelwright.checkpoints.source import asked_dtype, choose_dtype, find_folder, read_config, read_json
-from modelwright.configs.base import is_transformers_quantization
-from modelwright.errors import CheckpointError
+from modelwright.configs.quantization import (
+    QUANT_METHODS,
+    foreign_quantization,
+    is_foreign,
+    is_transformers_quantization,
+    method_of,
+)
+from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families import find_family
 from modelwright.hf.network import STEERING, Network
 from modelwright.hf.registry import register_with_auto
@@ -36,6 +42,9 @@ from modelwright.layers.balance import steered_routers
 from modelwright.layers.checkpointed import CheckpointedLayer
 
 logger = logging.getLogger(__name__)
+
+TORCHAO = "torchao"
+"""The one of transformers' quantizations that takes the layers as they are, once they are loaded."""
 
 
 class ModelwrightPreTrainedModel(Network, PreTrainedModel):
@@ -139,7 +148,8 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
             The model, in eval mode; with ``output_loading_info`` also the lists of missing and unused tensors.
 
         Raises:
-            CheckpointError: a tensor is missing, unexpected, misshapen or of a wrong type, or the files are unsafe.
+            CheckpointError: a tensor is missing, unexpected, misshapen, of a wrong type or not finite, or the files are
+                unsafe.
             ConfigError: the configuration breaks a rule.
         """
         if pretrained_model_name_or_path is None:
@@ -198,7 +208,9 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
             return super().save_pretrained(save_directory, state_dict=weights, push_to_hub=push_to_hub, **kwargs)
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        config = copy.deepcopy(self.config)
+        config: Any = copy.deepcopy(self.config)
+        if foreign_quantization(config) is not None and getattr(self, "hf_quantizer", None) is None:
+            _forget_quantization(config)  # a model built of such a config holds floats
         config.architectures = [type(self).__name__]
         config.dtype = str(self.weight_dtype()).removeprefix("torch.")
         state = self.state_dict() if state_dict is None else state_dict
@@ -248,9 +260,21 @@ def no_progress_bar() -> Iterator[None]:
         transformers_logging.set_tqdm_hook(earlier)
 
 
+def _forget_quantization(config: Any) -> None:
+    for part in (config, *(getattr(config, name) for name in config.sub_configs)):
+        if is_foreign(getattr(part, "quantization_config", None)):
+            del part.quantization_config
+
+
 def _take_quantization(kwargs: dict[str, Any]) -> dict[str, Any] | None:
-    """A ``quantization_config`` of ours, out of ``kwargs``; transformers' own stays there."""
+    """A ``quantization_config`` of ours, out of ``kwargs``; transformers' own stays there, if it is torchao's."""
     given = kwargs.get("quantization_config")
     if is_transformers_quantization(given):
+        method = method_of(given)
+        if method != TORCHAO:
+            raise ConfigError(
+                f'quantization_config of quant_method "{method}" is not served; it may be one of '
+                f"{', '.join(QUANT_METHODS)} and {TORCHAO}"
+            )
         return None
     return kwargs.pop("quantization_config", None)

@@ -7,8 +7,9 @@ what is left out, Hugging Face's or those of MindFormers' documentation.
 from collections.abc import Mapping
 from typing import Any
 
-from modelwright.configs.base import is_transformers_quantization, require, require_one_of
+from modelwright.configs.base import require, require_one_of
 from modelwright.configs.field_types import dtype_name
+from modelwright.configs.quantization import is_transformers_quantization
 from modelwright.configs.rope_extensions import Extension, extend_method, read_hugging_face
 from modelwright.families.llama.config.names import (
     ALIASES,

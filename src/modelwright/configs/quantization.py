@@ -1,0 +1,41 @@
+"""Whose a `quantization_config` is: ours, or that of another program whose stored weights nobody here reads."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers.utils.quantization_config import QuantizationMethod
+
+_KEY = "quantization_config"
+QUANT_METHODS = ("int8_weight_only", "int4_weight_only", "int8_dynamic", "int8_kv", "rtn")
+"""The `quant_method` of what we store, and of MindFormers' rounding to nearest."""
+
+
+def is_transformers_quantization(value: Any) -> bool:
+    """Whether a `quantization_config` is transformers' own, which acts while weights load and is kept for it."""
+    if value is None or not isinstance(value, Mapping):
+        return value is not None
+    return value.get("quant_method") in {method.value for method in QuantizationMethod}
+
+
+def is_foreign(value: Any) -> bool:
+    """Whether a file's `quantization_config` is none of ours: transformers' own, or of an unknown program."""
+    if isinstance(value, Mapping):
+        return bool(value) and value.get("quant_method") not in QUANT_METHODS
+    return value is not None
+
+
+def foreign_quantization(config: Any) -> Any:
+    """The `quantization_config` of another program in a config or in one of its parts; None where there is none.
+
+    The config may also be the contents of a `config.json`.
+    """
+    values = config if isinstance(config, Mapping) else vars(config)
+    parts = [values, *(value for key, value in values.items() if key.endswith("_config") and key != _KEY)]
+    found = (part.get(_KEY) if isinstance(part, Mapping) else getattr(part, _KEY, None) for part in parts)
+    return next((value for value in found if is_foreign(value)), None)
+
+
+def method_of(value: Any) -> str:
+    """What a `quantization_config`, a dict or one of transformers' objects, calls its method."""
+    method = value.get("quant_method") if isinstance(value, Mapping) else getattr(value, "quant_method", value)
+    return str(getattr(method, "value", method) or "unknown")
