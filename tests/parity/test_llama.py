@@ -143,6 +143,23 @@ def test_hidden_states_and_the_bare_decoder():
         close(a, b)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_padding_id_that_ends_sentences_too(masked):
+    ours, theirs = pair(pad_token_id=2)
+    ids = tokens(2, 12)
+    ids[0, 4] = ids[1, 7] = ids[1, 8] = 2
+    mask = torch.ones_like(ids) if masked else None
+    found, wanted = (model(ids, attention_mask=mask, labels=ids) for model in (ours, theirs))
+    close(found.logits, wanted.logits)
+    close(found.loss, wanted.loss)
+    plan = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 2}
+    for how in ({}, {"num_beams": 3}, {"cache_implementation": "static"}):
+        assert torch.equal(*(model.generate(ids, attention_mask=mask, **plan, **how) for model in (ours, theirs)))
+    scored = pair(LlamaForSequenceClassification, num_labels=3, pad_token_id=2)
+    ids[1, 10:] = 2
+    close(*(logits(model, ids, attention_mask=mask) for model in scored))
+
+
 @pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification", "regression"])
 def test_sequence_classification(problem):
     labels = 1 if problem == "regression" else 3

@@ -43,8 +43,8 @@ class TrainingSettings(ConfigPart):
 
     `batch_size` is a micro-batch of one rank and `seq_length` its length in tokens. Rows are `seq_length` + 1 wide and
     shifted inside unless `input_sliced_sig` says that inputs and labels are aligned already. Labels of
-    `ignore_token_id`, and targets of `pad_token_id`, do not count. `per_token_loss` weighs every counted token alike
-    over micro-batches and ranks; without it every micro-batch does.
+    `ignore_token_id`, and those that a `pad_token_id` would have to foresee, do not count. `per_token_loss` weighs
+    every counted token alike over micro-batches and ranks; without it every micro-batch does.
     """
 
     batch_size: int = 1

@@ -13,3 +13,8 @@ class GeneratingModel(ModelwrightPreTrainedModel, EitherNameGenerationMixin):
 
 class CausalModel(CausalNetwork, GeneratingModel):
     """A :class:`Decoder` under ``base_model_prefix``, and a head over its tokens."""
+
+    def post_init(self) -> None:
+        """As transformers', told whether labels are shifted, so that ``Trainer`` counts those that are foreseen."""
+        super().post_init()
+        self.loss_type = None if self.takes_aligned_labels else "ForCausalLM"

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from modelwright.errors import RequestError
 from modelwright.hf.cache_names import either_cache_name, of_cache
 from modelwright.hf.caches import Cache
 from modelwright.hf.network import Network
 from modelwright.hf.outputs import CausalOutput
+from modelwright.hf.targets import Targets
 
 
 class CausalNetwork(Network):
@@ -42,6 +42,11 @@ class CausalNetwork(Network):
     def accepts_loss_kwargs(self) -> bool:
         """Whether transformers' ``Trainer`` should pass ``num_items_in_batch``; otherwise it averages micro-batches."""
         return True
+
+    @property
+    def takes_aligned_labels(self) -> bool:
+        """Whether a label is that of the token after its place, and not of the token that stands there."""
+        return False
 
     @property
     def returns_hidden(self) -> bool:
@@ -83,16 +88,22 @@ class CausalNetwork(Network):
         """As :meth:`DecoderNetwork.forward`, with logits.
 
         Args:
-            labels: ``[batch, tokens]``, -100 where nothing is learned; see :meth:`token_loss`.
+            labels: ``[batch, tokens]``, -100 where nothing is learned; see :meth:`token_loss`. The first token of a row
+                that a 2-D mask pads on the left is not learned: padding would have to foresee it.
             logits_to_keep: compute logits of the last n tokens (0: all), or of the token indices given.
             num_items_in_batch: counted labels of all ranks and micro-batches of a step; the loss is then a sum divided
-                by it.
+                by it. Where it is all that this pass was given, those that do not count are left out of it.
+            kwargs: those of the decoder, and ``shift_labels`` ``[batch, tokens]``, which go before ``labels`` and are
+                those of the tokens after each.
 
         Returns:
             ``loss`` is what to backpropagate; ``aux_loss`` is its balance part, so ``loss - aux_loss`` is the
             language-model loss.
         """
-        check_kept(labels, logits_to_keep)
+        shift_labels = kwargs.pop("shift_labels", None)  # in the signature, Trainer would always wait for it
+        targets = Targets.of(labels, shift_labels, attention_mask, cache, self.takes_aligned_labels)
+        if targets is not None:
+            targets.refuse_fewer_logits(logits_to_keep)
         outputs = self.base_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -103,21 +114,39 @@ class CausalNetwork(Network):
             return_dict=True,
             **kwargs,
         )
-        logits = self.head(kept_tokens(outputs.last_hidden_state, logits_to_keep))
-        loss, aux_loss = None, outputs.aux_loss
-        if labels is not None:
-            items = num_items_in_batch if self.accepts_loss_kwargs else None
-            loss, counted = self.token_loss(logits, labels, input_ids, items)
-            loss, aux_loss = with_balance(loss, aux_loss, counted, items)
+        hidden, loss, aux_loss = outputs.last_hidden_state, None, outputs.aux_loss
+        if targets is None:
+            logits = self.head(kept_tokens(hidden, logits_to_keep))
+        else:
+            logits = self.head(targets.beside(hidden))
+            loss, aux_loss = self._loss(logits, targets, input_ids, aux_loss, num_items_in_batch)
+            logits = logits[:, : hidden.shape[1]]
         output = CausalOutput(
             loss=loss,
             aux_loss=aux_loss,
             logits=logits,
             **of_cache(outputs.cache),
             hidden_states=outputs.hidden_states,
-            last_hidden_state=outputs.last_hidden_state if self.returns_hidden else None,
+            last_hidden_state=hidden if self.returns_hidden else None,
         )
         return self.returned(output, return_dict)
+
+    def _loss(
+        self,
+        logits: Tensor,
+        targets: Targets,
+        input_ids: Tensor | None,
+        aux_loss: Tensor | None,
+        num_items: Tensor | int | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The loss and its balance part."""
+        num_items = num_items if self.accepts_loss_kwargs else None
+        ids = None if input_ids is None else targets.beside(input_ids)
+        loss, counted = self.token_loss(logits, targets.labels, ids, num_items)
+        items = targets.items(num_items, counted)
+        if num_items is not None and items is not None:
+            loss = loss * (num_items / items)
+        return with_balance(loss, aux_loss, counted, items)
 
     @torch.no_grad()
     def keep_stage(self, layers: range, *, embedding: bool, head: bool) -> None:
@@ -126,13 +155,6 @@ class CausalNetwork(Network):
         decoder.keep_stage(layers, embedding=embedding, head=head)
         if not head:
             self.set_output_embeddings(None)
-
-
-def check_kept(labels: Tensor | None, logits_to_keep: int | Tensor) -> None:
-    """Raise a :class:`RequestError` where labels come with fewer than all logits."""
-    every_token = isinstance(logits_to_keep, int) and logits_to_keep == 0
-    if labels is not None and not every_token:
-        raise RequestError(f"labels need the logits of every token: logits_to_keep must be 0, not {logits_to_keep}")
 
 
 def kept_tokens(hidden: Tensor, logits_to_keep: int | Tensor) -> Tensor:

@@ -79,12 +79,12 @@ def last_tokens(
 ) -> Tensor:
     """``[batch]``: the index of each row's last token that is not padding in ``hidden`` ``[batch, tokens, dim]``.
 
-    Padding is known from a 2-D mask, else from the pad token, else there is none.
+    Padding is what a 2-D mask hides, and, as in transformers, the pad token.
     """
     batch, tokens = hidden.shape[:2]
     real = torch.ones(batch, tokens, dtype=torch.bool, device=hidden.device)
     if attention_mask is not None and attention_mask.dim() == 2:
-        real = attention_mask[:, -tokens:].bool()
-    elif input_ids is not None and pad_token_id is not None:
-        real = input_ids != pad_token_id
+        real = attention_mask[:, -tokens:].bool().to(hidden.device)
+    if input_ids is not None and pad_token_id is not None:
+        real = real & (input_ids != pad_token_id).to(hidden.device)
     return (torch.arange(tokens, device=hidden.device) * real).argmax(dim=-1)

@@ -43,7 +43,10 @@ class LlamaForCausalLM(LlamaCausal, LlamaPreTrainedModel, CausalModel):
         attention_mask: Tensor | None = None,
         **kwargs,
     ) -> dict[str, Any]:
-        """As transformers', with the earlier documents of a packed prompt hidden from the new tokens."""
+        """As transformers', with the earlier documents of a packed prompt hidden from the new tokens.
+
+        transformers leaves out a mask of ones. Where tokens can be padding by their id, none then is.
+        """
         if self.config.use_eod_attn_mask_compression:
             documents = documents_of(input_ids, self.config.eos_token_ids)
             if self.config.reset_position_ids:
@@ -51,9 +54,14 @@ class LlamaForCausalLM(LlamaCausal, LlamaPreTrainedModel, CausalModel):
             if cache is not None and cache.get_seq_length():
                 own = documents == documents[:, -1:]
                 attention_mask = own.long() if attention_mask is None else attention_mask * own
-        return super().prepare_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
             input_ids, attention_mask=attention_mask, **of_cache(cache), **kwargs
         )
+        new = inputs.get("input_ids")
+        if self.config.padding_by_id is not None and new is not None and inputs.get("attention_mask") is None:
+            past = 0 if cache is None else int(cache.get_seq_length())
+            inputs["attention_mask"] = new.new_ones(len(new), past + new.shape[1])
+        return inputs
 
 
 class LlamaForSequenceClassification(LlamaPreTrainedModel, TextClassifier):

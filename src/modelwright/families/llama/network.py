@@ -57,7 +57,8 @@ class LlamaNetwork(Network):
 class LlamaDecoder(LlamaNetwork, DecoderNetwork):
     """The decoder without a head.
 
-    Where no mask is given, tokens that are ``pad_token_id`` are padding. Positions count padding.
+    In MindFormers' dialect tokens that are ``pad_token_id`` are padding where no mask is given. Positions count
+    padding.
     """
 
     unused_tensors = (*Network.unused_tensors, r"^(lm_head|score)\.weight$")
@@ -127,6 +128,10 @@ class LlamaCausal(LlamaNetwork, CausalNetwork):
     @property
     def accepts_loss_kwargs(self) -> bool:
         return self.config.calculate_per_token_loss
+
+    @property
+    def takes_aligned_labels(self) -> bool:
+        return self.config.input_sliced_sig
 
     @property
     def returns_hidden(self) -> bool:

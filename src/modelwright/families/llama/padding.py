@@ -10,9 +10,10 @@ from modelwright.ops.packing import documents_of
 
 
 def padding_mask(config: LlamaConfig, inputs: PassInputs) -> Tensor | None:
-    """The mask that attention works with: the one given, else what ``pad_token_id`` says; None if all keys are real.
+    """The mask that attention works with: the one given; None if all keys are real.
 
-    With ``use_attn_mask_compression`` attention is purely causal: padding then needs no mask where it follows every
+    Where none is given, MindFormers' dialect finds padding by ``pad_token_id``; Hugging Face's then has none. With
+    ``use_attn_mask_compression`` attention is purely causal: padding then needs no mask where it follows every
     real token of its row, and is refused elsewhere. Without a mask, keys of the past count as real.
     """
     mask = inputs.mask
@@ -20,9 +21,10 @@ def padding_mask(config: LlamaConfig, inputs: PassInputs) -> Tensor | None:
         if mask is not None:
             _refuse_early_padding(mask)
         return None
-    if mask is not None or inputs.input_ids is None or config.pad_token_id is None:
+    pad = config.padding_by_id
+    if mask is not None or inputs.input_ids is None or pad is None:
         return mask
-    real = inputs.input_ids != config.pad_token_id
+    real = inputs.input_ids != pad
     return None if bool(real.all()) else F.pad(real, (inputs.past, 0), value=True)
 
 

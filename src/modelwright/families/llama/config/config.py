@@ -28,6 +28,7 @@ from modelwright.families.llama.config.rules import check_llama
 from modelwright.families.llama.config.views import (
     engine_settings,
     idle_fields,
+    padding_by_id,
     parallel_settings,
     sampling_settings,
     training_settings,
@@ -189,6 +190,14 @@ class LlamaConfig(LlamaFields):
     @rope_scaling.setter
     def rope_scaling(self, value: dict[str, Any] | None) -> None:
         self.rope_parameters = value
+
+    @property
+    def padding_by_id(self) -> int | None:
+        """The token that is padding wherever it stands: `pad_token_id` in MindFormers' dialect.
+
+        In Hugging Face's there is none: an attention mask says what is padding, and labels of -100 what is not learned.
+        """
+        return padding_by_id(self)
 
     @property
     def engine(self) -> EngineSettings:

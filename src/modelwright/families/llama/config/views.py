@@ -7,6 +7,7 @@ from modelwright.configs.parallel import ParallelSettings, read_pipeline_stage, 
 from modelwright.configs.sampling import SamplingSettings
 from modelwright.configs.training import READ_BY_THE_TRAINER, TrainingSettings
 from modelwright.families.llama.config.fields import LlamaFields
+from modelwright.families.llama.config.names import MINDFORMERS
 from modelwright.families.llama.config.widths import feed_forward_width
 
 
@@ -56,13 +57,18 @@ def parallel_settings(config: LlamaFields) -> ParallelSettings:
     )
 
 
+def padding_by_id(config: LlamaFields) -> int | None:
+    """The token that is padding wherever it stands."""
+    return config.pad_token_id if config.dialect == MINDFORMERS else None
+
+
 def training_settings(config: LlamaFields) -> TrainingSettings:
     """How a trainer feeds this model and weighs its loss."""
     return TrainingSettings(
         batch_size=config.batch_size,
         seq_length=config.seq_length,
         ignore_token_id=config.ignore_token_id,
-        pad_token_id=config.pad_token_id,
+        pad_token_id=padding_by_id(config),
         input_sliced_sig=config.input_sliced_sig,
         per_token_loss=config.calculate_per_token_loss,
         micro_batches=config.parallel_config.micro_batch_num,
