@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from modelwright.engine.prompt import Prompt, read_prompt
 from modelwright.engine.served_model import ServedModel
 from modelwright.errors import RequestError
 from modelwright.processing.batching import ProcessedPrompt
+from tests.checkpoints.tiny import GOLDEN
 from tests.engine.small_tokenizers import byte_tokenizer, encode
 from tests.fakes import picture_rows, tiny_v2, tiny_vl2, vl2_inputs
 from tests.llamas import tiny_llama
@@ -38,6 +40,15 @@ def test_text_is_what_the_tokenizer_makes_of_it():
     assert read("a b", tokenizer=tokenizer).tokens == tuple(encode(tokenizer, "a b"))
     with pytest.raises(RequestError, match="a prompt as text needs a tokenizer, and the engine has none"):
         read("a b")
+
+
+def test_a_rendered_template_gets_no_second_beginning():
+    """As when a template, which prints the mark, was rendered by the caller."""
+    tokenizer = AutoTokenizer.from_pretrained(GOLDEN / "tokenizer", add_bos_token=True)
+    tokenizer.add_bos_token = True
+    bare = encode(tokenizer, "Hello")
+    assert read("Hello", tokenizer=tokenizer).tokens == (0, *bare)
+    assert read("<｜begin▁of▁sentence｜>Hello", tokenizer=tokenizer).tokens == (0, *bare)
 
 
 def test_padding_is_left_out():
@@ -92,7 +103,7 @@ def test_a_key_tells_pixels_tilings_and_types_apart():
 def processed(grids: list[tuple[int, int]]) -> tuple[ProcessedPrompt, dict[str, Any]]:
     """A row as a processor gives it alone, and the batch of one that it makes of it."""
     batch = vl2_inputs([grids])
-    row = {name: part[0].numpy() for name, part in batch.items()}
+    row: dict[str, Any] = {name: part[0].numpy() for name, part in batch.items()}
     names = ("input_ids", "images_seq_mask", "images", "images_spatial_crop")
     rows = tuple(picture_rows(grid) for grid in grids)
     own = ProcessedPrompt(

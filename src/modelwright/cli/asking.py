@@ -1,6 +1,6 @@
 """A line of JSON as what the engine takes: a prompt and how to continue it; it reads no file and runs nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -9,11 +9,25 @@ from modelwright.engine.params import Guide, SamplingParams
 from modelwright.errors import RequestError
 from modelwright.processing.batching import ProcessedPrompt
 from modelwright.serving.opened import Opened
-from modelwright.serving.prompts import encode_messages, encode_text
+from modelwright.serving.prompts import Rendering, encode_messages, encode_text
 
 GUIDES = tuple(field.name for field in fields(Guide))
 NOT_IN_LINES = ("guide", "prompt_logprobs")
 """Fields of `SamplingParams` that a line does not have: a guide's are fields of the line itself."""
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, dict) for each in value)
+
+
+FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "chat_template_kwargs": (lambda value: isinstance(value, dict), "an object"),
+    "tools": (_are_objects, "a list of objects"),
+    "documents": (_are_objects, "a list of objects"),
+    "add_generation_prompt": (lambda value: isinstance(value, bool), "true or false"),
+    "continue_final_message": (lambda value: isinstance(value, bool), "true or false"),
+}
+"""Fields of a line about how its messages are printed, by transformers' and vLLM's names, and what each must be."""
 SAMPLING = (*(field.name for field in fields(SamplingParams) if field.name not in NOT_IN_LINES), *GUIDES)
 
 
@@ -35,10 +49,11 @@ class Reader:
 
     Args:
         defaults: fields of `SamplingParams` for lines that do not say.
+        template: a chat template instead of the model's, or the name of one of the tokenizer's.
     """
 
-    def __init__(self, opened: Opened, defaults: Mapping[str, Any]):
-        self._opened, self._defaults = opened, dict(defaults)
+    def __init__(self, opened: Opened, defaults: Mapping[str, Any], template: str | None = None):
+        self._opened, self._defaults, self._template = opened, dict(defaults), template
 
     def read(self, line: Line) -> Asked:
         """The request of a line.
@@ -47,13 +62,16 @@ class Reader:
             RequestError: it cannot be served as it stands; the sentence names the line.
         """
         try:
-            given = line.fields(SAMPLING)
+            given = line.fields((*SAMPLING, *FORMS))
             params = self._opened.params(self._defaults | _sampling(given))
             return self._prompt(given, params)
         except RequestError as error:
             raise RequestError(f"line {line.number}: {error}") from error
 
     def _prompt(self, given: Mapping[str, Any], params: SamplingParams) -> Asked:
+        unused = [name for name in FORMS if name in given and "messages" not in given]
+        if unused:
+            raise RequestError(f"{unused[0]} says how messages are printed, and the line has none")
         if "prompt_token_ids" in given:
             ids = given["prompt_token_ids"]
             if not isinstance(ids, list) or not all(type(id_) is int and 0 <= id_ < 2**31 for id_ in ids):
@@ -65,7 +83,21 @@ class Reader:
             if not isinstance(given["prompt"], str):
                 raise RequestError(f"prompt must be text, got {given['prompt']!r:.80}")
             return Asked(encode_text(self._opened.loaded, given["prompt"]), params)
-        return Asked(encode_messages(self._opened.loaded, given["messages"]), params)
+        return Asked(encode_messages(self._opened.loaded, given["messages"], self._rendering(given)), params)
+
+    def _rendering(self, given: Mapping[str, Any]) -> Rendering:
+        """How a line's messages are printed."""
+        for name, (sound, words) in FORMS.items():
+            if given.get(name) is not None and not sound(given[name]):
+                raise RequestError(f"{name} must be {words}, got {given[name]!r:.80}")
+        return Rendering(
+            chat_template=self._template,
+            tools=given.get("tools"),
+            documents=given.get("documents"),
+            variables=given.get("chat_template_kwargs") or {},
+            add_generation_prompt=given.get("add_generation_prompt"),
+            continue_final_message=given.get("continue_final_message"),
+        )
 
 
 def _sampling(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import accumulate, cycle, islice
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -29,6 +28,7 @@ from modelwright.errors import RequestError
 from modelwright.processing.batching import ProcessedPrompt
 from modelwright.serving.load import pick_device
 from modelwright.serving.opened import Opened, find_model
+from modelwright.serving.prompts import read_template
 from modelwright.serving.quiet import quieten_libraries
 from modelwright.serving.ranks import Ranks
 
@@ -45,12 +45,13 @@ def _run(options: BenchOptions, ranks: Ranks) -> int:
     machine = options.measuring.machine
     pick_device(machine.device)
     named = find_model(options.model)
+    template = read_template(options.measuring.chat_template)
     try:
         start = time.perf_counter()
         opened = terminal.load(named, "generate", _limits(options), machine, ranks)
         load_seconds = time.perf_counter() - start
         model, engine = opened.loaded.model, opened.engine
-        given = None if options.measuring.input is None else _read(options.measuring.input, options.requests, opened)
+        given = None if options.measuring.input is None else _read(options, template, opened)
         rounds = _measure(options, engine, model.get_input_embeddings().weight.shape[0], given)
         ranks.let_go(engine)
     except KeyboardInterrupt:
@@ -71,9 +72,10 @@ def _limits(options: BenchOptions) -> dict[str, Any]:
     return asked
 
 
-def _read(path: Path, requests: int, opened: Opened) -> list[ProcessedPrompt]:
+def _read(options: BenchOptions, template: str | None, opened: Opened) -> list[ProcessedPrompt]:
     """As many prompts of the input as a round has requests, from its beginning again where it holds fewer."""
-    reader = Reader(opened, {})
+    path, requests, reader = options.measuring.input, options.requests, Reader(opened, {}, template)
+    assert path is not None
     with open_lines(path) as source:
         prompts = [reader.read(line).prompt for line in islice(read_lines(source, {}), requests)]
     if not prompts:

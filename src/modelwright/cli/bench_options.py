@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from typer import Option
 
-from modelwright.cli.options import EngineOptions, Machine, Model, require_at_least
+from modelwright.cli.options import ChatTemplate, EngineOptions, Machine, Model, require_at_least
 from modelwright.errors import RequestError
 
 Repeats = Annotated[int, Option(help="Rounds that are measured.", metavar="N")]
@@ -31,6 +31,7 @@ class Measuring:
     output_len: Annotated[int, Option(help="Tokens of each answer, whatever they are.", metavar="N")] = 64
     warmup: Annotated[int, Option(help="Rounds before those that are measured.", metavar="N")] = 1
     seed: Annotated[int, Option(help="Of the random prompts and arrivals.")] = 0
+    chat_template: ChatTemplate = None
     engine: EngineOptions = field(default_factory=EngineOptions)
     machine: Machine = field(default_factory=Machine)
     as_json: Annotated[bool, Option("--json", help="Print one JSON object instead of a table.")] = False
@@ -43,6 +44,8 @@ class Measuring:
         require_at_least(0, warmup=self.warmup, seed=self.seed)
         if self.input is not None and not self.input.is_file():
             raise RequestError(f"--input {self.input}: there is no such file")
+        if self.chat_template is not None and self.input is None:
+            raise RequestError("--chat-template prints the messages of a file, so it needs --input")
 
 
 @dataclass(frozen=True)

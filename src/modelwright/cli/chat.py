@@ -17,7 +17,7 @@ from modelwright.errors import RequestError
 from modelwright.serving.answer import Answer, answer
 from modelwright.serving.load import pick_device
 from modelwright.serving.opened import Named, find_model
-from modelwright.serving.prompts import encode_messages
+from modelwright.serving.prompts import Rendering, encode_messages, read_template, require_template
 from modelwright.serving.quiet import quieten_libraries
 from modelwright.serving.ranks import Ranks
 
@@ -44,9 +44,11 @@ def _run(options: ChatOptions, ranks: Ranks) -> int:
         raise RequestError(f"{name} continues pictures and cannot chat: that is `modelwright complete-image`")
     if pictures and not checkpoint.reads_pictures:
         raise refuse_pictures(name, checkpoint.family, len(pictures))
+    template = read_template(options.chat_template)
+    require_template(checkpoint, template)
     first = None if prompt is None else ask(prompt, pictures, checkpoint.reads_pictures)
     try:
-        chat = Chat(options, model, ranks)
+        chat = Chat(options, model, ranks, template)
         if first is None:
             status = Session(chat, model, pictures).run()
         else:
@@ -63,9 +65,10 @@ class Chat:
     The engine serves one conversation at a time, and finds the earlier turns of it in its pages.
     """
 
-    def __init__(self, options: ChatOptions, model: Named, ranks: Ranks):
+    def __init__(self, options: ChatOptions, model: Named, ranks: Ranks, template: str | None = None):
         start = time.perf_counter()
         self.options = options
+        self.rendering = Rendering(chat_template=template)
         self.opened = terminal.load(model, "chat", _limits(options.chunk_size), options.machine, ranks)
         self.params = self.opened.params(options.params())
         self.load_seconds = time.perf_counter() - start
@@ -74,7 +77,7 @@ class Chat:
         """Answer the last of what was `said`, show it as asked, and draw its boxes if asked."""
         options = self.options
         system = (Utterance("system", options.system.strip()),) if options.system.strip() else ()
-        prompt = encode_messages(self.opened.loaded, [each.message() for each in (*system, *said)])
+        prompt = encode_messages(self.opened.loaded, [each.message() for each in (*system, *said)], self.rendering)
         emit = (lambda _: None) if options.as_json else write
         with Interrupt() as stop:
             reply = answer(self.opened.engine, prompt, self.params, emit, lambda: stop.asked)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from modelwright import zoo
-from modelwright.cli.options import AsJson, Machine, Sampling, require_at_least, sampling_option
+from modelwright.cli.options import AsJson, ChatTemplate, Machine, Sampling, require_at_least, sampling_option
 from modelwright.configs.limits import check_sampling
 from modelwright.errors import RequestError
 
@@ -51,6 +51,7 @@ class ChatOptions:
     ] = None
     machine: Machine = field(default_factory=Machine)
     system: Annotated[str, Option(help="Instructions put before the conversation.", metavar="TEXT")] = ""
+    chat_template: ChatTemplate = None
     as_json: AsJson = False
     stats: Annotated[bool, Option("--stats", help="Say on stderr how many tokens, how fast, how much memory.")] = False
 

@@ -20,6 +20,7 @@ from modelwright.cli.lines import Line, read_lines
 from modelwright.cli.source import open_lines
 from modelwright.serving.load import pick_device
 from modelwright.serving.opened import Named, find_model
+from modelwright.serving.prompts import read_template
 from modelwright.serving.quiet import quieten_libraries
 from modelwright.serving.ranks import Ranks
 
@@ -39,13 +40,15 @@ def _run(options: GenerateOptions, ranks: Ranks) -> int:
     model = find_model(options.model)
     settings = {"model": options.model, "sampling": options.defaults(), "dtype": options.machine.dtype}
     settings["kv_dtype"] = options.engine.kv_dtype or "auto"
+    template = read_template(options.chat_template)
+    settings |= {} if template is None else {"chat_template": template}
     path = None if options.output == STANDARD else options.output
     with open_lines(options.input) as source:
         lines = read_lines(source, settings)
         kept = Kept() if path is None or options.overwrite else whole_answers(path, lines)
         with AnswerFile(path, kept.bytes) as file:
             try:
-                return _answer(options, model, lines, kept, file, ranks)
+                return _answer(options, model, template, lines, kept, file, ranks)
             except KeyboardInterrupt:
                 return INTERRUPTED
 
@@ -53,6 +56,7 @@ def _run(options: GenerateOptions, ranks: Ranks) -> int:
 def _answer(
     options: GenerateOptions,
     model: Named,
+    template: str | None,
     lines: Iterator[Line],
     kept: Kept,
     file: AnswerFile,
@@ -63,7 +67,7 @@ def _answer(
     if first is None:
         return _report(options.output, kept, Progress(), 0.0, stopped=False)
     opened = terminal.load(model, "generate", options.engine.given(), options.machine, ranks)
-    run = BatchRun(opened.engine, Reader(opened, options.defaults()), file.write)
+    run = BatchRun(opened.engine, Reader(opened, options.defaults(), template), file.write)
     rest, start = chain([first], lines), time.perf_counter()
     with Interrupt() as stop, _bar(options.input, kept.lines) as show:
         while not stop.asked and run.step(rest):

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from modelwright.cli.options import EngineOptions, Machine, Model, Sampling
+from modelwright.cli.options import ChatTemplate, EngineOptions, Machine, Model, Sampling
 from modelwright.errors import RequestError
 
 STANDARD = Path("-")
@@ -43,6 +43,7 @@ class GenerateOptions:
     stop: Annotated[list[str] | None, Option(help="A text that ends an answer; repeat for more.", metavar="TEXT")] = (
         None
     )
+    chat_template: ChatTemplate = None
     engine: EngineOptions = field(default_factory=EngineOptions)
     machine: Machine = field(default_factory=Machine)
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from modelwright.errors import RequestError
+from modelwright.processing.marks import encode_text
 
 WINDOW = 1024
 """Tokens read at once; fewer where a model reads fewer."""
@@ -72,7 +73,7 @@ def held_out_loss(model: Any, tokenizer: Any, texts: list[str]) -> HeldOut:
     window = min(WINDOW, config.max_position_embeddings)
     total, count = 0.0, 0
     for text in texts:
-        ids = torch.tensor([tokenizer(text)["input_ids"]], device=model.device)
+        ids = torch.tensor([encode_text(tokenizer, text)], device=model.device)
         for start in range(0, ids.shape[1] - 1, window - 1):
             piece = ids[:, start : start + window]
             logits = model(input_ids=piece, attention_mask=torch.ones_like(piece), use_cache=False).logits

@@ -24,6 +24,16 @@ Device = Annotated[str, Option(help="auto, cpu, cuda, ...")]
 TensorParallel = Annotated[
     int, Option(help="Processes that share the model, each on a GPU of its own or a part of the CPU.", metavar="N")
 ]
+ChatTemplate = Annotated[
+    str | None,
+    Option(
+        "--chat-template",
+        help="A Jinja file that says how messages are printed, or the name of one of the tokenizer's templates. "
+        "Left out: the tokenizer's own.",
+        metavar="FILE",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, Option("--json", help="Print one JSON object instead of text.")]
 WITH_SAMPLING = "Left out: 1 with --top-p or --top-k, otherwise 0."
 

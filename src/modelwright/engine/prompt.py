@@ -13,6 +13,7 @@ from modelwright.engine.served_model import ServedModel
 from modelwright.engine.tokenizer import Tokenizer
 from modelwright.errors import RequestError
 from modelwright.processing.batching import ProcessedPrompt
+from modelwright.processing.marks import encode_text
 
 _PARTS = {"input_ids": 2, "attention_mask": 2, "images": 5, "images_seq_mask": 2, "images_spatial_crop": 3}
 """What is read of a processor's output, and how many dimensions each has."""
@@ -72,7 +73,7 @@ def read_prompt(given: Any, tokenizer: Tokenizer | None, served: ServedModel) ->
     if isinstance(given, str):
         if tokenizer is None:
             raise RequestError("a prompt as text needs a tokenizer, and the engine has none")
-        return Prompt(tuple(tokenizer.encode(given)))
+        return Prompt(tuple(encode_text(tokenizer, given)))
     return Prompt(tuple(token for token in _ids(given) if token != served.padding))
 
 

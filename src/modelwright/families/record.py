@@ -54,10 +54,12 @@ class Family:
         decoding: ``(decoder's config) -> DecodingRules``; raises ConfigError for what the engine does not serve.
         processor: ``(folder, config) -> processor``, what makes arrays of text and pictures.
         prompts: ``(folder, config) -> maker of prompts`` for the engine, with a ``tokenizer`` and
-            ``process_one(messages)``; where it is left out the processor serves.
+            ``process_messages(messages, rendering)``; where it is left out the processor serves.
         processor_class: the class that transformers' ``AutoProcessor`` is told of, where it lacks one.
         auto_classes: names of transformers' Auto classes for models that are told of the causal model, where
             transformers lacks the family.
+        chat_template: the Jinja template by which conversations are printed where a folder brings none; None where
+            nobody but the folder can say.
         draws: whether its tokens are text, or the colours of pixels; then its config says `start_token_id` and
             `n_positions`.
         language: the attribute of the causal model that holds its decoder, for a family that sees pictures; None for
@@ -83,6 +85,7 @@ class Family:
     prompts: Reference | None = None
     processor_class: Reference | None = None
     auto_classes: tuple[str, ...] = ()
+    chat_template: Reference | None = None
     draws: Literal["text", "pixels"] = "text"
     language: str | None = None
     trains: bool = True

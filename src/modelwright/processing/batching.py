@@ -1,10 +1,12 @@
-"""One processed prompt, and several of them padded on the left into a batch; no tokenizer and no pictures."""
+"""One processed prompt, and several of them padded into a batch; no tokenizer and no pictures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
+
+from modelwright.errors import RequestError
 
 UNLEARNT = -100
 """The label of a token that is not learnt, torch's ``ignore_index``."""
@@ -22,6 +24,8 @@ class ProcessedPrompt:
         images: float32 [N, 3, S, S]; a processor gives one blank tile when there is no picture.
         images_spatial_crop: int64 [M, 2], (columns, rows) of each picture's local tiles; [[0, 0]] when there is none.
         num_image_tokens: for each picture, the tokens it takes.
+        sft_format: the official printout, which differs from the text in blanks before answers.
+        begins: whether the first token is a beginning of sentence that the text did not bring.
     """
 
     text: str
@@ -31,6 +35,8 @@ class ProcessedPrompt:
     images: np.ndarray
     images_spatial_crop: np.ndarray
     num_image_tokens: tuple[int, ...]
+    sft_format: str = ""
+    begins: bool = False
 
     @classmethod
     def of_tokens(cls, ids: Sequence[int], text: str = "") -> Self:
@@ -46,6 +52,15 @@ class ProcessedPrompt:
         )
 
     @property
+    def target_ids(self) -> np.ndarray:
+        """The labels by their official name."""
+        return self.labels
+
+    def __getitem__(self, name: str) -> Any:
+        """A field by its name, as official code asks for it."""
+        return getattr(self, name)
+
+    @property
     def picture_tokens(self) -> int:
         """How many of the tokens stand for rows of pictures."""
         return sum(self.num_image_tokens)
@@ -54,29 +69,73 @@ class ProcessedPrompt:
         return len(self.input_ids)
 
 
-def pad_batch(prompts: Sequence[ProcessedPrompt], *, pad_id: int, ignore_id: int) -> dict[str, np.ndarray]:
-    """Pad tokens on the left to the longest prompt, tiles and crops with zeros at the end to the most.
+@dataclass(frozen=True)
+class Padding:
+    """How rows become one length.
+
+    Attributes:
+        pad_id, ignore_id: what fills the ids, and the labels.
+        side: left or right.
+        length: at least so many tokens; 0 for the longest row.
+        multiple: the length is a multiple of it.
+    """
+
+    pad_id: int
+    ignore_id: int
+    side: str = "left"
+    length: int = 0
+    multiple: int = 1
+
+    def tokens(self, prompts: Sequence[ProcessedPrompt]) -> int:
+        """The length of every row."""
+        longest = max(self.length, *(len(prompt) for prompt in prompts))
+        return -(-longest // self.multiple) * self.multiple
+
+
+def pad_batch(prompts: Sequence[ProcessedPrompt], padding: Padding) -> dict[str, np.ndarray]:
+    """Pad tokens to one length, tiles and crops with zeros at the end to the most.
 
     Returns:
         input_ids, labels int64 [B, T]; attention_mask, images_seq_mask bool [B, T]; images float32 [B, N, 3, S, S];
         images_spatial_crop int64 [B, M, 2].
     """
-    tokens = max(len(prompt) for prompt in prompts)
+    tokens, side = padding.tokens(prompts), padding.side
     tiles = max(len(prompt.images) for prompt in prompts)
     pictures = max(len(prompt.images_spatial_crop) for prompt in prompts)
     return {
-        "input_ids": np.stack([_left(prompt.input_ids, tokens, pad_id) for prompt in prompts]),
-        "attention_mask": np.stack([_left(np.ones(len(prompt), bool), tokens, False) for prompt in prompts]),
-        "labels": np.stack([_left(prompt.labels, tokens, ignore_id) for prompt in prompts]),
-        "images": np.stack([_right(prompt.images, tiles) for prompt in prompts]),
-        "images_seq_mask": np.stack([_left(prompt.images_seq_mask, tokens, False) for prompt in prompts]),
-        "images_spatial_crop": np.stack([_right(prompt.images_spatial_crop, pictures) for prompt in prompts]),
+        "input_ids": np.stack([_pad(prompt.input_ids, tokens, padding.pad_id, side) for prompt in prompts]),
+        "attention_mask": np.stack([_pad(np.ones(len(prompt), bool), tokens, False, side) for prompt in prompts]),
+        "labels": np.stack([_pad(prompt.labels, tokens, padding.ignore_id, side) for prompt in prompts]),
+        "images": np.stack([_fill(prompt.images, tiles) for prompt in prompts]),
+        "images_seq_mask": np.stack([_pad(prompt.images_seq_mask, tokens, False, side) for prompt in prompts]),
+        "images_spatial_crop": np.stack([_fill(prompt.images_spatial_crop, pictures) for prompt in prompts]),
     }
 
 
-def _left(row: np.ndarray, length: int, value: int) -> np.ndarray:
-    return np.pad(row, (length - len(row), 0), constant_values=value)
+def cut(prompt: ProcessedPrompt, most: int, side: str = "right") -> ProcessedPrompt:
+    """A prompt of at most ``most`` tokens: what is too much is left out on one side, a beginning of sentence never.
+
+    Raises:
+        RequestError: a token of a picture would be left out.
+    """
+    tokens = len(prompt)
+    if tokens <= most:
+        return prompt
+    first = int(prompt.begins and side == "left" and most > 0)
+    kept = np.r_[:first, tokens - (most - first) : tokens] if side == "left" else np.r_[:most]
+    if prompt.images_seq_mask[kept].sum() != prompt.images_seq_mask.sum():
+        raise RequestError(
+            f"max_length ({most}) would cut a picture: the prompt has {tokens} tokens, of which pictures take "
+            f"{prompt.picture_tokens}"
+        )
+    parts = ("input_ids", "labels", "images_seq_mask")
+    return replace(prompt, **{name: getattr(prompt, name)[kept] for name in parts})
 
 
-def _right(rows: np.ndarray, length: int) -> np.ndarray:
+def _pad(row: np.ndarray, length: int, value: int, side: str) -> np.ndarray:
+    missing = length - len(row)
+    return np.pad(row, (missing, 0) if side == "left" else (0, missing), constant_values=value)
+
+
+def _fill(rows: np.ndarray, length: int) -> np.ndarray:
     return np.pad(rows, [(0, length - len(rows))] + [(0, 0)] * (rows.ndim - 1))

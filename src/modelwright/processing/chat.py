@@ -1,6 +1,6 @@
 """Turns to the segments a model reads (roles, separators, answers), and the same as a Jinja template; no tokenizer."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,9 @@ from modelwright.processing.messages import (
     read_turns,
     split_placeholders,
 )
+
+LITERAL = "\ue000image\ue000"
+"""Stands for an ``<image>`` that is text while a chat template prints messages; of characters for private use."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,39 @@ def prompt_segments(
     """Text that is formatted already; ``<image>`` in it is a placeholder when ``images`` is given, if only empty."""
     writer = _Writer(image_token)
     writer.pieces([prompt] if images is None else split_placeholders(prompt, image_token))
+    return tuple(writer.segments)
+
+
+def marked_messages(
+    messages: Conversation, image_token: str = "<image>", images: Sequence[Any] | None = None
+) -> list[dict[str, Any]]:
+    """Messages for a chat template, in which ``<image>`` stands for a picture wherever it is printed.
+
+    An ``<image>`` that is text is written as `LITERAL` instead, and `unmarked_segments` undoes that. Which of them are
+    text, and what ``images`` is asked for, is said in `messages`.
+    """
+    return [{**message, "content": _marked(message, image_token, images is not None)} for message in messages]
+
+
+def _marked(message: Mapping[str, Any], image_token: str, beside: bool) -> Any:
+    content = message["content"]
+    shows = message["role"] in USER_ROLES and (beside or message.get("images") is not None)
+    if content is None or isinstance(content, str):
+        return content if content is None or shows else content.replace(image_token, LITERAL)
+    parts = [part if isinstance(part, Mapping) else {"type": "text", "text": part} for part in content]
+    return [
+        {"type": "text", "text": part["text"].replace(image_token, LITERAL)}
+        if part.get("type") == "text"
+        else {"type": "image"}
+        for part in parts
+    ]
+
+
+def unmarked_segments(text: str, image_token: str = "<image>") -> tuple[Segment, ...]:
+    """What a template printed of `marked_messages`, pictures still to be filled in."""
+    writer = _Writer(image_token)
+    pieces = split_placeholders(text, image_token)
+    writer.pieces(piece.replace(LITERAL, image_token) if isinstance(piece, str) else piece for piece in pieces)
     return tuple(writer.segments)
 
 

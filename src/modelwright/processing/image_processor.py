@@ -52,13 +52,14 @@ class TileImageProcessor:
         mosaic = pad_to(image, (columns * side, rows * side), self.pad_colour)
         for top in range(0, rows * side, side):
             views += [mosaic.crop((left, top, left + side, top + side)) for left in range(0, columns * side, side)]
-        return Tiles(np.stack([self._to_array(view) for view in views]), (columns, rows))
+        return Tiles(np.stack([self.to_array(view) for view in views]), (columns, rows))
 
     def blank(self) -> np.ndarray:
         """float32 [1, 3, S, S] of zeros: what a row without pictures carries."""
         return np.zeros((1, 3, self.image_size, self.image_size), np.float32)
 
-    def _to_array(self, view: Image.Image) -> np.ndarray:
+    def to_array(self, view: Image.Image) -> np.ndarray:
+        """float32 [3, S, S] of an RGB picture of S x S."""
         pixels = np.asarray(view, np.float32) / np.float32(255)  # [S, S, 3]
         if self.normalize:
             pixels = (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)

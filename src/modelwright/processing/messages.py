@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelwright.errors import RequestError
+from modelwright.processing.templates import words_in
 
 Message = Mapping[str, Any]
 Conversation = Sequence[Message]
@@ -23,6 +24,9 @@ _ROLES = {
     **dict.fromkeys(USER_ROLES, "user"),
     **dict.fromkeys(ASSISTANT_ROLES, "assistant"),
 }
+
+_TEXT_ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
+"""Roles that templates for text know; besides these, any that a template names."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,25 @@ def read_turns(
     Raises:
         RequestError: a malformed message, or one whose placeholders and own ``images`` differ in number.
     """
-    if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence) or not messages:
-        raise RequestError("a conversation must be a non-empty list of messages, each with 'role' and 'content'")
+    _require_messages(messages)
     turns = [_read_turn(index, message, image_token, images) for index, message in enumerate(messages)]
     if not system_prompt.strip():
         return turns
     if turns[0].role == "system":
         raise RequestError("system_prompt was given, and messages[0] is a system message too: keep one of them")
     return [Turn("system", (system_prompt.strip(),)), *turns]
+
+
+def read_text_messages(messages: Conversation, family: str, template: str) -> list[dict[str, Any]]:
+    """Check messages of words, for a model that reads them by a chat template.
+
+    What a message says stays as it is, white space at its ends included; parts of OpenAI's form are joined by lines.
+
+    Raises:
+        RequestError: a malformed message, a role that neither `template` nor anybody knows, or a picture.
+    """
+    _require_messages(messages)
+    return [_read_words(index, message, family, template) for index, message in enumerate(messages)]
 
 
 def split_placeholders(text: str, image_token: str) -> list[str | PictureSlot]:
@@ -76,6 +91,32 @@ def count_mismatch(where: str, placeholders: int, pictures: int, image_token: st
         f"{where}: {placeholders} {image_token} placeholder{'s' * (placeholders != 1)} but "
         f"{pictures} picture{'s' * (pictures != 1)}; there must be as many of one as of the other"
     )
+
+
+def _require_messages(messages: Conversation) -> None:
+    if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence) or not messages:
+        raise RequestError("a conversation must be a non-empty list of messages, each with 'role' and 'content'")
+
+
+def _read_words(index: int, message: Message, family: str, template: str) -> dict[str, Any]:
+    if not isinstance(message, Mapping) or "role" not in message or not {"content", "tool_calls"} & message.keys():
+        raise RequestError(f"messages[{index}] must be a mapping with 'role' and 'content', got {message!r:.80}")
+    role, content = message["role"], message.get("content")
+    known = {name: name for name in _TEXT_ROLES} | {name: name for name in words_in(template)} | _ROLES
+    if not isinstance(role, str) or role not in known:
+        roles = dict.fromkeys((*_TEXT_ROLES, *_ROLES))
+        raise RequestError(f"messages[{index}] has role {role!r}: it must be one of {', '.join(roles)}")
+    if isinstance(content, Iterable) and not isinstance(content, str):
+        parts = _with_lines([_read_part(f"messages[{index}].content[{n}]", part) for n, part in enumerate(content)])
+        if message.get("images") or any(isinstance(part, PictureSlot) for part in parts):
+            raise RequestError(f"a {family} model reads text only, and the messages show pictures")
+        content = "".join(map(str, parts))
+    elif content is not None and not isinstance(content, str):
+        raise RequestError(f"messages[{index}].content must be a string or a list of parts, not {content!r:.80}")
+    elif message.get("images"):
+        raise RequestError(f"a {family} model reads text only, and the messages show pictures")
+    words = {} if content is None and message.get("tool_calls") else {"content": content or ""}
+    return {**message, "role": known[role]} | words
 
 
 def _read_turn(index: int, message: Message, image_token: str, images: Sequence[Any] | None) -> Turn:
@@ -133,8 +174,8 @@ def _read_part(where: str, part: Any) -> str | PictureSlot:
     raise RequestError(f"{where} must be a part of type text, image_url or image, got {part!r:.80}")
 
 
-def _join(parts: list[str | PictureSlot]) -> list[str | PictureSlot]:
-    """The parts with a newline between neighbours that do not bring white space; white space at both ends removed."""
+def _with_lines(parts: list[str | PictureSlot]) -> list[str | PictureSlot]:
+    """The parts with a newline between neighbours that do not bring white space."""
     joined: list[str | PictureSlot] = []
     for part in parts:
         if part == "":
@@ -142,6 +183,12 @@ def _join(parts: list[str | PictureSlot]) -> list[str | PictureSlot]:
         if joined and not _is_space(joined[-1], -1) and not _is_space(part, 0):
             joined.append("\n")
         joined.append(part)
+    return joined
+
+
+def _join(parts: list[str | PictureSlot]) -> list[str | PictureSlot]:
+    """The parts joined by lines, white space at both ends removed."""
+    joined = _with_lines(parts)
     words = [index for index, part in enumerate(joined) if not isinstance(part, str) or part.strip()]
     kept = joined[words[0] : words[-1] + 1] if words else []
     if kept and isinstance(kept[0], str):

@@ -1,28 +1,31 @@
 """Conversations whose pictures are cut into tiles, to the arrays a model reads: what DeepSeek-VL2's processor does."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self, cast
 
 import numpy as np
 
 from modelwright.configs.tiling import image_token_count, tile_side
-from modelwright.errors import RequestError
 from modelwright.processing.batching import ProcessedPrompt
 from modelwright.processing.chat import (
     Segment,
     conversation_segments,
     fill_pictures,
     jinja_chat_template,
+    marked_messages,
     prompt_segments,
+    unmarked_segments,
 )
 from modelwright.processing.image_processor import TileImageProcessor
 from modelwright.processing.images import load_image
-from modelwright.processing.messages import Conversation
+from modelwright.processing.messages import Conversation, PictureSlot, count_mismatch, read_turns
+from modelwright.processing.printout import print_conversation
 from modelwright.processing.rows import Pictures, deal_pictures, listed, pictures_per_row, split_rows
 from modelwright.processing.settings import check_settings, refuse_unknown
 from modelwright.processing.special_tokens import add_special_tokens
+from modelwright.processing.templates import Rendering, pick_template, render
 from modelwright.processing.tokenizer import read_fast_tokenizer
 
 
@@ -103,7 +106,7 @@ class TiledPrompts:
             tokenizer.chat_template = jinja_chat_template(settings.sft_format, settings.image_token)
         self.tokenizer, self.settings = tokenizer, settings
         self.image_token_id = cast(int, tokenizer.convert_tokens_to_ids(settings.image_token))
-        self._tiles = TileImageProcessor(
+        self.tiles = TileImageProcessor(
             tuple((width, height) for width, height in settings.candidate_resolutions),
             settings.image_size,
             tuple(settings.image_mean),
@@ -135,23 +138,116 @@ class TiledPrompts:
             RequestError: bad messages, unreadable pictures, or counts of pictures and placeholders that differ.
         """
         beside = None if images is None else [images]
-        return self.process([conversation], None, beside, inference_mode=inference_mode, system_prompt=system_prompt)[0]
+        return self.process([conversation], beside, inference_mode=inference_mode, system_prompt=system_prompt)[0]
 
     def process(
-        self, conversations: Any, prompts: Any, images: Pictures, *, inference_mode: bool, system_prompt: str = ""
+        self, conversations: Any, images: Pictures = None, *, inference_mode: bool = True, system_prompt: str = ""
     ) -> list[ProcessedPrompt]:
-        """Conversations, or texts that are formatted already: one of the two, one or a list of them.
+        """One conversation or a list of them.
 
         Args:
-            images: the pictures given beside them: a list of pictures, handed out to the placeholders in order, or one
-                such list for each.
+            images: the pictures given beside them: a picture or a list of them, handed out to the placeholders in
+                order, or one such list for each conversation.
             inference_mode, system_prompt: as for `process_one`.
 
         Raises:
-            RequestError: as `process_one`, or not exactly one of conversations and texts.
+            RequestError: as `process_one`.
         """
-        rows = self._segments(conversations, prompts, images, system_prompt)
-        return [self._process(segments, inference_mode) for segments in rows]
+
+        def read(messages: Conversation, pictures: Pictures) -> tuple[Segment, ...]:
+            return conversation_segments(
+                messages,
+                sft_format=self.settings.sft_format,
+                image_token=self.settings.image_token,
+                eos_token=cast(str, self.tokenizer.eos_token),
+                images=pictures,
+                system_prompt=system_prompt,
+            )
+
+        inputs = split_rows(conversations)
+        rows = self._rows(inputs, images, read)
+        return [
+            self._answered(row, print_conversation(messages, self.settings.sft_format, system_prompt), inference_mode)
+            for messages, row in zip(inputs, rows, strict=True)
+        ]
+
+    def process_texts(
+        self, texts: Any, images: Pictures = None, *, inference_mode: bool = True, marks: bool = True
+    ) -> list[ProcessedPrompt]:
+        """Text that is formatted already, or a list of it; ``<image>`` in it is text where no pictures are given.
+
+        Every token is learnt but those of pictures, as officially.
+
+        Args:
+            images: as for `process`.
+            inference_mode: whether the model is to continue a text; otherwise it ends with an end of sentence.
+            marks: whether a text gets its beginning and its end, each of them once.
+
+        Raises:
+            RequestError: unreadable pictures, or counts of pictures and placeholders that differ.
+        """
+
+        def read(text: str, pictures: Pictures) -> tuple[Segment, ...]:
+            text = text.removeprefix(self._bos_token) if marks else text
+            return prompt_segments(text, image_token=self.settings.image_token, images=pictures)
+
+        inputs = split_rows(texts)
+        rows = self._rows(inputs, images, read)
+        return [self._whole(row, text, inference_mode, marks) for text, row in zip(inputs, rows, strict=True)]
+
+    def process_messages(self, messages: Conversation, how: Rendering) -> ProcessedPrompt:
+        """A conversation that the assistant is to continue, printed by a chat template where `how` asks for one.
+
+        Raises:
+            RequestError: as `process_one`, or the template cannot print the messages.
+        """
+        return self.process_printed([messages], None, how)[0] if how.needs_template else self.process_one(messages)
+
+    def print_messages(self, conversations: Any, how: Rendering) -> Any:
+        """What a chat template prints of a conversation, or a list of what it prints of several.
+
+        Raises:
+            RequestError: the template cannot print the messages.
+        """
+        template = self._template(how)
+        if isinstance(conversations, Sequence) and conversations and isinstance(conversations[0], Mapping):
+            return render(self.tokenizer, template, conversations, how)
+        return [render(self.tokenizer, template, messages, how) for messages in split_rows(conversations)]
+
+    def process_printed(
+        self,
+        conversations: Any,
+        images: Pictures,
+        how: Rendering,
+        *,
+        inference_mode: bool = True,
+        marks: bool = True,
+    ) -> list[ProcessedPrompt]:
+        """Conversations as a chat template prints them, with their pictures; what is printed is learnt as a text is.
+
+        Args:
+            conversations, images: as for `process`.
+            inference_mode, marks: as for `process_texts`.
+
+        Raises:
+            RequestError: as `process_messages`.
+        """
+        token = self.settings.image_token
+        template = self._template(how)
+
+        def read(messages: Conversation, pictures: Pictures) -> tuple[Segment, ...]:
+            turns = read_turns(messages, token, pictures)
+            slots = [piece for turn in turns for piece in turn.pieces if isinstance(piece, PictureSlot)]
+            text = render(self.tokenizer, template, marked_messages(messages, token, pictures), how)
+            row = unmarked_segments(text.removeprefix(self._bos_token) if marks else text, token)
+            if sum(one.is_picture for one in row) != len(slots):
+                places = sum(one.is_picture for one in row)
+                raise count_mismatch("what the chat template prints", places, len(slots), token)
+            shown = iter(slots)
+            return tuple(replace(one, picture=next(shown).picture) if one.is_picture else one for one in row)
+
+        rows = self._rows(split_rows(conversations), images, read)
+        return [self._whole(row, "".join(segment.text for segment in row), inference_mode, marks) for row in rows]
 
     def num_image_tokens(self, grid: tuple[int, int]) -> int:
         """Tokens of a picture whose local tiles form ``grid`` (columns, rows)."""
@@ -159,40 +255,21 @@ class TiledPrompts:
         side = tile_side(settings.image_size, settings.patch_size, settings.downsample_ratio)
         return image_token_count(grid, side, settings.tile_tag)
 
-    def _segments(
-        self, conversations: Any, prompts: Any, images: Pictures, system_prompt: str
+    def encode(self, text: str) -> list[int]:
+        """The tokens of words, without marks."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def _template(self, how: Rendering) -> str:
+        return cast(str, pick_template(self.tokenizer.chat_template, how.chat_template, bool(how.tools)))
+
+    def _rows(
+        self, inputs: list[Any], images: Pictures, read: Callable[[Any, Pictures], tuple[Segment, ...]]
     ) -> list[tuple[Segment, ...]]:
-        """The segments of every row with all pictures in place."""
-        if (conversations is None) == (prompts is None):
-            raise RequestError("give either conversations or a prompt (text)")
-        if prompts is not None and system_prompt:
-            raise RequestError("system_prompt belongs to conversations; a prompt is formatted already")
-        inputs = split_rows(conversations if prompts is None else prompts)
+        """The segments of every row, which `read` makes of it and of its pictures, with all pictures in place."""
         images = listed(images)
         per_row = pictures_per_row(images, len(inputs))
-        beside = per_row or [images] * len(inputs)
-        if prompts is None:
-            rows = [
-                conversation_segments(
-                    messages,
-                    sft_format=self.settings.sft_format,
-                    image_token=self.settings.image_token,
-                    eos_token=cast(str, self.tokenizer.eos_token),
-                    images=pictures,
-                    system_prompt=system_prompt,
-                )
-                for messages, pictures in zip(inputs, beside, strict=True)
-            ]
-        else:
-            rows = [
-                prompt_segments(
-                    text.removeprefix(self._bos_token), image_token=self.settings.image_token, images=pictures
-                )
-                for text, pictures in zip(inputs, beside, strict=True)
-            ]
-        return self._fill(rows, per_row or deal_pictures(images or (), rows, self.settings.image_token))
-
-    def _fill(self, rows: list[tuple[Segment, ...]], pictures: Sequence[Pictures]) -> list[tuple[Segment, ...]]:
+        rows = [read(*each) for each in zip(inputs, per_row or [images] * len(inputs), strict=True)]
+        pictures = per_row or deal_pictures(images or (), rows, self.settings.image_token)
         names = ["the conversation"] if len(rows) == 1 else [f"conversation {index}" for index in range(len(rows))]
         return [fill_pictures(row, given or (), name) for row, given, name in zip(rows, pictures, names, strict=True)]
 
@@ -200,31 +277,62 @@ class TiledPrompts:
     def _bos_token(self) -> str:
         return cast(str, self.tokenizer.bos_token or "")
 
-    def _process(self, segments: Sequence[Segment], inference_mode: bool) -> ProcessedPrompt:
-        crop = sum(segment.is_picture for segment in segments) <= self.settings.max_cropped_images
-        tiles = [self._tiles(load_image(segment.picture), crop=crop) for segment in segments if segment.is_picture]
-        counts = iter([self.num_image_tokens(tile.grid) for tile in tiles])
-        ids: list[int] = [] if self.tokenizer.bos_token_id is None else [cast(int, self.tokenizer.bos_token_id)]
+    def tokenize(self, segments: Sequence[Segment], *, begin: bool, end: bool, crop: bool) -> ProcessedPrompt:
+        """Segments with their pictures, and the marks around them that are asked for; all is learnt but pictures.
+
+        Args:
+            crop: whether pictures are cut into local tiles.
+        """
+        marked = (*segments, Segment(cast(str, self.tokenizer.eos_token))) if end else tuple(segments)
+        return self._process(marked, "", begin=begin, learn_all=True, crop=crop)
+
+    def _answered(self, segments: tuple[Segment, ...], printout: str, inference_mode: bool) -> ProcessedPrompt:
+        """A conversation, of which answers are learnt; for inference without the end of the last one."""
+        end = cast(str, self.tokenizer.eos_token)
+        if inference_mode and segments and segments[-1].is_answer:
+            last = replace(segments[-1], text=segments[-1].text.removesuffix(end))
+            segments = (*segments[:-1], last) if last.text else segments[:-1]
+        return self._process(segments, printout, begin=True, learn_all=not self.settings.mask_prompt)
+
+    def _whole(
+        self, segments: tuple[Segment, ...], printout: str, inference_mode: bool, marks: bool
+    ) -> ProcessedPrompt:
+        """A text, all of which is learnt."""
+        end = self.tokenizer.eos_token
+        if marks and not inference_mode and end and not (segments and segments[-1].text.endswith(end)):
+            segments = (*segments, Segment(end))
+        return self._process(segments, printout, begin=marks, learn_all=True)
+
+    def _process(
+        self,
+        segments: Sequence[Segment],
+        printout: str,
+        *,
+        begin: bool,
+        learn_all: bool,
+        crop: bool | None = None,
+    ) -> ProcessedPrompt:
+        if crop is None:
+            crop = sum(segment.is_picture for segment in segments) <= self.settings.max_cropped_images
+        tiles = [self.tiles(load_image(segment.picture), crop=crop) for segment in segments if segment.is_picture]
+        counts = [self.num_image_tokens(tile.grid) for tile in tiles]
+        supply, begins = iter(counts), begin and self.tokenizer.bos_token_id is not None
+        ids: list[int] = [cast(int, self.tokenizer.bos_token_id)] if begins else []
         labels, mask = list(ids), [False] * len(ids)
         for segment in segments:
-            words = [self.image_token_id] * next(counts) if segment.is_picture else self._encode(segment.text)
-            learnt = not segment.is_picture and (segment.is_answer or not self.settings.mask_prompt)
+            words = [self.image_token_id] * next(supply) if segment.is_picture else self.encode(segment.text)
+            learnt = not segment.is_picture and (segment.is_answer or learn_all)
             ids += words
             labels += words if learnt else [self.settings.ignore_id] * len(words)
             mask += [segment.is_picture] * len(words)
-        text = self._bos_token + "".join(segment.text for segment in segments)
-        if inference_mode and segments and segments[-1].is_answer and ids[-1] == self.tokenizer.eos_token_id:
-            ids, labels, mask = ids[:-1], labels[:-1], mask[:-1]
-            text = text.removesuffix(cast(str, self.tokenizer.eos_token))
         return ProcessedPrompt(
-            text=text,
+            text=(self._bos_token if begins else "") + "".join(segment.text for segment in segments),
             input_ids=np.array(ids, np.int64),
             labels=np.array(labels, np.int64),
             images_seq_mask=np.array(mask, bool),
-            images=np.concatenate([tile.pixels for tile in tiles]) if tiles else self._tiles.blank(),
+            images=np.concatenate([tile.pixels for tile in tiles]) if tiles else self.tiles.blank(),
             images_spatial_crop=np.array([tile.grid for tile in tiles] or [(0, 0)], np.int64),
-            num_image_tokens=tuple(self.num_image_tokens(tile.grid) for tile in tiles),
+            num_image_tokens=tuple(counts),
+            sft_format=printout,
+            begins=begins,
         )
-
-    def _encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)

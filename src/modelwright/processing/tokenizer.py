@@ -1,11 +1,18 @@
-"""The tokenizer of a checkpoint folder."""
+"""The tokenizer of a checkpoint folder, as its files say: which marks it puts around a text, and its chat templates."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
+from transformers.utils.hub import cached_file
 
 from modelwright.errors import CheckpointError
+from modelwright.processing.marks import put_marks
+
+CONFIG = "tokenizer_config.json"
+TEMPLATE = "chat_template.jinja"
+MORE_TEMPLATES = "additional_chat_templates"
 
 
 def read_tokenizer(folder: Path, config: Any) -> PreTrainedTokenizerFast:
@@ -18,9 +25,24 @@ def read_tokenizer(folder: Path, config: Any) -> PreTrainedTokenizerFast:
     return read_fast_tokenizer(folder)
 
 
-def read_fast_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """``tokenizer.json`` as it is: the class that official files name could bring a pre-tokenizer of its own."""
-    return PreTrainedTokenizerFast.from_pretrained(tokenizer_folder(folder))
+def read_fast_tokenizer(source: str | Path, **hub: Any) -> PreTrainedTokenizerFast:
+    """``tokenizer.json`` as it is: the class that official files name could bring a pre-tokenizer of its own.
+
+    ``add_bos_token`` and ``add_eos_token`` of ``tokenizer_config.json`` decide whether a text gets these marks,
+    whatever ``tokenizer.json`` does; what is left out, or stands there as null, decides nothing.
+
+    Args:
+        source: a folder, or the hub's ``organisation/name`` with the options that transformers knows.
+    """
+    folder = tokenizer_folder(Path(source))
+    place = folder if folder.is_dir() else source
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(place, **hub)
+    path = cached_file(place, CONFIG, _raise_exceptions_for_missing_entries=False, **hub)
+    settings = {} if path is None else json.loads(Path(path).read_text("utf-8-sig"))
+    put_marks(tokenizer, settings.get("add_bos_token"), settings.get("add_eos_token"))
+    if tokenizer.chat_template is None and Path(source).is_dir():
+        tokenizer.chat_template = read_chat_templates(Path(source))
+    return tokenizer
 
 
 def tokenizer_folder(folder: Path) -> Path:
@@ -33,3 +55,23 @@ def require_tokenizer(folder: Path) -> None:
     """Raise a CheckpointError where neither the folder nor its ``tokenizer`` folder holds a ``tokenizer.json``."""
     if not (tokenizer_folder(folder) / "tokenizer.json").is_file():
         raise CheckpointError(f"{folder} has no tokenizer.json, without which no text can be read or written")
+
+
+def read_chat_templates(folder: Path) -> str | dict[str, str] | None:
+    """The chat template that a checkpoint's small files hold, or several by their names; None where there is none.
+
+    Files come before the entry in ``tokenizer_config.json``, as in transformers; both may lie beside the tokenizer or,
+    where that has a folder of its own, in the checkpoint's folder.
+    """
+    for place in dict.fromkeys((tokenizer_folder(folder), folder)):
+        files = {path.stem: path for path in sorted((place / MORE_TEMPLATES).glob("*.jinja"))}
+        if (place / TEMPLATE).is_file():
+            files["default"] = place / TEMPLATE
+        found: Any = {name: path.read_text("utf-8") for name, path in files.items()}
+        if not found and (place / CONFIG).is_file():
+            found = json.loads((place / CONFIG).read_text("utf-8-sig")).get("chat_template")
+        if isinstance(found, list):
+            found = {each["name"]: each["template"] for each in found}
+        if found:
+            return found["default"] if isinstance(found, dict) and set(found) == {"default"} else found
+    return None

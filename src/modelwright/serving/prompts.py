@@ -1,55 +1,92 @@
 """Conversations to what the engine takes: one way for a terminal's turns, a file's lines and a server's requests."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from modelwright.checkpoints.folder import Checkpoint
 from modelwright.errors import RequestError
+from modelwright.families import resolve
+from modelwright.processing import marks
 from modelwright.processing.batching import ProcessedPrompt
-from modelwright.processing.messages import PictureSlot, Turn, read_turns
+from modelwright.processing.messages import read_text_messages
+from modelwright.processing.templates import Rendering, pick_template, render
+from modelwright.processing.tokenizer import read_chat_templates
 from modelwright.serving.load import Loaded
 
 IMAGE = "<image>"
 """Where a picture goes, in the words of a message that brings pictures."""
-TEXT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if message.role == 'user' %}User: {{ message.content }}\n\n"
-    "{% elif message.role == 'assistant' %}Assistant: {{ message.content }}{{ eos_token }}"
-    "{% else %}{{ message.content }}\n\n{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
-)
-"""DeepSeek-V2's chat format, for tokenizers that come without a template."""
+AS_IT_COMES = Rendering()
+"""Messages printed by the model's own template, and nothing asked of it."""
 
 
-def encode_messages(loaded: Loaded, messages: Any) -> ProcessedPrompt:
+def encode_messages(loaded: Loaded, messages: Any, how: Rendering = AS_IT_COMES) -> ProcessedPrompt:
     """A conversation that the assistant is to continue, in the official or OpenAI's form (`processing.messages`).
 
-    A user's pictures come first, one to a line, unless the text says with ``<image>`` where they go. Special tokens
-    written in the text are those tokens.
+    Where the last message is the assistant's, the model goes on with its words. A user's pictures come first, one to a
+    line, unless the text says with ``<image>`` where they go. Special tokens written in the text are those tokens.
 
     Raises:
-        RequestError: a malformed message, pictures for a model that reads text only, or one that cannot be read.
+        RequestError: a malformed message, pictures for a model that reads text only, or one that cannot be read; no
+            chat template, or one that cannot print the messages.
     """
     if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
         raise RequestError("messages must be a list of objects, each with role and content")
     if loaded.checkpoint.reads_pictures:
-        return loaded.processor.process_one([_with_places(message) for message in messages])
-    return _encode_turns(loaded, read_turns(messages, IMAGE, None))
+        return loaded.processor.process_messages([_with_places(message) for message in messages], how)
+    return _encode_words(loaded, messages, how)
 
 
 def encode_text(loaded: Loaded, text: str) -> ProcessedPrompt:
-    """Text as it is, in no chat format."""
-    return ProcessedPrompt.of_tokens(loaded.tokenizer.encode(text), text)
+    """Text as it is, in no chat format, with the marks that the tokenizer puts around a text."""
+    return ProcessedPrompt.of_tokens(marks.encode_text(loaded.tokenizer, text), text)
 
 
-def _encode_turns(loaded: Loaded, turns: list[Turn]) -> ProcessedPrompt:
-    """Turns of words, by the tokenizer's chat template or DeepSeek-V2's."""
-    if any(isinstance(piece, PictureSlot) for turn in turns for piece in turn.pieces):
-        raise RequestError(f"a {loaded.checkpoint.family} model reads text only, and the messages show pictures")
+def read_template(asked: str | None) -> str | None:
+    """The Jinja template in the file that ``--chat-template`` names; what is no file is the name of a template.
+
+    Raises:
+        RequestError: a path to no file, or one that holds no text.
+    """
+    if asked is None:
+        return None
+    path = Path(asked).expanduser()
+    try:
+        if path.is_file():
+            return path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"chat_template {asked} cannot be read: {error}", field="chat_template") from error
+    if asked != path.name or path.suffix:
+        raise RequestError(f"chat_template {asked}: there is no such file", field="chat_template")
+    return asked
+
+
+def require_template(checkpoint: Checkpoint, asked: str | None) -> None:
+    """Raise a RequestError where a conversation with this checkpoint could not be printed; no weight is read."""
+    if not checkpoint.reads_pictures:
+        _template_of(checkpoint, read_chat_templates(checkpoint.folder), Rendering(chat_template=asked))
+
+
+def _encode_words(loaded: Loaded, messages: list[Mapping[str, Any]], how: Rendering) -> ProcessedPrompt:
+    """Messages of words, by a chat template."""
     tokenizer = loaded.tokenizer
-    messages = [{"role": turn.role, "content": "".join(map(str, turn.pieces))} for turn in turns]
-    template = tokenizer.chat_template or TEXT_TEMPLATE
-    text = tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
+    template = _template_of(loaded.checkpoint, tokenizer.chat_template, how)
+    text = render(tokenizer, template, read_text_messages(messages, loaded.checkpoint.family, template), how)
     return ProcessedPrompt.of_tokens(tokenizer.encode(text, add_special_tokens=False), text)
+
+
+def _template_of(checkpoint: Checkpoint, own: Any, how: Rendering) -> str:
+    """The template of a model that reads text only: the one asked for, its folder's, or its family's."""
+    template, familys = pick_template(own, how.chat_template, bool(how.tools)), checkpoint.record.chat_template
+    if template is None and familys is not None:
+        template = resolve(familys)
+    if template is None:
+        raise RequestError(
+            f"{checkpoint.folder} has no chat template, neither chat_template.jinja nor chat_template in "
+            "tokenizer_config.json, so messages cannot be printed as this model reads them: give one with "
+            "--chat-template FILE"
+        )
+    return template
 
 
 def _with_places(message: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,6 +2,15 @@
 
 from modelwright.families.record import Family
 
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message.role == 'user' %}User: {{ message.content }}\n\n"
+    "{% elif message.role == 'assistant' %}Assistant: {{ message.content }}{{ eos_token }}"
+    "{% else %}{{ message.content }}\n\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+"""DeepSeek-V2's chat format, for checkpoints that come without a template."""
+
 FAMILY = Family(
     name="deepseek_v2",
     model_types=("deepseek_v2",),
@@ -17,6 +26,7 @@ FAMILY = Family(
     config="modelwright.families.deepseek_v2.config:DeepseekV2Config",
     counts="modelwright.families.deepseek_v2.plan:count_deepseek_v2",
     run_settings="modelwright.families.deepseek_v2.plan:run_settings",
+    chat_template="modelwright.families.deepseek_v2:CHAT_TEMPLATE",
     cache="modelwright.families.deepseek_v2.decoding:cache_layout",
     decoding="modelwright.families.deepseek_v2.decoding:decoding_rules",
     slicing="modelwright.families.deepseek_v2.slicing:slicing_rules",

@@ -3,27 +3,31 @@
 import inspect
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
 
-from transformers import BatchFeature, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from modelwright.errors import CheckpointError, RequestError
 from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
 from modelwright.families.deepseek_vl2.prompts import require_files
-from modelwright.processing.batching import ProcessedPrompt, pad_batch
+from modelwright.processing.batching import ProcessedPrompt
+from modelwright.processing.call_options import CallOptions
 from modelwright.processing.messages import Conversation
-from modelwright.processing.rows import Pictures
+from modelwright.processing.official import OfficialMethods
+from modelwright.processing.prompt_batch import PromptBatch, make_batch
+from modelwright.processing.rows import split_rows
 from modelwright.processing.settings import refuse_unknown
+from modelwright.processing.templates import Rendering
 from modelwright.processing.tiled_prompts import TiledPrompts, TiledPromptSettings
-from modelwright.processing.tokenizer import tokenizer_folder
+from modelwright.processing.tokenizer import read_fast_tokenizer
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "proxies")
 
 
-class DeepseekVLV2Processor(ProcessorMixin):
-    """Text and pictures in, ``BatchFeature`` out, with the official names, values and ids.
+class DeepseekVLV2Processor(OfficialMethods, ProcessorMixin):
+    """Text and pictures in, ``BatchFeature`` out, with the official names, methods, values and ids.
 
     The arguments are those of a hub ``processor_config.json``, and three of ours:
 
@@ -114,75 +118,161 @@ class DeepseekVLV2Processor(ProcessorMixin):
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
-        images: Pictures = None,
+        images: Any = None,
         text: str | Sequence[str] | None = None,
         *,
         conversations: Conversation | Sequence[Conversation] | None = None,
         prompt: str | Sequence[str] | None = None,
+        apply_sft_format: bool = False,
         inference_mode: bool = True,
         system_prompt: str = "",
         force_batchify: bool = True,
-        return_tensors: str | None = "pt",
         **kwargs: Any,
     ) -> Any:
-        """One conversation, or several padded on the left.
+        """One conversation or text, or several as a padded batch.
 
         Args:
-            images: the pictures given beside the conversations (see `messages` for those inside them): a list of
-                pictures, handed out to the placeholders in order, or one such list for each conversation.
+            images: the pictures given beside the conversations (see `messages` for those inside them): a picture or a
+                list of them, handed out to the placeholders in order, or one such list for each conversation.
             conversations: a list of messages, or a list of such lists.
-            prompt, text: text that is formatted already, or a list of it, instead of conversations.
-            inference_mode: leave out the last end of sentence, so that the model continues the last answer.
+            prompt, text: text that is formatted already, or a list of it, instead of conversations. Every token of it
+                is learnt but those of pictures.
+            apply_sft_format: a prompt is a user's words, to be formatted.
+            inference_mode: leave out the last end of sentence, so that the model continues the answer, or the text.
             system_prompt: comes first, as a system message would.
             force_batchify: with False, one conversation comes back as a `ProcessedPrompt`.
-            return_tensors: ``pt`` or ``np``.
+            kwargs: transformers' arguments, as `CallOptions` names them.
 
         Returns:
-            BatchFeature with the fields and shapes of `pad_batch`.
+            A `PromptBatch` with the fields and shapes of `pad_batch`.
 
         Raises:
-            RequestError: bad messages, unreadable pictures, or counts of pictures and placeholders that differ.
+            RequestError: bad messages, unreadable pictures, counts of pictures and placeholders that differ, or an
+                argument that is not served.
         """
-        kwargs.pop("padding", None)  # always on the left, to the longest
-        if kwargs:
-            raise RequestError(f"the processor does not know the arguments {', '.join(sorted(kwargs))}")
+        how = CallOptions.of(kwargs)
         given = prompt if prompt is not None else text
-        how = {"inference_mode": inference_mode, "system_prompt": system_prompt}
-        outputs = self._prompts.process(conversations, given, images, **how)
+        if (conversations is None) == (given is None):
+            raise RequestError("give either conversations or a prompt (text)")
+        if conversations is not None:
+            outputs = self._prompts.process(
+                conversations, images, inference_mode=inference_mode, system_prompt=system_prompt
+            )
+        else:
+            texts = self._formatted(given, apply_sft_format, system_prompt)
+            outputs = self._prompts.process_texts(
+                texts, images, inference_mode=inference_mode, marks=how.add_special_tokens
+            )
         if not force_batchify and len(outputs) == 1:
             return outputs[0]
-        return self.batch(outputs, return_tensors=return_tensors)
+        return self._batch(outputs, how)
 
     def process_one(
         self,
-        conversation: Conversation,
-        images: Pictures = None,
+        conversation: Conversation | str | None = None,
+        images: Any = None,
         *,
+        prompt: str | None = None,
+        conversations: Conversation | None = None,
+        apply_sft_format: bool = False,
         inference_mode: bool = True,
         system_prompt: str = "",
     ) -> ProcessedPrompt:
-        """One conversation, not batched."""
-        how = {"inference_mode": inference_mode, "system_prompt": system_prompt}
-        return self._prompts.process_one(conversation, images, **how)
-
-    def batch(self, prompts: Sequence[ProcessedPrompt], *, return_tensors: str | None = "pt") -> BatchFeature:
-        """Pad single outputs into a batch; see `pad_batch` for shapes."""
-        arrays = pad_batch(
-            prompts, pad_id=cast(int, self.tokenizer.pad_token_id), ignore_id=self._prompts.settings.ignore_id
+        """One conversation or text, not batched; arguments are those of a call, official names among them."""
+        if isinstance(conversation, str):
+            prompt, conversation = conversation, None
+        given = conversations if conversation is None else conversation
+        return self(
+            images=None if images is None else [images] if isinstance(images, list | tuple) else images,
+            prompt=None if prompt is None else [prompt],
+            conversations=None if given is None else [given],
+            apply_sft_format=apply_sft_format,
+            inference_mode=inference_mode,
+            system_prompt=system_prompt,
+            force_batchify=False,
         )
-        return BatchFeature(arrays, tensor_type=return_tensors)
+
+    def process_messages(self, messages: Conversation, how: Rendering) -> ProcessedPrompt:
+        """As `TiledPrompts.process_messages`."""
+        return self._prompts.process_messages(messages, how)
+
+    def batch(self, prompts: Sequence[ProcessedPrompt], *, return_tensors: str | None = "pt") -> PromptBatch:
+        """Pad single outputs into a batch; see `pad_batch` for shapes."""
+        return self._batch(prompts, CallOptions(return_tensors=return_tensors))
 
     def num_image_tokens(self, grid: tuple[int, int]) -> int:
         """Tokens of a picture whose local tiles form ``grid`` (columns, rows)."""
         return self._prompts.num_image_tokens(grid)
 
     def apply_chat_template(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, conversation: Any, chat_template: str | None = None, *, tokenize: bool = False, **kwargs: Any
+        self,
+        conversation: Any,
+        chat_template: str | None = None,
+        tools: Sequence[Any] | None = None,
+        documents: Sequence[Any] | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        return_assistant_tokens_mask: bool = False,
+        tokenize: bool = False,
+        return_tensors: str | None = "auto",
+        return_dict: bool = True,
+        processor_kwargs: dict[str, Any] | None = None,
+        sanitize_control_tokens: bool = False,
+        **kwargs: Any,
     ) -> Any:
-        """The conversation as text, the same as the tokenizer's; with ``tokenize`` the processor's own output."""
-        if tokenize:
-            return self(conversations=conversation)
-        return self.tokenizer.apply_chat_template(conversation, chat_template=chat_template, tokenize=False, **kwargs)
+        """What a chat template prints of a conversation, or of a list of them: as text, or processed.
+
+        Args:
+            chat_template: a Jinja template, or the name of one of the tokenizer's; None for the tokenizer's own.
+            tools, documents: for templates that print them.
+            add_generation_prompt: the assistant's header follows a last question.
+            continue_final_message: the last message is left open.
+            tokenize: give the processor's output, with the pictures of the messages, instead of text.
+            return_tensors: as in a call, whose default ``auto`` is.
+            return_dict: False gives the ``input_ids`` alone.
+            processor_kwargs: arguments of a call, which may also be given by their names; ``images`` are pictures for
+                the placeholders of messages that bring none.
+            kwargs: variables of the template.
+
+        Raises:
+            RequestError: as a call, or the template cannot print the messages, or does not read a variable.
+        """
+        for name, asked in (
+            ("return_assistant_tokens_mask", return_assistant_tokens_mask),
+            ("sanitize_control_tokens", sanitize_control_tokens),
+        ):
+            if asked:
+                raise RequestError(f"the processor does not serve {name}")
+        names = {field.name for field in fields(CallOptions)} | {"images", "inference_mode"}
+        variables = {name: value for name, value in kwargs.items() if name not in names}
+        called = {name: value for name, value in kwargs.items() if name in names} | dict(processor_kwargs or {})
+        how = Rendering(chat_template, tools, documents, variables, add_generation_prompt, continue_final_message)
+        if not tokenize:
+            if called:
+                raise RequestError(f"{next(iter(called))} has no effect without tokenize=True")
+            return self._prompts.print_messages(conversation, how)
+        images, inference_mode = called.pop("images", None), called.pop("inference_mode", True)
+        if return_tensors != "auto":
+            called["return_tensors"] = return_tensors
+        options = CallOptions.of(called)
+        outputs = self._prompts.process_printed(
+            conversation, images, how, inference_mode=inference_mode, marks=options.add_special_tokens
+        )
+        batch = self._batch(outputs, options)
+        return batch if return_dict else batch["input_ids"]
+
+    def _batch(self, prompts: Sequence[ProcessedPrompt], how: CallOptions) -> PromptBatch:
+        return make_batch(prompts, how, tokenizer=self.tokenizer, ignore_id=self._prompts.settings.ignore_id)
+
+    def _formatted(self, texts: Any, apply_sft_format: bool, system_prompt: str) -> Any:
+        """Texts as they are to be read."""
+        if not apply_sft_format:
+            if system_prompt:
+                raise RequestError("system_prompt belongs to conversations; a prompt is formatted already")
+            return texts
+        sft_format = self._prompts.settings.sft_format
+        printed = [self.format_prompts(text, sft_format, system_prompt) for text in split_rows(texts)]
+        return printed[0] if isinstance(texts, str) else printed
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -195,13 +285,13 @@ class DeepseekVLV2Processor(ProcessorMixin):
         ``tokenizer`` beside ``processor_config.json``.
         """
         hub = {name: kwargs[name] for name in _HUB_OPTIONS if kwargs.get(name) is not None}
-        folder = tokenizer_folder(Path(pretrained_model_name_or_path))
-        source = folder if folder.is_dir() else pretrained_model_name_or_path
         try:
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(source, **hub)
+            tokenizer = read_fast_tokenizer(pretrained_model_name_or_path, **hub)
             settings, overrides = cls.get_processor_dict(pretrained_model_name_or_path, **kwargs)
         except Exception as error:  # the tokenizers library raises a bare Exception for a damaged file
-            raise CheckpointError(f"{source} holds no processor that can be read: {error}") from error
+            raise CheckpointError(
+                f"{pretrained_model_name_or_path} holds no processor that can be read: {error}"
+            ) from error
         return cast(DeepseekVLV2Processor, cls.from_args_and_dict([tokenizer], settings, **overrides))
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:

@@ -1,0 +1,141 @@
+"""Chat templates: which of a tokenizer's is meant, what it reads, and what it prints of messages; no model is known."""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import jinja2
+from jinja2 import meta, nodes
+
+from modelwright.errors import RequestError
+
+ALWAYS_GIVEN = ("messages", "tools", "documents", "add_generation_prompt")
+"""What every template is given, so that it can be no variable of the caller's."""
+_GENERATION = re.compile(r"{%-?\s*(end)?generation\s*-?%}")
+"""Marks of the assistant's words, which transformers knows and jinja2 does not."""
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How messages become text, as far as the caller says.
+
+    Attributes:
+        chat_template: a Jinja template, or the name of one of the tokenizer's; None for the tokenizer's own.
+        tools, documents: what templates for tools and for retrieval print.
+        variables: further variables of the template, such as ``enable_thinking``.
+        add_generation_prompt: whether the assistant's header follows; None where the messages do not end with the
+            assistant's words.
+        continue_final_message: whether the last message is left open; None where it is the assistant's.
+    """
+
+    chat_template: str | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
+    documents: Sequence[Mapping[str, Any]] | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+
+    @property
+    def needs_template(self) -> bool:
+        """Whether only a template can do what is asked."""
+        asked = self.chat_template or self.tools or self.documents or self.variables
+        return bool(asked) or self.add_generation_prompt is not None or self.continue_final_message is not None
+
+
+def pick_template(own: str | Mapping[str, str] | None, asked: str | None, with_tools: bool) -> str | None:
+    """The template to print with; None where there is none.
+
+    Args:
+        own: the tokenizer's, one or several by their names.
+        asked: a template, or the name of one of the tokenizer's.
+        with_tools: tools are given, for which a template called ``tool_use`` is meant.
+
+    Raises:
+        RequestError: a name that none has, or several templates of which none is called ``default``.
+    """
+    named = own if isinstance(own, Mapping) else {} if own is None else {"default": own}
+    if asked is not None:
+        if asked in named:
+            return named[asked]
+        if "{" not in asked:
+            near = difflib.get_close_matches(asked, named, n=1)
+            hint = f": did you mean {near[0]}?" if near else ""
+            raise RequestError(
+                f"chat_template {asked!r} is no template, and none is called so (there are {_listed(named)}){hint}",
+                field="chat_template",
+            )
+        return asked
+    if with_tools and "tool_use" in named:
+        return named["tool_use"]
+    if named and "default" not in named:
+        raise RequestError(
+            f"chat_template must name one of several templates, none of which is called default: {_listed(named)}",
+            field="chat_template",
+        )
+    return named.get("default")
+
+
+def render(tokenizer: Any, template: str, messages: Sequence[Mapping[str, Any]], how: Rendering) -> str:
+    """What `template` prints of `messages`, by transformers' own rules for templates.
+
+    Messages that end with the assistant's words are left open, so that the model goes on with them.
+
+    Raises:
+        RequestError: the template is no Jinja, does not read a variable that is given, or cannot print the messages.
+    """
+    check_variables(template, how.variables)
+    continued = how.continue_final_message
+    if continued is None:
+        continued = not how.add_generation_prompt and messages[-1]["role"] in ("assistant", "<|Assistant|>")
+    prompted = not continued if how.add_generation_prompt is None else how.add_generation_prompt
+    if continued and prompted:
+        raise RequestError("continue_final_message and add_generation_prompt exclude each other, and both are true")
+    try:
+        return tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            tools=None if how.tools is None else list(how.tools),
+            documents=None if how.documents is None else list(how.documents),
+            chat_template=template,
+            add_generation_prompt=prompted,
+            continue_final_message=continued,
+            tokenize=False,
+            **how.variables,
+        )
+    except Exception as error:  # a template may raise anything
+        raise RequestError(f"the chat template cannot print these messages: {error}") from error
+
+
+def check_variables(template: str, variables: Mapping[str, Any]) -> None:
+    """Raise a RequestError unless `template` is Jinja and reads each of `variables`."""
+    names, _ = _what_it_reads(template)
+    for name in variables:
+        if name in ALWAYS_GIVEN:
+            raise RequestError(f"chat_template_kwargs must not hold {name!r}, which every template is given")
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise RequestError(f"chat_template_kwargs holds {name!r}, which the chat template does not read{hint}")
+
+
+def words_in(template: str) -> frozenset[str]:
+    """The texts that a template compares or prints as literals, among them the roles that it knows."""
+    return _what_it_reads(template)[1]
+
+
+@lru_cache(8)
+def _what_it_reads(template: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The variables and the literals of a template."""
+    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+    try:
+        tree = environment.parse(_GENERATION.sub("", template))
+    except jinja2.TemplateSyntaxError as error:
+        raise RequestError(f"the chat template is no Jinja: line {error.lineno}: {error.message}") from error
+    words = {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
+    return frozenset(meta.find_undeclared_variables(tree)), frozenset(words)
+
+
+def _listed(names: Mapping[str, str]) -> str:
+    return ", ".join(sorted(names)) or "none"
