@@ -5,12 +5,13 @@ import os
 import re
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from modelwright.cli.conversation import Utterance
 from modelwright.cli.interrupt import Interrupt
-from modelwright.cli.session import Session, as_markdown
+from modelwright.cli.session import Session, as_markdown, typed_paths
 from modelwright.engine.engine import Engine
 from modelwright.engine.params import SamplingParams
 from modelwright.errors import RequestError
@@ -71,7 +72,7 @@ def test_clear_forgets_turns_and_pictures(session):
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("/sing", "there is no command /sing; there are /image, /clear, /save, /help"),
+        ("/sing", "there is no command /sing; there are /image, /clear, /save, /help, /exit, /quit"),
         ("/image", "/image needs the path of a picture"),
         ("/image gone.png", "no such picture: gone.png"),
         ("/save a.txt", "/save needs a file that ends in .json or .md, got 'a.txt'"),
@@ -203,3 +204,39 @@ def test_earlier_turns_are_found_in_the_pages(run, vl2):
     assert found[0] == 0
     assert found[1] % 16 == 0 and 16 * pages <= found[1] < lengths[1]
     assert found[2] == 16 * pages
+
+
+@pytest.mark.parametrize("word", ["/exit", "/quit"])
+def test_a_session_ends_where_the_user_leaves(word, run, vl2):
+    ended = run("chat", vl2, "--max-new-tokens", 4, stdin=f"{word}\nHello\n")
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+
+
+@pytest.mark.parametrize("form", ["{}", "'{}'", '"{}"', "{} ", "file://{}"])
+def test_a_picture_is_found_as_its_path_was_typed_or_dropped(form, session, tmp_path, capsys):
+    plain, spaced = tmp_path / "a.png", tmp_path / "my picture.png"
+    for path in (plain, spaced):
+        path.write_bytes(PICTURE.read_bytes())
+    session.take(f"/image {form.format(plain)}")
+    session.take(f"/image {form.format(spaced).replace('file://', 'file:')}")
+    assert [picture.path for picture in session.waiting] == [plain, spaced]
+    told = capsys.readouterr().err.splitlines()
+    size = "{} x {} pixels".format(*session.waiting[0].image.size)
+    assert told == [f"{path}: {size}, shown with the next question" for path in (plain, spaced)]
+
+
+def test_paths_are_escaped_quoted_several_or_just_not_there(tmp_path):
+    one, two = tmp_path / "one 1.png", tmp_path / "two.png"
+    for path in (one, two):
+        path.touch()
+    backslashes = str(one).replace(" ", "\\ ")
+    assert typed_paths(backslashes) == [one]
+    assert typed_paths(f"{backslashes} '{two}'") == [one, two]
+    assert typed_paths(f"file://{str(one).replace(' ', '%20')}") == [one]
+    assert typed_paths("no such file.png") == [Path("no such file.png")]
+    assert typed_paths("it's.png") == [Path("it's.png")]
+
+
+def test_what_was_pasted_after_a_command_is_the_question(session):
+    session.take(f"/image {PICTURE}\nwhat\nis it?")
+    assert [(each.text, len(each.pictures)) for each in session.said[:1]] == [("<image>\nwhat\nis it?", 1)]

@@ -10,6 +10,7 @@ from modelwright.errors import CheckpointError, RequestError
 from modelwright.export.manifest import Manifest
 from modelwright.export.runtime import OnnxDecoder
 from modelwright.processing.pixel_settings import PixelSettings
+from modelwright.serving.names import user_path
 
 
 class OnnxCompleter:
@@ -24,7 +25,7 @@ class OnnxCompleter:
 
     def __init__(self, folder: Path):
         self.name = str(folder)
-        self._folder = folder.expanduser()
+        self._folder = user_path(folder)
         if not self._folder.is_dir():
             raise CheckpointError(f"--onnx {folder}: there is no such folder")
         manifest = Manifest.read(self._folder)

@@ -13,7 +13,7 @@ from modelwright.checkpoints.conversion_source import Dropped
 from modelwright.checkpoints.convert import Report, convert
 from modelwright.checkpoints.shards import Progress as ConvertProgress
 from modelwright.cli.console import errors
-from modelwright.serving.names import model_path
+from modelwright.serving.names import model_path, user_path
 from modelwright.serving.quiet import quieten_libraries
 
 LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -39,7 +39,7 @@ def run_convert(options: ConvertOptions) -> None:
     with _bar(os.path.basename(options.src.rstrip("/"))) as progress:
         report = convert(
             model_path(options.src),
-            options.dst.expanduser(),
+            user_path(options.dst),
             to=options.to,
             qkv_concat=options.qkv_concat,
             num_key_value_heads=options.num_key_value_heads,

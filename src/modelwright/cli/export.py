@@ -8,7 +8,7 @@ from pathlib import Path
 from modelwright.cli.console import errors
 from modelwright.export.onnx import Progress, Report, export_onnx
 from modelwright.export.verify import Delta
-from modelwright.serving.names import model_path
+from modelwright.serving.names import model_path, user_path
 from modelwright.serving.quiet import quieten_libraries
 
 
@@ -30,7 +30,7 @@ def run_export(options: ExportOptions) -> None:
     with _stages() as progress:
         report = export_onnx(
             model_path(options.model),
-            options.out.expanduser(),
+            user_path(options.out),
             options.dtype,
             opset=options.opset,
             draws=options.draws,

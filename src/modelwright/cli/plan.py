@@ -18,6 +18,7 @@ from modelwright.planner import device as devices
 from modelwright.planner.plan import Plan, plan
 from modelwright.planner.plot import draw
 from modelwright.planner.report import as_object
+from modelwright.serving.names import user_path
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _IMAGE = re.compile(r"([1-9]\d{0,5})[xX]([1-9]\d{0,5})")
@@ -88,7 +89,7 @@ def find_config(name: str) -> CheckedConfig:
     """
     if name in zoo.names():
         return read_config(zoo.path(name))
-    path = Path(name).expanduser()
+    path = user_path(name)
     if os.path.lexists(path):
         return read_config(path)
     if not _HUB_ID.fullmatch(name):

@@ -1,16 +1,18 @@
 """An interactive session: lines from the user, answers from the model, the conversation kept between them."""
 
-import contextlib
 import json
-import sys
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import unquote, urlsplit
 
 from modelwright.cli.console import say
 from modelwright.cli.conversation import Picture, Utterance, ask, open_pictures, refuse_pictures
+from modelwright.cli.line_reader import LineReader
 from modelwright.errors import RequestError
 from modelwright.serving.answer import Answer
+from modelwright.serving.names import user_path
 from modelwright.serving.opened import Named
 
 HELP = """\
@@ -18,7 +20,8 @@ HELP = """\
 /clear       forget the conversation
 /save FILE   write the conversation as .json or .md
 /help        this list
-Ctrl-C stops an answer, Ctrl-D leaves"""
+/exit        leave; so do /quit and Ctrl-D
+Tab completes commands and paths, Ctrl-C stops an answer, several pasted lines are one question"""
 
 
 class Replies(Protocol):
@@ -39,46 +42,51 @@ class Session:
         self.model = model
         self.said: tuple[Utterance, ...] = ()
         self.waiting = pictures
+        self._left = False
         self._commands: dict[str, Callable[[str], None]] = {
             "/image": self._show,
             "/clear": self._clear,
             "/save": self._save,
             "/help": lambda _: say(HELP),
+            "/exit": self._leave,
+            "/quit": self._leave,
         }
 
     def run(self) -> int:
         """Read lines until they end; returns the exit status."""
-        at_terminal = sys.stdin.isatty()
-        if at_terminal:
-            _edit_lines()
+        reader = LineReader(list(self._commands), ("/image", "/save"))
+        if reader.at_terminal:
             say(f"{self.model.name}: ask away, /help lists the commands")
         failed = False
-        while True:
+        while not self._left:
             try:
-                line = input("> " if at_terminal else "")
+                line = reader.read()
             except EOFError:
+                if reader.at_terminal:
+                    say("")
                 break
             except KeyboardInterrupt:
                 say("")
                 continue
             try:
-                self.take(line.strip())
+                self.take(line)
             except RequestError as error:
                 say(f"modelwright: {error}")
                 failed = True
-        if at_terminal:
-            say("")
-        return 2 if failed and not at_terminal else 0
+        reader.close()
+        return 2 if failed and not reader.at_terminal else 0
 
     def take(self, line: str) -> None:
-        """One line: a command, or a question to answer; nothing changes when a RequestError is raised."""
-        if not line:
+        """A command, with what was pasted after it, or a question; nothing changes when a RequestError is raised."""
+        if not line.strip():
             return
-        if line.startswith("/"):
-            name, _, rest = line.partition(" ")
+        if line.lstrip().startswith("/"):
+            command, _, below = line.lstrip().partition("\n")
+            name, _, rest = command.partition(" ")
             if name not in self._commands:
                 raise RequestError(f"there is no command {name}; there are {', '.join(self._commands)}")
             self._commands[name](rest.strip())
+            self.take(below)
             return
         said = (*self.said, ask(line, self.waiting, self.model.checkpoint.reads_pictures))
         reply = self.chat.reply(said)
@@ -87,19 +95,27 @@ class Session:
         if reply.interrupted:
             say("(stopped)")
 
-    def _show(self, path: str) -> None:
-        if not path:
+    def _show(self, text: str) -> None:
+        if not text:
             raise RequestError("/image needs the path of a picture")
         if not self.model.checkpoint.reads_pictures:
             raise refuse_pictures(self.model.name, self.model.checkpoint.family, 1)
-        self.waiting += open_pictures([Path(path).expanduser()])
+        opened = open_pictures(typed_paths(text))
+        self.waiting += opened
+        for picture in opened:
+            width, height = picture.image.size
+            say(f"{picture.path}: {width} x {height} pixels, shown with the next question")
+
+    def _leave(self, _: str) -> None:
+        self._left = True
 
     def _clear(self, _: str) -> None:
         self.said, self.waiting = (), ()
+        say("the conversation is forgotten")
 
     def _save(self, name: str) -> None:
         formats = {".json": as_json, ".md": as_markdown}
-        path = Path(name).expanduser()
+        path = user_path(name)
         if path.suffix.lower() not in formats:
             raise RequestError(f"/save needs a file that ends in .json or .md, got {name!r}")
         try:
@@ -128,7 +144,19 @@ def as_markdown(model: str, said: tuple[Utterance, ...]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _edit_lines() -> None:
-    """Arrow keys and history at the prompt, where Python was built with readline."""
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401
+def typed_paths(text: str) -> list[Path]:
+    """The files that a line names: as it stands, quoted, escaped, or dropped on a terminal, several apart by blanks."""
+    whole = user_path(_from_url(text))
+    if whole.exists():
+        return [whole]
+    try:
+        paths = [user_path(_from_url(part)) for part in shlex.split(text)]
+    except ValueError:  # a quote that does not end
+        return [whole]
+    return paths if len(paths) == 1 or all(path.exists() for path in paths) else [whole]
+
+
+def _from_url(text: str) -> str:
+    """The path of a ``file:`` URL; anything else as it is."""
+    url = urlsplit(text)
+    return unquote(url.path) if url.scheme == "file" else text
