@@ -35,6 +35,7 @@ from modelwright.configs.quantization import (
 )
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families import find_family
+from modelwright.hf.adapters import refuse_adapters_of_parts
 from modelwright.hf.network import STEERING, Network
 from modelwright.hf.registry import register_with_auto
 from modelwright.layers import Experts, Router
@@ -69,6 +70,7 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
             self._keep_in_fp32_modules_strict = {STEERING}
         PreTrainedModel.post_init(self)
         Network.post_init(self)
+        self.register_load_state_dict_pre_hook(refuse_adapters_of_parts)
 
     def ends_of_sentence(self) -> int | list[int] | None:
         """Those of the generation config, which a caller may have changed."""
