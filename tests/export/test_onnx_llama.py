@@ -31,6 +31,7 @@ MINDFORMERS = {
 }
 SWITCHES = {
     "plain": {"use_rope_slice": True, "attn_proj_has_bias": True, "n_kv_heads": 1, "residual_dtype": "float32"},
+    "wide heads": {"head_dim": 12},
     "NTK": {"extend_method": "NTK", "scaling_factor": 2.0, "tie_word_embeddings": True},
     "compressed mask": {"use_attn_mask_compression": True},
     "return_hidden_states": {"return_hidden_states": True},

@@ -26,6 +26,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "Llama": lambda: tiny_llama(base=HUGGING_FACE),
     "Llama, tied head": lambda: tiny_llama(base=HUGGING_FACE, tie_word_embeddings=True),
     "Llama, one key head": lambda: tiny_llama(base=HUGGING_FACE, num_key_value_heads=1),
+    "Llama, wide heads": lambda: tiny_llama(base=HUGGING_FACE, head_dim=12),
     "Llama, computed in slices": lambda: tiny_llama(base=HUGGING_FACE, pretraining_tp=4),
     "Llama, odd widths": lambda: tiny_llama(base=HUGGING_FACE, intermediate_size=47, vocab_size=61),
     "MindFormers, merged": lambda: tiny_llama(qkv_concat=True, **BIASED),

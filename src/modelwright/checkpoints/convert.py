@@ -41,12 +41,14 @@ class Report:
         bytes: their size together.
         shards: how many weight files.
         dropped: what of the source it does not hold, and why.
+        notes: what a reader of it should know, a sentence each.
     """
 
     tensors: int
     bytes: int
     shards: int
     dropped: tuple[Dropped, ...]
+    notes: tuple[str, ...] = ()
 
 
 def convert(
@@ -91,7 +93,12 @@ def convert(
         shards = write_planned(folder, planned, limit)
         dropped = write_config(folder, source, dialect, config)
     size = sum(entry.nbytes for entry in planned)
-    return Report(len(planned), size, len(shards), (*source.dropped, *dropped))
+    return Report(len(planned), size, len(shards), (*source.dropped, *dropped), _notes(dialect, config))
+
+
+def _notes(dialect: TensorDialect | None, config: CheckedConfig) -> tuple[str, ...]:
+    reason = config.not_for_transformers() if dialect is None else None
+    return () if reason is None else (f"modelwright reads this checkpoint and transformers cannot: {reason}",)
 
 
 def _read_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -55,6 +55,7 @@ def summary(dst: Path, report: Report) -> str:
     files = "1 file" if report.shards == 1 else f"{report.shards} files"
     lines = [f"{dst}: {report.tensors} tensors, {_amount(report.bytes)} in {files}"]
     lines += [f"dropped {name}: {reason}" for name, reason in _together(report.dropped)]
+    lines += report.notes
     return "\n".join(lines)
 
 

@@ -17,6 +17,7 @@ from modelwright.configs.field_types import ReadOnlyDict, describe, fits, plain,
 from modelwright.configs.quantization import is_foreign, is_transformers_quantization, method_of
 from modelwright.errors import ConfigError
 
+_READ = "_read_values"
 MISSPELT = 0.8  # difflib ratio from which an unknown key counts as one of ours, misspelt
 
 # Keys of other models' configs that look like a misspelling of one of ours and are not.
@@ -73,6 +74,7 @@ class CheckedConfig(PreTrainedConfig):
         cls._refuse_misspelt(unused)
         config = cls(**cls.merge(values, overrides))
         config.keep_strange_keys(strange)
+        config.keep_read_values(config_dict)
         return (config, unused) if return_unused else config  # type: ignore[return-value]  # transformers' contract
 
     @classmethod
@@ -103,6 +105,70 @@ class CheckedConfig(PreTrainedConfig):
                 getattr(self, key).keep_strange_keys(value)
             else:
                 setattr(self, key, value)
+
+    def keep_read_values(self, values: Mapping[str, Any]) -> None:
+        """Remember what a file said, for `to_diff_dict`."""
+        said = {key: value for key, value in values.items() if not key.startswith("_")}
+        vars(self)[_READ] = copy.deepcopy(said)
+        for name in self.sub_configs:
+            if isinstance(inside := said.get(name), Mapping):
+                getattr(self, name).keep_read_values(inside)
+
+    def read_values(self) -> Mapping[str, Any]:
+        """What the file said that this config was read from; nothing where there was none."""
+        return vars(self).get(_READ, {})
+
+    def essential_keys(self) -> Iterable[str]:
+        """What a config.json always says, where it is not to say all; see `to_diff_dict`."""
+        return ()
+
+    def as_written(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The values of a config.json as the family writes them; the inverse of `normalise` where it matters."""
+        return values
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What is written to a config.json: the keys of the file it was read from, and what that would not say.
+
+        The file's names of things are kept. What is read from the result is equal to this config.
+        """
+        every = super().to_diff_dict()
+        read, essential = self.read_values(), set(self.essential_keys())
+        if not read and not essential:
+            return every
+        parts = {name: getattr(self, name) for name in self.sub_configs if name in read}
+        inside = {name: part.to_diff_dict() for name, part in parts.items() if part.read_values()}
+        written = self._written(every | {name: _without_version(part) for name, part in inside.items()}, essential)
+        return every if written is None else written
+
+    def _written(self, every: Mapping[str, Any], essential: set[str]) -> dict[str, Any] | None:
+        """As few of `every` value as `to_diff_dict` promises; None where what is read from them is another config."""
+        read = self.read_values()
+        always = {"model_type", "transformers_version", "dtype", "quantization_config", "architectures", *essential}
+        values = {key: value for key, value in every.items() if key in read or key in always}
+        if "torch_dtype" in read and "dtype" not in read and "dtype" in values:
+            values["torch_dtype"] = values.pop("dtype")
+        others = {key: value for key, value in read.items() if key not in every and key not in ("torch_dtype", "dtype")}
+        for chosen in (others | values, values, every):
+            written = self._completed(self.as_written(dict(chosen)))
+            if written is not None:
+                return written
+        return None
+
+    def _completed(self, values: dict[str, Any]) -> dict[str, Any] | None:
+        """`values` with those of this config that would be read otherwise; None where that gives another config."""
+        wanted = self._identity()
+        for _ in range(3):
+            try:
+                found = type(self).from_dict(values)._identity()
+            except ConfigError:
+                return None
+            if found == wanted:
+                return values
+            missing = {key: value for key, value in wanted.items() if found.get(key) != value and key not in values}
+            if not missing:
+                return None
+            values = values | missing
+        return None
 
     @classmethod
     def merge(cls, values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
@@ -144,6 +210,10 @@ class CheckedConfig(PreTrainedConfig):
 
     def check_rules(self) -> None:
         """The rules of one family; the fields' types already hold here."""
+
+    def not_for_transformers(self) -> str | None:
+        """Why a checkpoint of this config is read by modelwright alone; None where transformers reads it too."""
+        return None
 
     def idle_fields(self) -> dict[str, str]:
         """The fields of one family that nothing reads with the config's other values, each with the reason."""
@@ -190,6 +260,7 @@ class CheckedConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """transformers' own; a quantization that is no field is called as in a `config.json`, `quantization_config`."""
         values = super().to_dict()
+        values.pop(_READ, None)
         values = {key: dict(value) if isinstance(value, ReadOnlyDict) else value for key, value in values.items()}
         if "quant_config" in values and "quant_config" not in own_fields(type(self)):
             values["quantization_config"] = values.pop("quant_config")
@@ -249,6 +320,10 @@ class CheckedConfig(PreTrainedConfig):
     def _why_unknown(self, key: str) -> str:
         meant = self._meant(key)
         return "no field of this family" if meant is None else f'no field of this family; did you mean "{meant}"?'
+
+
+def _without_version(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != "transformers_version"}
 
 
 def _value_at(config: Any, name: str) -> Any:

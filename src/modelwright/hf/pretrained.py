@@ -219,6 +219,8 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         tied = self.tied_in(state)
         if tied != self.tied_names():  # a head of its own is written, and the file says so
             config.get_text_config().tie_word_embeddings = False
+        if (reason := config.not_for_transformers()) is not None:
+            logger.warning("modelwright reads this checkpoint and transformers cannot: %s", reason)
         config.save_pretrained(folder)
         if self.can_generate() and self.generation_config is not None:
             self.generation_config.save_pretrained(folder)

@@ -127,7 +127,9 @@ def test_numbers_left_out_are_resolved():
         ({"num_heads": 5}, r"hidden_size \(32\) must be divisible by num_attention_heads \(5\)"),
         ({"n_kv_heads": 3}, r"num_attention_heads \(4\) must be divisible by num_key_value_heads \(3\)"),
         ({"hidden_size": 12}, r"RoPE turns pairs: hidden_size / num_attention_heads \(3\) must be even"),
-        ({"head_dim": 16}, r"head_dim \(16\) must be hidden_size / num_attention_heads \(8\)"),
+        ({"head_dim": 7}, r"RoPE turns pairs: head_dim \(7\) must be even"),
+        ({"head_dim": 0}, r"head_dim must be None or an int of at least 1, got 0"),
+        ({"head_dim": "16"}, r"head_dim must be None or an int of at least 1, got '16' \(str\)"),
         ({"hidden_act": "gelu"}, 'hidden_act must be "silu" in a Llama, got "gelu"'),
         ({"mlp_bias": True}, "mlp_bias must be False"),
         ({"attention_dropout": 1.0}, r"attention_dropout must be in \[0, 1\), got 1.0"),
@@ -238,7 +240,6 @@ def test_one_bias_switch_says_both():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"qkv_has_bias": True}, r"one switch: qkv_has_bias \(True\) must equal attn_proj_has_bias \(False\)"),
         ({"extend_method": "DYNAMIC_NTK", "is_dynamic": True}, '"DYNAMIC_NTK" has no rope type in Hugging Face'),
     ],
 )

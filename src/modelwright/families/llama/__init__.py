@@ -9,7 +9,7 @@ _DECODER, _CAUSAL, _CLASSIFIER = (
 
 FAMILY = Family(
     name="llama",
-    model_types=("llama", "mistral"),  # a Mistral is a Llama where no window slides, which its config checks
+    model_types=("llama", "mistral", "qwen2"),  # kin are Llamas where no window slides, which the config checks
     architectures={
         "LlamaModel": _DECODER,
         "LlamaForCausalLM": _CAUSAL,
@@ -17,6 +17,9 @@ FAMILY = Family(
         "MistralModel": _DECODER,
         "MistralForCausalLM": _CAUSAL,
         "MistralForSequenceClassification": _CLASSIFIER,
+        "Qwen2Model": _DECODER,
+        "Qwen2ForCausalLM": _CAUSAL,
+        "Qwen2ForSequenceClassification": _CLASSIFIER,
     },
     causal="LlamaForCausalLM",
     network="modelwright.families.llama.network:LlamaCausal",

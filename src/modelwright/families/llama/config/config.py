@@ -1,6 +1,6 @@
 """The Llama configuration in both dialects: how it is read, kept and written; its rules and views stand beside it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Any, ClassVar
 
@@ -22,8 +22,16 @@ from modelwright.families.llama.config.dialects import (
     moved_dtype,
     without_overridden_rope,
 )
-from modelwright.families.llama.config.fields import LlamaFields
-from modelwright.families.llama.config.names import ALIASES, DTYPE_FIELDS, MINDFORMERS, MINDFORMERS_FIELDS
+from modelwright.families.llama.config.fields import STATED_HEAD_DIM, LlamaFields
+from modelwright.families.llama.config.names import (
+    ALIASES,
+    DTYPE_FIELDS,
+    HUGGING_FACE,
+    KIN,
+    MINDFORMERS,
+    MINDFORMERS_FIELDS,
+    WRITTEN,
+)
 from modelwright.families.llama.config.rules import check_llama
 from modelwright.families.llama.config.views import (
     engine_settings,
@@ -144,6 +152,14 @@ class LlamaConfig(LlamaFields):
         super().__setattr__(key, value)
 
     @property
+    def kin(self) -> str:
+        """The `model_type` of the model of Hugging Face's that this is: a Llama, a Mistral or a Qwen2."""
+        if self.qkv_has_bias and not self.attn_proj_has_bias and not self.has_experts:
+            return "qwen2"
+        read = self.read_values().get("model_type")
+        return "mistral" if read == "mistral" and not self.qkv_has_bias and not self.attn_proj_has_bias else "llama"
+
+    @property
     def dtype(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         """`param_init_type`, the type that weights are stored in, as the `torch.dtype` that transformers has here."""
         return torch_dtype(self.param_init_type)
@@ -249,10 +265,30 @@ class LlamaConfig(LlamaFields):
             views["attention_bias"] = self.attention_bias
         if weight_quantization(self) is not None:  # whoever reads the weights must know that they are integers
             views |= {"quantization_config": self.quant_config, "quant_config": None}
-        return super().to_dict() | views
+        values = super().to_dict() | views
+        values.pop(STATED_HEAD_DIM, None)
+        return values
+
+    def essential_keys(self) -> Iterable[str]:
+        """Those of `WRITTEN` where the config was read from no file of Hugging Face's."""
+        own = self.dialect == HUGGING_FACE and bool(self.read_values())
+        scaled = () if self.rope_scaling is None else ("rope_scaling",)
+        return () if own else (*WRITTEN, *scaled)
+
+    def read_values(self) -> Mapping[str, Any]:
+        """As `CheckedConfig.read_values`; MindFormers' names are nothing that a `config.json` says again."""
+        return super().read_values() if self.dialect == HUGGING_FACE else {}
+
+    def as_written(self, values: dict[str, Any]) -> dict[str, Any]:
+        """As `CheckedConfig.as_written`, under the `model_type` and the architectures of its kin."""
+        kin, named = self.kin, values.get("architectures")
+        values = values | {"model_type": kin}
+        if named:
+            values["architectures"] = [name.replace(KIN["llama"], KIN[kin], 1) for name in named]
+        return values
 
     def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Write a config.json that transformers' Llama reads as the same model.
+        """Write a config.json that transformers' model of this `kin` reads as the same one, see `not_for_transformers`.
 
         Raises:
             ConfigError: Hugging Face's Llama has no way to say it (`check_hugging_face`).
@@ -262,17 +298,28 @@ class LlamaConfig(LlamaFields):
 
     def check_hugging_face(self) -> None:
         """Raise `ConfigError`, with the reason, for what Hugging Face's Llama cannot express."""
-        self._require_one_bias()
         require(
             self.extend_method != "DYNAMIC_NTK",
             'extend_method "DYNAMIC_NTK" has no rope type in Hugging Face ("dynamic" grows otherwise)',
         )
+
+    def not_for_transformers(self) -> str | None:
+        """Why a checkpoint of this config is read by modelwright alone; None where transformers reads it too."""
+        if self.attn_proj_has_bias and not self.qkv_has_bias:
+            return "attention has a bias on its output alone (attn_proj_has_bias), which no model of transformers has"
+        return None
 
     def check_mindformers(self) -> None:
         """Raise `ConfigError`, with the reason, for what MindFormers' Llama cannot express."""
         require(
             self.extend_method != HF_DYNAMIC,
             'rope type "dynamic" has no extend_method in MindFormers ("DYNAMIC_NTK" grows otherwise)',
+        )
+        width, wanted = self.head_dim, self.hidden_size / self.num_attention_heads
+        require(
+            not self.states_head_dim,
+            f"head_dim ({width}) must be hidden_size / num_attention_heads ({wanted:g}) in MindFormers, which has no "
+            "field for it",
         )
         dropout, reset = self.attention_dropout, self.reset_position_ids
         require(dropout == 0, f"attention_dropout ({dropout}) must be 0 in MindFormers, which drops no attention")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelwright.configs.base import require, require_one_of
-from modelwright.configs.field_types import dtype_name
+from modelwright.configs.field_types import dtype_name, is_number
 from modelwright.configs.quantization import is_transformers_quantization
 from modelwright.configs.rope_extensions import Extension, extend_method, read_hugging_face
 from modelwright.families.llama.config.names import (
@@ -18,13 +18,17 @@ from modelwright.families.llama.config.names import (
     DTYPES,
     HUGGING_FACE,
     HUGGING_FACE_DEFAULTS,
+    KIN,
+    KIN_DEFAULTS,
     MINDFORMERS,
     MINDFORMERS_FIELDS,
-    MISTRAL_DEFAULTS,
     NONE_MEANS,
     PLAIN_DEFAULTS,
     ROPE_VIEWS,
 )
+
+WINDOW = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
+"""What Mistral and Qwen2 say of attention to a window."""
 
 
 def dialect_of(values: Mapping[str, Any]) -> str:
@@ -71,32 +75,55 @@ def completed(values: dict[str, Any]) -> dict[str, Any]:
     dialect = values.get("dialect") or HUGGING_FACE
     require_one_of("dialect", dialect, DIALECTS)
     values = canonical(values) | {"dialect": dialect}
+    kin = values.get("model_type")
+    if kin == "qwen2":  # whose projections have these biases, whatever a file says
+        values |= {"qkv_has_bias": True, "attn_proj_has_bias": False}
     if dialect == MINDFORMERS:
         return canonical(PLAIN_DEFAULTS) | {"norm_init_type": None} | values
-    family = MISTRAL_DEFAULTS if values.get("model_type") == "mistral" else {}
-    values = HUGGING_FACE_DEFAULTS | family | values
+    values = HUGGING_FACE_DEFAULTS | KIN_DEFAULTS.get(kin if isinstance(kin, str) else "", {}) | values
     values = {"param_init_type": "float32", "compute_dtype": "float32"} | values
     values = {"rotary_dtype": values["compute_dtype"], "norm_init_type": values["param_init_type"]} | values
     return {"seq_length": values["max_position_embeddings"]} | values
 
 
 def as_llama(values: dict[str, Any]) -> dict[str, Any]:
-    """A Mistral's `completed` values as those of the Llama it is where no window slides.
+    """The `completed` values of a Mistral or a Qwen2 as those of the Llama it is where no window slides.
 
     Raises:
-        ConfigError: the window is shorter than the context.
+        ConfigError: a window is shorter than the context.
     """
-    if values.get("model_type") != "mistral":
+    kin = values.get("model_type")
+    if kin not in KIN_DEFAULTS:
         return values
-    window, context = values.get("sliding_window"), values["max_position_embeddings"]
+    sliding, window, context = _slides(values, kin), values.get("sliding_window"), values["max_position_embeddings"]
     require(
-        window is None or window >= context,
+        window is None or is_number(window),
+        f"sliding_window must be None or an int, got {window!r}",
+    )
+    require(
+        not sliding or (window is not None and window >= context),
         f"sliding_window ({window}) must be None or at least max_position_embeddings ({context}): "
         "a Llama attends to its whole context",
     )
-    classes = [str(name).replace("Mistral", "Llama") for name in values.get("architectures") or []]
-    rest = {key: value for key, value in values.items() if key not in ("sliding_window", "architectures", "model_type")}
+    classes = [str(name).replace(KIN[kin], KIN["llama"]) for name in values.get("architectures") or []]
+    rest = {key: value for key, value in values.items() if key not in (*WINDOW, "architectures", "model_type")}
     return rest | {"model_type": "llama", "architectures": classes or None}
+
+
+def _slides(values: Mapping[str, Any], kin: str) -> bool:
+    """Whether some layer of a kin attends to a window."""
+    if kin == "mistral":
+        return values.get("sliding_window") is not None
+    layers, types = values.get("num_hidden_layers", 32), values.get("layer_types")
+    if types is not None:
+        allowed = ("full_attention", "sliding_attention")
+        fits = isinstance(types, list) and all(kind in allowed for kind in types) and len(types) == layers
+        require(fits, f"layer_types must name {' or '.join(allowed)} for each of num_hidden_layers ({layers})")
+        return "sliding_attention" in types
+    used, first = values.get("use_sliding_window", False), values.get("max_window_layers", 0)
+    require(isinstance(used, bool), f"use_sliding_window must be true or false, got {used!r}")
+    require(is_number(first), f"max_window_layers must be an int, got {first!r}")
+    return used and values.get("sliding_window") is not None and isinstance(layers, int) and first < layers
 
 
 def moved_dtype(values: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
@@ -209,9 +236,9 @@ def _read_dtype(values: dict[str, Any]) -> None:
 
 
 def _read_biases(values: dict[str, Any]) -> None:
-    """Hugging Face's one `attention_bias` is both of MindFormers' switches."""
+    """Hugging Face's one `attention_bias` is both of MindFormers' switches; its Qwen2 has none."""
     both = values.pop("attention_bias", None)
-    if both is None:
+    if both is None or values.get("model_type") == "qwen2":
         return
     for name in ("qkv_has_bias", "attn_proj_has_bias"):
         said = values.setdefault(name, both)

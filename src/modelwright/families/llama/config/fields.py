@@ -3,12 +3,17 @@
 from dataclasses import field
 from typing import Any
 
-from modelwright.configs.base import CheckedConfig, require
+from modelwright.configs.base import CheckedConfig
+from modelwright.configs.field_types import fits, plain, shown
 from modelwright.configs.moe import MoEConfig
 from modelwright.configs.parallel import ParallelConfig
 from modelwright.configs.rope import RopeSettings
 from modelwright.configs.rope_extensions import Extension
+from modelwright.errors import ConfigError
 from modelwright.families.llama.config.names import HUGGING_FACE
+
+STATED_HEAD_DIM = "_head_dim"
+"""The attribute of a stated width of heads; None, or none, where it follows from other fields."""
 
 
 class LlamaFields(CheckedConfig):
@@ -90,13 +95,25 @@ class LlamaFields(CheckedConfig):
 
     @property
     def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.hidden_size // self.num_attention_heads
+        """Width of one attention head: as stated, else `hidden_size / num_attention_heads`."""
+        stated = vars(self).get(STATED_HEAD_DIM)
+        return self.hidden_size // self.num_attention_heads if stated is None else stated
 
     @head_dim.setter
     def head_dim(self, value: int | None) -> None:
-        rule = f"head_dim ({value}) must be hidden_size / num_attention_heads ({self.head_dim})"
-        require(value is None or value == self.head_dim, rule)
+        value = plain(value, int)
+        if value is not None and (not fits(value, int) or value < 1):
+            raise ConfigError(f"head_dim must be None or an int of at least 1, got {shown(value)}")
+        follows = value is None or value * self.num_attention_heads == self.hidden_size
+        vars(self)[STATED_HEAD_DIM] = None if follows else value
+
+    @property
+    def states_head_dim(self) -> bool:
+        """Whether heads have another width than the one that follows from `hidden_size`, as in Mistral-Nemo."""
+        return vars(self).get(STATED_HEAD_DIM) is not None
+
+    def validate_token_ids(self) -> None:
+        """Not transformers', which takes `ignore_token_id` for a token and warns of it; `check` knows the tokens."""
 
     @property
     def extension(self) -> Extension:

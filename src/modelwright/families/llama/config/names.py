@@ -91,12 +91,53 @@ PLAIN_DEFAULTS: dict[str, Any] = {
 ROPE_VIEWS = ("rope_parameters", "rope_scaling")
 HUGGING_FACE_DEFAULTS: dict[str, Any] = {"intermediate_size": 11008, "max_position_embeddings": 2048}
 """Hugging Face's defaults of what MindFormers derives; its others are the class's."""
-MISTRAL_DEFAULTS: dict[str, Any] = {
-    "intermediate_size": 14336,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 131072,
-    "sliding_window": 4096,
+KIN: dict[str, str] = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}
+"""The `model_type` of each of Hugging Face's models that is a Llama here, and what its architectures begin with."""
+KIN_DEFAULTS: dict[str, dict[str, Any]] = {
+    "mistral": {
+        "intermediate_size": 14336,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "sliding_window": 4096,
+    },
+    "qwen2": {
+        "vocab_size": 151936,
+        "intermediate_size": 22016,
+        "max_position_embeddings": 32768,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "use_sliding_window": False,
+        "sliding_window": 4096,
+        "max_window_layers": 28,
+    },
 }
+"""Defaults of Hugging Face that differ from its Llama's."""
+WRITTEN = (
+    "architectures",
+    "attention_bias",
+    "attention_dropout",
+    "bos_token_id",
+    "eos_token_id",
+    "head_dim",
+    "hidden_act",
+    "hidden_size",
+    "initializer_range",
+    "intermediate_size",
+    "max_position_embeddings",
+    "mlp_bias",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "pad_token_id",
+    "pretraining_tp",
+    "rms_norm_eps",
+    "rope_parameters",
+    "rope_theta",
+    "tie_word_embeddings",
+    "use_cache",
+    "vocab_size",
+)
+"""What a `config.json` says of a config that was read from none, beside what its dialect would not take for granted."""
 NONE_MEANS: dict[str, Any] = {
     "checkpoint_name_or_path": "",
     "extend_method": "None",

@@ -30,17 +30,17 @@ def _check_ranges(config: LlamaFields) -> None:
 
 
 def _check_shape(config: LlamaFields) -> None:
-    require_divides("num_attention_heads", config.num_attention_heads, "hidden_size", config.hidden_size)
+    if not config.states_head_dim:
+        require_divides("num_attention_heads", config.num_attention_heads, "hidden_size", config.hidden_size)
     heads, groups = config.num_attention_heads, config.num_key_value_heads
     require_divides("num_key_value_heads", groups, "num_attention_heads", heads)
-    require(
-        config.head_dim % 2 == 0,
-        f"RoPE turns pairs: hidden_size / num_attention_heads ({config.head_dim}) must be even",
-    )
+    name = "head_dim" if config.states_head_dim else "hidden_size / num_attention_heads"
+    require(config.head_dim % 2 == 0, f"RoPE turns pairs: {name} ({config.head_dim}) must be even")
     require(config.hidden_act == "silu", f'hidden_act must be "silu" in a Llama, got "{config.hidden_act}"')
     require(not config.mlp_bias, "mlp_bias must be False: the feed-forward layers of a Llama have no biases")
     widths = {"hidden_size": config.hidden_size, "intermediate_size": config.intermediate_size}
     widths |= {"vocab_size": config.vocab_size, "num_key_value_heads * head_dim": groups * config.head_dim}
+    widths |= {"num_attention_heads * head_dim": heads * config.head_dim}
     for name, width in widths.items():
         require_divides("pretraining_tp", config.pretraining_tp, name, width)
 

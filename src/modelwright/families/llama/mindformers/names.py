@@ -122,7 +122,8 @@ def _same(name: str, hf: str, *shape: int) -> PackedTensor:
 
 def _attention(config: LlamaConfig, qkv: Qkv, theirs: str, hf: str) -> Iterator[PackedTensor]:
     hidden, kv_heads = config.hidden_size, config.num_key_value_heads
-    widths = (hidden, kv_heads * config.head_dim, kv_heads * config.head_dim)
+    heads = config.num_attention_heads * config.head_dim
+    widths = (heads, kv_heads * config.head_dim, kv_heads * config.head_dim)
     fused: dict[Qkv, tuple[str, Layout]] = {
         "groups": ("w_qkv", QkvGroups(kv_heads, config.num_attention_heads // kv_heads)),
         "consecutive": ("w", Consecutive(widths)),
@@ -137,7 +138,7 @@ def _attention(config: LlamaConfig, qkv: Qkv, theirs: str, hf: str) -> Iterator[
         else:
             for x, (part, shape) in zip("qkv", parts.items(), strict=True):
                 yield _same(f"{theirs}.w{x}.{kind}", part, *shape)
-    yield _same(f"{theirs}.wo.weight", f"{hf}.o_proj.weight", hidden, hidden)
+    yield _same(f"{theirs}.wo.weight", f"{hf}.o_proj.weight", hidden, heads)
     if config.attn_proj_has_bias:
         yield _same(f"{theirs}.wo.bias", f"{hf}.o_proj.bias", hidden)
 
