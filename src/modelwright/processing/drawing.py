@@ -3,8 +3,9 @@
 import colorsys
 from collections.abc import Iterable
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from modelwright.processing.fonts import Font, font_for
 from modelwright.processing.grounding import Box, Grounding
 from modelwright.processing.images import Picture, load_image
 
@@ -14,7 +15,8 @@ _GOLDEN_RATIO = 0.618034
 def draw_groundings(image: Picture, groundings: Iterable[Grounding]) -> Image.Image:
     """A copy of ``image`` in RGB, upright as models see it, with every box outlined and labelled.
 
-    There is one colour for each label. A label stands above its box, or inside it where there is no room, always within
+    There is one colour for each label, and all of it grows with the picture. Characters that no font of the system has
+    are written as escapes. A label stands above its box, or inside it where there is no room, always within
     the picture and cut to its width.
 
     Args:
@@ -28,14 +30,14 @@ def draw_groundings(image: Picture, groundings: Iterable[Grounding]) -> Image.Im
     draw = ImageDraw.Draw(picture)
     shorter = min(picture.size)
     line = max(1, shorter // 150)
-    font = ImageFont.load_default(size=max(10, min(36, shorter // 22)))
+    size = max(10, shorter // 22)
     colours: dict[str, tuple[int, int, int]] = {}
     for grounding in groundings:
         colour = colours.setdefault(grounding.label, _colour(len(colours)))
         for box in grounding.boxes:
             corners = _inside(box, picture.size)
             draw.rectangle(corners, outline=colour, width=line)
-            _draw_label(draw, picture.size, corners, grounding.label, colour, font)
+            _draw_label(draw, picture.size, corners, grounding.label, colour, size)
     return picture
 
 
@@ -59,10 +61,11 @@ def _draw_label(
     corners: tuple[int, int, int, int],
     label: str,
     colour: tuple[int, int, int],
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    pixels: int,
 ) -> None:
-    margin = 2
-    text = _shorten(draw, " ".join(label.split()), size[0] - 2 * margin, font)
+    margin = max(2, pixels // 10)
+    font, text = font_for(" ".join(label.split()), pixels)
+    text = _shorten(draw, text, size[0] - 2 * margin, font)
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     width, height = int(right - left) + 2 * margin, int(bottom - top) + 2 * margin
     x = max(0, min(corners[0], size[0] - width))
@@ -74,9 +77,7 @@ def _draw_label(
     draw.text((x + margin - left, y + margin - top), text, fill=ink, font=font)
 
 
-def _shorten(
-    draw: ImageDraw.ImageDraw, text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
-) -> str:
+def _shorten(draw: ImageDraw.ImageDraw, text: str, width: int, font: Font) -> str:
     """The text, or as much of its beginning as ``width`` pixels hold, at least one character."""
     if draw.textlength(text, font=font) <= width:
         return text
