@@ -156,6 +156,7 @@ def test_a_table_for_people(run, v2):
     ("args", "sentence"),
     [
         (("latency", "--batch", 0), "--batch must be at least 1, got 0"),
+        (("latency", "--requests", 0), "--requests must be at least 1, got 0"),
         (("throughput", "--requests", 0), "--requests must be at least 1, got 0"),
         (("throughput", "--request-rate", 0), "--request-rate must be above 0, got 0.0"),
         (("throughput", "--request-rate", "nan"), "--request-rate must be above 0, got nan"),

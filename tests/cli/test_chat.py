@@ -289,6 +289,17 @@ def test_a_folder_without_weights(run, vl2, tmp_path):
 def test_a_folder_that_is_not_there(run, tmp_path):
     missing = tmp_path / "gone"
     assert refused(run("chat", missing, "Hi")) == f"{missing} is not a folder and not a hub id"
+    (tmp_path / "llama-final").mkdir()
+    near = f"{tmp_path / 'llama-fnal'} is not a folder and not a hub id; did you mean {tmp_path / 'llama-final'}?"
+    assert refused(run("chat", tmp_path / "llama-fnal")) == near
+
+
+@pytest.mark.parametrize("name", ["vl2-nan", "vl2nano", "VL2-NANO", "vl2_nano"])
+def test_a_misspelt_model_is_no_question(run, name):
+    assert refused(run("chat", name)) == (
+        f"{name!r} is no name from `modelwright models` (imagegpt-nano, vl2-nano), no folder or file here, and no hub "
+        "id like org/name; did you mean vl2-nano?"
+    )
 
 
 def test_a_text_only_model_given_a_picture(run, v2):
@@ -304,8 +315,10 @@ def test_a_prompt_longer_than_the_context(ask):
 
 
 def test_a_wrong_device_or_dtype(ask):
-    assert refused(ask("Hi", "--device", "tpu9")).startswith("device 'tpu9' cannot be used here; torch finds cpu")
-    assert refused(ask("Hi", "--dtype", "int8")).startswith("dtype must be auto or one of float64, float32, float16")
+    assert refused(ask("Hi", "--device", "xpu:7")).startswith("--device 'xpu:7' cannot be used here; torch finds cpu")
+    assert refused(ask("Hi", "--device", "cdua")).endswith("got 'cdua'; did you mean cuda?")
+    assert refused(ask("Hi", "--device", "cuda:one")).startswith("--device must have a number behind its colon")
+    assert refused(ask("Hi", "--dtype", "int8")).startswith("--dtype must be one of auto, float32")
 
 
 def test_a_model_without_a_head_cannot_chat(run, vl2, v2, tmp_path):

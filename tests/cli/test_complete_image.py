@@ -16,9 +16,10 @@ from PIL import Image
 from rich.console import Console
 
 from modelwright.cli import complete_image as command
-from modelwright.cli.complete_image_options import kept_rows
+from modelwright.cli.complete_image_options import CompleteImageOptions, kept_rows
 from modelwright.cli.still import cut_middle
 from modelwright.engine.complete import complete
+from modelwright.errors import RequestError
 from modelwright.families.imagegpt.config import ImageGPTConfig
 from modelwright.families.imagegpt.model import ImageGPTForCausalImageModeling, ImageGPTModel
 from modelwright.families.imagegpt.processor import ImageGPTImageProcessor
@@ -26,7 +27,7 @@ from modelwright.processing import Pixels
 from modelwright.processing.contact_sheet import contact_sheet
 
 SIDE = 6
-OPTIONS = "model keep samples output temperature top-p top-k seed onnx dtype device json stats"
+OPTIONS = "keep samples output temperature top-p top-k seed onnx dtype device json stats"
 CORNERS = [[r, g, b] for r in (-1, 1) for g in (-1, 1) for b in (-1, 1)]
 
 
@@ -151,8 +152,8 @@ def test_stats_are_on_stderr(sample, picture):
 
 def test_a_model_in_another_number_type(sample, picture):
     assert sample(picture, "--dtype", "bfloat16").code == 0
-    assert refused(sample(picture, "--dtype", "int8")).startswith("dtype must be auto or one of")
-    assert refused(sample(picture, "--device", "tpu9")).startswith("device 'tpu9' cannot be used here; torch finds")
+    assert refused(sample(picture, "--dtype", "int8")).startswith("--dtype must be one of auto, float32")
+    assert refused(sample(picture, "--device", "xpu:7")).startswith("--device 'xpu:7' cannot be used here; torch finds")
 
 
 def test_a_bar_is_drawn_where_stderr_is_a_terminal(sample, picture, monkeypatch):
@@ -211,7 +212,7 @@ def test_the_middle_is_cut_to_the_models_shape(size, shape, left):
         (("--keep", 1), "--keep must be at least 0 and below 1, got 1.0"),
         (("--keep", -0.1), "--keep must be at least 0 and below 1, got -0.1"),
         (("--keep", "nan"), "--keep must be at least 0 and below 1, got nan"),
-        (("-n", 0), "-n must be at least 1, got 0"),
+        (("-n", 0), "--samples must be at least 1, got 0"),
         (("--temperature", -1), "--temperature must be at least 0, got -1.0"),
         (("--top-p", 1.5), "--top-p must be from 0 to 1, got 1.5"),
         (("--top-k", -1), "--top-k must be at least 0, got -1"),
@@ -237,6 +238,7 @@ def test_help_imports_nothing_heavy():
     assert (done.returncode, done.stderr.strip()) == (0, "imported:")
     for option in OPTIONS.split():
         assert f"--{option}" in done.stdout
+    assert "MODEL" in done.stdout and "--model" not in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -311,6 +313,22 @@ def test_an_odd_picture_is_refused_with_a_sentence(sample, sheet, tmp_path, kind
     path = odd_picture(kind, tmp_path / "odd.png")
     assert refused(sample(path)).startswith(sentence.format(path=path))
     assert not sheet.exists()
+
+
+def test_the_model_comes_first_and_may_be_left_out():
+    def asked(*words, **named):
+        options = CompleteImageOptions(*words, **named)
+        return options.model, options.picture
+
+    assert asked("imagegpt-nano", "a.png") == ("imagegpt-nano", Path("a.png"))
+    assert asked("a.png") == (None, Path("a.png"))
+    assert asked("my photos/a b") == (None, Path("my photos/a b"))
+    assert asked("org/name") == ("org/name", None)
+    assert asked("imagegpt-nan") == ("imagegpt-nan", None)
+    assert asked() == (None, None)
+    assert asked("a.png", old_model="org/name") == ("org/name", Path("a.png"))
+    with pytest.raises(RequestError, match="named twice"):
+        CompleteImageOptions("a", "b.png", old_model="c").check()
 
 
 def test_a_model_that_cannot_complete_pictures(run, nano, v2, tmp_path):

@@ -69,8 +69,8 @@ def test_the_summary():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--to", "ggml"), "to must be one of hf, mindformers; got 'ggml'"),
-        (("--dtype", "int4"), "dtype must be one of float32, float16, bfloat16; got 'int4'"),
+        (("--to", "ggml"), "--to must be one of hf, mindformers, gguf; got 'ggml'"),
+        (("--dtype", "int4"), "--dtype must be one of float32, bfloat16, float16, q8_0; got 'int4'"),
         (("--max-shard-size", "0"), "max_shard_size must be bytes or a number with KB, MB or GB, not 0"),
         (
             ("--num-key-value-heads", "4"),

@@ -62,10 +62,10 @@ def test_the_summary():
     [
         (
             ("--dtype", "bfloat16"),
-            "dtype must be one of float32, float16, which onnxruntime computes on a CPU; got bfl",
+            "--dtype must be one of float32, float16; got 'bfloat16'; did you mean float16?",
         ),
-        (("--opset", "3"), "opset must be from 18 to 23, got 3"),
-        (("--draws", "0"), "draws must be at least 1, got 0"),
+        (("--opset", "3"), "--opset must be from 18 to 23, got 3"),
+        (("--draws", "0"), "--draws must be at least 1, got 0"),
     ],
 )
 def test_a_refusal_is_one_sentence(run, source, tmp_path, options, message):

@@ -264,7 +264,7 @@ def test_an_empty_input_gives_an_empty_output(generate, v2):
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        (("--max-tokens", 0), "--max-new-tokens must be at least 1, got 0"),
+        (("--max-new-tokens", 0), "--max-new-tokens must be at least 1, got 0"),
         (("--max-batch", 0), "--max-batch must be at least 1, got 0"),
         (("--token-budget", 0), "--token-budget must be at least 1, got 0"),
         (("--host-pages", -1), "--host-pages must be at least 0, got -1"),
@@ -274,8 +274,9 @@ def test_an_empty_input_gives_an_empty_output(generate, v2):
         (("--backend", "graph"), '--backend must be one of "auto", "eager", "record", "cudagraph"; got "graph"'),
         (("--backend", "cudagraph"), 'backend "cudagraph" needs a model on a cuda device, got one on "cpu"'),
         (("--stop", ""), "--stop must not be empty"),
-        (("--max-batch", 9, "--token-budget", 8), "token_budget (8) must be at least max_batch (9)"),
-        (("--device", "tpu9"), "device 'tpu9' cannot be used here; torch finds cpu only"),
+        (("--max-batch", 9, "--token-budget", 8), "--token-budget (8) must be at least --max-batch (9)"),
+        (("--device", "tpu9"), "--device must be one of auto, cpu, cuda, mps, xpu, npu, hpu, mtia, xla; got 'tpu9'"),
+        (("--device", "xpu:7"), "--device 'xpu:7' cannot be used here; torch finds cpu only"),
     ],
 )
 def test_options_that_cannot_be_served(generate, v2, args, sentence):

@@ -7,7 +7,8 @@ import pytest
 
 from modelwright import zoo
 from modelwright.cli.chat_options import ChatOptions, choose_model
-from modelwright.cli.options import EngineOptions, Machine, Sampling, in_options
+from modelwright.cli.option_names import in_options
+from modelwright.cli.options import ChatEngine, EngineOptions, Machine, Sampling
 from modelwright.configs.limits import ENGINE, SAMPLING
 from modelwright.engine.engine_config import EngineConfig
 from modelwright.engine.params import SamplingParams
@@ -17,7 +18,7 @@ from modelwright.errors import ConfigError, RequestError, UserError
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"max_tokens": 0}, "--max-new-tokens must be at least 1, got 0"),
+        ({"max_tokens": 0}, "--max-tokens must be at least 1, got 0"),
         ({"temperature": -0.5}, "--temperature must be at least 0, got -0.5"),
         ({"temperature": float("nan")}, "--temperature must be at least 0, got nan"),
         ({"temperature": float("inf")}, "--temperature must be at least 0, got inf"),
@@ -37,8 +38,9 @@ def test_sampling_out_of_range_is_refused_with_rule_and_value(setting, message):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"repetition_penalty": 0.0}, "--repetition-penalty must be above 0, got 0.0"),
-        ({"chunk_size": 0}, "--chunk-size must be at least 1, got 0"),
+        ({"sampling": Sampling(repetition_penalty=0.0)}, "--repetition-penalty must be above 0, got 0.0"),
+        ({"sampling": Sampling(stop=[""])}, "--stop must not be empty"),
+        ({"engine": ChatEngine(token_budget=0)}, "--token-budget must be at least 1, got 0"),
         ({"machine": Machine(tensor_parallel=0)}, "--tensor-parallel must be at least 1, got 0"),
         ({"as_json": True}, "--json prints one answer, so it needs a PROMPT"),
         ({"prompt": "  \n"}, "the prompt is empty"),
@@ -46,7 +48,7 @@ def test_sampling_out_of_range_is_refused_with_rule_and_value(setting, message):
     ],
 )
 def test_options_that_do_not_fit_are_refused(setting, message):
-    with pytest.raises(RequestError) as caught:
+    with pytest.raises(UserError) as caught:
         ChatOptions(**setting).check()
     assert in_options(caught.value) == message
 
@@ -54,7 +56,7 @@ def test_options_that_do_not_fit_are_refused(setting, message):
 def test_an_error_of_the_library_names_the_option_where_it_is_about_one():
     with pytest.raises(ConfigError) as caught:
         EngineConfig(page_size=0)
-    assert in_options(caught.value) == "--block-size must be at least 1, got 0"
+    assert in_options(caught.value) == "--page-size must be at least 1, got 0"
     with pytest.raises(RequestError) as refused:
         SamplingParams(top_p=2.0)
     assert in_options(refused.value) == "--top-p must be from 0 to 1, got 2.0"
@@ -67,7 +69,7 @@ def test_an_error_of_the_library_names_the_option_where_it_is_about_one():
 def test_every_option_is_a_field_with_the_fields_own_range(group, checked, table):
     """What an option refuses and what the library refuses of the same field are the same, at each border."""
     whole = {"token_budget": 2, "max_batch": 1} if checked is EngineConfig else {}
-    for field in fields(group):
+    for field in (field for field in fields(group) if field.name in table):
         limit = table[field.name]
         for value in [*limit.names, "other"] if limit.names else [-1, 0, 1, 2]:
             if (field.name, value) == ("top_k", -1):
@@ -85,6 +87,20 @@ def refuses(attempt, asked) -> bool:
     return False
 
 
+def test_an_old_name_is_told_where_it_was_typed():
+    error = RequestError("max_tokens must be at least 1, got 0", field="max_tokens")
+    assert in_options(error, ["chat", "--max-new-tokens=0"]).startswith("--max-new-tokens must")
+    assert in_options(error, ["chat", "--max-tokens", "0"]).startswith("--max-tokens must")
+
+
+@pytest.mark.parametrize("old", ["--max-new-tokens", "--max-new-tokens=5", "--chunk-size", "--block-size"])
+def test_old_names_are_understood_by_every_command_that_has_the_option(run, old):
+    words = [old] if "=" in old else [old, 5]
+    for command in (("chat", "gone-1"), ("generate", "gone-1", "-i", "x", "-o", "y")):
+        assert "'gone-1' is no name" in run(*command, *words).err
+        assert old.partition("=")[0] not in run(*command[:1], "--help").out
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A working folder with a checkpoint folder ``mine`` in it, and a zoo with ``sparrow``."""
@@ -95,7 +111,10 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "model",
-    ["sparrow", "vl2-nano", "mine", "org/name", "deepseek-ai/deepseek-vl2-tiny", "./gone", "/gone", "~/gone", "../x"],
+    [
+        *("sparrow", "vl2-nano", "mine", "org/name", "deepseek-ai/deepseek-vl2-tiny", "./gone", "/gone", "~/gone"),
+        *("../x", "sparow", "Sparrow", "llama-7b", "model.gguf", "checkpoint_500", "llama2", "runs/llama/final", "~"),
+    ],
 )
 def test_a_lone_name_path_or_hub_id_is_the_model(folder, model):
     assert choose_model(model, None) == (model, None)
@@ -112,6 +131,12 @@ def test_a_lone_name_path_or_hub_id_is_the_model(folder, model):
         "<|grounding|>Locate <|ref|>it<|/ref|>.",
         "x" * 5000,
         "/ is a slash",
+        "Why?",
+        "3.14",
+        "Hello!",
+        "well...",
+        "llama-7b?",
+        "你好",
     ],
 )
 def test_other_lone_words_are_the_prompt_for_the_model_in_the_package(folder, prompt):

@@ -1,4 +1,4 @@
-"""``--device``: memory and count, and the sentence for what is neither."""
+"""Devices as text: memory and count, and the sentence for what is neither."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def test_a_count_is_a_whole_number_of_at_least_one(text):
     with pytest.raises(RequestError) as error:
         parse_devices(text)
     assert str(error.value) == (
-        f"a device is its memory and, after a comma, how many there are (1 to 99999), like 24GiB,8; got {text!r}"
+        f"devices must be their memory and, after a comma, how many there are (1 to 99999), like 24GiB,8; got {text!r}"
     )
 
 

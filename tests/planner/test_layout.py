@@ -118,7 +118,8 @@ def test_a_given_layout_must_fill_the_devices():
     with pytest.raises(ConfigError) as error:
         plan(parallel(data_parallel=2, model_parallel=2), devices=Devices(2**30, 8))
     assert str(error.value) == (
-        "parallel_config asks for 4 devices (data 2 x model 2 x pipeline 1 x context 1, expert 1), and --device names 8"
+        "devices (8) must be as many as parallel_config asks for (4: "
+        "data 2 x model 2 x pipeline 1 x context 1, expert 1)"
     )
 
 

@@ -125,15 +125,15 @@ def test_fields_without_effect_are_listed():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"context": 0}, "--context must be at least 1, got 0"),
-        ({"batch": 0}, "--batch must be at least 1, got 0"),
-        ({"dtype": "int8"}, "--dtype must be one of float32, bfloat16, float16, got 'int8'"),
-        ({"attention": "flash"}, "--attention must be fused or eager, got 'flash'"),
-        ({"optimizer": "adam"}, "--optimizer must be one of adamw, adamw8bit, lion, sgd, got 'adam'"),
-        ({"image": (3, 4)}, "--image needs a model that sees pictures, and deepseek_v2 reads none"),
+        ({"context": 0}, "context must be at least 1, got 0"),
+        ({"batch": 0}, "batch must be at least 1, got 0"),
+        ({"dtype": "int8"}, "dtype must be one of float32, bfloat16, float16, got 'int8'"),
+        ({"attention": "flash"}, "attention must be fused or eager, got 'flash'"),
+        ({"optimizer": "adam"}, "optimizer must be one of adamw, adamw8bit, lion, sgd, got 'adam'"),
+        ({"image": (3, 4)}, "image needs a model that sees pictures, and deepseek_v2 reads none"),
         (
             {"train": True, "quant": "int8"},
-            "quantized weights (int8) cannot be trained: leave out --train or --quant",
+            "quant (int8) cannot be trained: weights must be whole to learn",
         ),
     ],
 )
@@ -146,6 +146,6 @@ def test_what_cannot_be_planned_is_refused(options, message):
 def test_a_picture_must_fit_the_context():
     with pytest.raises(RequestError) as error:
         plan(vl2(), image=(200, 100), context=16)
-    assert str(error.value) == "--context (16) must hold the tokens of the picture (17)"
-    with pytest.raises(RequestError, match="--image must be at least 1x1 pixels, got 0x5"):
+    assert str(error.value) == "context (16) must hold the tokens of the picture (17)"
+    with pytest.raises(RequestError, match="image must be at least 1x1 pixels, got 0x5"):
         plan(vl2(), image=(0, 5))

@@ -49,15 +49,15 @@ def test_cached_vectors_have_scales_in_int8_alone(kv, size):
 
 @pytest.mark.parametrize("name", ["bf16", "bfloat16", "BF16", "torch.bfloat16"])
 def test_types_go_by_short_and_long_names(name):
-    assert float_type(name, "--dtype") == kv_type(name, "--kv-dtype") == "bfloat16"
+    assert float_type(name, "dtype") == kv_type(name, "kv_dtype") == "bfloat16"
 
 
 @pytest.mark.parametrize(
     ("read", "option", "name", "message"),
     [
-        (float_type, "--dtype", "int8", "--dtype must be one of float32, bfloat16, float16, got 'int8'"),
-        (kv_type, "--kv-dtype", "int4", "--kv-dtype must be one of float32, bfloat16, float16, fp8, int8, got 'int4'"),
-        (quantization, "--quant", "int2", "--quant must be one of fp8, int8, int4, got 'int2'"),
+        (float_type, "dtype", "int8", "dtype must be one of float32, bfloat16, float16, got 'int8'"),
+        (kv_type, "kv_dtype", "int4", "kv_dtype must be one of float32, bfloat16, float16, fp8, int8, got 'int4'"),
+        (quantization, "quant", "int2", "quant must be one of fp8, int8, int4, got 'int2'"),
     ],
 )
 def test_an_unknown_type_is_refused_with_the_known_ones(read, option, name, message):

@@ -104,7 +104,7 @@ def _notes(dialect: TensorDialect | None, config: CheckedConfig) -> tuple[str, .
 def _read_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     name = str(dtype).removeprefix("torch.")
     if dtype is not None and name not in DTYPES:
-        raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
+        raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}", field="dtype")
     return DTYPES.get(name)
 
 

@@ -108,7 +108,7 @@ def _named_dtype(asked: Any) -> torch.dtype:
     named = getattr(torch, asked.removeprefix("torch."), None) if isinstance(asked, str) else asked
     if named not in FLOATS:
         allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
-        raise ConfigError(f"dtype must be auto or one of {allowed}; got {asked!r}")
+        raise ConfigError(f"dtype must be auto or one of {allowed}; got {asked!r}", field="dtype")
     return named
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from typer import Option
 
 from modelwright.cli.options import ChatTemplate, EngineOptions, Machine, Model, require_at_least
+from modelwright.cli.quick_checks import check_model
 from modelwright.errors import RequestError
 
 Repeats = Annotated[int, Option(help="Rounds that are measured.", metavar="N")]
@@ -20,6 +21,7 @@ class Measuring:
     input: Annotated[
         Path | None,
         Option(
+            "-i",
             "--input",
             help="Prompts in JSON lines, as `generate` takes them, instead of random tokens; their sampling fields are "
             "not used.",
@@ -56,14 +58,15 @@ class LatencyOptions:
     request_rate: ClassVar[None] = None
 
     model: Model
-    requests: Annotated[int, Option("--batch", help="Requests that start together.", metavar="N")] = 1
+    requests: Annotated[int, Option(help="Requests that start together.", metavar="N")] = 1
     repeats: Repeats = 5
     measuring: Measuring = field(default_factory=Measuring)
 
     def check(self) -> None:
         """Raise a RequestError or a ConfigError for the first option that cannot be served."""
+        check_model(self.model)
         self.measuring.check()
-        require_at_least(1, batch=self.requests, repeats=self.repeats)
+        require_at_least(1, requests=self.requests, repeats=self.repeats)
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class ThroughputOptions:
 
     def check(self) -> None:
         """Raise a RequestError or a ConfigError for the first option that cannot be served."""
+        check_model(self.model)
         self.measuring.check()
         require_at_least(1, requests=self.requests, repeats=self.repeats)
         rate = self.request_rate

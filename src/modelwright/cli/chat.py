@@ -69,7 +69,7 @@ class Chat:
         start = time.perf_counter()
         self.options = options
         self.rendering = Rendering(chat_template=template)
-        self.opened = terminal.load(model, "chat", _limits(options.chunk_size), options.machine, ranks)
+        self.opened = terminal.load(model, "chat", _limits(options.engine.given()), options.machine, ranks)
         self.params = self.opened.params(options.params())
         self.load_seconds = time.perf_counter() - start
 
@@ -99,8 +99,7 @@ class Chat:
         say(draw_boxes(path, report, pictures))
 
 
-def _limits(chunk_size: int | None) -> dict[str, Any]:
-    """One conversation at a time, whose prompts are read in steps of `chunk_size` tokens where that is asked for."""
-    if chunk_size is None:
-        return {"max_batch": 1, "token_budget": STEP_TOKENS}
-    return {"max_batch": 1, "token_budget": chunk_size, "chunk_prefill": True}
+def _limits(asked: dict[str, Any]) -> dict[str, Any]:
+    """One conversation at a time, whose prompts are read in steps of ``token_budget`` where that is asked for."""
+    steps = {"chunk_prefill": True} if "token_budget" in asked else {"token_budget": STEP_TOKENS}
+    return {"max_batch": 1} | steps | asked

@@ -1,20 +1,17 @@
 """The options of ``modelwright chat``, checked before anything heavy is imported."""
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from modelwright import zoo
-from modelwright.cli.options import AsJson, ChatTemplate, Machine, Sampling, require_at_least, sampling_option
-from modelwright.configs.limits import check_sampling
+from modelwright.cli import completions
+from modelwright.cli.options import AsJson, ChatEngine, ChatTemplate, Machine, Sampling
+from modelwright.cli.quick_checks import check_model, looks_like_a_model
 from modelwright.errors import RequestError
 
 DEFAULT_MODEL = "vl2-nano"
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_PATH = re.compile(r"(\.{1,2}|~)?/\S*")
 
 
 @dataclass(frozen=True)
@@ -28,6 +25,7 @@ class ChatOptions:
             "May be left out: vl2-nano then answers, and a lone argument that is none of these is the prompt.",
             metavar="MODEL",
             show_default=False,
+            autocompletion=completions.models,
         ),
     ] = None
     prompt: Annotated[
@@ -44,14 +42,11 @@ class ChatOptions:
     draw: Annotated[
         Path | None, Option(help="Write the last picture with the boxes of the answer.", metavar="OUT.png")
     ] = None
-    sampling: Sampling = field(default_factory=Sampling)
-    repetition_penalty: Annotated[float | None, sampling_option("repetition_penalty", "Left out: 1.")] = None
-    chunk_size: Annotated[
-        int | None, Option(help="Read the prompt this many tokens at a time, to bound memory.", metavar="N")
-    ] = None
-    machine: Machine = field(default_factory=Machine)
     system: Annotated[str, Option(help="Instructions put before the conversation.", metavar="TEXT")] = ""
     chat_template: ChatTemplate = None
+    sampling: Sampling = field(default_factory=Sampling)
+    engine: ChatEngine = field(default_factory=ChatEngine)
+    machine: Machine = field(default_factory=Machine)
     as_json: AsJson = False
     stats: Annotated[bool, Option("--stats", help="Say on stderr how many tokens, how fast, how much memory.")] = False
 
@@ -67,15 +62,15 @@ class ChatOptions:
 
     def params(self) -> dict[str, Any]:
         """The sampling options that were given, as fields of `SamplingParams`."""
-        penalty = self.repetition_penalty
-        return self.sampling.given() | ({} if penalty is None else {"repetition_penalty": penalty})
+        return self.sampling.given()
 
     def check(self) -> None:
-        """Raise a RequestError for the first option that cannot be served."""
-        check_sampling(self.params())
+        """Raise an error for the first option that cannot be served."""
+        self.sampling.check()
+        self.engine.check()
         self.machine.check()
-        require_at_least(1, chunk_size=self.chunk_size)
-        _, prompt = self.asked
+        model, prompt = self.asked
+        check_model(model)
         if prompt is None and self.as_json:
             raise RequestError("--json prints one answer, so it needs a PROMPT")
         if prompt is not None and not prompt.strip():
@@ -88,16 +83,6 @@ def choose_model(first: str | None, second: str | None) -> tuple[str, str | None
     """The model and the prompt among two positional arguments; a lone one is whichever it looks like."""
     if first is None:
         return DEFAULT_MODEL, second
-    if second is not None or _names_a_model(first):
+    if second is not None or first == DEFAULT_MODEL or looks_like_a_model(first):
         return first, second
     return DEFAULT_MODEL, first
-
-
-def _names_a_model(text: str) -> bool:
-    """A zoo name, a path (there or not) or a hub id; words are a prompt."""
-    if text in (DEFAULT_MODEL, *zoo.names()) or _HUB_ID.fullmatch(text) or _PATH.fullmatch(text):
-        return True
-    try:
-        return Path(text).is_dir()
-    except (OSError, ValueError):  # too long for a path, or with a null character
-        return False

@@ -104,7 +104,7 @@ def _completer(options: CompleteImageOptions) -> Completer:
         return OnnxCompleter(options.onnx)
     from modelwright.cli.complete_with_torch import TorchCompleter
 
-    return TorchCompleter(options.model, options.dtype, options.device)
+    return TorchCompleter(options.model, options.place.dtype, options.place.device)
 
 
 def _fitting_pixels(completer: Completer) -> Pixels:

@@ -2,11 +2,13 @@
 
 import typer
 
+from modelwright.cli import examples
 from modelwright.cli.bench_options import BenchOptions, LatencyOptions, ThroughputOptions
 from modelwright.cli.chat_options import ChatOptions
 from modelwright.cli.complete_image_options import CompleteImageOptions
 from modelwright.cli.generate_options import GenerateOptions
 from modelwright.cli.option_groups import command
+from modelwright.cli.option_names import Command
 
 bench = typer.Typer(help="Measure a model in the engine.", no_args_is_help=True)
 
@@ -53,8 +55,8 @@ def throughput(options: ThroughputOptions) -> None:
     _bench(options)
 
 
-for measure in (latency, throughput):
-    bench.command()(measure)
+for measure, lines in ((latency, examples.LATENCY), (throughput, examples.THROUGHPUT)):
+    bench.command(cls=Command, epilog=examples.shown(lines))(measure)
 
 
 def _bench(options: BenchOptions) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from typer import Option
 
 from modelwright.cli.options import ChatTemplate, EngineOptions, Machine, Model, Sampling
+from modelwright.cli.quick_checks import check_model
 from modelwright.errors import RequestError
 
 STANDARD = Path("-")
@@ -40,9 +41,6 @@ class GenerateOptions:
     ]
     overwrite: Annotated[bool, Option("--overwrite", help="Start anew instead of keeping what is there.")] = False
     sampling: Sampling = field(default_factory=Sampling)
-    stop: Annotated[list[str] | None, Option(help="A text that ends an answer; repeat for more.", metavar="TEXT")] = (
-        None
-    )
     chat_template: ChatTemplate = None
     engine: EngineOptions = field(default_factory=EngineOptions)
     machine: Machine = field(default_factory=Machine)
@@ -52,8 +50,7 @@ class GenerateOptions:
         self.sampling.check()
         self.engine.check()
         self.machine.check()
-        if "" in (self.stop or ()):
-            raise RequestError("--stop must not be empty")
+        check_model(self.model)
         if self.input != STANDARD and not self.input.is_file():
             raise RequestError(f"--input {self.input}: there is no such file")
         if self.output == STANDARD:
@@ -65,4 +62,4 @@ class GenerateOptions:
 
     def defaults(self) -> dict[str, Any]:
         """What lines get where they do not say, as fields of `SamplingParams`."""
-        return self.sampling.given() | ({"stop": tuple(self.stop)} if self.stop else {})
+        return self.sampling.given()

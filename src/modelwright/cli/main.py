@@ -8,9 +8,10 @@ import typer
 from typer import Option
 
 import modelwright
+from modelwright.cli import examples
 from modelwright.cli.engine_commands import bench, chat, complete_image, generate
 from modelwright.cli.model_commands import env, models, plan
-from modelwright.cli.options import in_options
+from modelwright.cli.option_names import Command, in_options
 from modelwright.cli.weight_commands import convert, export, quantize
 from modelwright.errors import UserError
 from modelwright.ops.backends.switch import SwitchError
@@ -34,7 +35,7 @@ def main() -> None:
     try:
         app(prog_name="modelwright")  # also where it is run by python -m modelwright
     except UserError as error:
-        print(f"modelwright: {in_options(error)}", file=sys.stderr)
+        print(f"modelwright: {in_options(error, sys.argv[1:])}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except SwitchError as error:
         print(f"modelwright: {error}", file=sys.stderr)
@@ -50,14 +51,24 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+        bool, Option("-V", "--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
     """From a config to a running model."""
 
 
-for command in (chat, generate, complete_image, models, convert, quantize, plan, env):
-    app.command()(command)
+COMMANDS = {
+    chat: examples.CHAT,
+    generate: examples.GENERATE,
+    complete_image: examples.COMPLETE_IMAGE,
+    models: examples.MODELS,
+    convert: examples.CONVERT,
+    quantize: examples.QUANTIZE,
+    plan: examples.PLAN,
+    env: examples.ENV,
+}
+for command, lines in COMMANDS.items():
+    app.command(cls=Command, epilog=examples.shown(lines))(command)
 app.add_typer(bench, name="bench")
 app.add_typer(export, name="export")
 

@@ -5,6 +5,8 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option
 
+from modelwright.cli import completions
+
 
 def models(
     as_json: Annotated[bool, Option("--json", help="Print a JSON list instead of a table.")] = False,
@@ -21,7 +23,8 @@ def plan(
         Argument(
             help="A name from `modelwright models`, a folder, a config.json, a MindFormers YAML, or a hub id like "
             "org/name, whose config alone is fetched.",
-            metavar="CONFIG",
+            metavar="MODEL",
+            autocompletion=completions.models,
             show_default=False,
         ),
     ],

@@ -1,16 +1,18 @@
 """Options written as the fields of dataclasses: each stands once, however many commands take it."""
 
+import copy
 import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 
 def command(run: Callable[..., None]) -> Callable[..., None]:
     """``run(options)`` as typer reads commands: with a parameter for each field of the dataclass that it takes.
 
-    A field whose type is a dataclass stands for that one's fields. Fields are annotated as typer's parameters are.
+    A field whose type is a dataclass stands for that one's fields, which help shows together under its ``PANEL``.
+    Fields are annotated as typer's parameters are.
     """
     (name, group), *others = get_type_hints(run, include_extras=True).items()
     assert [each for each, _ in others] in ([], ["return"]), "a command takes its options as one dataclass"
@@ -31,6 +33,7 @@ def command(run: Callable[..., None]) -> Callable[..., None]:
 
 def _fields(group: type) -> Iterator[tuple[str, Any, Any]]:
     """Name, default and annotation of each field, those of groups within among them."""
+    panel = getattr(group, "PANEL", None)
     hints = get_type_hints(group, include_extras=True)
     for field in dataclasses.fields(group):
         annotation = hints[field.name]
@@ -38,7 +41,15 @@ def _fields(group: type) -> Iterator[tuple[str, Any, Any]]:
             yield from _fields(annotation)
         else:
             default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
-            yield field.name, default, annotation
+            yield field.name, default, annotation if panel is None else _in_panel(annotation, panel)
+
+
+def _in_panel(annotation: Any, panel: str) -> Any:
+    """The same option, shown under `panel`."""
+    kind, option = get_args(annotation)
+    option = copy.copy(option)
+    option.rich_help_panel = panel
+    return Annotated[kind, option]
 
 
 def _build(group: type, values: Mapping[str, Any]) -> Any:

@@ -1,15 +1,14 @@
 """The options that several commands share, checked before anything heavy is imported; ranges are `configs.limits`'."""
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from typer import Argument, Option
 
+from modelwright.cli import completions
+from modelwright.cli.quick_checks import DTYPES, check_choice, check_device
 from modelwright.configs.limits import ENGINE, SAMPLING, check_engine, check_sampling
-from modelwright.errors import RequestError, UserError
-
-NAMES = {"max_tokens": "--max-new-tokens", "page_size": "--block-size"}
-"""Options that are called otherwise than their fields."""
+from modelwright.errors import RequestError
 
 Model = Annotated[
     str,
@@ -17,10 +16,11 @@ Model = Annotated[
         help="A name from `modelwright models`, a checkpoint folder, or a hub id like org/name.",
         metavar="MODEL",
         show_default=False,
+        autocompletion=completions.models,
     ),
 ]
-Dtype = Annotated[str, Option(help="auto, float32, bfloat16 or float16.")]
-Device = Annotated[str, Option(help="auto, cpu, cuda, ...")]
+Dtype = Annotated[str, Option(help="auto, float32, bfloat16, float16 or float64.", autocompletion=completions.dtypes)]
+Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:1, ...", autocompletion=completions.devices)]
 TensorParallel = Annotated[
     int, Option(help="Processes that share the model, each on a GPU of its own or a part of the CPU.", metavar="N")
 ]
@@ -35,20 +35,7 @@ ChatTemplate = Annotated[
     ),
 ]
 AsJson = Annotated[bool, Option("--json", help="Print one JSON object instead of text.")]
-WITH_SAMPLING = "Left out: 1 with --top-p or --top-k, otherwise 0."
-
-
-def option_name(field: str) -> str:
-    """What the field of a library's error is called on the command line."""
-    return NAMES.get(field, f"--{field.replace('_', '-')}")
-
-
-def in_options(error: UserError) -> str:
-    """The sentence of an error in which a field is called as its option is."""
-    sentence = " ".join(str(error).split())
-    if error.field is None:
-        return sentence
-    return option_name(error.field) + sentence.removeprefix(error.field)
+WITH_SAMPLING = "Left out: 1 with --top-p, --top-k or --min-p, otherwise 0."
 
 
 def sampling_option(field: str, left_out: str = "", *names: str) -> Any:
@@ -61,42 +48,54 @@ def engine_option(field: str, left_out: str, metavar: str | None = "N", *names: 
     return Option(*names, help=f"{ENGINE[field].about} Left out: {left_out}.", metavar=metavar)
 
 
-MaxTokens = Annotated[int | None, sampling_option("max_tokens", "Left out: 512.", "--max-new-tokens", "--max-tokens")]
 Temperature = Annotated[float | None, sampling_option("temperature", WITH_SAMPLING)]
 TopP = Annotated[float | None, sampling_option("top_p")]
 TopK = Annotated[int | None, sampling_option("top_k")]
-Seed = Annotated[int | None, sampling_option("seed")]
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are chosen, by the names of `SamplingParams`; None is an option that was not given."""
 
-    max_tokens: MaxTokens = None
+    PANEL: ClassVar[str] = "Answers"
+
+    max_tokens: Annotated[int | None, sampling_option("max_tokens", "Left out: 512.")] = None
     temperature: Temperature = None
     top_p: TopP = None
     top_k: TopK = None
-    seed: Seed = None
+    min_p: Annotated[float | None, sampling_option("min_p")] = None
+    repetition_penalty: Annotated[float | None, sampling_option("repetition_penalty", "Left out: 1.")] = None
+    presence_penalty: Annotated[float | None, sampling_option("presence_penalty", "Left out: 0.")] = None
+    frequency_penalty: Annotated[float | None, sampling_option("frequency_penalty", "Left out: 0.")] = None
+    stop: Annotated[list[str] | None, Option(help="A text that ends an answer; repeat for more.", metavar="TEXT")] = (
+        None
+    )
+    seed: Annotated[int | None, sampling_option("seed")] = None
 
     def given(self) -> dict[str, Any]:
         """The options that were given, as fields of `SamplingParams`."""
-        return _given(self)
+        given = _given(self)
+        stop = given.pop("stop", None)
+        return given | ({"stop": tuple(stop)} if stop else {})
 
     def check(self) -> None:
         """Raise a RequestError for the first option out of its range."""
         check_sampling(self.given())
+        if "" in (self.stop or ()):
+            raise RequestError("stop must not be empty", field="stop")
 
 
 @dataclass(frozen=True)
-class EngineOptions:
-    """The limits of an engine, by the names of `EngineConfig`; None is an option that was not given."""
+class ChatEngine:
+    """The limits of an engine that serves one conversation, by the names of `EngineConfig`; None was not given."""
 
-    max_batch: Annotated[int | None, engine_option("max_batch", "64")] = None
-    token_budget: Annotated[int | None, engine_option("token_budget", "2048")] = None
+    PANEL: ClassVar[str] = "Engine"
+
+    token_budget: Annotated[int | None, engine_option("token_budget", "2048, and 512 in chat")] = None
+    max_context: Annotated[int | None, engine_option("max_context", "as many as the model reads")] = None
     kv_dtype: Annotated[str | None, engine_option("kv_dtype", "auto", "TYPE")] = None
     num_pages: Annotated[int | None, engine_option("num_pages", "as many as fit a quarter of the free memory")] = None
-    page_size: Annotated[int | None, engine_option("page_size", "16", "N", "--block-size")] = None
-    host_pages: Annotated[int | None, engine_option("host_pages", "none")] = None
+    page_size: Annotated[int | None, engine_option("page_size", "16")] = None
     backend: Annotated[str | None, engine_option("backend", "auto", "NAME")] = None
 
     def given(self) -> dict[str, Any]:
@@ -109,15 +108,37 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Where a model is computed, in which numbers, and by how many processes."""
+class EngineOptions(ChatEngine):
+    """The limits of an engine that serves many requests."""
 
-    tensor_parallel: TensorParallel = 1
+    max_batch: Annotated[int | None, engine_option("max_batch", "64")] = None
+    host_pages: Annotated[int | None, engine_option("host_pages", "none")] = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model is computed, and in which numbers."""
+
+    PANEL: ClassVar[str] = "Machine"
+
     dtype: Dtype = "auto"
     device: Device = "auto"
 
     def check(self) -> None:
-        """Raise a RequestError where no process would compute."""
+        """Raise a ConfigError for a type or a device that there is not."""
+        check_choice("dtype", self.dtype, DTYPES)
+        check_device(self.device)
+
+
+@dataclass(frozen=True)
+class Machine(Place):
+    """The same, and by how many processes."""
+
+    tensor_parallel: TensorParallel = 1
+
+    def check(self) -> None:
+        """Raise an error for the first option that cannot be served."""
+        super().check()
         require_at_least(1, tensor_parallel=self.tensor_parallel)
 
 

@@ -6,8 +6,15 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from modelwright.cli.options import Model
+from modelwright.cli import examples
+from modelwright.cli.option_names import Command
+from modelwright.cli.options import Device, Model
+from modelwright.cli.quick_checks import check_choice, check_device, check_model
 
+LAYOUTS = ("hf", "mindformers", "gguf")
+CONVERTED = ("float32", "bfloat16", "float16", "q8_0")
+EXPORTED = ("float32", "float16")
+METHODS = ("int8", "int4", "int8-dynamic")
 ShardSize = Annotated[str, Option(help="Largest weight file: 5GB, 200MiB or a number of bytes.")]
 
 export = typer.Typer(help="Write a model for another runtime.", no_args_is_help=True)
@@ -19,11 +26,11 @@ def convert(
         Argument(
             help="A folder with MindFormers' YAML and safetensors weights (or the YAML itself), a Hugging Face folder, "
             "a name from `modelwright models`, or a hub id like org/name.",
-            metavar="SRC",
+            metavar="MODEL",
             show_default=False,
         ),
     ],
-    dst: Annotated[Path, Argument(help="The folder to make; it must not hold anything yet.", metavar="DST")],
+    dst: Annotated[Path, Argument(help="The folder to make; it must not hold anything yet.", metavar="OUT")],
     to: Annotated[
         str | None,
         Option(
@@ -53,6 +60,10 @@ def convert(
     max_shard_size: ShardSize = "5GB",
 ) -> None:
     """Turn a checkpoint into another layout, number type, file size or number of key heads."""
+    check_model(src)
+    check_choice("to", to, LAYOUTS)
+    check_choice("dtype", dtype, CONVERTED)
+
     from modelwright.cli.convert import ConvertOptions, run_convert
 
     run_convert(ConvertOptions(src, dst, to, qkv_concat, num_key_value_heads, dtype, max_shard_size))
@@ -87,16 +98,20 @@ def quantize(
             show_default=False,
         ),
     ] = None,
-    device: Annotated[str, Option(help="Where --eval runs: auto, cpu, cuda, ...")] = "auto",
+    device: Device = "auto",
     max_shard_size: ShardSize = "5GB",
 ) -> None:
     """Store a checkpoint's matrices as integers, and say what that changes."""
+    check_model(model)
+    check_choice("method", method, METHODS)
+    check_device(device)
+
     from modelwright.cli.quantize import QuantizeOptions, run_quantize
 
     run_quantize(QuantizeOptions(model, out, method, group, symmetric, keep_head, max_shard_size, evaluate, device))
 
 
-@export.command("onnx")
+@export.command("onnx", cls=Command, epilog=examples.shown(examples.EXPORT_ONNX))
 def export_onnx(
     model: Model,
     out: Annotated[
@@ -111,6 +126,9 @@ def export_onnx(
     seed: Annotated[int, Option(help="Of the drawn shapes and tokens.")] = 0,
 ) -> None:
     """Write ONNX graphs with the cache as inputs and outputs, compared with PyTorch before they appear."""
+    check_model(model)
+    check_choice("dtype", dtype, EXPORTED)
+
     from modelwright.cli.export import ExportOptions, run_export
 
     run_export(ExportOptions(model, out, dtype, opset, draws, seed))

@@ -7,6 +7,7 @@ from modelwright.configs.base import require
 from modelwright.configs.engine import EngineSettings, QuantSettings
 from modelwright.configs.limits import check_engine
 from modelwright.configs.part import ConfigPart
+from modelwright.errors import ConfigError
 
 ALIASES = {"": "auto", "compile": "record"}
 """What `llm_backend` says in MindFormers' words, and the backend that it stands for."""
@@ -53,7 +54,8 @@ class EngineConfig(ConfigPart):
     def check_rules(self) -> None:
         check_engine(vars(self))
         budget, batch = self.token_budget, self.max_batch
-        require(budget >= batch, f"token_budget ({budget}) must be at least max_batch ({batch})")
+        if budget < batch:
+            raise ConfigError(f"token_budget ({budget}) must be at least max_batch ({batch})", field="token_budget")
 
     @classmethod
     def from_settings(cls, settings: EngineSettings, **changes: Any) -> Self:

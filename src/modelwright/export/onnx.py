@@ -80,7 +80,7 @@ def export_onnx(
     name, out, tell = _dtype_name(dtype), Path(out), progress or (lambda _: None)
     check_opset(opset)
     if draws < 1:
-        raise ConfigError(f"draws must be at least 1, got {draws}")
+        raise ConfigError(f"draws must be at least 1, got {draws}", field="draws")
     _require_packages()
     check_ours(out)
     tell("reading the model")
@@ -104,7 +104,10 @@ def export_onnx(
 def _dtype_name(dtype: str | torch.dtype) -> str:
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
-        raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, which onnxruntime computes on a CPU; got {name}")
+        names = ", ".join(DTYPES)
+        raise ConfigError(
+            f"dtype must be one of {names}, which onnxruntime computes on a CPU; got {name}", field="dtype"
+        )
     return name
 
 

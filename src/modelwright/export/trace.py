@@ -50,7 +50,7 @@ def write_graph(graph: Graph, folder: Path, opset: int = DEFAULT_OPSET, external
 def check_opset(opset: int) -> None:
     """Raise a ConfigError for an opset that is not served."""
     if opset not in OPSETS:
-        raise ConfigError(f"opset must be from {OPSETS.start} to {OPSETS.stop - 1}, got {opset}")
+        raise ConfigError(f"opset must be from {OPSETS.start} to {OPSETS.stop - 1}, got {opset}", field="opset")
 
 
 @contextmanager

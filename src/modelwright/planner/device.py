@@ -31,6 +31,8 @@ def parse_devices(text: str) -> Devices:
     size, comma, count = text.partition(",")
     if comma and not re.fullmatch(r"0*[1-9]\d{0,4}", count.strip()):
         raise RequestError(
-            f"a device is its memory and, after a comma, how many there are (1 to 99999), like 24GiB,8; got {text!r}"
+            f"devices must be their memory and, after a comma, how many there are (1 to 99999), like 24GiB,8; "
+            f"got {text!r:.80}",
+            field="devices",
         )
     return Devices(parse_bytes(size), int(count) if comma else None)

@@ -148,9 +148,12 @@ def plan(
     stated: RunSettings = resolve(family_of(config).run_settings)(config)
     precision = precision_of(config, stated.types, dtype, kv_dtype, quant)
     if train and precision.quant:
-        raise RequestError(f"quantized weights ({precision.quant}) cannot be trained: leave out --train or --quant")
+        raise RequestError(
+            f"quant ({precision.quant}) cannot be trained: weights must be whole to learn", field="quant"
+        )
     if optimizer not in OPTIMIZER_BYTES:
-        raise RequestError(f"--optimizer must be one of {', '.join(OPTIMIZER_BYTES)}, got {optimizer!r}")
+        names = ", ".join(OPTIMIZER_BYTES)
+        raise RequestError(f"optimizer must be one of {names}, got {optimizer!r}", field="optimizer")
     limit = _max_context(config)
     seen = None if image is None else _image_tokens(config, counts, image)
     work = Workload(
@@ -194,28 +197,29 @@ def _max_context(config: CheckedConfig) -> int:
 
 def _batch(stated: int, asked: int | None) -> int:
     if asked is not None and asked < 1:
-        raise RequestError(f"--batch must be at least 1, got {asked}")
+        raise RequestError(f"batch must be at least 1, got {asked}", field="batch")
     return asked or stated
 
 
 def _image_tokens(config: CheckedConfig, counts: Counts, size: Size) -> ImageTokens:
     if counts.vision is None:
-        raise RequestError(f"--image needs a model that sees pictures, and {config.model_type} reads none")
+        raise RequestError(f"image needs a model that sees pictures, and {config.model_type} reads none", field="image")
     if min(size) < 1:
-        raise RequestError(f"--image must be at least 1x1 pixels, got {size[0]}x{size[1]}")
+        raise RequestError(f"image must be at least 1x1 pixels, got {size[0]}x{size[1]}", field="image")
     return ImageTokens(size, counts.vision.tiles(size), counts.vision.image_tokens(size))
 
 
 def _context(asked: int | None, limit: int, counts: Counts, image: ImageTokens | None) -> int:
     context = min(DEFAULT_CONTEXT, limit) if asked is None else asked
     if context < 1:
-        raise RequestError(f"--context must be at least 1, got {context}")
+        raise RequestError(f"context must be at least 1, got {context}", field="context")
     if counts.positions and context > counts.positions:
         raise RequestError(
-            f"--context ({context}) must not exceed the positions that the model has learned ({counts.positions})"
+            f"context ({context}) must not exceed the positions that the model has learned ({counts.positions})",
+            field="context",
         )
     if image and context < image.tokens:
-        raise RequestError(f"--context ({context}) must hold the tokens of the picture ({image.tokens})")
+        raise RequestError(f"context ({context}) must hold the tokens of the picture ({image.tokens})", field="context")
     return context
 
 
@@ -228,7 +232,10 @@ def _layout(
     if given is not None:
         check_layout(counts, given)
         if asked not in (None, given.ranks):
-            raise ConfigError(f"parallel_config asks for {given.ranks} devices ({given}), and --device names {asked}")
+            raise ConfigError(
+                f"devices ({asked}) must be as many as parallel_config asks for ({given.ranks}: {given})",
+                field="devices",
+            )
         return given
     if devices is None:
         return Layout()

@@ -80,25 +80,25 @@ def _sides(linear: Linear) -> tuple[tuple[str, int], tuple[str, int]]:
     return ("inputs", linear.inputs), ("outputs", linear.outputs)
 
 
-def float_type(name: str, option: str) -> str:
-    """The floating type called `name`, short or long (`bf16`, `bfloat16`); `option` is named when there is none.
+def float_type(name: str, field: str) -> str:
+    """The floating type called `name`, short or long (`bf16`, `bfloat16`); `field` is named when there is none.
 
     Raises:
         RequestError: no such type.
     """
-    return _chosen(name, option, tuple(BYTES_OF))
+    return _chosen(name, field, tuple(BYTES_OF))
 
 
-def kv_type(name: str, option: str) -> str:
+def kv_type(name: str, field: str) -> str:
     """The type of cached numbers called `name`: a floating one, `fp8` or `int8`.
 
     Raises:
         RequestError: no such type.
     """
-    return _chosen(name, option, tuple(KV_BYTES_OF))
+    return _chosen(name, field, tuple(KV_BYTES_OF))
 
 
-def quantization(name: str, option: str) -> Quant:
+def quantization(name: str, field: str) -> Quant:
     """The weight quantization called `name`.
 
     Raises:
@@ -107,12 +107,12 @@ def quantization(name: str, option: str) -> Quant:
     for quant in QUANTS:
         if quant == name.lower():
             return quant
-    raise RequestError(f"{option} must be one of {', '.join(QUANTS)}, got {name!r}")
+    raise RequestError(f"{field} must be one of {', '.join(QUANTS)}, got {name!r}", field=field)
 
 
-def _chosen(name: str, option: str, allowed: tuple[str, ...]) -> str:
+def _chosen(name: str, field: str, allowed: tuple[str, ...]) -> str:
     plain = name.lower().removeprefix("torch.")
     plain = SHORT_NAMES.get(plain, plain)
     if plain not in allowed:
-        raise RequestError(f"{option} must be one of {', '.join(allowed)}, got {name!r}")
+        raise RequestError(f"{field} must be one of {', '.join(allowed)}, got {name!r}", field=field)
     return plain

@@ -80,9 +80,9 @@ def precision_of(
     Raises:
         RequestError: an option names no type.
     """
-    asked = None if dtype is None else float_type(dtype, "--dtype")
-    cached = None if kv_dtype is None else kv_type(kv_dtype, "--kv-dtype")
-    method = None if quant is None else quantization(quant, "--quant")
+    asked = None if dtype is None else float_type(dtype, "dtype")
+    cached = None if kv_dtype is None else kv_type(kv_dtype, "kv_dtype")
+    method = None if quant is None else quantization(quant, "quant")
     stored = read_quantization(getattr(config, "quant_config", None)) or QuantSettings()
     used = types.checked() if asked is None else types.moved(asked).checked()
     return Precision(
@@ -105,7 +105,7 @@ def explicit_attention(settings: RunSettings, attention: str | None) -> bool:
         RequestError: `attention` is neither `fused` nor `eager`.
     """
     if attention not in (None, "fused", "eager"):
-        raise RequestError(f"--attention must be fused or eager, got {attention!r}")
+        raise RequestError(f"attention must be fused or eager, got {attention!r}", field="attention")
     return settings.explicit_attention if attention is None else attention == "eager"
 
 

@@ -27,10 +27,10 @@ def parse_bytes(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     unit = _UNITS.get(match[2].lower()) if match else None
     if match is None or unit is None:
-        raise RequestError(f"a size is a number and one of {', '.join(BYTES_IN)}, like 24GiB; got {text!r}")
+        raise RequestError(f"a size is a number and one of {', '.join(BYTES_IN)}, like 24GiB; got {text!r:.80}")
     amount = int(Fraction(match[1]) * BYTES_IN[unit])
     if not 1 <= amount <= MOST_BYTES:
-        raise RequestError(f"a size must be from one byte to 1048576 TiB, got {text!r}")
+        raise RequestError(f"a size must be from one byte to 1048576 TiB, got {text!r:.80}")
     return amount
 
 

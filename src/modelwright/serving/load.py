@@ -110,9 +110,9 @@ def pick_device(name: str | torch.device) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # an assertion is what a build without CUDA raises
-        raise ConfigError(f"device {str(name)!r} cannot be used here; {_devices()}") from error
+        raise ConfigError(f"device {str(name)!r} cannot be used here; {_devices()}", field="device") from error
     if device.type == "meta":
-        raise ConfigError(f"device 'meta' holds no values; {_devices()}")
+        raise ConfigError(f"device 'meta' holds no values; {_devices()}", field="device")
     return device
 
 

@@ -1,0 +1,40 @@
+"""What stands under a command's help: lines to try, as they would be typed."""
+
+CHAT = (
+    'modelwright chat "How many circles are there?" --image shapes.png',
+    'modelwright chat org/name "Name three rivers." --temperature 0.7 --max-tokens 200',
+    "modelwright chat ./checkpoint",
+)
+GENERATE = (
+    "modelwright generate ./checkpoint -i prompts.jsonl -o answers.jsonl",
+    "modelwright generate ./checkpoint -i - -o - --max-tokens 100 < prompts.jsonl",
+)
+COMPLETE_IMAGE = (
+    "modelwright complete-image photo.png --keep 0.5 -n 4 -o completed.png",
+    "modelwright complete-image ./checkpoint --keep 0 --seed 7",
+)
+LATENCY = ("modelwright bench latency vl2-nano --input-len 100 --output-len 50",)
+THROUGHPUT = (
+    "modelwright bench throughput vl2-nano --requests 32",
+    "modelwright bench throughput ./checkpoint -i prompts.jsonl --request-rate 4 --json",
+)
+PLAN = (
+    "modelwright plan org/name --device 24GiB",
+    "modelwright plan ./run.yaml --train --device 80GB,8 --plot memory.svg",
+)
+CONVERT = (
+    "modelwright convert ./mindformers ./huggingface",
+    "modelwright convert org/name ./half --dtype float16 --max-shard-size 2GB",
+)
+QUANTIZE = (
+    "modelwright quantize org/name ./int8",
+    "modelwright quantize ./checkpoint ./int4 --method int4 --eval text.txt",
+)
+EXPORT_ONNX = ("modelwright export onnx vl2-nano ./onnx --dtype float16",)
+ENV = ("modelwright env --check",)
+MODELS = ("modelwright models --json",)
+
+
+def shown(lines: tuple[str, ...]) -> str:
+    """The lines as help shows them, one below the other."""
+    return "\n\n".join(("Examples:" if len(lines) > 1 else "Example:", *(f"  {line}" for line in lines)))
