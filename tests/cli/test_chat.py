@@ -276,7 +276,7 @@ def test_placeholders_say_where_the_pictures_go(ask):
 def test_an_unknown_model_type(run, vl2, tmp_path):
     folder = shutil.copytree(vl2, tmp_path / "copy")
     (folder / "config.json").write_text('{"model_type": "gpt2"}')
-    sentence = "model_type 'gpt2' is not served; we have deepseek_v2, deepseek_vl_v2, imagegpt, llama, mistral"
+    sentence = "model_type 'gpt2' is not served; we have deepseek_v2, deepseek_vl_v2, imagegpt, llama, mistral, qwen2"
     assert refused(run("chat", folder, "Hi")) == sentence
 
 
