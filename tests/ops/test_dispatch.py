@@ -20,7 +20,8 @@ from modelwright.ops.input_major import input_major_linear
 from modelwright.ops.latent import latent_to_values, query_to_latent
 from modelwright.ops.linear import linear, linears
 from modelwright.ops.norm import rms_norm
-from modelwright.ops.pages import Pages, write_pages
+from modelwright.ops.page_writes import write_pages
+from modelwright.ops.pages import Pages
 from modelwright.ops.quick_gelu import quick_gelu
 from modelwright.ops.rotary import rotate, rotate_interleaved
 from modelwright.ops.routing import router_scores

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from modelwright.ops.pages import Pages, copy_pages, dequantise_rows, quantise_rows, read_pages, slots_of, write_pages
+from modelwright.ops.page_writes import write_pages
+from modelwright.ops.pages import Pages, copy_pages, dequantise_rows, quantise_rows, read_pages, slots_of
 
 
 @pytest.mark.parametrize("size", [1e-30, 1.0, 1e20])

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from modelwright.ops import host_memory
-from modelwright.ops.pages import Pages, copy_pages, move_pages, read_pages, slots_of, write_pages
+from modelwright.ops.page_writes import write_pages
+from modelwright.ops.pages import Pages, copy_pages, move_pages, read_pages, slots_of
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class PagePool:
         return self.keys.page_size
 
     def write(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Store new tokens, see :func:`modelwright.ops.pages.write_pages`."""
+        """Store new tokens, see :func:`modelwright.ops.page_writes.write_pages`."""
         write_pages(self.keys, slots, keys)
         write_pages(self.values, slots, values)
 

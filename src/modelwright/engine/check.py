@@ -11,8 +11,9 @@ from modelwright.errors import ConfigError
 from modelwright.ops.gated import gated_product
 from modelwright.ops.linear import linear, linears
 from modelwright.ops.norm import rms_norm
+from modelwright.ops.page_writes import write_pages
 from modelwright.ops.paged import decode_attention
-from modelwright.ops.pages import Pages, write_pages
+from modelwright.ops.pages import Pages
 
 _ROUNDS = 3
 _HEADS, _DIM, _PAGE = 2, 32, 16

@@ -20,6 +20,7 @@ from modelwright.ops.input_major import input_major_linear
 from modelwright.ops.latent import latent_to_values, query_to_latent
 from modelwright.ops.linear import linear
 from modelwright.ops.norm import reference_rms_norm, rms_norm
+from modelwright.ops.page_writes import write_pages
 from modelwright.ops.paged import (
     continued_attention,
     continued_latent_attention,
@@ -28,7 +29,7 @@ from modelwright.ops.paged import (
     paged_attention,
     paged_latent_attention,
 )
-from modelwright.ops.pages import Pages, dequantise_rows, quantise_rows, write_pages
+from modelwright.ops.pages import Pages, dequantise_rows, quantise_rows
 from modelwright.ops.quick_gelu import quick_gelu
 from modelwright.ops.rotary import inverse_frequencies, rope_table, rotate, rotate_half_split, rotate_interleaved
 from modelwright.ops.routing import reference_router_scores, router_scores

@@ -1,7 +1,8 @@
-"""Vectors kept in pages: what is stored of each token, int8 included, and how it is written, read and copied.
+"""Vectors kept in pages: what is stored of each token, int8 included, and how it is read and copied.
 
 A page holds ``page_size`` tokens, wherever it lies in the pool; a sequence's table names its pages in order. Leaves out
-who gets which page (``engine/blocks.py``) and what is done with the vectors (``ops/paged.py``).
+how it is written (``ops/page_writes.py``), who gets which page (``engine/blocks.py``) and what is done with the vectors
+(``ops/paged.py``).
 """
 
 from collections.abc import Sequence
@@ -9,9 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from modelwright.ops.backends import cpu as kernels
-from modelwright.ops.dispatch import only_numbers
 
 INT8_MAX = 127
 
@@ -52,20 +50,6 @@ def quantise_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 def dequantise_rows(rows: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """The inverse of :func:`quantise_rows`, rounded to ``dtype`` once."""
     return (rows.float() * scales[..., None]).to(dtype)
-
-
-def write_pages(pages: Pages, slots: Tensor, values: Tensor) -> None:
-    """Store ``values`` ``[tokens, ..., width]`` at ``slots`` ``[tokens]``, each ``page * page_size + place``."""
-    rows = pages.rows.view(-1, *pages.rows.shape[2:])  # [pages * page_size, ..., width]
-    if pages.scales is None:
-        if only_numbers(values, rows) and kernels.serves_placing(rows, slots, values):
-            kernels.place(rows, slots, values)
-        else:
-            rows.index_copy_(0, slots, values.to(rows.dtype))
-        return
-    steps, scales = quantise_rows(values)
-    rows.index_copy_(0, slots, steps)
-    pages.scales.view(-1, *pages.scales.shape[2:]).index_copy_(0, slots, scales)
 
 
 def read_pages(pages: Pages, table: Tensor, count: int, dtype: torch.dtype) -> Tensor:
