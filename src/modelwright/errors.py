@@ -1,4 +1,4 @@
-"""The three errors a user can cause; each is a ``ValueError`` whose message states the rule and both values.
+"""The errors a user can cause, of three kinds; each is a ``ValueError`` whose message states the rule and both values.
 
 Where a message is about one field and begins with its name, ``field`` is that name, so that a program in which the
 field is called otherwise (an option of the command line, a key of a request's JSON) can say so.
@@ -32,6 +32,10 @@ class CheckpointError(UserError):
 
 class RequestError(UserError):
     """A request (text, pictures, generation options) cannot be served as it was made."""
+
+
+class RequestFailed(RequestError):
+    """A request that was begun cannot be finished, for instance because the model's scores are no numbers."""
 
 
 def _shortened(message: str) -> str:

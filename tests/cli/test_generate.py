@@ -4,6 +4,8 @@ import json
 import signal
 
 import pytest
+from jinja2 import TemplateError
+from safetensors.torch import load_file, save_file
 
 from modelwright.cli.answers import AnswerFile
 from modelwright.cli.batch_run import AHEAD, HELD, BatchRun
@@ -14,7 +16,7 @@ from modelwright.engine.results import Completion, Update
 from modelwright.errors import RequestError
 from modelwright.serving.load import load
 from modelwright.serving.prompts import IMAGE
-from tests.checkpoints.tiny import PICTURE
+from tests.checkpoints.tiny import PICTURE, write_v2
 
 IDS = [[5, 6, 7], [9] * 20, [5, 6, 7, 8], [30, 31], [40], [41, 42]]
 
@@ -127,8 +129,47 @@ BAD = [
     ({"prompt": "a", "max_tokens": 0}, "line {n}: max_tokens must be at least 1, got 0"),
     ({"prompt": "a", "top_p": "x"}, "line {n}: top_p must be a finite number, got 'x' (str)"),
     ({"prompt": "a", "logit_bias": {"x": 1}}, "line {n}: logit_bias must name tokens by their ids, got 'x'"),
-    ({"prompt_token_ids": [1, 2.5]}, "line {n}: prompt_token_ids must be a list of token ids"),
-    ({"prompt_token_ids": [1, -5]}, "line {n}: prompt_token_ids must be a list of token ids"),
+    (
+        {"prompt_token_ids": [1, 2.5]},
+        "line {n}: prompt_token_ids must be a list of token ids, got 2.5 (float) at place 1",
+    ),
+    ({"prompt_token_ids": [1, -5]}, "line {n}: prompt_token_ids must be a list of token ids, got -5 (int) at place 1"),
+    (
+        {"prompt_token_ids": [True, True]},
+        "line {n}: prompt_token_ids must be a list of token ids, got True (bool) at place 0",
+    ),
+    ({"prompt_token_ids": None}, "line {n}: prompt_token_ids must be a list of token ids, got None (NoneType)"),
+    ({"prompt": "a", "n": 1_000_000}, "line {n}: n must be at most 1024, got 1000000"),
+    ({"prompt": "a", "top_k": 2**63}, f"line {{n}}: top_k must be at most 2**63 - 1, got {2**63}"),
+    (
+        {"prompt": "a", "temperature": 10**400},
+        "line {n}: temperature must be at most 2**63 - 1, got an int of 1329 bits",
+    ),
+    ('{"prompt": "a", "temperature": 1e400}', "line {n}: temperature must be a finite number, got inf (float)"),
+    ('{"prompt": "a", "top_p": NaN}', "line {n}: top_p must be a finite number, got nan (float)"),
+    (
+        {"prompt": "a", "logit_bias": {"5": 10**400}},
+        "line {n}: logit_bias of token 5 must be a number from -1e+30 to 1e+30, or -inf, got an int of 1329 bits",
+    ),
+    (
+        {"prompt": "a", "logit_bias": {"9" * 5000: 1}},
+        "line {n}: logit_bias must name tokens by their ids, got '999999999999999999999999999999999999"
+        "9...99999999999999999999999999999999999999'",
+    ),
+    (
+        {"prompt": "a", "stop": ["x" * 9_000, "y" * 2_000]},
+        "line {n}: stop must hold at most 10000 characters in all, got 11000",
+    ),
+    ({"prompt": "a", "bad_words": ["x"] * 5_000}, "line {n}: bad_words must be at most 4096, got 5000"),
+    (
+        {"prompt": "a", "stop": [["x"]]},
+        "line {n}: stop must be tuple[str, ...], got (['x'],) (tuple)",
+    ),
+    ('{"prompt": "\\ud800"}', "line {n}: the line is no text in UTF-8"),
+    (
+        '{"prompt": "a", "temperature": ' + "[" * 900 + "]" * 900 + "}",
+        "line {n}: temperature must be a finite number, got [[[[[...]]]]] (list)",
+    ),
     (
         {"prompt_token_ids": [1, 100_000]},
         "line {n}: a prompt's tokens must be at least 0 and below the vocabulary's 429, got 100000",
@@ -157,6 +198,40 @@ def test_a_line_that_cannot_be_served_is_an_error_and_the_others_are_answered(ge
         assert one == {"id": 2 * index + 2, "error": sentence.format(n=2 * index + 2)}
     assert f"{len(lines)} lines, {len(BAD)} of them errors, {2 * len(BAD)} tokens in " in ended.err
     assert f"(the first: {BAD[0][1].format(n=2)})" in ended.err
+
+
+def test_what_a_template_raises_is_its_lines_own(generate, v2, monkeypatch):
+    def encode(loaded, messages):
+        raise TemplateError("conversation roles must alternate")
+
+    monkeypatch.setattr("modelwright.cli.asking.encode_messages", encode)
+    good = {"prompt_token_ids": [5, 6, 7], "max_tokens": 2}
+    ended, answers = generate(v2, [good, {"messages": [{"role": "user", "content": "Hi"}]}, good])
+    assert ended.code == 1 and answers[0]["text"] == answers[2]["text"]
+    assert answers[1] == {"id": 2, "error": "line 2: TemplateError: conversation roles must alternate"}
+
+
+@pytest.fixture(scope="module")
+def loud(tmp_path_factory):
+    """A model whose scores are beyond float16."""
+    folder = write_v2(tmp_path_factory.mktemp("loud"))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"][:] = 6e4
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_scores_beyond_the_type_end_a_line_and_a_chat_with_status_1(generate, run, loud):
+    sentence = "the model's scores of the next token are NaN in float16, so none can be drawn: float16 may not hold "
+    lines = [{"prompt_token_ids": [5, 6, 7], "n": 2}, {"prompt_token_ids": []}]
+    ended, answers = generate(loud, lines, "--dtype", "float16")
+    assert ended.code == 1 and answers[0] == {
+        "id": 1,
+        "error": f"line 1: {sentence}what the model computes; load it in bfloat16 or float32",
+    }
+    asked = run("chat", loud, "Hi", "--dtype", "float16")
+    assert asked.code == 1 and asked.err.startswith(f"modelwright: {sentence}") and "Traceback" not in asked.err
+    assert generate(loud, lines[:1], "--dtype", "bfloat16", "--overwrite")[0].code == 0
 
 
 def test_pictures_for_a_model_that_reads_text_only(generate, v2):

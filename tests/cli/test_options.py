@@ -21,7 +21,7 @@ from modelwright.errors import ConfigError, RequestError, UserError
         ({"max_tokens": 0}, "--max-tokens must be at least 1, got 0"),
         ({"temperature": -0.5}, "--temperature must be at least 0, got -0.5"),
         ({"temperature": float("nan")}, "--temperature must be at least 0, got nan"),
-        ({"temperature": float("inf")}, "--temperature must be at least 0, got inf"),
+        ({"temperature": float("inf")}, "--temperature must be at most 1e+30, got inf"),
         ({"top_p": -0.1}, "--top-p must be from 0 to 1, got -0.1"),
         ({"top_p": 1.5}, "--top-p must be from 0 to 1, got 1.5"),
         ({"top_k": -1}, "--top-k must be at least 0, got -1"),

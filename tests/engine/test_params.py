@@ -55,8 +55,14 @@ def test_values_are_kept_in_their_plain_types():
         ({"prompt_logprobs": -1}, "prompt_logprobs must be at least 0, got -1"),
         ({"logit_bias": {-1: 1.0}}, "logit_bias must name tokens by their ids, got -1"),
         ({"logit_bias": {"7": 1.0}}, "logit_bias must name tokens by their ids, got '7'"),
-        ({"logit_bias": {7: math.nan}}, "logit_bias of token 7 must be a number below infinity, got nan"),
-        ({"logit_bias": {7: math.inf}}, "logit_bias of token 7 must be a number below infinity, got inf"),
+        (
+            {"logit_bias": {7: math.nan}},
+            "logit_bias of token 7 must be a number from -1e+30 to 1e+30, or -inf, got nan",
+        ),
+        (
+            {"logit_bias": {7: math.inf}},
+            "logit_bias of token 7 must be a number from -1e+30 to 1e+30, or -inf, got inf",
+        ),
         ({"logit_bias": [7]}, "logit_bias must be dict[int, float] or None, got [7] (list)"),
         ({"stop": ["a", ""]}, "a stop text must not be empty, got ''"),
         ({"stop": 5}, "stop must be tuple[str, ...], got 5 (int)"),

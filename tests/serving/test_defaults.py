@@ -6,7 +6,7 @@ from modelwright.engine.engine_config import EngineConfig
 from modelwright.engine.params import SamplingParams
 from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
 from modelwright.families.llama.config import LlamaConfig
-from modelwright.serving.defaults import end_tokens, engine_config, sampling_params
+from modelwright.serving.defaults import engine_config, sampling_params
 from tests.fakes import VL2
 
 SERVING = {
@@ -22,16 +22,6 @@ SERVING = {
     "repetition_penalty": 1.5,
     "eos_token_id": 2,
 }
-
-
-class Named:
-    """A tokenizer or a model with an end of sentence."""
-
-    def __init__(self, end):
-        self.eos_token_id = end
-
-    def ends_of_sentence(self):
-        return self.eos_token_id
 
 
 def test_a_llama_configured_to_serve_says_how():
@@ -68,10 +58,3 @@ def test_a_limit_of_choice_asks_for_sampling(name):
 
 def test_a_config_that_asks_for_a_backend_is_heard():
     assert engine_config(LlamaConfig(**SERVING | {"llm_backend": "compile"}), {}).backend == "record"
-
-
-@pytest.mark.parametrize(
-    ("tokenizers", "models", "ends"), [(5, 1, (5,)), (None, 1, (1,)), (None, [1, 2], (1, 2)), (None, None, ())]
-)
-def test_the_tokenizers_end_comes_first(tokenizers, models, ends):
-    assert end_tokens(Named(tokenizers), Named(models)) == ends

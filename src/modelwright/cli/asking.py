@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from modelwright.cli.lines import Line
+from modelwright.configs.field_types import cut, shown
 from modelwright.engine.params import Guide, SamplingParams
 from modelwright.errors import RequestError
 from modelwright.processing.batching import ProcessedPrompt
@@ -28,6 +29,8 @@ FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "continue_final_message": (lambda value: isinstance(value, bool), "true or false"),
 }
 """Fields of a line about how its messages are printed, by transformers' and vLLM's names, and what each must be."""
+MOST_DIGITS = 18
+"""Of a token's id: fewer than an int64 may have."""
 SAMPLING = (*(field.name for field in fields(SamplingParams) if field.name not in NOT_IN_LINES), *GUIDES)
 
 
@@ -74,8 +77,13 @@ class Reader:
             raise RequestError(f"{unused[0]} says how messages are printed, and the line has none")
         if "prompt_token_ids" in given:
             ids = given["prompt_token_ids"]
-            if not isinstance(ids, list) or not all(type(id_) is int and 0 <= id_ < 2**31 for id_ in ids):
-                raise RequestError("prompt_token_ids must be a list of token ids")
+            if not isinstance(ids, list):
+                raise RequestError(f"prompt_token_ids must be a list of token ids, got {shown(ids)}")
+            for place, id_ in enumerate(ids):
+                if type(id_) is not int or not 0 <= id_ < 2**31:
+                    raise RequestError(
+                        f"prompt_token_ids must be a list of token ids, got {shown(id_)} at place {place}"
+                    )
             return Asked(ProcessedPrompt.of_tokens(ids), params)
         if self._opened.loaded.tokenizer is None:
             raise RequestError("this model's tokens are colours, so it reads prompt_token_ids only")
@@ -111,6 +119,6 @@ def _sampling(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _token(name: str) -> int:
     """A token's id, which JSON has to write as a string."""
-    if not name.isdecimal():
-        raise RequestError(f"logit_bias must name tokens by their ids, got {name!r}")
+    if not name.isdecimal() or len(name) > MOST_DIGITS:
+        raise RequestError(f"logit_bias must name tokens by their ids, got {cut(name)}")
     return int(name)

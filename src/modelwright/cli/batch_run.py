@@ -10,7 +10,7 @@ from modelwright.cli.lines import Line
 from modelwright.engine.engine import Engine
 from modelwright.engine.logprobs import TokenLogprobs
 from modelwright.engine.results import Completion, Update
-from modelwright.errors import RequestError
+from modelwright.errors import LONGEST, RequestError
 
 AHEAD = 4
 """How many requests are in the engine for each sequence that may run: enough that none waits for a line to be read."""
@@ -36,7 +36,7 @@ class Open:
 
     def answer(self, with_text: bool) -> dict[str, Any]:
         """The answer's line: what was said, or why nothing was."""
-        if self.asked is None:
+        if self.asked is None or self.error is not None:
             return {"id": self.line.id, "error": self.error, "key": self.line.key}
         outputs = [self.completions[index] for index in sorted(self.completions)]
         said: dict[str, list[Any]] = {"text": [one.text for one in outputs]}
@@ -98,15 +98,14 @@ class BatchRun:
             self._write_done()
 
     def _ask(self, line: Line) -> Open:
-        """The line in the engine, or why it cannot be."""
+        """The line in the engine, or why it cannot be: what reading it raises is the line's, and ends no other."""
         try:
             asked = self._reader.read(line)
-        except RequestError as error:
-            return Open(line, error=str(error))
-        try:
             request = self._engine.add_request(asked.prompt, asked.params, id=f"line {line.number}")
         except RequestError as error:
-            return Open(line, error=f"line {line.number}: {error}")
+            return Open(line, error=_of_line(line, str(error)))
+        except Exception as error:  # a chat template is a program of its own
+            return Open(line, error=_of_line(line, f"{type(error).__name__}: {error}"))
         opened = self._served[request] = Open(line, asked)
         self._picture_bytes += asked.picture_bytes
         return opened
@@ -117,6 +116,8 @@ class BatchRun:
             return
         opened = self._served[update.request]
         opened.completions[update.index] = update.completion
+        if update.completion.error is not None:
+            opened.error = _of_line(opened.line, update.completion.error)
         if opened.done and opened.asked is not None:
             self._picture_bytes -= opened.asked.picture_bytes
             del self._served[update.request]
@@ -129,6 +130,12 @@ class BatchRun:
             if opened.error is not None:
                 self.progress.errors += 1
                 self.progress.first_error = self.progress.first_error or opened.error
+
+
+def _of_line(line: Line, error: str) -> str:
+    """The sentence with the line that it is of, and no longer than anybody reads."""
+    place = f"line {line.number}: "
+    return f"{place}{error.removeprefix(place):.{LONGEST}}"
 
 
 def _plural(said: dict[str, list[Any]]) -> dict[str, list[Any]]:

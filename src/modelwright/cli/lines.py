@@ -50,7 +50,7 @@ class Line:
         for name in fields:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
-                raise RequestError(f'unknown field "{name}"' + (f'; did you mean "{near[0]}"?' if near else ""))
+                raise RequestError(f'unknown field "{name:.80}"' + (f'; did you mean "{near[0]}"?' if near else ""))
         asking = [name for name in PROMPTS if name in fields]
         if len(asking) != 1:
             raise RequestError(f"a line needs exactly one of {', '.join(PROMPTS)}, got {', '.join(asking) or 'none'}")

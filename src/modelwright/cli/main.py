@@ -13,11 +13,14 @@ from modelwright.cli.engine_commands import bench, chat, complete_image, generat
 from modelwright.cli.model_commands import env, models, plan
 from modelwright.cli.option_names import Command, in_options
 from modelwright.cli.weight_commands import convert, export, quantize
-from modelwright.errors import UserError
+from modelwright.errors import RequestFailed, UserError
 from modelwright.ops.backends.switch import SwitchError
 
 USER_ERROR = 2
 """The exit status of a request that cannot be served as it was made; also that of a wrong option."""
+
+FAILED = 1
+"""The exit status of a request that was begun and could not be finished."""
 
 app = typer.Typer(
     help="From a config to a running model.",
@@ -36,7 +39,7 @@ def main() -> None:
         app(prog_name="modelwright")  # also where it is run by python -m modelwright
     except UserError as error:
         print(f"modelwright: {in_options(error, sys.argv[1:])}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        sys.exit(FAILED if isinstance(error, RequestFailed) else USER_ERROR)
     except SwitchError as error:
         print(f"modelwright: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)

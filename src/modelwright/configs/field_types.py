@@ -4,6 +4,7 @@ import math
 import numbers
 import types
 from collections.abc import Mapping
+from reprlib import Repr
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from transformers.configuration_utils import PreTrainedConfig
@@ -14,6 +15,10 @@ LARGEST_INT = 2**63 - 1
 """No tensor has a size, and no file of a model a number, that 64 bits do not hold."""
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 """The types that a config's `dtype` may name."""
+_SHORT = Repr()
+_SHORT.maxlevel = 4
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxtuple = _SHORT.maxlist = _SHORT.maxdict = _SHORT.maxset = 8
 
 
 class ReadOnlyDict(dict[str, Any]):
@@ -126,11 +131,17 @@ def describe(expected: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """`value` and its type, for errors; of a huge int only that it is huge."""
-    kind = type(value).__name__
+    """`value` and its type, for errors, as `cut`; of a huge int only that it is huge."""
     if isinstance(value, int) and abs(value) > LARGEST_INT:
+        return cut(value)
+    return f"{cut(value)} ({type(value).__name__})"
+
+
+def cut(value: Any) -> str:
+    """The `repr` of a value, for errors: its beginning where it is long or nested deep, of a huge int its size."""
+    if isinstance(value, int) and abs(value) > LARGEST_INT:  # Python itself writes none of more than 4,300 digits
         return f"an int of {value.bit_length()} bits"
-    return f"{value!r} ({kind})"
+    return _SHORT.repr(value)
 
 
 def dtype_name(value: Any) -> Any:

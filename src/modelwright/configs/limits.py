@@ -10,7 +10,9 @@ from typing import Any
 
 from modelwright.errors import ConfigError, RequestError
 
-LARGEST_SEED = 2**63 - 1
+LARGEST_SEED = LARGEST_INT = 2**63 - 1
+LARGEST_FLOAT = 1e30
+"""Scores are float32, and stay finite when they are divided or multiplied by less than this."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Limit:
         about: what a user is told of it.
         least, most: the smallest and the largest value.
         above: what a value must be larger than.
+        cap: the largest magnitude, where one is set only to bound what a value may cost; by default what an int64
+            holds, or for a float `LARGEST_FLOAT`.
         names: the values that there are, for a field that is a name.
     """
 
@@ -28,6 +32,7 @@ class Limit:
     least: float | None = None
     most: float | None = None
     above: float | None = None
+    cap: float | None = None
     names: tuple[str, ...] = ()
 
     def allows(self, value: Any) -> bool:
@@ -38,20 +43,35 @@ class Limit:
             return value in self.names
         low = -float("inf") if self.least is None else self.least
         high = float("inf") if self.most is None else self.most
-        return low <= value <= high and (self.above is None or value > self.above) and abs(value) != float("inf")
+        in_range = low <= value <= high and (self.above is None or value > self.above)
+        return in_range and not self._too_large(value)
+
+    def _too_large(self, value: Any) -> bool:
+        cap = LARGEST_FLOAT if isinstance(value, float) else LARGEST_INT
+        return abs(value) > (cap if self.cap is None else self.cap)
 
     def broken(self, name: str, value: Any) -> str:
         """The sentence for a `value` of the field `name` that breaks the rule."""
         if self.names:
             names = ", ".join(f'"{each}"' for each in self.names)
             return f'{name} must be one of {names}; got "{value}"'
-        if self.above is not None:
-            rule = f"above {self.above:g}"
-        elif self.least is not None and self.most is not None:
-            rule = f"from {self.least:g} to {'2**63 - 1' if self.most == LARGEST_SEED else f'{self.most:g}'}"
+        if self.least is not None and self.most is not None:
+            rule = f"from {self.least:g} to {_written(self.most)}"
+        elif self._too_large(value) and value > 0:
+            cap = LARGEST_FLOAT if isinstance(value, float) else LARGEST_INT
+            rule = f"at most {_written(cap if self.cap is None else self.cap)}"
         else:
-            rule = f"at least {self.least:g}"
-        return f"{name} must be {rule}, got {value}"
+            rule = f"at least {self.least:g}" if self.above is None else f"above {self.above:g}"
+        return f"{name} must be {rule}, got {_written(value)}"
+
+
+def _written(number: float) -> str:
+    """A number in a sentence; of a huge int only how huge it is."""
+    if number == LARGEST_INT:
+        return "2**63 - 1"
+    if isinstance(number, int):
+        return str(number) if number.bit_length() <= 64 else f"an int of {number.bit_length()} bits"
+    return f"{number:g}" if number == LARGEST_FLOAT else str(number)
 
 
 BACKENDS = ("eager", "record", "cudagraph")
@@ -69,10 +89,10 @@ SAMPLING: Mapping[str, Limit] = {
     "repetition_penalty": Limit("Above 1 makes tokens seen already less likely.", above=0),
     "presence_penalty": Limit("Above 0 makes tokens of the answer less likely.", least=-2, most=2),
     "frequency_penalty": Limit("Above 0 makes tokens of the answer less likely each time they come.", least=-2, most=2),
-    "n": Limit("How many answers.", least=1),
+    "n": Limit("How many answers.", least=1, cap=1024),
     "seed": Limit("Makes sampling repeatable.", least=0, most=LARGEST_SEED),
-    "logprobs": Limit("Report so many of the likeliest tokens at each place.", least=0),
-    "prompt_logprobs": Limit("Report so many of the likeliest tokens at each place of the prompt.", least=0),
+    "logprobs": Limit("Report so many of the likeliest tokens at each place.", least=0, cap=1000),
+    "prompt_logprobs": Limit("Report so many of the likeliest tokens at each place of the prompt.", least=0, cap=1000),
 }
 """The fields of `SamplingParams` that have a range, and what it is."""
 

@@ -10,10 +10,11 @@ from itertools import count
 from types import TracebackType
 from typing import Any, Self
 
+from modelwright.configs.field_types import shown
 from modelwright.engine.engine import Engine
 from modelwright.engine.params import SamplingParams
 from modelwright.engine.results import EngineStatistics, Update
-from modelwright.errors import RequestError
+from modelwright.errors import RequestError, RequestFailed
 
 _CLOSED = "the engine is closed"
 
@@ -79,9 +80,12 @@ class AsyncEngine:
 
         Raises:
             RequestError: the request cannot be served, the engine is closed, or it serves another event loop.
+            RequestFailed: the request could not be finished; others go on.
             RuntimeError: the model failed, for the reason that is its cause; later requests may be served.
         """
         params, id_ = params or SamplingParams(), f"stream-{next(self._numbers)}"
+        if not isinstance(params, SamplingParams):
+            raise RequestError(f"params must be SamplingParams, got {shown(params)}")
         loop = self._own_loop()
         async with self._room:
             stream, left = _Stream(loop), params.n
@@ -93,6 +97,8 @@ class AsyncEngine:
                     if isinstance(item, BaseException):
                         raise item
                     left -= item.completion is not None
+                    if item.completion is not None and item.completion.error is not None:
+                        raise RequestFailed(item.completion.error)
                     yield item
             finally:
                 if left:

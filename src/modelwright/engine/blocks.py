@@ -148,6 +148,17 @@ class BlockPool:
         self._found += len(pages)
         return pages
 
+    def unpublish(self, pages: Iterable[int]) -> None:
+        """Let none of these pages be found again; those in use stay in use."""
+        for page in pages:
+            self._check(page)
+            name, self._name[page] = self._name[page], None
+            if name is not None:
+                del self._page[name]
+            if page in self._cached:
+                del self._cached[page]
+                self._blank.append(page)
+
     def forget(self) -> None:
         """Reset the prefix cache: nothing published so far is found again; pages in use stay in use."""
         self._blank.extend(self._cached)

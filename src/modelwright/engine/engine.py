@@ -1,11 +1,12 @@
 """`Engine`, many requests through one model: schedule, run, sample, step by step; it knows no threads and no HTTP."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from collections.abc import Sequence as SequenceOf
 from itertools import count
 from typing import Any
 
+from modelwright.configs.field_types import fits, shown
 from modelwright.engine.blocks import BlockPool
 from modelwright.engine.cache import count_pages, make_host_pools, make_pools
 from modelwright.engine.engine_config import EngineConfig
@@ -18,7 +19,7 @@ from modelwright.engine.prompt import PromptPicture
 from modelwright.engine.request import Request, Sample
 from modelwright.engine.results import EngineStatistics, Result, Update
 from modelwright.engine.runner import Logits, Runner
-from modelwright.engine.sampling import Sampled, sample
+from modelwright.engine.sampling import NO_TOKEN, Sampled, fault_of, sample
 from modelwright.engine.scheduler import Scheduler
 from modelwright.engine.scheduler_settings import SchedulerSettings
 from modelwright.engine.sequence import Sequence
@@ -26,7 +27,7 @@ from modelwright.engine.served_model import ServedModel
 from modelwright.engine.slicing import slice_decoder
 from modelwright.engine.step import Step
 from modelwright.engine.tokenizer import as_tokenizer
-from modelwright.errors import ConfigError, RequestError
+from modelwright.errors import ConfigError, RequestError, RequestFailed
 from modelwright.parallel import Mesh
 
 
@@ -44,6 +45,7 @@ class Engine:
 
     Attributes:
         context: how many tokens a sequence may have, drawn ones included.
+        ends: the tokens that end an output of a request that names none: the model's and the tokenizer's.
         statistics: of the last step; None before the first.
 
     Raises:
@@ -60,6 +62,7 @@ class Engine:
         keep_freed_memory()  # of one pass for the next
         self.context = _context(served, settings)
         self._intake = Intake(served, self.tokenizer, self.context)
+        self.ends = self._intake.ends
         self._pictures = PictureRows(model, settings.kept_pictures) if served.sees else None
         pages = mesh.least(count_pages(served, settings, self.context))
         spare = spare_pages(served, settings)
@@ -92,9 +95,13 @@ class Engine:
 
         Raises:
             RequestError: a request that cannot be served; then none is.
+            RequestFailed: one that could not be finished, once the others are: the model's scores were no numbers, or
+                a guide failed.
         """
         if isinstance(prompts, str | Mapping):
             raise RequestError(f"generate takes a list of prompts, got one {type(prompts).__name__}")
+        if not isinstance(prompts, SequenceOf):
+            raise RequestError(f"generate takes a list of prompts, got {shown(prompts)}")
         each = [params or SamplingParams()] * len(prompts) if not isinstance(params, SequenceOf) else params
         if len(each) != len(prompts):
             raise RequestError(f"there must be one SamplingParams for each prompt, got {len(each)} for {len(prompts)}")
@@ -110,6 +117,10 @@ class Engine:
             for request in requests:
                 self.abort(request.id)
             raise
+        for number, request in enumerate(requests):
+            if request.error is not None:
+                where = f"prompts[{number}]: " if len(requests) > 1 else ""
+                raise RequestFailed(f"{where}{request.error}")
         return [request.result() for request in requests]
 
     def add_request(
@@ -125,6 +136,12 @@ class Engine:
         Raises:
             RequestError: it cannot be served: too long, a token beyond the vocabulary, a guide that cannot be followed.
         """
+        if not isinstance(id, str | None):
+            raise RequestError(f"a request's id must be text, got {shown(id)}")
+        if not fits(priority, int):
+            raise RequestError(f"a request's priority must be an int, got {shown(priority)}")
+        if not isinstance(params, SamplingParams | None):
+            raise RequestError(f"params must be SamplingParams, got {shown(params)}")
         name = self._new_name() if id is None else id
         if name in self._requests:
             raise RequestError(f"a request needs an id of its own, {name!r} is being served")
@@ -183,11 +200,12 @@ class Engine:
         try:
             logits = self._runner.run(step, self._pictures_in(step))
             sampled = sample(logits.drawing, [self._samples[sequence.id][1].row for sequence in drawing])
-            updates = self._read(step, drawing, logits, sampled)
+            damaged = self._damaged(drawing, logits, sampled)
+            updates = self._read(step, drawing, logits, sampled, damaged)
         except BaseException:
             self._scheduler.discard(step)
             raise
-        self._commit(step, drawing, sampled)
+        self._commit(step, drawing, sampled, damaged)
         self.statistics = EngineStatistics(step.statistics, time.perf_counter() - start)
         return updates
 
@@ -196,23 +214,46 @@ class Engine:
         prompts = {chunk.sequence.id: self._samples[chunk.sequence.id][0].prompt for chunk in step.chunks}
         return {id_: prompt.pictures for id_, prompt in prompts.items() if prompt.pictures}
 
-    def _read(self, step: Step, drawing: list[Sequence], logits: Logits, sampled: Sampled) -> list[Update]:
-        """Take what a step computed into its requests."""
+    def _damaged(self, drawing: list[Sequence], logits: Logits, sampled: Sampled) -> dict[str, bool]:
+        """The sequences whose scores are no numbers, and whether it may be pages of others that are damaged.
+
+        A number that is none spoils all pages of the prompt that it stands in, and whoever begins alike finds some.
+        """
+        places = [place for place, token in enumerate(sampled.tokens.tolist()) if token == NO_TOKEN]
+        spoilt = [drawing[place] for place in places if not logits.drawing[place].amax().isfinite()]
+        return {sequence.id: (sequence.leader or sequence).borrowed for sequence in spoilt}
+
+    def _read(
+        self, step: Step, drawing: list[Sequence], logits: Logits, sampled: Sampled, damaged: Mapping[str, bool]
+    ) -> list[Update]:
+        """Take what a step computed into its requests; one that cannot take it ends alone."""
         starts = {chunk.sequence.id: chunk.start for chunk in step.chunks}
         for id_, rows in logits.prompts.items():
             self._samples[id_][0].read_prompt(starts[id_], rows)
         updates = []
-        for sequence, token, logprobs in zip(drawing, sampled.tokens.tolist(), sampled.logprobs, strict=True):
+        tokens, scores = sampled.tokens.tolist(), logits.drawing
+        for place, (sequence, token, logprobs) in enumerate(zip(drawing, tokens, sampled.logprobs, strict=True)):
             request, own = self._samples[sequence.id]
-            updates.append(request.take(own, token, logprobs))
+            if own.ended or damaged.get(sequence.id):  # with another sample of its request; or it is computed again
+                continue
+            if token == NO_TOKEN:
+                updates += request.fail(fault_of(scores[place], own.row))
+                continue
+            try:
+                updates.append(request.take(own, token, logprobs))
+            except Exception as error:  # of a guide or a tokenizer, which are this request's
+                updates += request.fail(f"the output cannot be read: {type(error).__name__}: {error}")
         return updates
 
-    def _commit(self, step: Step, drawing: list[Sequence], sampled: Sampled) -> None:
+    def _commit(self, step: Step, drawing: list[Sequence], sampled: Sampled, damaged: Collection[str]) -> None:
         """Let the sequences of a step go on, and let go of what has ended."""
         drawn = dict(zip((sequence.id for sequence in drawing), sampled.tokens.tolist(), strict=True))
         ended = {id_: reason for id_ in drawn if (reason := self._samples[id_][1].stream.finish_reason) is not None}
-        self._scheduler.commit(step, drawn, ended)
+        self._scheduler.commit(step, drawn, ended, damaged)
         for request in {self._samples[id_][0] for id_ in ended}:
+            if request.error is not None:
+                for own in request.samples:  # those that drew nothing in this step end too
+                    self._scheduler.abort(own.sequence.id)
             if request.ended:
                 self._forget(request)
 

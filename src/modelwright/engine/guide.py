@@ -108,6 +108,8 @@ class GrammarGuide:
 class BoxGuide:
     """Follows one text, prompt and output: free outside ``<|det|>``, inside only what `boxes` allow."""
 
+    error = ""
+
     def __init__(self, boxes: BoxTokens, vocabulary: int):
         self._boxes = boxes
         self._vocabulary = vocabulary

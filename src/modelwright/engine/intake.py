@@ -1,7 +1,7 @@
 """`Intake`, from what a caller asks to a `Request` for the schedule: all is checked here, and nothing is run."""
 
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from modelwright.engine.detokenize import Detokenizer
@@ -28,13 +28,16 @@ class Intake:
         served: the model.
         tokenizer: None where prompts are ids and outputs have no text.
         context: how many tokens a sequence may have.
+
+    Attributes:
+        ends: the tokens that end an output, where a request names none: the model's and the tokenizer's.
     """
 
     def __init__(self, served: ServedModel, tokenizer: Tokenizer | None, context: int):
         self._served, self._tokenizer, self._context = served, tokenizer, context
-        self._ends = served.ends or _ends_of(tokenizer)
+        self.ends = end_tokens(served.ends, tokenizer)
         self._marks = _marks_of(tokenizer)
-        self._guides = GuideCompiler(tokenizer, self._ends) if tokenizer is not None else None
+        self._guides = GuideCompiler(tokenizer, self.ends) if tokenizer is not None else None
         self._seeds = random.Random()
 
     def request(self, name: str, prompt: Any, params: SamplingParams, priority: int) -> Request:
@@ -47,8 +50,8 @@ class Intake:
         self._check(parsed, params)
         room = params.room(len(parsed.tokens), self._context)
         seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
-        ends = params.ends(self._ends)
-        words = encode_bad_words(params, ends, self._tokenizer)
+        ends = params.ends(self.ends)
+        words = encode_bad_words(params, ends, self._tokenizer, self._served.draws)
         samples = []
         for index in range(params.n):
             sequence = self._sequence(name, index, parsed, params, room, priority)
@@ -104,9 +107,10 @@ class Intake:
         )
 
 
-def _ends_of(tokenizer: Tokenizer | None) -> tuple[int, ...]:
+def end_tokens(of_model: Iterable[int], tokenizer: Tokenizer | None) -> tuple[int, ...]:
+    """The ends of sentence of a model and its tokenizer: those of the generation config, and the tokenizer's own."""
     end = None if tokenizer is None else tokenizer.eos_token_id
-    return () if end is None else (end,)
+    return tuple(dict.fromkeys([*of_model, *(() if end is None else (end,))]))
 
 
 def _marks_of(tokenizer: Tokenizer | None) -> frozenset[int]:

@@ -10,11 +10,12 @@ from modelwright.errors import RequestError
 
 
 class FinishReason(StrEnum):
-    """Why an output ended: at an end token, a stop text or the end of its guide; at its length; or cut off."""
+    """Why an output ended: at an end token, a stop text or the end of its guide; at its length; cut off; or failed."""
 
     STOP = "stop"
     LENGTH = "length"
     ABORT = "abort"
+    ERROR = "error"
 
 
 class OutputStream:

@@ -7,14 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from modelwright.configs.field_types import describe, fits, plain
-from modelwright.configs.limits import check_sampling
+from modelwright.configs.field_types import cut, describe, fits, plain, shown
+from modelwright.configs.limits import LARGEST_FLOAT, check_sampling
 from modelwright.configs.sampling import SamplingSettings
 from modelwright.engine.generation_config import read_generation_config
 from modelwright.errors import RequestError
 
 COLDEST = 1e-5
 """Temperatures below this are greedy: dividing by less would leave the range of float32."""
+MOST_BAD_WORDS = 4096
+"""Each is compared with the end of an output at every step."""
+MOST_WORDS = 100_000
+"""Characters or ids of all bad words together, which are written in tokens before the request begins."""
+MOST_TEXT = 10_000
+"""Characters of all stop texts together, which are looked for in each piece of an output."""
 _ALL = -1  # how vLLM writes a `top_k` that keeps all
 
 
@@ -39,14 +45,19 @@ class Guide:
     boxes: bool = False
 
     def __post_init__(self) -> None:
-        given = [field.name for field in fields(self) if getattr(self, field.name) not in (None, False)]
+        given = [field.name for field in fields(self) if self._gives(field.name)]
         _require(len(given) == 1, "a guide must be one of json_schema, regex, grammar, boxes", given or "none")
-        _require(isinstance(self.boxes, bool), "a guide's boxes must be True or False", repr(self.boxes))
+        _require(isinstance(self.boxes, bool), "a guide's boxes must be True or False", cut(self.boxes))
         if self.json_schema is not None:
             object.__setattr__(self, "json_schema", _schema_text(self.json_schema))
         for name in ("regex", "grammar"):
             value = getattr(self, name)
-            _require(value is None or isinstance(value, str), f"a guide's {name} must be text", repr(value))
+            _require(value is None or isinstance(value, str), f"a guide's {name} must be text", cut(value))
+            _require(value is None or is_text(value), f"a guide's {name} must be text in UTF-8", cut(value))
+
+    def _gives(self, name: str) -> bool:
+        value = getattr(self, name)
+        return value is not None and value is not False
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ class SamplingParams:
         bad_words: words (text) or token sequences that are not written; a lone end token is not forbidden.
         stop: texts that end the output; they are cut off unless `include_stop_str_in_output`.
         stop_token_ids: tokens that end the output, besides the end of sentence, even with `ignore_eos`.
-        eos_token_ids: the ends of sentence; None for the model's own.
+        eos_token_ids: the ends of sentence; None for the model's own and the tokenizer's.
         ignore_eos: go on after the end of sentence.
         include_stop_str_in_output: keep the stop text, or the token that ended the output.
         n: how many outputs; each has its own noise, derived from `seed`.
@@ -112,7 +123,7 @@ class SamplingParams:
             if type(value) is int:
                 check_sampling({name: value})  # its range says more than that it has too many bits
             if not fits(value, expected):
-                sentence = f"{name} must be {describe(expected)}, got {value!r} ({type(value).__name__})"
+                sentence = f"{name} must be {describe(expected)}, got {shown(value)}"
                 raise RequestError(sentence, field=name)
             object.__setattr__(self, name, value)
         self._check_ranges()
@@ -172,8 +183,8 @@ class SamplingParams:
         words = [id_ for word in self.bad_words if not isinstance(word, str) for id_ in word]
         named = {"logit_bias": self.logit_bias or (), "stop_token_ids": self.stop_token_ids, "bad_words": words}
         for name, ids in named.items():
-            for id_ in ids:
-                _require(id_ < size, f"{name} must name tokens below the vocabulary's {size}", id_)
+            highest = max(ids, default=0)
+            _require(highest < size, f"{name} must name tokens below the vocabulary's {size}", highest)
 
     def _check_ranges(self) -> None:
         check_sampling({**vars(self), "top_k": 0 if self.top_k == _ALL else self.top_k})
@@ -182,19 +193,39 @@ class SamplingParams:
 
     def _check_biases(self) -> None:
         for id_, bias in (self.logit_bias or {}).items():
-            _require(fits(id_, int) and id_ >= 0, "logit_bias must name tokens by their ids", repr(id_))
-            usable = isinstance(bias, int | float) and bias < math.inf  # false for nan
-            _require(usable, f"logit_bias of token {id_} must be a number below infinity", bias)
+            _require(fits(id_, int) and id_ >= 0, "logit_bias must name tokens by their ids", cut(id_))
+            number = isinstance(bias, int | float) and not isinstance(bias, bool)
+            usable = number and (bias == -math.inf or abs(bias) <= LARGEST_FLOAT)  # false for nan
+            rule = f"a number from {-LARGEST_FLOAT:g} to {LARGEST_FLOAT:g}, or -inf"
+            _require(usable, f"logit_bias of token {id_} must be {rule}", cut(bias))
 
     def _check_tokens(self) -> None:
         for text in self.stop:
             _require(text != "", "a stop text must not be empty", repr(text))
+            _require(is_text(text), "a stop text must be text in UTF-8", cut(text))
+        length = sum(map(len, self.stop))
+        _require(length <= MOST_TEXT, f"stop must hold at most {MOST_TEXT} characters in all", length)
+        words = len(self.bad_words)
+        _require(words <= MOST_BAD_WORDS, f"bad_words must be at most {MOST_BAD_WORDS}", words)
+        length = sum(map(len, self.bad_words))
+        _require(length <= MOST_WORDS, f"bad_words must hold at most {MOST_WORDS} characters or ids in all", length)
         for word in self.bad_words:
             _require(len(word) > 0, "a bad word must not be empty", repr(word))
-            _require(isinstance(word, str) or min(word) >= 0, "a bad word's ids must be at least 0", word)
+            if isinstance(word, str):
+                _require(is_text(word), "a bad word must be text in UTF-8", cut(word))
+            else:
+                _require(min(word) >= 0, "a bad word's ids must be at least 0", cut(word))
         for name in ("stop_token_ids", "eos_token_ids"):
             lowest = min(getattr(self, name) or (0,))
             _require(lowest >= 0, f"{name} must be at least 0", lowest)
+
+
+def is_text(value: object) -> bool:
+    """Whether `value` is text that can be written in UTF-8, as tokenizers read it: without half of a surrogate pair."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _require(holds: bool, rule: str, value: object) -> None:
@@ -215,5 +246,5 @@ def _schema_text(schema: str | dict[str, Any]) -> str:
     try:
         parsed = json.loads(schema) if isinstance(schema, str) else schema
         return json.dumps(parsed)  # in the order given: properties are written in it
-    except (TypeError, ValueError) as error:
-        raise RequestError(f"a guide's json_schema must be JSON, got {schema!r}: {error}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RequestError(f"a guide's json_schema must be JSON, got {cut(schema)}: {error}") from error

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from modelwright.configs.limits import LARGEST_FLOAT
 from modelwright.engine.sample_row import SampleRow
 
 
@@ -55,11 +56,12 @@ def _penalise_repetition(scores: Tensor, rows: Sequence[SampleRow]) -> None:
     ids = [seen[seen < vocabulary] for seen in ids]  # a prompt may hold ids that the model has no score for
     lengths = torch.tensor([len(seen) for seen in ids])
     numbers = torch.tensor([i for i, _ in asking]).repeat_interleave(lengths).to(scores.device)
-    penalties = torch.tensor([row.params.repetition_penalty for _, row in asking], dtype=torch.float32)
+    least = 1 / LARGEST_FLOAT  # below it a float32 would be 0 in the end
+    penalties = torch.tensor([max(row.params.repetition_penalty, least) for _, row in asking], dtype=torch.float32)
     penalty = penalties.repeat_interleave(lengths).to(scores.device)
     places = numbers, torch.cat(ids).to(scores.device)
     old = scores[places]
-    scores[places] = torch.where(old < 0, old * penalty, old / penalty)
+    scores[places] = torch.where(old < 0, old * penalty, old / penalty).clamp(max=LARGEST_FLOAT)
 
 
 def _tokens_seen(row: SampleRow) -> Tensor:
@@ -102,11 +104,22 @@ def _follow_guides(scores: Tensor, rows: Sequence[SampleRow]) -> None:
     """Forbid what a row's guide does not allow; ids beyond its mask are padding of the vocabulary, and forbidden."""
     vocabulary = scores.shape[-1]
     for i, row in enumerate(rows):
-        allowed = row.guide.allowed(row.tokens) if row.guide else None
+        allowed = _allowed(row)
         if allowed is not None:
             shared = allowed[:vocabulary].to(scores.device)
             scores[i, : len(shared)].masked_fill_(~shared, -torch.inf)
             scores[i, len(shared) :] = -torch.inf
+
+
+def _allowed(row: SampleRow) -> Tensor | None:
+    """What a row's guide allows; nothing, where following it failed, which is this row's fault alone."""
+    if row.guide is None:
+        return None
+    try:
+        return row.guide.allowed(row.tokens)
+    except Exception as error:  # of a parser that somebody's grammar drives
+        row.fault = f"the guide failed: {type(error).__name__}: {error}"
+        return torch.zeros(0, dtype=torch.bool)
 
 
 def _on(scores: Tensor, values: Sequence[float], dtype: torch.dtype = torch.int64) -> Tensor:

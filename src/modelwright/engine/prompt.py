@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from numbers import Integral
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from modelwright.configs.field_types import cut, shown
 from modelwright.engine.prefix import Key
 from modelwright.engine.served_model import ServedModel
 from modelwright.engine.tokenizer import Tokenizer
@@ -16,7 +19,10 @@ from modelwright.processing.batching import ProcessedPrompt
 from modelwright.processing.marks import encode_text
 
 _PARTS = {"input_ids": 2, "attention_mask": 2, "images": 5, "images_seq_mask": 2, "images_spatial_crop": 3}
-"""What is read of a processor's output, and how many dimensions each has."""
+"""What is read of a processor's output, and how many dimensions each has; `input_ids` come first."""
+_WHOLE = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+_ANY = {*_WHOLE, torch.bool, torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_TYPES = dict.fromkeys(_PARTS, _ANY) | {"input_ids": _WHOLE, "images_spatial_crop": _WHOLE}
 
 
 @dataclass(frozen=True)
@@ -73,15 +79,40 @@ def read_prompt(given: Any, tokenizer: Tokenizer | None, served: ServedModel) ->
     if isinstance(given, str):
         if tokenizer is None:
             raise RequestError("a prompt as text needs a tokenizer, and the engine has none")
+<<<<<<< HEAD
         return Prompt(tuple(encode_text(tokenizer, given)))
+=======
+        return Prompt(tuple(encode(tokenizer, given)))
+>>>>>>> 02c933e (Let one request's fault be its own: what it says is checked before work begins, and what fails ends it alone, with a sentence)
     return Prompt(tuple(token for token in _ids(given) if token != served.padding))
 
 
+def encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a prompt's text.
+
+    Raises:
+        RequestError: it holds half of a surrogate pair, which is no character.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise RequestError(f"a prompt must be text in UTF-8, got {half} at character {error.start}") from None
+    return tokenizer.encode(text)
+
+
 def _ids(given: Any) -> Sequence[int]:
-    values = given.tolist() if hasattr(given, "tolist") else given
-    if not isinstance(values, Sequence) or not all(isinstance(value, int) for value in values):
+    """The ids in a list, an array or a tensor of integers."""
+    values = given.tolist() if isinstance(given, Tensor | np.ndarray) else given
+    if not isinstance(values, Sequence) or isinstance(values, bytes | bytearray):
         raise RequestError(f"a prompt must be text, token ids or a processor's output, got {type(given).__name__}")
-    return values
+    for place, value in enumerate(values):
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise RequestError(
+                f"a prompt must be text, token ids or a processor's output, got {type(given).__name__} with "
+                f"{shown(value)} at place {place}"
+            )
+    return [int(value) for value in values]
 
 
 @dataclass(frozen=True)
@@ -115,7 +146,7 @@ class _Row:
             padding: the id to leave out where the batch has no ``attention_mask``.
         """
         parts = _read_parts(batch)
-        ids = parts["input_ids"]
+        ids = parts["input_ids"].long()
         if "attention_mask" in parts:
             real = parts["attention_mask"].bool()
         else:
@@ -129,6 +160,9 @@ class _Row:
 
 def _real(crops: list[list[int]]) -> list[tuple[int, int]]:
     """The tilings of pictures; zeros stand for none."""
+    for crop in crops:
+        if len(crop) != 2 or min(crop) < 0:
+            raise RequestError(f"images_spatial_crop must hold pairs of numbers that are at least 0, got {shown(crop)}")
     return [(width, height) for width, height in crops if width and height]
 
 
@@ -146,18 +180,28 @@ def _seen(row: _Row, served: ServedModel) -> Prompt:
 
 def _read_parts(batch: Mapping[str, Any]) -> dict[str, Tensor]:
     """The parts of a batch of one row, without the row's dimension, on the CPU."""
-    if "input_ids" not in batch:
-        raise RequestError(f"a processor's output must hold input_ids, got {', '.join(batch) or 'nothing'}")
+    if batch.get("input_ids") is None:
+        names = ", ".join(map(str, batch))
+        raise RequestError(f"a processor's output must hold input_ids, got {cut(names)[1:-1] or 'nothing'}")
     parts = {}
     for name, dimensions in _PARTS.items():
         if batch.get(name) is None:
             continue
-        part = torch.as_tensor(batch[name])
+        try:
+            part = torch.as_tensor(batch[name])
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise RequestError(f"{name} of one prompt must be an array of numbers, got {shown(batch[name])}") from error
+        if part.dtype not in _TYPES[name]:
+            kinds = "integers" if name in ("input_ids", "images_spatial_crop") else "numbers"
+            raise RequestError(f"{name} of one prompt must hold {kinds}, got {str(part.dtype).removeprefix('torch.')}")
         if part.dim() != dimensions or len(part) != 1:
             raise RequestError(
                 f"{name} of one prompt must have {dimensions} dimensions, the first 1, got {_shape(part)}"
             )
         parts[name] = part[0].cpu()
+        if dimensions == 2 and len(parts[name]) != len(parts["input_ids"]):
+            tokens = len(parts["input_ids"])
+            raise RequestError(f"{name} must be as long as input_ids ({tokens}), got {len(parts[name])}")
     missing = [name for name in ("images_seq_mask", "images_spatial_crop") if "images" in parts and name not in parts]
     if missing:
         raise RequestError(f"images come with images_seq_mask and images_spatial_crop; {missing[0]} is missing")
@@ -175,6 +219,8 @@ def _pictures(row: _Row, config: Any) -> list[PromptPicture]:
     pictures, tile, place = [], 0, 0
     for crop, count, height in zip(row.crops, counts, rows, strict=True):
         own = tiles[tile : tile + count].contiguous()
+        if not own.isfinite().all():
+            raise RequestError(f"images must hold finite numbers, and picture {len(pictures)} does not")
         pictures.append(PromptPicture(_key(own, crop), own, crop, tuple(row.places[place : place + height])))
         tile, place = tile + count, place + height
     return pictures

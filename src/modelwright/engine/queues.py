@@ -29,6 +29,7 @@ class Queues:
         """From waiting to running, with the pages whose content is there already, or is brought back by the moves."""
         self.waiting.remove(sequence)
         sequence.table = self.pool.acquire(self.reusable_names(sequence))
+        sequence.borrowed = sequence.borrowed or bool(sequence.table)
         sequence.published = len(sequence.table)
         sequence.computed = len(sequence.table) * self.pool.block_size
         moves = self._bring_back(sequence)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from modelwright.engine.logprobs import TokenLogprobs, token_logprobs
@@ -26,6 +27,11 @@ class Sample:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
+    error: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.stream.finish_reason is not None
 
     def take(self, token: int, logprobs: TokenLogprobs | None, seconds: float) -> str:
         """Take what was drawn and give the text that it completes."""
@@ -51,6 +57,7 @@ class Sample:
             reason,
             self.stream.stop_reason,
             tuple(self.logprobs) if asked else None,
+            self.error,
         )
 
 
@@ -68,20 +75,25 @@ class Request:
     @property
     def ended(self) -> bool:
         """Whether all its outputs have."""
-        return all(sample.stream.finish_reason is not None for sample in self.samples)
+        return all(sample.ended for sample in self.samples)
+
+    @property
+    def error(self) -> str | None:
+        """Why it could not be finished; None where that did not happen."""
+        return next((sample.error for sample in self.samples if sample.error is not None), None)
 
     def read_prompt(self, start: int, logits: Tensor) -> None:
         """Take the logits ``[tokens, vocabulary]`` of the prompt from token `start` on, perhaps for the second time."""
         del self.prompt_logprobs[start:]
         after = self.prompt.tokens[start + 1 : start + 1 + len(logits)]
         if after:
-            ids = logits.new_tensor(after).long()
+            ids = torch.tensor(after, device=logits.device)  # integers, whatever the type of the logits
             self.prompt_logprobs += token_logprobs(logits[: len(after)], ids, self.params.prompt_logprobs or 0)
 
     def take(self, sample: Sample, token: int, logprobs: TokenLogprobs | None) -> Update:
         """One drawn token of a sample."""
         piece = sample.take(token, logprobs, time.perf_counter() - self.arrived)
-        done = sample.completion() if sample.stream.finish_reason is not None else None
+        done = sample.completion() if sample.ended else None
         return Update(
             self.id,
             sample.index,
@@ -93,10 +105,18 @@ class Request:
 
     def abort(self) -> list[Update]:
         """End what has not ended."""
+        return self._end(FinishReason.ABORT, None)
+
+    def fail(self, error: str) -> list[Update]:
+        """End what has not ended, because of `error`, a sentence."""
+        return self._end(FinishReason.ERROR, error)
+
+    def _end(self, reason: FinishReason, error: str | None) -> list[Update]:
         updates = []
         for sample in self.samples:
-            if sample.stream.finish_reason is None:
-                piece = sample.stream.end(FinishReason.ABORT)
+            if not sample.ended:
+                sample.error = error
+                piece = sample.stream.end(reason)
                 updates.append(Update(self.id, sample.index, piece, (), (), sample.completion()))
         return updates
 

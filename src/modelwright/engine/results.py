@@ -15,9 +15,10 @@ class Completion:
         index: which of the request's ``n``.
         text: without what ended it; empty where the engine has no tokenizer.
         tokens: all that were drawn, an end token included.
-        finish_reason: stop, length or abort.
+        finish_reason: stop, length, abort or error.
         stop_reason: the stop text or the id of ``stop_token_ids`` that ended it, if one did.
         logprobs: of each token, where they were asked for.
+        error: why the request could not be finished, in a sentence, where that is the reason.
     """
 
     index: int
@@ -26,6 +27,7 @@ class Completion:
     finish_reason: FinishReason
     stop_reason: str | int | None
     logprobs: tuple[TokenLogprobs, ...] | None
+    error: str | None = None
 
 
 @dataclass(frozen=True)

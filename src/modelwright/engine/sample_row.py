@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from modelwright.configs.field_types import cut
 from modelwright.engine.noise import sample_key
 from modelwright.engine.params import SamplingParams
 from modelwright.engine.tokenizer import Tokenizer
@@ -16,6 +17,11 @@ from modelwright.errors import RequestError
 
 class TokenGuide(Protocol):
     """What an output must keep to, followed token by token."""
+
+    @property
+    def error(self) -> str:
+        """Why it stopped following and allows nothing any more; empty where it goes on."""
+        ...
 
     def allowed(self, tokens: Sequence[int]) -> Tensor | None:
         """Which tokens may follow `tokens`, bool on the CPU, ``[ids]``; None where all may. `tokens` only ever grow."""
@@ -55,6 +61,7 @@ class SampleRow:
         ends: tokens that end the output, not drawn before ``min_tokens``.
         bad_words: token sequences that are not completed.
         guide: what the output must keep to.
+        fault: why no token can be drawn for it any more, where a guide failed.
     """
 
     params: SamplingParams
@@ -65,6 +72,7 @@ class SampleRow:
     bad_words: tuple[tuple[int, ...], ...] = ()
     guide: TokenGuide | None = None
     history: TokenHistory = field(init=False, default_factory=TokenHistory)
+    fault: str | None = field(init=False, default=None)
 
     @property
     def position(self) -> int:
@@ -73,12 +81,13 @@ class SampleRow:
 
 
 def encode_bad_words(
-    params: SamplingParams, ends: Iterable[int], tokenizer: Tokenizer | None
+    params: SamplingParams, ends: Iterable[int], tokenizer: Tokenizer | None, vocabulary: int | None = None
 ) -> tuple[tuple[int, ...], ...]:
     """The token sequences of ``bad_words``, each text as it is written alone and after a space; no lone end token.
 
     Raises:
-        RequestError: a word is text and there is no tokenizer, or the tokenizer makes nothing of it.
+        RequestError: a word is text and there is no tokenizer, or the tokenizer makes nothing of it, or a token that
+            a model with scores for `vocabulary` of them never draws.
     """
     found: dict[tuple[int, ...], None] = {}
     for word in params.bad_words:
@@ -86,10 +95,16 @@ def encode_bad_words(
             found[word] = None
             continue
         if tokenizer is None:
-            raise RequestError(f"bad_words as text need a tokenizer, and the engine has none; got {word!r}")
+            raise RequestError(f"bad_words as text need a tokenizer, and the engine has none; got {cut(word)}")
         ways = {tuple(tokenizer.encode(text, add_special_tokens=False)): None for text in (word, f" {word.lstrip()}")}
         if () in ways:
-            raise RequestError(f"a bad word must be written in tokens, and the tokenizer makes none of {word!r}")
+            raise RequestError(f"a bad word must be written in tokens, and the tokenizer makes none of {cut(word)}")
+        highest = max(max(way) for way in ways)
+        if vocabulary is not None and highest >= vocabulary:
+            raise RequestError(
+                f"a bad word must be written in tokens below the vocabulary's {vocabulary}, and {cut(word)} needs "
+                f"token {highest}"
+            )
         found |= ways
     lone_ends = {(id_,) for id_ in ends}
     return tuple(word for word in found if word not in lone_ends)

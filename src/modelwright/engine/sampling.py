@@ -11,15 +11,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from modelwright.configs.field_types import cut
 from modelwright.engine.logprobs import TokenLogprobs, token_logprobs
 from modelwright.engine.noise import streams_of
 from modelwright.engine.penalties import adjust
 from modelwright.engine.sample_row import SampleRow
 from modelwright.engine.warpers import draw, draw_any
+from modelwright.ops.finite import not_finite
 from modelwright.ops.limits import Limits
 
 NO_TOKEN = -1
-"""Stands where nothing could be drawn: all tokens of the row are forbidden, or its scores are not numbers."""
+"""Stands where nothing could be drawn: all tokens of the row are forbidden, or its scores are not finite."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,23 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Sampled:
         if drawing:
             chosen = torch.tensor(drawing, device=scores.device)
             tokens[chosen] = _draw(scores[chosen].float(), [rows[i] for i in drawing])
-    possible = scores.gather(1, tokens[:, None])[:, 0] > -torch.inf  # false for nan
+    # A score that is NaN or infinite is the best of its row, whichever way it is drawn, unless it was forbidden.
+    possible = scores.gather(1, tokens[:, None])[:, 0].isfinite()
+    if scores is not logits:
+        possible &= logits.amax(-1).isfinite()
     tokens = torch.where(possible, tokens, NO_TOKEN)
     return Sampled(tokens, _logprobs(logits, tokens, rows))
+
+
+def fault_of(logits: Tensor, row: SampleRow) -> str:
+    """Why `NO_TOKEN` stands where the next token of `row` was to be drawn from logits ``[V]``."""
+    if not logits.amax().isfinite():
+        return not_finite(logits)
+    if row.fault is not None:
+        return row.fault
+    if row.guide is not None and row.guide.error:
+        return f"the guide cannot be followed further: {cut(row.guide.error.strip())}"
+    return "every token is forbidden here, by the guide, logit_bias, bad_words or min_tokens together"
 
 
 def _draw(scores: Tensor, rows: Sequence[SampleRow]) -> Tensor:

@@ -8,7 +8,7 @@ pages only when others that rank before it need them to go on; a better priority
 it had computed waits in host memory if there is room, and is computed again otherwise.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 
 from modelwright.engine.blocks import BlockPool
@@ -22,6 +22,7 @@ from modelwright.errors import RequestError
 
 _OUT, _BACK = Direction.OUT, Direction.BACK
 NO_REASONS: Mapping[str, str] = MappingProxyType({})
+NOBODY: frozenset[str] = frozenset()
 
 
 class Scheduler:
@@ -105,7 +106,11 @@ class Scheduler:
         return self._step
 
     def commit(
-        self, step: Step, sampled: Mapping[str, int], reasons: Mapping[str, str] = NO_REASONS
+        self,
+        step: Step,
+        sampled: Mapping[str, int],
+        reasons: Mapping[str, str] = NO_REASONS,
+        damaged: Collection[str] = NOBODY,
     ) -> tuple[Sequence, ...]:
         """Take in a pass that is done; returns the sequences that ended with it.
 
@@ -113,12 +118,21 @@ class Scheduler:
             step: what `schedule` returned.
             sampled: the token of each sequence that drew one, by id; those aborted meanwhile may be left out.
             reasons: why sequences end with that token, by id. Who reaches its `max_tokens` ends anyway, as "length".
+            damaged: ids of those whose pages hold what is no number. Nobody finds these pages again. A sequence that
+                has no reason to end draws nothing: it is computed again, without pages that others filled.
         """
         assert step is self._step, "only the step in flight can be committed"
         self._step = None
-        for chunk in step.chunks:
-            self._advance(chunk)
         drawn = [sequence for chunk in step.chunks for sequence in chunk.draws if not sequence.ended]
+        for chunk in step.chunks:
+            if chunk.sequence.id not in damaged:
+                self._advance(chunk)
+                continue
+            self.pool.unpublish(chunk.sequence.table)
+            if chunk.sequence.id not in reasons and not chunk.sequence.ended:
+                drawn = [sequence for sequence in drawn if sequence not in chunk.draws]
+                chunk.sequence.alone, chunk.sequence.borrowed = True, False
+                self._queues.preempt(chunk.sequence, store=False)
         for sequence in drawn:
             sequence.tokens.append(sampled[sequence.id])
             reason = reasons.get(sequence.id) or ("length" if len(sequence.tokens) >= sequence.limit else None)
@@ -176,7 +190,7 @@ class Scheduler:
         """The chunk's tokens are in pages: publish those it filled, and once the prompt is read let siblings run."""
         sequence, size = chunk.sequence, self.pool.block_size
         sequence.computed = chunk.end
-        if sequence.publishes and self.pool.reuse:
+        if sequence.publishes and not sequence.alone and self.pool.reuse:
             names = sequence.page_names(size, chunk.end // size)
             for index in range(sequence.published, chunk.end // size):
                 self.pool.publish(sequence.table[index], names[index])

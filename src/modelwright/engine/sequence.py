@@ -40,6 +40,8 @@ class Sequence:
         rank: lower is served first and preempted last.
         siblings: samples that wait for this sequence to read their common prompt; `leader` is the way back.
         publishes: whether pages it fills may be found by others.
+        borrowed: whether it found pages that others filled.
+        alone: whether it finds none and lets none be found, since what it found before was damaged.
     """
 
     id: str
@@ -62,6 +64,8 @@ class Sequence:
     siblings: list["Sequence"] = field(init=False, default_factory=list, repr=False)
     leader: "Sequence | None" = field(init=False, default=None, repr=False)
     publishes: bool = field(init=False, default=True)
+    borrowed: bool = field(init=False, default=False)
+    alone: bool = field(init=False, default=False)
     _names: list[bytes] = field(init=False, default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
@@ -95,6 +99,8 @@ class Sequence:
         The last one never, because its logits are needed. None while the prompt's own logits are: that is until the
         first token is drawn.
         """
+        if self.alone:
+            return 0
         needs_prompt = self.prompt_logprobs and len(self.tokens) == len(self.prompt)
         return 0 if needs_prompt else len(self.tokens) - 1
 
@@ -114,3 +120,4 @@ class Sequence:
         self.table, self.computed = list(other.table), other.computed
         self.stored, self.kept = list(other.stored), other.kept
         self.published, self.publishes, self._names = other.published, other.publishes, list(other._names)
+        self.borrowed, self.alone = other.borrowed, other.alone

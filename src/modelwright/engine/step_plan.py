@@ -111,7 +111,7 @@ class StepPlan:
         return self._pool.pages_for(min(len(sequence.tokens) + self._pool.block_size, sequence.limit))
 
     def _announce(self, sequence: Sequence) -> None:
-        if sequence.publishes:
+        if sequence.publishes and not sequence.alone:
             full = self._queues.full_names(sequence)
             self._underway.update(full[sequence.published :])
 

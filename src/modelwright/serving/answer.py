@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from modelwright.engine.engine import Engine
 from modelwright.engine.params import SamplingParams
+from modelwright.errors import RequestFailed
 from modelwright.processing.batching import ProcessedPrompt
 
 
@@ -47,6 +48,7 @@ def answer(
 
     Raises:
         RequestError: the prompt leaves no room for an answer in the model's context.
+        RequestFailed: the answer could not be finished.
     """
     shown = _Shown(emit)
     start, times, computed = time.perf_counter(), [], 0
@@ -57,6 +59,8 @@ def answer(
             if not times and engine.statistics is not None:
                 computed += engine.statistics.step.tokens
             for update in updates:
+                if update.completion is not None and update.completion.error is not None:
+                    raise RequestFailed(update.completion.error)
                 times += [time.perf_counter()] * len(update.tokens)
                 shown.add(update.text)
         interrupted = engine.serves(request)

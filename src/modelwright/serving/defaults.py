@@ -61,10 +61,3 @@ def sampling_params(config: CheckedConfig, asked: Mapping[str, Any]) -> Sampling
     if not asked.keys() & {"max_tokens", "max_length"}:
         values["max_tokens"] = NEW_TOKENS
     return SamplingParams(**values | dict(asked))
-
-
-def end_tokens(tokenizer: Any, model: Any) -> tuple[int, ...]:
-    """The tokenizer's end of sentence; the model's, which files may leave at a default, only where it has none."""
-    ends = getattr(tokenizer, "eos_token_id", None)
-    ends = model.ends_of_sentence() if ends is None else ends
-    return tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)

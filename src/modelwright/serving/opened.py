@@ -10,7 +10,7 @@ from modelwright.engine.engine import Engine
 from modelwright.engine.params import SamplingParams
 from modelwright.errors import RequestError
 from modelwright.ops.backends.notices import notices
-from modelwright.serving.defaults import end_tokens, engine_config, sampling_params
+from modelwright.serving.defaults import engine_config, sampling_params
 from modelwright.serving.load import Loaded, load_network
 from modelwright.serving.names import model_path
 from modelwright.serving.ranks import Ranks, Work
@@ -42,8 +42,7 @@ class Opened:
         Raises:
             RequestError: a value has the wrong type or is out of its range.
         """
-        ends = end_tokens(self.loaded.tokenizer, self.loaded.model)
-        return sampling_params(self.loaded.model.config, {"eos_token_ids": ends} | dict(asked))
+        return sampling_params(self.loaded.model.config, {"eos_token_ids": self.engine.ends} | dict(asked))
 
 
 def find_model(name: str) -> Named:
