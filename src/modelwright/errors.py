@@ -4,6 +4,8 @@ Where a message is about one field and begins with its name, ``field`` is that n
 field is called otherwise (an option of the command line, a key of a request's JSON) can say so.
 """
 
+from typing import Self
+
 LONGEST = 900
 """Characters of a message: what is given may be long (a picture in base64, a whole file), a sentence is not."""
 _END = 300
@@ -36,6 +38,18 @@ class RequestError(UserError):
 
 class RequestFailed(RequestError):
     """A request that was begun cannot be finished, for instance because the model's scores are no numbers."""
+
+    @classmethod
+    def of_scores(cls, dtype: object, nan: bool) -> Self:
+        """The error for scores of some type of which one is NaN or plus infinity, or all are minus infinity."""
+        kind = str(dtype).removeprefix("torch.")
+        said = (
+            f"the model's scores of the next token are {'NaN' if nan else 'infinite'} in {kind}, so none can be drawn"
+        )
+        wider = {"float16": "bfloat16 or float32", "bfloat16": "float32"}.get(kind)
+        if wider is None:
+            return cls(f"{said}: its weights, or what it was given, are damaged")
+        return cls(f"{said}: {kind} may not hold what the model computes; load it in {wider}")
 
 
 def _shortened(message: str) -> str:

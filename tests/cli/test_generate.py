@@ -201,7 +201,7 @@ def test_a_line_that_cannot_be_served_is_an_error_and_the_others_are_answered(ge
 
 
 def test_what_a_template_raises_is_its_lines_own(generate, v2, monkeypatch):
-    def encode(loaded, messages):
+    def encode(*given):
         raise TemplateError("conversation roles must alternate")
 
     monkeypatch.setattr("modelwright.cli.asking.encode_messages", encode)

@@ -152,3 +152,9 @@ def test_what_cannot_be_done_is_refused(arguments, message):
 def test_a_model_in_training_is_refused():
     with pytest.raises(ConfigError, match="a model in evaluation mode"):
         complete(tiny_imagegpt().train(), colours(1, 3), 2)
+
+
+@pytest.mark.parametrize("how", [{"temperature": 1e-40}, {"temperature": 9e-6}, {"top_p": 0.0}])
+def test_what_is_next_to_no_heat_takes_the_best(how):
+    model, ids = tiny_imagegpt(), colours(2, 5)
+    assert torch.equal(complete(model, ids, 12, **how), greedy(model, ids, 12))

@@ -27,3 +27,13 @@ def test_greedy_tokens_are_those_of_generate(name, method):
     for prompt, result in zip(prompts, results, strict=True):
         wanted = model.generate(torch.tensor([prompt]), max_new_tokens=8, eos_token_id=None, do_sample=False)
         assert list(result.completions[0].tokens) == wanted[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_that_draws_nothing_reads_a_quantized_head_with_no_rows(method):
+    model = quantize_model(MODELS["llama"](), method, keep_head=False)
+    prompt = list(range(5, 19))
+    engine = Engine(model, EngineConfig(max_batch=2, page_size=4, num_pages=32, max_context=60, token_budget=4))
+    (result,) = engine.generate([prompt], SamplingParams(max_tokens=4, temperature=0, ignore_eos=True))
+    wanted = model.generate(torch.tensor([prompt]), max_new_tokens=4, eos_token_id=None, do_sample=False)
+    assert list(result.completions[0].tokens) == wanted[0, len(prompt) :].tolist()

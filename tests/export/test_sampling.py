@@ -1,11 +1,13 @@
 """Choosing tokens with numpy: the probabilities that transformers' own warpers leave, and draws that follow them."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from modelwright.errors import RequestFailed
 from modelwright.export.sampling import Sampling
 
 
@@ -37,3 +39,23 @@ def test_draws_follow_the_probabilities():
 def test_no_heat_takes_the_best():
     scores = np.array([[0.0, 2.0, 1.0], [5.0, 2.0, 5.0]])
     np.testing.assert_array_equal(Sampling().choose(scores, np.random.default_rng(0)), [1, 0])
+
+
+def test_what_the_engine_takes_for_the_best_is_the_best_here_too():
+    scores = np.array([[0.0, 2.0, 1.0], [5.0, 2.0, 5.0]], np.float32)
+    for how in (
+        {"temperature": 1e-40},
+        {"temperature": 9e-6},
+        {"temperature": 1.0, "top_p": 0.0},
+        {"temperature": 1e-5},
+    ):
+        chosen = Sampling(**how).choose(scores, np.random.default_rng(0))
+        assert chosen[0] == 1 and chosen[1] in (0, 2)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_scores_that_are_no_numbers_raise(bad, temperature):
+    scores = np.array([[0.0, 2.0, 1.0], [5.0, bad, 5.0]], np.float32)
+    with pytest.raises(RequestFailed, match=r"scores of the next token are (NaN|infinite) in float32"):
+        Sampling(temperature).choose(scores, np.random.default_rng(0))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
-from modelwright.errors import RequestError
+from modelwright.errors import RequestError, RequestFailed
 from modelwright.hf.offload import OffloadedCache
 from tests.fakes import MHA, MOE, NOAUX, tiny_v2, tiny_vl2, tokens, vl2_inputs
 
@@ -290,3 +290,14 @@ def test_beams_continue_from_an_offloaded_prefill(base):
         model(chunk, past_key_values=cache)
     cache.batch_repeat_interleave(3)
     assert torch.equal(model.generate(ids, past_key_values=cache, **plan), model.generate(ids, **plan))
+
+
+@pytest.mark.parametrize("how", [GREEDY, GREEDY | {"num_beams": 2}, GREEDY | {"do_sample": True}])
+def test_scores_that_overflow_raise_with_the_type_and_the_way_out(how):
+    model = tiny_v2(base=MHA).half()
+    with torch.no_grad():
+        model.lm_head.weight.fill_(6e4)
+        model.model.norm.weight.fill_(6e4)
+    sentence = r"the model's scores of the next token are (NaN|infinite) in float16.* load it in bfloat16 or float32"
+    with pytest.raises(RequestFailed, match=sentence):
+        model.generate(torch.tensor([[3, 4, 5]]), max_new_tokens=3, **how)

@@ -11,6 +11,8 @@ from typing import Any
 from modelwright.errors import ConfigError, RequestError
 
 LARGEST_SEED = LARGEST_INT = 2**63 - 1
+COLDEST = 1e-5
+"""Temperatures below this are greedy: dividing by less would leave the range of float32."""
 LARGEST_FLOAT = 1e30
 """Scores are float32, and stay finite when they are divided or multiplied by less than this."""
 

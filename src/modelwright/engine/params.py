@@ -8,13 +8,11 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from modelwright.configs.field_types import cut, describe, fits, plain, shown
-from modelwright.configs.limits import LARGEST_FLOAT, check_sampling
+from modelwright.configs.limits import COLDEST, LARGEST_FLOAT, check_sampling
 from modelwright.configs.sampling import SamplingSettings
 from modelwright.engine.generation_config import read_generation_config
 from modelwright.errors import RequestError
 
-COLDEST = 1e-5
-"""Temperatures below this are greedy: dividing by less would leave the range of float32."""
 MOST_BAD_WORDS = 4096
 """Each is compared with the end of an output at every step."""
 MOST_WORDS = 100_000

@@ -79,15 +79,11 @@ def read_prompt(given: Any, tokenizer: Tokenizer | None, served: ServedModel) ->
     if isinstance(given, str):
         if tokenizer is None:
             raise RequestError("a prompt as text needs a tokenizer, and the engine has none")
-<<<<<<< HEAD
-        return Prompt(tuple(encode_text(tokenizer, given)))
-=======
-        return Prompt(tuple(encode(tokenizer, given)))
->>>>>>> 02c933e (Let one request's fault be its own: what it says is checked before work begins, and what fails ends it alone, with a sentence)
+        return Prompt(tuple(_encode(tokenizer, given)))
     return Prompt(tuple(token for token in _ids(given) if token != served.padding))
 
 
-def encode(tokenizer: Tokenizer, text: str) -> list[int]:
+def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
     """The ids of a prompt's text.
 
     Raises:
@@ -98,7 +94,7 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     except UnicodeEncodeError as error:
         half = f"\\u{ord(text[error.start]):04x}"
         raise RequestError(f"a prompt must be text in UTF-8, got {half} at character {error.start}") from None
-    return tokenizer.encode(text)
+    return encode_text(tokenizer, text)
 
 
 def _ids(given: Any) -> Sequence[int]:

@@ -17,7 +17,7 @@ from modelwright.engine.noise import streams_of
 from modelwright.engine.penalties import adjust
 from modelwright.engine.sample_row import SampleRow
 from modelwright.engine.warpers import draw, draw_any
-from modelwright.ops.finite import not_finite
+from modelwright.errors import RequestFailed
 from modelwright.ops.limits import Limits
 
 NO_TOKEN = -1
@@ -63,7 +63,7 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Sampled:
 def fault_of(logits: Tensor, row: SampleRow) -> str:
     """Why `NO_TOKEN` stands where the next token of `row` was to be drawn from logits ``[V]``."""
     if not logits.amax().isfinite():
-        return not_finite(logits)
+        return str(RequestFailed.of_scores(logits.dtype, bool(logits.isnan().any())))
     if row.fault is not None:
         return row.fault
     if row.guide is not None and row.guide.error:

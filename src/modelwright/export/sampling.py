@@ -1,11 +1,11 @@
 """Choosing the next tokens from scores with numpy: greedy, or by temperature, top-k and top-p, as transformers does."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from modelwright.errors import RequestError
+from modelwright.configs.limits import COLDEST, check_sampling
+from modelwright.errors import RequestFailed
 
 
 @dataclass(frozen=True)
@@ -13,12 +13,12 @@ class Sampling:
     """How a token is chosen from its scores.
 
     Attributes:
-        temperature: what scores are divided by; 0 takes the best one.
+        temperature: what scores are divided by; 0 (anything below 1e-5) takes the best one.
         top_k: choose among the k best only; 0 means all.
-        top_p: choose among the fewest best that together have this probability; 1 means all.
+        top_p: choose among the fewest best that together have this probability, one at least; 1 means all.
 
     Raises:
-        RequestError: a value out of its range.
+        RequestError: a value out of its range, which is that of the engine.
     """
 
     temperature: float = 0.0
@@ -26,13 +26,17 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(0 <= self.temperature < math.inf, "temperature must be 0 or above", self.temperature)
-        _require(self.top_k >= 0, "top_k must be at least 0", self.top_k)
-        _require(0 < self.top_p <= 1, "top_p must be above 0 and at most 1", self.top_p)
+        check_sampling({"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p})
 
     def choose(self, scores: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """``[batch, vocabulary]`` to the chosen tokens, int64 ``[batch]``; one number of ``random`` a row."""
-        if self.temperature == 0:
+        """``[batch, vocabulary]`` to the chosen tokens, int64 ``[batch]``; one number of ``random`` a row.
+
+        Raises:
+            RequestFailed: a score is NaN or infinite.
+        """
+        if not np.isfinite(scores.max(axis=-1)).all():
+            raise RequestFailed.of_scores(scores.dtype, bool(np.isnan(scores).any()))
+        if self.temperature < COLDEST:
             return scores.argmax(axis=-1)
         chances = self.probabilities(scores).cumsum(axis=-1)
         marks = random.random(len(scores)) * chances[:, -1]
@@ -55,11 +59,7 @@ def _nucleus(chances: np.ndarray, top_p: float) -> np.ndarray:
     ranked = np.take_along_axis(chances, order, axis=-1)
     before = ranked.cumsum(axis=-1) - ranked  # what the better tokens have together
     kept = np.where(before < top_p, ranked, 0.0)
+    kept[:, 0] = ranked[:, 0]
     result = np.zeros_like(chances)
     np.put_along_axis(result, order, kept, axis=-1)
     return result / result.sum(axis=-1, keepdims=True)
-
-
-def _require(holds: bool, rule: str, value: object) -> None:
-    if not holds:
-        raise RequestError(f"{rule}, got {value}")

@@ -3,9 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput, GenerationMixin
 from transformers.utils.generic import ModelOutput
 
+from modelwright.errors import RequestFailed
 from modelwright.hf.cache_names import CACHE_NAME, EitherCacheName, with_cache_as
 
 
@@ -25,11 +29,31 @@ _READ_BY_EITHER_NAME: dict[type, type[ModelOutput]] = {
 }
 
 
+class _Finite(LogitsProcessor):
+    """Raises where no token can be drawn because scores are NaN or infinite; they were computed in `dtype`."""
+
+    def __init__(self, dtype: torch.dtype):
+        self._dtype = dtype
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if not scores.amax(-1).isfinite().all():
+            raise RequestFailed.of_scores(self._dtype, bool(scores.isnan().any()))
+        return scores
+
+
 class EitherNameGenerationMixin(GenerationMixin):
     """``GenerationMixin`` for models whose passes take ``cache``, see :mod:`modelwright.hf.cache_names`."""
 
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        """transformers' own, which meet no scores that are no numbers."""
+        return LogitsProcessorList([_Finite(self.dtype), *super()._get_logits_processor(*args, **kwargs)])
+
     def generate(self, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """As transformers'; an earlier cache may be given as ``cache`` or as ``past_key_values``."""
+        """As transformers'; an earlier cache may be given as ``cache`` or as ``past_key_values``.
+
+        Raises:
+            RequestFailed: the model's scores became NaN or infinite, of which transformers draws token 0.
+        """
         found = super().generate(*args, **with_cache_as(CACHE_NAME, kwargs))  # pyright: ignore[reportAttributeAccessIssue]
         readable = _READ_BY_EITHER_NAME.get(type(found))
         return found if readable is None else readable(**found)

@@ -19,7 +19,7 @@ def dynamic_int8_linear(x: Tensor, weight: Int8Weight, bias: Tensor | None = Non
     sums = int8_product(rows.steps, weight.steps)  # [rows, out]
     out = sums.float() * rows.scales[:, None] * weight.scales
     out = out if bias is None else out + bias.float()
-    return out.to(x.dtype).view(*x.shape[:-1], -1)
+    return out.to(x.dtype).view(*x.shape[:-1], out.shape[-1])
 
 
 def int8_product(left: Tensor, right: Tensor) -> Tensor:

@@ -13,4 +13,4 @@ def input_major_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     served = only_numbers(x, weight, bias) and kernels.serves_columns(x, weight, bias)
     if served and kernels.prefers_columns(rows, x.dtype):
         return kernels.columns(x, weight, bias)
-    return torch.addmm(bias, x.reshape(rows, -1), weight).view(*x.shape[:-1], -1)
+    return torch.addmm(bias, x.reshape(rows, x.shape[-1]), weight).view(*x.shape[:-1], weight.shape[-1])

@@ -94,7 +94,7 @@ def gathered_attention(q: Tensor, keys: Pages, values: Pages, contexts: Tensor, 
     for query, table, context in zip(q, tables, contexts.tolist(), strict=True):
         k, v = (read_pages(kind, table, context, q.dtype).transpose(0, 1)[None] for kind in (keys, values))
         parts.append(fused_attention(query[None, :, None], k, v, None, scale)[0, :, 0])
-    return torch.stack(parts)
+    return torch.stack(parts) if parts else q.new_empty(0, q.shape[1], values.width)
 
 
 def gathered_latent_attention(
@@ -111,7 +111,7 @@ def gathered_latent_attention(
         # The past stands on the left: kernels for few columns read a long left side once (see ops/latent.py).
         scores = (past @ inner.T + past_rope @ rotated.T).T * scale  # [heads, keys]
         parts.append((scores.softmax(dim=-1) @ past).to(q_latent.dtype))
-    return torch.stack(parts)
+    return torch.stack(parts) if parts else torch.empty_like(q_latent)
 
 
 def continued_attention(q: Tensor, keys: Pages, values: Pages, context: int, table: Tensor, scale: float) -> Tensor:

@@ -106,9 +106,9 @@ constexpr float NEVER = -1e30f;  // a score that is below all others
 
 inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
-// 2^x for x <= 0, to 2e-7 of the result; below -126 it is 0.
+// 2^x for x <= 0, to 2e-7 of the result; below -126 it is 0, and of NaN it is NaN.
 inline Floats exp2_negative(Floats x) {
-    Floats bounded = larger(x, splat(-126.0f));
+    Floats bounded = x < -126.0f ? splat(-126.0f) : x;
     Floats shifted = bounded + 12582912.0f;  // 1.5 * 2^23: the sum's last bits are the nearest integer
     Floats whole = shifted - 12582912.0f;
     Floats f = bounded - whole;  // [-0.5, 0.5]
