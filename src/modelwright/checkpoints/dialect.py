@@ -1,11 +1,13 @@
 """`TensorDialect`, what a conversion asks of another program's way to write a family, which the record names."""
 
+import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from modelwright.checkpoints.layouts import PackedTensor
-from modelwright.errors import ConfigError
+from modelwright.checkpoints.shards import headers_of
+from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families import families, resolve
 
 HUGGING_FACE = "hf"
@@ -82,6 +84,26 @@ def other_dialects() -> dict[str, TensorDialect]:
     """Every family's other dialect by its name."""
     found = (family.dialect for family in families())
     return {dialect.name: resolve(dialect.tensors) for dialect in found if dialect is not None}
+
+
+def refuse_other_dialects(folder: Path) -> None:
+    """Raise a :class:`CheckpointError` with the line to type where a folder's tensors are named in another dialect."""
+    shards = sorted(folder.glob("*.safetensors"))
+    refuse_names_of_others(folder, headers_of(shards))
+    if not shards and any(path.suffix in YAMLS for path in folder.glob("*")) and any(folder.glob("*.ckpt")):
+        raise CheckpointError(
+            f"{folder} holds .ckpt weights, which only MindSpore reads; save them as safetensors there"
+        )
+
+
+def refuse_names_of_others(folder: Path, names: Collection[str]) -> None:
+    """As `refuse_other_dialects`, of the tensors in the folder that are called so."""
+    for dialect in other_dialects().values():
+        if dialect.holds(names):
+            raise CheckpointError(
+                f"{folder} is a {dialect.title} checkpoint, which runs once it is converted: "
+                f"modelwright convert {shlex.quote(str(folder))} NEW_FOLDER"
+            )
 
 
 def dialect_called(name: str | None) -> TensorDialect | None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelwright.checkpoints.dialect import refuse_names_of_others, refuse_other_dialects
 from modelwright.checkpoints.shards import read_headers
 from modelwright.checkpoints.source import find_folder, read_json, refuse_foreign_quantization
 from modelwright.configs import CheckedConfig
@@ -69,9 +70,14 @@ def find_checkpoint(path: str | Path) -> Checkpoint:
     """
     folder = find_folder(path, {})
     if not (folder / "config.json").is_file():
+        refuse_other_dialects(folder)
         raise CheckpointError(f"{folder} has no config.json")
     values = read_json(folder / "config.json")
+    if "model_type" not in values:
+        refuse_other_dialects(folder)
     record, architecture = architecture_of(values)
     refuse_foreign_quantization(values)
-    shards = {header.shard for header in read_headers(folder).values()}
+    headers = read_headers(folder)
+    refuse_names_of_others(folder, headers)
+    shards = {header.shard for header in headers.values()}
     return Checkpoint(folder, record, architecture, sum(shard.stat().st_size for shard in shards))

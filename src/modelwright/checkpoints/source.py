@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 
+from modelwright.checkpoints.dialect import YAMLS, refuse_other_dialects
 from modelwright.checkpoints.shards import TensorHeader, dtype_of
 from modelwright.configs.quantization import foreign_quantization, method_of
 from modelwright.errors import CheckpointError, ConfigError
@@ -31,6 +32,8 @@ def find_folder(name: str | Path, kwargs: dict[str, Any]) -> Path:
     subfolder = kwargs.pop("subfolder", "")
     folder = Path(name)
     if not folder.is_dir():
+        if folder.is_file() and folder.suffix in YAMLS:
+            refuse_other_dialects(folder.parent)
         if folder.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
             raise CheckpointError(f"{name} is not a folder and not a hub id")
         try:
@@ -65,6 +68,7 @@ def read_config(config_class: Any, folder: Path, config: Any, kwargs: dict[str, 
     path = folder if config is None else Path(config)
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
+        refuse_other_dialects(path.parent)
         raise CheckpointError(f"{path.parent} has no {path.name}")
     read_json(path)  # a plain sentence when it is damaged
     dtypes = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}

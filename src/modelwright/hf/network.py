@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers.utils.generic import ModelOutput
 
+from modelwright.checkpoints.dialect import refuse_names_of_others
 from modelwright.checkpoints.finite import check_range
 from modelwright.checkpoints.places import Parameters, Place, check_shape, join, places_of
 from modelwright.checkpoints.quantized_model import (
@@ -228,6 +229,8 @@ class Network(nn.Module):
         Of what is tied one is read (see :meth:`settle_ties`), whichever the checkpoint holds.
         """
         refuse_foreign_quantization(self.config)
+        for folder in {header.shard.parent for header in found.values()}:
+            refuse_names_of_others(folder, found)
         places = self.places()
         found = without_tied(_fit_prefix(found, places, self.base_model_prefix), self._ties())
         patterns = self.may_leave_out()
