@@ -247,8 +247,13 @@ def test_companions_are_copied(tmp_path):
     (source / "tokenizer.model").write_bytes(b"\0")
     (source / "tokenizer").mkdir()
     (source / "tokenizer" / "vocab.txt").write_text("a")
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
+    (source / "chat_template.jinja").write_text("{{ messages }}")
     assert convert(source, tmp_path / "b").dropped == ()
-    for name in ("tokenizer.json", "tokenizer.model", "tokenizer/vocab.txt"):
+    names = ("tokenizer.json", "tokenizer.model", "tokenizer/vocab.txt", "chat_template.jinja")
+    assert len({path.stat().st_mode for path in (tmp_path / "b").iterdir() if path.is_file()}) == 1
+    for name in (*names, "additional_chat_templates/tools.jinja"):
         assert (tmp_path / "b" / name).read_bytes() == (source / name).read_bytes()
 
 

@@ -6,10 +6,13 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig
 
-from modelwright.errors import CheckpointError
+from modelwright.checkpoints import shards
+from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM, DeepseekV2ForSequenceClassification
 from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
+from modelwright.hf import pretrained
 from tests.fakes import DENSE, MHA, MOE, VARIANTS, official_weights, tiny_v2, tiny_vl2, tokens
 from tests.llamas import EXPERTS, tiny_llama
 
@@ -225,3 +228,66 @@ def test_a_classifier_round_trips(tmp_path):
     model = tiny_v2(DeepseekV2ForSequenceClassification, num_labels=3)
     model.save_pretrained(tmp_path)
     assert equal(DeepseekV2ForSequenceClassification.from_pretrained(tmp_path), model)
+
+
+VICUNA = {"bos_token_id": 0, "eos_token_id": 1, "max_length": 4096, "temperature": 0.9, "top_p": 0.6}
+
+
+def test_generation_settings_that_nothing_samples_by_are_saved_as_they_were_read(tmp_path):
+    tiny_v2().save_pretrained(tmp_path / "a")
+    (tmp_path / "a" / "generation_config.json").write_text(json.dumps(VICUNA))
+    model = DeepseekV2ForCausalLM.from_pretrained(tmp_path / "a")
+    model.generation_config.top_k = 3  # changed since, which transformers' own saving takes for a reason to refuse
+    model.save_pretrained(tmp_path / "b")
+    written = json.loads((tmp_path / "b" / "generation_config.json").read_text())
+    assert {key: value for key, value in written.items() if key != "transformers_version"} == VICUNA | {"top_k": 3}
+    assert GenerationConfig.from_pretrained(tmp_path / "b") == model.generation_config
+    assert equal(DeepseekV2ForCausalLM.from_pretrained(tmp_path / "b"), model)
+
+
+def fails(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("step", ["weights", "config", "generation"])
+def test_what_cannot_be_written_leaves_nothing(step, tmp_path, monkeypatch):
+    model = tiny_v2()
+    places = {
+        "weights": (shards, "save_file"),
+        "config": (type(model.config), "to_json_file"),
+        "generation": (pretrained, "_write_generation"),
+    }
+    monkeypatch.setattr(*places[step], fails)
+    with pytest.raises(CheckpointError, match=r"cannot be written: .*No space left on device$"):
+        model.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("size", ["no size", "40XB"])
+def test_bad_arguments_leave_nothing(size, tmp_path):
+    model = tiny_v2()
+    with pytest.raises(ConfigError, match="max_shard_size must be bytes"):
+        model.save_pretrained(tmp_path / "new", max_shard_size=size)
+    model.config.temperature = 0.5
+    with pytest.raises(ConfigError, match="Some generation parameters are set in the model config"):
+        model.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="file cannot be written"):
+        tiny_v2().save_pretrained(tmp_path / "file")
+
+
+def test_a_full_disk_keeps_the_checkpoint_that_was_there(tmp_path, monkeypatch):
+    model = tiny_v2()
+    model.save_pretrained(tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    monkeypatch.setattr(shards, "save_file", fails)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be written: .*No space left"):
+        tiny_v2(seed=1).save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == before and not list(tmp_path.glob("*.part"))
+
+
+def test_weights_may_be_read_by_whoever_may_read_the_config(tmp_path):
+    tiny_v2().save_pretrained(tmp_path, max_shard_size="40KB")
+    modes = {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert len(modes) == 1

@@ -11,6 +11,7 @@ from torch import Tensor
 from modelwright.checkpoints.dialect import YAMLS, TensorDialect, other_dialects
 from modelwright.checkpoints.finite import check_finite
 from modelwright.checkpoints.fit import check_fit
+from modelwright.checkpoints.new_folder import COMPANIONS
 from modelwright.checkpoints.quantized_model import is_quantized
 from modelwright.checkpoints.recipes import Recipe, copy_of, unpack
 from modelwright.checkpoints.shards import INDEX_FILE, SINGLE_FILE, TensorHeader, headers_of, open_shard, read_headers
@@ -65,7 +66,7 @@ def open_source(path: str | Path) -> Source:
     """
     named = Path(path)
     asked = named if named.suffix in YAMLS and named.is_file() else None
-    folder = named.parent if asked else find_folder(path, {})
+    folder = named.parent if asked else find_folder(path, {}, COMPANIONS)
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder")
     found = _read_headers(folder)

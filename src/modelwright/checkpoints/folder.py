@@ -1,5 +1,6 @@
 """What a checkpoint folder holds, told from its small files and the weights' headers; no weight is read here."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,15 +61,18 @@ class Checkpoint:
         return self.record.draws == "pixels"
 
 
-def find_checkpoint(path: str | Path) -> Checkpoint:
+def find_checkpoint(path: str | Path, companions: Iterable[str] = ()) -> Checkpoint:
     """Look at a folder, or fetch the hub's ``organisation/name`` (safetensors and text files only).
+
+    Args:
+        companions: patterns of files to fetch beside those that are read.
 
     Raises:
         CheckpointError: there is no such folder, it has no ``config.json`` or no weights, its files are unsafe, or
             another program has quantized them.
         ConfigError: the model type is not one of ours; the message lists what is.
     """
-    folder = find_folder(path, {})
+    folder = find_folder(path, {}, companions)
     if not (folder / "config.json").is_file():
         refuse_other_dialects(folder)
         raise CheckpointError(f"{folder} has no config.json")

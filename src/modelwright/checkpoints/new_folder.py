@@ -11,8 +11,8 @@ from modelwright.errors import CheckpointError
 
 COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "NOTICE*")
 """Patterns of the files that serve any layout: tokenizer, processor, generation settings, licence."""
-TOKENIZER = "tokenizer"
-"""The one folder that is carried along: some official checkpoints keep their tokenizer in it."""
+FOLDERS = ("tokenizer", "additional_chat_templates")
+"""The folders that are carried along: that of some official checkpoints' tokenizers, and that of chat templates."""
 
 
 @contextmanager
@@ -56,9 +56,9 @@ def copy_companions(source: Path, target: Path, apart_from: set[str]) -> list[st
     for path in sorted(source.iterdir()):
         if path.name in apart_from or path.name.startswith(".") or (target / path.name).exists():
             continue
-        if path.is_dir() and path.name == TOKENIZER:
-            (target / TOKENIZER).mkdir()
-            left += [f"{TOKENIZER}/{name}" for name in copy_companions(path, target / TOKENIZER, set())]
+        if path.is_dir() and path.name in FOLDERS:
+            (target / path.name).mkdir()
+            left += [f"{path.name}/{name}" for name in copy_companions(path, target / path.name, set())]
         elif path.is_file() and any(path.match(pattern) for pattern in COMPANIONS):
             shutil.copyfile(path, target / path.name)
         else:

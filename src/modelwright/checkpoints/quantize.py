@@ -17,7 +17,7 @@ from modelwright.checkpoints.conversion_source import TensorReader
 from modelwright.checkpoints.convert import READ_AT_ONCE
 from modelwright.checkpoints.finite import check_range
 from modelwright.checkpoints.folder import Checkpoint, find_checkpoint
-from modelwright.checkpoints.new_folder import check_new, copy_companions, new_folder
+from modelwright.checkpoints.new_folder import COMPANIONS, check_new, copy_companions, new_folder
 from modelwright.checkpoints.quantized_model import (
     is_quantized,
     parts_of,
@@ -91,7 +91,7 @@ def quantize(
     """
     target, limit = Path(dst).absolute(), parse_size(max_shard_size)
     check_new(target)
-    source = _Source.open(find_checkpoint(src), partial(settings_for, method, group, keep_head, symmetric))
+    source = _Source.open(find_checkpoint(src, COMPANIONS), partial(settings_for, method, group, keep_head, symmetric))
     with new_folder(target) as folder, TensorReader(source.headers, limit // READ_AT_ONCE) as reader:
         work = _Work(source, reader, progress)
         planned = list(work.plan())

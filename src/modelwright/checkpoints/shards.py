@@ -149,6 +149,9 @@ def write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]], max_shard_
 
     Each file is written beside its place and then moved there, so that one that is being read stays whole. Files of an
     earlier checkpoint in ``folder`` that are not written again are removed, last.
+
+    Raises:
+        CheckpointError: a file cannot be written, for want of space say.
     """
     write_planned(folder, [_planned(name, tensor) for name, tensor in tensors], max_shard_bytes)
 
@@ -224,8 +227,16 @@ def _planned(name: str, tensor: Tensor) -> PlannedTensor:
 
 def _write_shard(path: Path, group: list[PlannedTensor]) -> None:
     part = path.with_name(f"{path.name}.part")
-    save_file({entry.name: entry.make() for entry in group}, part, metadata={"format": "pt"})
-    os.replace(part, path)
+    try:
+        part.touch()
+        mode = part.stat().st_mode  # that of any new file; safetensors lets the owner alone read what it writes
+        save_file({entry.name: entry.make() for entry in group}, part, metadata={"format": "pt"})
+        part.chmod(mode)
+        os.replace(part, path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be written: {' '.join(str(error).split())}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _fill(entries: list[PlannedTensor], limit: int) -> list[list[PlannedTensor]]:
@@ -246,7 +257,7 @@ def _read_index(folder: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = json.loads(path.read_text(encoding="utf-8-sig"))["weight_map"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a safetensors index: {error!r}") from error
     if not isinstance(weight_map, dict) or not weight_map:

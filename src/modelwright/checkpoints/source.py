@@ -18,15 +18,19 @@ from modelwright.checkpoints.shards import TensorHeader, dtype_of
 from modelwright.configs.quantization import foreign_quantization, method_of
 from modelwright.errors import CheckpointError, ConfigError
 
-HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+HUB_FILES = ("*.json", "*.jinja", "*.safetensors")
+"""Patterns of what is fetched of a hub's repository: all that is read here of one, and no more."""
+HUB_DUPLICATES = ("consolidated*.safetensors", "original/*", "onnx/*")
+"""Patterns of the same weights in other formats, which nothing here reads."""
 HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-def find_folder(name: str | Path, kwargs: dict[str, Any]) -> Path:
+def find_folder(name: str | Path, kwargs: dict[str, Any], companions: Iterable[str] = ()) -> Path:
     """A local folder as it is; anything else is taken for a hub id and fetched (weights as safetensors only).
 
-    Takes the hub's arguments and ``subfolder`` out of ``kwargs``.
+    Takes the hub's arguments and ``subfolder`` out of ``kwargs``. ``companions`` are patterns of files that are to be
+    carried along and not read.
     """
     hub = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
     subfolder = kwargs.pop("subfolder", "")
@@ -37,7 +41,8 @@ def find_folder(name: str | Path, kwargs: dict[str, Any]) -> Path:
         if folder.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
             raise CheckpointError(f"{name} is not a folder and not a hub id")
         try:
-            folder = Path(snapshot_download(str(name), allow_patterns=list(HUB_FILES), **hub))
+            which = {"allow_patterns": [*HUB_FILES, *companions], "ignore_patterns": list(HUB_DUPLICATES)}
+            folder = Path(snapshot_download(str(name), **which, **hub))
         except Exception as error:
             raise CheckpointError(
                 f"{name} is not a folder here, and the hub did not answer with it: {_one_line(error)}"
@@ -48,7 +53,7 @@ def find_folder(name: str | Path, kwargs: dict[str, Any]) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; a :class:`CheckpointError` that names the file if there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {_one_line(error)}") from error
     if not isinstance(content, dict):

@@ -4,10 +4,12 @@ import copy
 import difflib
 import functools
 import inspect
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from os import PathLike
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from huggingface_hub.errors import StrictDataclassError
@@ -18,6 +20,8 @@ from modelwright.configs.quantization import is_foreign, is_transformers_quantiz
 from modelwright.errors import ConfigError
 
 _READ = "_read_values"
+DEEPEST = 32
+"""How deep a config may be nested; those of all families are at most six."""
 MISSPELT = 0.8  # difflib ratio from which an unknown key counts as one of ours, misspelt
 
 # Keys of other models' configs that look like a misspelling of one of ours and are not.
@@ -66,6 +70,7 @@ class CheckedConfig(PreTrainedConfig):
         With `return_unused_kwargs=True` returns `(config, unused)`: `unused` are the keys that are neither ours nor
         in `config_dict`. Without it such keys are kept in the config, as the constructor keeps them.
         """
+        require_shallow(config_dict, cls.__name__)
         return_unused = kwargs.pop("return_unused_kwargs", False)
         kwargs = {key: value for key, value in kwargs.items() if key not in ("_from_auto", "_from_pipeline")}
         values, strange = cls.without_strange_keys(copy.deepcopy(config_dict))
@@ -81,6 +86,14 @@ class CheckedConfig(PreTrainedConfig):
     def from_json_file(cls, json_file: str | PathLike) -> Self:
         """The config in a JSON file, which another program may have written."""
         return cls.from_dict(cls._dict_from_json_file(json_file))
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | PathLike) -> dict[str, Any]:
+        """As transformers', of a file that may begin with a byte order mark."""
+        try:
+            return cls._decode_special_floats(json.loads(Path(json_file).read_text(encoding="utf-8-sig")))
+        except RecursionError as error:
+            raise ConfigError(f"{json_file} is nested too deeply") from error
 
     @classmethod
     def without_strange_keys(cls, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -251,6 +264,15 @@ class CheckedConfig(PreTrainedConfig):
             if key not in known and not key.startswith("_") and not hasattr(PreTrainedConfig, key)
         }
 
+    def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """As transformers', into a folder.
+
+        Raises:
+            ConfigError: the config breaks a rule, holds what belongs to a generation config, or the place is a file.
+        """
+        with _as_config_error(type(self), (StrictDataclassError, AssertionError, ValueError)):
+            super().save_pretrained(save_directory, push_to_hub, **kwargs)
+
     def validate(self) -> None:
         """transformers' own validation, which `save_pretrained` runs, after ours."""
         self.check()
@@ -335,6 +357,18 @@ def require(holds: bool, message: str) -> None:
     """Raise `ConfigError(message)` unless the rule holds."""
     if not holds:
         raise ConfigError(message)
+
+
+def require_shallow(values: Any, name: str) -> None:
+    """Raise `ConfigError` where dicts and lists hold each other more than `DEEPEST` deep, so that none need recurse."""
+    level, seen = [values], set()
+    for _ in range(DEEPEST):
+        inside = (each for value in level for each in (value.values() if isinstance(value, Mapping) else value))
+        level = [each for each in inside if isinstance(each, Mapping | list) and id(each) not in seen]
+        seen |= {id(each) for each in level}
+        if not level:
+            return
+    raise ConfigError(f"{name} is nested deeper than {DEEPEST} levels")
 
 
 def require_one_of(name: str, value: object, allowed: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from modelwright.configs.base import require
+from modelwright.configs.base import require, require_shallow
 from modelwright.errors import ConfigError
 
 MODEL_TYPE = "LlamaConfig"
@@ -34,9 +34,12 @@ def read_yaml(path: str | PathLike) -> dict[str, Any]:
     """
     try:
         values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+    except RecursionError as error:
+        raise ConfigError(f"{path} is nested too deeply") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     require(isinstance(values, dict), f"{path} must hold a mapping, and holds a {type(values).__name__}")
+    require_shallow(values, str(path))
     return values
 
 

@@ -53,7 +53,7 @@ def _find(path: Path) -> Path:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file} cannot be read as JSON: {' '.join(str(error).split())}") from error
     require(isinstance(values, dict), f"{file} must hold a JSON object, and holds a {type(values).__name__}")

@@ -5,7 +5,9 @@ Layers may store several official tensors as one. In ``checkpoints``, ``places.p
 """
 
 import copy
+import json
 import logging
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -202,14 +204,18 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         Args:
             state_dict: what to write instead of the model's own weights, under official names or those in memory.
             max_shard_size: bytes of one file at most, or text such as ``200MB`` or ``5GiB``.
+
+        Raises:
+            CheckpointError: weights are missing, or the folder cannot be written; one that was not there is then not
+                left behind.
+            ConfigError: an unusable size or config.
         """
         if not is_main_process:
             return
         if self._hf_peft_config_loaded:  # transformers' adapters are saved alone, as transformers does
             weights = None if state_dict is None else dict(state_dict)
             return super().save_pretrained(save_directory, state_dict=weights, push_to_hub=push_to_hub, **kwargs)
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder, limit = Path(save_directory), parse_size(max_shard_size)
         config: Any = copy.deepcopy(self.config)
         if foreign_quantization(config) is not None and getattr(self, "hf_quantizer", None) is None:
             _forget_quantization(config)  # a model built of such a config holds floats
@@ -221,11 +227,13 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
             config.get_text_config().tie_word_embeddings = False
         if (reason := config.not_for_transformers()) is not None:
             logger.warning("modelwright reads this checkpoint and transformers cannot: %s", reason)
-        config.save_pretrained(folder)
-        if self.can_generate() and self.generation_config is not None:
-            self.generation_config.save_pretrained(folder)
         places = {name: place for name, place in self.places().items() if name not in tied}
-        write_shards(folder, split(places, state), parse_size(max_shard_size))
+        weights = list(split(places, state))
+        with _whole(folder):
+            config.save_pretrained(folder)
+            if self.can_generate() and self.generation_config is not None:
+                _write_generation(folder, self.generation_config)
+            write_shards(folder, weights, limit)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
 
@@ -245,13 +253,38 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         self.initialise(module)
 
 
+@contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    """The folder, made where there is none, and then removed again where writing fails."""
+    new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException as error:
+        if new:
+            shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise CheckpointError(f"{folder} cannot be written: {error}") from error
+        raise
+
+
+def _write_generation(folder: Path, config: GenerationConfig) -> None:
+    """Write what generation is to be like, as transformers reads it again.
+
+    Its own ``save_pretrained`` refuses what published files hold and it loads: a temperature where nothing is sampled.
+    """
+    values = json.loads(config.to_json_string(use_diff=True))
+    values.pop("compile_config", None)
+    text = json.dumps(values, indent=2, sort_keys=True)
+    (folder / "generation_config.json").write_text(f"{text}\n", encoding="utf-8")
+
+
 def _generation_config(folder: Path) -> dict[str, GenerationConfig]:
     """``{"generation_config": ...}`` where the folder holds one."""
     path = folder / "generation_config.json"
     if not path.is_file():
         return {}
-    read_json(path)  # a plain sentence when it is damaged
-    return {"generation_config": GenerationConfig.from_pretrained(folder)}
+    return {"generation_config": GenerationConfig.from_dict(read_json(path))}
 
 
 @contextmanager

@@ -124,7 +124,7 @@ class PixelSettings:
         """
         path = Path(folder) / FILE
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise CheckpointError(f"{folder} has no {FILE}, which says how pictures become tokens") from None
         except (OSError, ValueError) as error:

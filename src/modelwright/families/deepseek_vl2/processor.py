@@ -298,7 +298,7 @@ class DeepseekVLV2Processor(OfficialMethods, ProcessorMixin):
         """Write the files of a hub checkpoint; the tokenizer names a class that older transformers know too."""
         written = super().save_pretrained(str(save_directory), push_to_hub=push_to_hub, **kwargs)
         config_file = Path(save_directory) / "tokenizer_config.json"
-        config = json.loads(config_file.read_text("utf-8"))
+        config = json.loads(config_file.read_text("utf-8-sig"))
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
         config_file.write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", "utf-8")
         tokens = json.dumps(self.tokenizer.special_tokens_map, ensure_ascii=False, indent=2, default=str)

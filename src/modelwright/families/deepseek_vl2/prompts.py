@@ -20,7 +20,7 @@ def read_prompts(folder: Path, config: DeepseekVLV2Config) -> TiledPrompts:
     """
     require_files(folder)
     try:
-        values = json.loads((folder / SETTINGS).read_text("utf-8"))
+        values = json.loads((folder / SETTINGS).read_text("utf-8-sig"))
     except ValueError as error:
         raise CheckpointError(f"{folder} holds no processor that can be read: {error}") from error
     if not isinstance(values, dict):

@@ -1,5 +1,6 @@
 """The fields of a Llama configuration, their defaults, and what follows from them; how they are read is elsewhere."""
 
+from collections.abc import Iterator
 from dataclasses import field
 from typing import Any
 
@@ -112,8 +113,9 @@ class LlamaFields(CheckedConfig):
         """Whether heads have another width than the one that follows from `hidden_size`, as in Mistral-Nemo."""
         return vars(self).get(STATED_HEAD_DIM) is not None
 
-    def validate_token_ids(self) -> None:
-        """Not transformers', which takes `ignore_token_id` for a token and warns of it; `check` knows the tokens."""
+    def __iter__(self) -> Iterator[str]:
+        """The names as transformers', less `ignore_token_id`, a label, of which it would warn that it is no token."""
+        return (name for name in super().__iter__() if name != "ignore_token_id")
 
     @property
     def extension(self) -> Extension:
