@@ -133,7 +133,7 @@ def test_a_damaged_file_is_a_checkpoint_error_that_names_the_folder(copy, name, 
 
 def test_an_unknown_model_type_is_refused_with_the_list_of_ours(copy):
     (copy / "config.json").write_text('{"model_type": "gpt2"}')
-    served = "deepseek_v2, deepseek_vl_v2, imagegpt, llama, mistral"
+    served = "deepseek_v2, deepseek_vl_v2, imagegpt, llama, mistral, qwen2"
     assert refusal(copy, error=ConfigError) == f"model_type 'gpt2' is not served; we have {served}"
 
 
