@@ -1,7 +1,7 @@
 """Which class serves which config, and what transformers' Auto classes know once told."""
 
 import pytest
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers import DeepseekV2Config as TheirConfig
 from transformers import ImageGPTConfig as TheirImageGPTConfig
 
@@ -80,7 +80,7 @@ def test_registering_twice_changes_nothing_and_shadows_nothing():
     assert CONFIG_MAPPING["deepseek_v2"] is TheirConfig
     assert CONFIG_MAPPING["imagegpt"] is TheirImageGPTConfig
     config = tiny_vl2().config
-    for auto in (AutoModelForCausalLM, AutoModelForImageTextToText):
+    for auto in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText):
         assert isinstance(auto.from_config(config), DeepseekVLV2ForCausalLM)
 
 

@@ -197,13 +197,40 @@ def test_what_is_written_is_read_again(tmp_path):
         ({"image_std": 0}, r"image_std \(\[0.0, 0.0, 0.0\]\) must be above 0: pixels are divided by it"),
         ({"do_rescale": False}, "do_rescale must be true for ImageGPTImageProcessor, got False"),
         ({"do_center_crop": True}, "do_center_crop must be false for ImageGPTImageProcessor, got True"),
-        ({"clutsers": CORNERS}, "ImageGPTImageProcessor has no setting 'clutsers': did you mean clusters?"),
         ({"image_processor_type": "ViTImageProcessor"}, "describes a ViTImageProcessor, not an ImageGPTImageProcessor"),
     ],
 )
 def test_a_broken_setting_is_refused_with_its_rule(tmp_path, values, rule):
     with pytest.raises(ConfigError, match=rule):
         PixelSettings.read(hub_file(tmp_path, **values))
+
+
+def test_what_another_program_wrote_into_a_file_is_kept_and_listed(tmp_path):
+    """The keys that transformers 4.57's fast processor writes, a misspelt one, and one of ours."""
+    others = {"data_format": "channels_first", "crop_size": None, "default_to_square": True, "disable_grouping": None}
+    file = hub_file(
+        tmp_path,
+        **others,
+        clusters=CORNERS,
+        size=4,
+        do_convert_rgb=None,
+        do_center_crop=None,
+        clutsers=[[0, 0, 0]],
+        image_processor_type="ImageGPTImageProcessorFast",
+    )
+    read = PixelSettings.read(file)
+    assert (read.height, read.require_clusters().tolist()) == (4, CORNERS)
+    none = "no setting of this processor"
+    assert read.fields_without_effect() == {
+        "data_format": none,
+        "default_to_square": none,
+        "clutsers": f'{none}; did you mean "clusters"?',
+    }
+    written = json.loads(read.changed(size=5).write(tmp_path / "new").read_text(encoding="utf-8"))
+    assert {name: written[name] for name in others} == others
+    assert PixelSettings.read(tmp_path / "new").fields_without_effect() == read.fields_without_effect()
+    with pytest.raises(ConfigError, match=r"has no setting 'clutsers': did you mean clusters\?"):
+        PixelSettings.read(file, clutsers=CORNERS)
 
 
 def test_a_file_that_is_none_is_a_checkpoint_error(tmp_path):

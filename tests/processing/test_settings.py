@@ -1,11 +1,14 @@
 """Impossible settings are refused, with the rule and the values."""
 
 import json
+import shutil
 
 import pytest
 
 from modelwright.errors import ConfigError
+from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
 from modelwright.families.deepseek_vl2.processor import DeepseekVLV2Processor
+from modelwright.families.deepseek_vl2.prompts import read_prompts
 
 
 @pytest.mark.parametrize(
@@ -31,3 +34,23 @@ def test_the_keys_of_hub_files_are_accepted(golden, processor):
     settings = json.loads((golden / "processor_config.json").read_text("utf-8"))
     built = DeepseekVLV2Processor(processor.tokenizer, **settings, processor_class="DeepseekVLV2Processor")
     assert built.candidate_resolutions == settings["candidate_resolutions"]
+
+
+def test_what_another_program_wrote_into_a_file_is_kept_and_listed(golden, tmp_path):
+    """As is what resembles a setting; a name that a person types is refused."""
+    folder = shutil.copytree(golden, tmp_path / "model")
+    path = folder / "processor_config.json"
+    others = {"patchsize": 16, "image_seq_length": 576, "crop_size": None}
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | others), "utf-8")
+    read = DeepseekVLV2Processor.from_pretrained(folder)
+    assert read.patch_size == 14
+    none = "no setting of this processor"
+    assert read.fields_without_effect() == {
+        "patchsize": f'{none}; did you mean "patch_size"?',
+        "image_seq_length": none,
+    }
+    read.save_pretrained(tmp_path / "saved")
+    assert others.items() <= json.loads((tmp_path / "saved" / "processor_config.json").read_text("utf-8")).items()
+    assert read_prompts(folder, DeepseekVLV2Config(tile_tag="1D")).settings.tile_tag == "1D"
+    with pytest.raises(ConfigError, match=r"no setting 'patchsiz': did you mean patch_size"):
+        DeepseekVLV2Processor.from_pretrained(folder, patchsiz=14)

@@ -1,6 +1,5 @@
 """ImageGPT's ``preprocessor_config.json`` as checked settings, read and written; no pixel is touched here."""
 
-import difflib
 import json
 import math
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from modelwright.errors import CheckpointError, ConfigError
+from modelwright.processing.file_keys import meant, without_effect
 
 FILE = "preprocessor_config.json"
 KIND = "ImageGPTImageProcessor"
@@ -33,6 +33,7 @@ class PixelSettings:
         rescale_factor: what 0..255 is multiplied by.
         do_normalize, image_mean, image_std: ``(x - mean) / std`` per channel afterwards; one number stands for three.
         do_color_quantize: whether the result is the nearest cluster of each pixel or the values themselves.
+        unread: what a file held beside these, kept for the file that is written.
 
     Raises:
         ConfigError: a value of the wrong type or out of its range; the message states the rule and the value.
@@ -47,6 +48,7 @@ class PixelSettings:
     image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     do_color_quantize: bool = True
+    unread: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("do_resize", "do_normalize", "do_color_quantize"):
@@ -104,19 +106,21 @@ class PixelSettings:
 
     def changed(self, **values: Any) -> Self:
         """These settings with others in their place; None changes nothing. A ConfigError names an unknown one."""
-        known = [each.name for each in fields(self)]
+        known = _KNOWN
         for name, value in values.items():
             if name in _FIXED:
                 if value is not None and value is not _FIXED[name]:
                     raise ConfigError(f"{name} must be {str(_FIXED[name]).lower()} for {KIND}, got {value!r}")
             elif name not in known and value is not None:
-                close = difflib.get_close_matches(name, known, n=1)
-                raise ConfigError(f"{KIND} has no setting {name!r}{f': did you mean {close[0]}?' if close else ''}")
+                near = meant(name, known)
+                raise ConfigError(f"{KIND} has no setting {name!r}{f': did you mean {near}?' if near else ''}")
         return replace(self, **{name: value for name, value in values.items() if name in known and value is not None})
 
     @classmethod
     def read(cls, folder: str | Path, **overrides: Any) -> Self:
         """The settings in a folder's ``preprocessor_config.json``, with ``overrides`` in their place.
+
+        Keys of the file that are no settings are kept and listed by `fields_without_effect`.
 
         Raises:
             CheckpointError: there is no such file, or it is not a JSON object.
@@ -134,18 +138,27 @@ class PixelSettings:
         kind = values.get("image_processor_type") or KIND
         if not str(kind).startswith(KIND):
             raise ConfigError(f"{path} describes a {kind}, not an {KIND}")
-        return cls().changed(**{name: value for name, value in values.items() if name not in _NOTES} | overrides)
+        read = {name: value for name, value in values.items() if name in (*_KNOWN, *_FIXED)}
+        other = {name: value for name, value in values.items() if name not in (*read, *_NOTES)}
+        return replace(cls(), unread=other).changed(**read | overrides)
+
+    def fields_without_effect(self) -> dict[str, str]:
+        """What the file said beyond the settings, each by name, with the reason that it changes nothing."""
+        return without_effect(self.unread, _KNOWN)
 
     def write(self, folder: str | Path) -> Path:
         """Write the file as transformers writes and reads it, into a folder that is made where it is missing."""
         path = Path(folder) / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values = dict(self.unread) | {name: getattr(self, name) for name in _KNOWN}
         if self.clusters is not None:
             values["clusters"] = self.clusters.tolist()
         values |= {"do_rescale": True, "image_processor_type": KIND}
         path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         return path
+
+
+_KNOWN = tuple(each.name for each in fields(PixelSettings) if each.name != "unread")
 
 
 def _sides(size: Any) -> tuple[int, int]:

@@ -61,7 +61,7 @@ def make_batch(prompts: Sequence[ProcessedPrompt], how: CallOptions, *, tokenize
         length = how.padded_length(tokenizer.model_max_length)
         padding = Padding(tokenizer.pad_token_id, ignore_id, side, length, how.pad_to_multiple_of or 1)
     elif how.return_tensors is not None and len(set(lengths)) > 1:
-        raise RequestError(f"padding is off and rows have {lengths} tokens: they become a tensor with padding alone")
+        raise RequestError(f"padding is off, and rows of {lengths} tokens make no tensor: give return_tensors=None")
     fields: dict[str, Any]
     if how.pads or how.return_tensors is not None:
         fields = dict(pad_batch(rows, padding))

@@ -1,22 +1,19 @@
 """The rules the settings of the DeepSeek-VL2 processor must keep; what they mean is said in `deepseek_vl2`."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelwright.errors import ConfigError
 from modelwright.processing.chat import chat_format
-
-_NOT_OURS = ("processor_class", "auto_map", "chat_template", "transformers_version", "image_size")
-"""Keys of hub files that say nothing the other settings do not say."""
+from modelwright.processing.file_keys import NOTES, meant
 
 
 def refuse_unknown(settings: Mapping[str, Any], known: Sequence[str]) -> None:
-    """A ConfigError for a setting that does not exist, with the nearest one that does."""
+    """A ConfigError for a setting that a person typed and that does not exist, with the nearest one that does."""
     for name in settings:
-        if name not in _NOT_OURS:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f": did you mean {close[0]}?" if close else ""
+        if name not in NOTES:
+            near = meant(name, known)
+            hint = f": did you mean {near}?" if near else ""
             raise ConfigError(f"DeepseekVLV2Processor has no setting {name!r}{hint}")
 
 

@@ -120,6 +120,11 @@ def check_variables(template: str, variables: Mapping[str, Any]) -> None:
             raise RequestError(f"chat_template_kwargs holds {name!r}, which the chat template does not read{hint}")
 
 
+def variables_of(template: str) -> frozenset[str]:
+    """The variables that a template reads, less what every template is given."""
+    return _what_it_reads(template)[0] - {*ALWAYS_GIVEN}
+
+
 def words_in(template: str) -> frozenset[str]:
     """The texts that a template compares or prints as literals, among them the roles that it knows."""
     return _what_it_reads(template)[1]

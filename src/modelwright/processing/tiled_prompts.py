@@ -23,7 +23,7 @@ from modelwright.processing.images import load_image
 from modelwright.processing.messages import Conversation, PictureSlot, count_mismatch, read_turns
 from modelwright.processing.printout import print_conversation
 from modelwright.processing.rows import Pictures, deal_pictures, listed, pictures_per_row, split_rows
-from modelwright.processing.settings import check_settings, refuse_unknown
+from modelwright.processing.settings import check_settings
 from modelwright.processing.special_tokens import add_special_tokens
 from modelwright.processing.templates import Rendering, pick_template, render
 from modelwright.processing.tokenizer import read_fast_tokenizer
@@ -76,13 +76,12 @@ class TiledPromptSettings:
 
     @classmethod
     def of_file(cls, values: Mapping[str, Any], **overrides: Any) -> Self:
-        """The settings that a ``processor_config.json`` holds, with `overrides` in their place.
+        """The settings that a ``processor_config.json`` holds, with `overrides` in their place; no other key is read.
 
         Raises:
-            ConfigError: a setting that does not exist; the nearest one that does is named.
+            ConfigError: a setting that breaks its rule.
         """
         known = [field.name for field in fields(cls)]
-        refuse_unknown({name: value for name, value in values.items() if name not in known}, known)
         return cls(**{name: value for name, value in values.items() if name in known} | overrides)
 
     @property

@@ -17,7 +17,7 @@ FAMILY = Family(
     processor="modelwright.families.deepseek_vl2.processor:read_processor",
     prompts="modelwright.families.deepseek_vl2.prompts:read_prompts",
     processor_class="modelwright.families.deepseek_vl2.processor:DeepseekVLV2Processor",
-    auto_classes=("AutoModelForCausalLM", "AutoModelForImageTextToText"),
+    auto_classes=("AutoModel", "AutoModelForCausalLM", "AutoModelForImageTextToText"),
     slicing="modelwright.families.deepseek_v2.slicing:slicing_rules",
     export="modelwright.families.deepseek_vl2.export:DeepseekVLV2OnnxConfig",
 )

@@ -1,6 +1,5 @@
 """The DeepSeek-VL2 processor as transformers' callers know it; what it makes is the business of `processing`."""
 
-import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -14,16 +13,21 @@ from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
 from modelwright.families.deepseek_vl2.prompts import require_files
 from modelwright.processing.batching import ProcessedPrompt
 from modelwright.processing.call_options import CallOptions
+from modelwright.processing.file_keys import meant, unread, without_effect
 from modelwright.processing.messages import Conversation
 from modelwright.processing.official import OfficialMethods
 from modelwright.processing.prompt_batch import PromptBatch, make_batch
 from modelwright.processing.rows import split_rows
 from modelwright.processing.settings import refuse_unknown
-from modelwright.processing.templates import Rendering
+from modelwright.processing.templates import Rendering, pick_template, variables_of
 from modelwright.processing.tiled_prompts import TiledPrompts, TiledPromptSettings
 from modelwright.processing.tokenizer import read_fast_tokenizer
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "proxies")
+
+
+SETTINGS = tuple(field.name for field in fields(TiledPromptSettings))
+"""What a ``processor_config.json`` may say."""
 
 
 class DeepseekVLV2Processor(OfficialMethods, ProcessorMixin):
@@ -83,7 +87,8 @@ class DeepseekVLV2Processor(OfficialMethods, ProcessorMixin):
         max_cropped_images: int = 2,
         **kwargs: Any,
     ):
-        refuse_unknown(kwargs, known=list(inspect.signature(DeepseekVLV2Processor).parameters))
+        refuse_unknown(kwargs, known=SETTINGS)
+        self._unread: dict[str, Any] = {}
         settings = TiledPromptSettings(
             candidate_resolutions=[list(resolution) for resolution in candidate_resolutions],
             patch_size=patch_size,
@@ -104,7 +109,7 @@ class DeepseekVLV2Processor(OfficialMethods, ProcessorMixin):
         for name, value in asdict(settings).items():
             setattr(self, name, value)  # which is what transformers writes to a file
         self._prompts = TiledPrompts(tokenizer, settings)
-        super().__init__(tokenizer, chat_template=tokenizer.chat_template)
+        super().__init__(tokenizer, chat_template=kwargs.get("chat_template") or tokenizer.chat_template)
         self.image_token_id = self._prompts.image_token_id
 
     @property
@@ -243,18 +248,20 @@ class DeepseekVLV2Processor(OfficialMethods, ProcessorMixin):
         ):
             if asked:
                 raise RequestError(f"the processor does not serve {name}")
-        names = {field.name for field in fields(CallOptions)} | {"images", "inference_mode"}
-        variables = {name: value for name, value in kwargs.items() if name not in names}
-        called = {name: value for name, value in kwargs.items() if name in names} | dict(processor_kwargs or {})
-        how = Rendering(chat_template, tools, documents, variables, add_generation_prompt, continue_final_message)
-        if not tokenize:
-            if called:
-                raise RequestError(f"{next(iter(called))} has no effect without tokenize=True")
-            return self._prompts.print_messages(conversation, how)
+        own = self.chat_template or self.tokenizer.chat_template
+        template = pick_template(own, chat_template, bool(tools))
+        if template is None:
+            raise RequestError("chat_template must be given: the processor has none", field="chat_template")
+        read = variables_of(template)
+        variables = {name: value for name, value in kwargs.items() if name in read}
+        called = {name: value for name, value in kwargs.items() if name not in read} | dict(processor_kwargs or {})
+        how = Rendering(template, tools, documents, variables, add_generation_prompt, continue_final_message)
         images, inference_mode = called.pop("images", None), called.pop("inference_mode", True)
         if return_tensors != "auto":
             called["return_tensors"] = return_tensors
         options = CallOptions.of(called)
+        if not tokenize:
+            return self._prompts.print_messages(conversation, how)
         outputs = self._prompts.process_printed(
             conversation, images, how, inference_mode=inference_mode, marks=options.add_special_tokens
         )
@@ -292,7 +299,21 @@ class DeepseekVLV2Processor(OfficialMethods, ProcessorMixin):
             raise CheckpointError(
                 f"{pretrained_model_name_or_path} holds no processor that can be read: {error}"
             ) from error
-        return cast(DeepseekVLV2Processor, cls.from_args_and_dict([tokenizer], settings, **overrides))
+        others = [name for name in kwargs if name not in (*SETTINGS, *_HUB_OPTIONS) and name[0] != "_"]
+        refuse_unknown({name: kwargs[name] for name in others if meant(name, SETTINGS)}, known=SETTINGS)
+        template = kwargs.get("chat_template") or settings.pop("chat_template", None)
+        processor = cast(DeepseekVLV2Processor, cls.from_args_and_dict([tokenizer], settings, **overrides))
+        processor.chat_template = template or processor.chat_template
+        processor._unread = unread(settings, (*SETTINGS, *kwargs))
+        return processor
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a file holds: the settings, and what the file that they come from held beside them."""
+        return self._unread | super().to_dict()
+
+    def fields_without_effect(self) -> dict[str, str]:
+        """What the file said beyond the settings, each by name, with the reason that it changes nothing."""
+        return without_effect(self._unread, SETTINGS)
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Write the files of a hub checkpoint; the tokenizer names a class that older transformers know too."""

@@ -16,7 +16,7 @@ def read_prompts(folder: Path, config: DeepseekVLV2Config) -> TiledPrompts:
 
     Raises:
         CheckpointError: the folder lacks a file, or one is damaged.
-        ConfigError: a setting that does not exist or breaks its rule.
+        ConfigError: a setting that breaks its rule.
     """
     require_files(folder)
     try:

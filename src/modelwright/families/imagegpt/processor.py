@@ -54,6 +54,10 @@ class ImageGPTImageProcessor:
         """Write ``preprocessor_config.json``, which transformers reads too; returns its path in a list, as there."""
         return [str(self.settings.write(folder))]
 
+    def fields_without_effect(self) -> dict[str, str]:
+        """What the file said beyond the settings, each by name, with the reason that it changes nothing."""
+        return self.settings.fields_without_effect()
+
     @property
     def clusters(self) -> np.ndarray | None:
         """The palette, float64 ``[k, 3]``, read-only; None where there is none."""
