@@ -412,7 +412,7 @@ def test_heads_that_cannot_be_pooled_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"to": "ggml"}, "to must be one of hf, mindformers; got 'ggml'"),
+        ({"to": "ggml"}, "to must be one of hf, mindformers, gguf; got 'ggml'"),
         ({"dtype": "int8"}, "dtype must be one of float32, float16, bfloat16; got 'int8'"),
         ({"max_shard_size": "big"}, "max_shard_size must be bytes or a number with KB, MB or GB, not 'big'"),
         (

@@ -14,9 +14,10 @@ from modelwright.checkpoints.fit import check_fit
 from modelwright.checkpoints.new_folder import COMPANIONS
 from modelwright.checkpoints.quantized_model import is_quantized
 from modelwright.checkpoints.recipes import Recipe, copy_of, unpack
-from modelwright.checkpoints.shards import INDEX_FILE, SINGLE_FILE, TensorHeader, headers_of, open_shard, read_headers
+from modelwright.checkpoints.shards import INDEX_FILE, SINGLE_FILE, TensorHeader, headers_of, open_shard
 from modelwright.checkpoints.source import find_folder, read_json
 from modelwright.checkpoints.ties import settle_ties, without_tied
+from modelwright.checkpoints.weights import weights_in
 from modelwright.configs import CheckedConfig
 from modelwright.errors import CheckpointError
 from modelwright.families import model_class
@@ -107,6 +108,10 @@ class TensorReader:
         return recipe.build([self._view(self._tensors[name]) for name in recipe.sources])
 
     def _view(self, header: TensorHeader) -> Tensor:
+        if header.make is not None:
+            tensor = header.make()
+            check_finite(header.name, tensor, header.shard)
+            return tensor
         if header.shard not in self._open:
             self._open[header.shard] = self._stack.enter_context(open_shard(header.shard))
         tensor = self._open[header.shard].get_tensor(header.name)
@@ -129,7 +134,7 @@ def _read_headers(folder: Path) -> dict[str, TensorHeader]:
             f"{folder} holds .ckpt weights, which only MindSpore reads; save them as safetensors there"
         )
     if not shards or any((folder / name).is_file() for name in (SINGLE_FILE, INDEX_FILE)):
-        return read_headers(folder)
+        return weights_in(folder)
     return headers_of(shards)
 
 

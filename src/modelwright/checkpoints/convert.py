@@ -4,6 +4,7 @@ Leaves out names (``mindformers.py``), layouts (``layouts.py``) and the reading 
 """
 
 import copy
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -15,11 +16,14 @@ from torch import Tensor
 
 from modelwright.checkpoints.conversion_source import Dropped, Source, TensorReader, open_source
 from modelwright.checkpoints.conversion_target import write_config
-from modelwright.checkpoints.dialect import TensorDialect, dialect_called
+from modelwright.checkpoints.dialect import GGUF, TensorDialect, dialect_called
 from modelwright.checkpoints.finite import check_range
+from modelwright.checkpoints.gguf.file import SUFFIX
+from modelwright.checkpoints.gguf.model import write_model
 from modelwright.checkpoints.new_folder import check_new, new_folder
 from modelwright.checkpoints.recipes import Recipe, chain, pack, pool_heads
 from modelwright.checkpoints.shards import PlannedTensor, Progress, dtype_of, parse_size, write_planned
+from modelwright.checkpoints.source import choose_dtype
 from modelwright.configs import CheckedConfig
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families import family_of, resolve
@@ -28,6 +32,8 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 ALWAYS_WIDE = ("e_score_correction_bias", "topk_bias")
 """Ends of the names of tensors that keep their type: a router's bias is too fine for a narrow one."""
 
+ONE_SHARD = "5GB"
+"""The size of a weight file where nobody asks for another."""
 READ_AT_ONCE = 8
 """Into how many parts the reading for one shard falls, so that little of the source is in memory beside it."""
 
@@ -59,19 +65,21 @@ def convert(
     qkv_concat: bool | None = None,
     num_key_value_heads: int | None = None,
     dtype: str | torch.dtype | None = None,
-    max_shard_size: int | str = "5GB",
+    max_shard_size: int | str = ONE_SHARD,
     progress: Progress | None = None,
 ) -> Report:
     """Convert a checkpoint folder; ``dst`` appears whole at the end, or not at all.
 
     Args:
-        src: a MindFormers folder (YAML and safetensors), its YAML, a Hugging Face folder, or a hub id.
-        dst: a folder that is not there yet, or is empty.
-        to: ``hf`` or ``mindformers``; None is Hugging Face's layout, the other one for a MindFormers source.
+        src: a MindFormers folder (YAML and safetensors), its YAML, a Hugging Face folder, a GGUF file, or a hub id.
+        dst: a folder that is not there yet, or is empty; for GGUF a file that is not there yet.
+        to: ``hf``, ``mindformers`` or ``gguf``; None is GGUF where ``dst`` ends in ``.gguf``, else Hugging Face's
+            layout, which is the other one for a MindFormers source.
         qkv_concat: fuse (or split) the projections of a MindFormers target; None is as the config says.
         num_key_value_heads: pool the key and value heads down to this many, by their mean.
-        dtype: ``float32``, ``float16`` or ``bfloat16`` for every tensor but a router's bias; None keeps each one's
-            own (norms may differ from the rest).
+        dtype: ``float32``, ``float16`` or ``bfloat16`` for every tensor but a router's bias, and ``q8_0`` for the
+            matrices of a GGUF file; None keeps each one's own (norms may differ from the rest), and takes the config's,
+            bfloat16, for a GGUF file's blocks.
         max_shard_size: bytes of one weight file at most, or text such as ``200MB`` or ``5GiB``.
         progress: called after each tensor with its name, the bytes made so far and the bytes to make.
 
@@ -80,6 +88,10 @@ def convert(
             finite or not in ``dtype``, a ``dst`` in use.
         ConfigError: a broken rule of the config, or what the target cannot express.
     """
+    if to == GGUF or (to is None and Path(dst).suffix == SUFFIX):
+        if qkv_concat is not None or max_shard_size != ONE_SHARD:
+            raise ConfigError("qkv_concat and max_shard_size say how folders are written, and a GGUF file is one file")
+        return _to_gguf(src, Path(dst), num_key_value_heads, dtype, progress)
     target, limit, kind = Path(dst).absolute(), parse_size(max_shard_size), _read_dtype(dtype)
     dialect = dialect_called(to)
     check_new(target)
@@ -99,6 +111,22 @@ def convert(
 def _notes(dialect: TensorDialect | None, config: CheckedConfig) -> tuple[str, ...]:
     reason = config.not_for_transformers() if dialect is None else None
     return () if reason is None else (f"modelwright reads this checkpoint and transformers cannot: {reason}",)
+
+
+def _to_gguf(
+    src: str | Path, dst: Path, kv_heads: int | None, dtype: str | torch.dtype | None, progress: Progress | None
+) -> Report:
+    if dst.suffix != SUFFIX:
+        raise ConfigError(f"the name of a GGUF file must end in {SUFFIX}, and {dst} does not")
+    if os.path.lexists(dst):
+        raise CheckpointError(f"{dst} is there already; name a new file")
+    source = open_source(src)
+    config = _target_config(source, None, None, kv_heads, None)
+    recipes = _target_recipes(source, None, config, kv_heads)
+    kind = None if dtype is None else str(dtype).removeprefix("torch.")
+    dst.parent.mkdir(parents=True, exist_ok=True)
+    tensors, size = write_model(dst, source, recipes, config, kind, progress)
+    return Report(tensors, size, 1, source.dropped)
 
 
 def _read_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
@@ -195,9 +223,11 @@ def _plan(
 
 
 def _stored_dtype(recipe: Recipe, source: Source, dtype: torch.dtype | None) -> torch.dtype:
-    """The type asked for, else the narrowest that holds what the tensor is made of."""
+    """The type asked for, else the config's for blocks, else the narrowest that holds what the tensor is made of."""
     if dtype is not None and not recipe.name.endswith(ALWAYS_WIDE):
         return dtype
+    if any(source.tensors[name].in_blocks for name in recipe.sources):
+        return choose_dtype({}, source.config, ())
     kinds = [kind for name in recipe.sources if (kind := dtype_of(source.tensors[name])) is not None]
     return reduce(torch.promote_types, kinds)
 

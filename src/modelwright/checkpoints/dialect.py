@@ -12,6 +12,8 @@ from modelwright.families import families, resolve
 
 HUGGING_FACE = "hf"
 """The name of the official dialect, which needs no description here: files hold what models save."""
+GGUF = "gguf"
+"""The name of llama.cpp's one file that holds all of a checkpoint."""
 GENERATION_FILE = "generation_config.json"
 """The official dialect's file of sampling settings."""
 YAMLS = (".yaml", ".yml")
@@ -114,5 +116,5 @@ def dialect_called(name: str | None) -> TensorDialect | None:
     """
     others = other_dialects()
     if name not in (None, HUGGING_FACE, *others):
-        raise ConfigError(f"to must be one of {', '.join((HUGGING_FACE, *others))}; got {name!r}")
+        raise ConfigError(f"to must be one of {', '.join((HUGGING_FACE, *others, GGUF))}; got {name!r}")
     return None if name in (None, HUGGING_FACE) else others[name]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.checkpoints.dialect import refuse_names_of_others, refuse_other_dialects
-from modelwright.checkpoints.shards import read_headers
 from modelwright.checkpoints.source import find_folder, read_json, refuse_foreign_quantization
+from modelwright.checkpoints.weights import weights_in
 from modelwright.configs import CheckedConfig
 from modelwright.errors import CheckpointError
 from modelwright.families import Family, architecture_of
@@ -81,7 +81,7 @@ def find_checkpoint(path: str | Path, companions: Iterable[str] = ()) -> Checkpo
         refuse_other_dialects(folder)
     record, architecture = architecture_of(values)
     refuse_foreign_quantization(values)
-    headers = read_headers(folder)
+    headers = weights_in(folder)
     refuse_names_of_others(folder, headers)
     shards = {header.shard for header in headers.values()}
     return Checkpoint(folder, record, architecture, sum(shard.stat().st_size for shard in shards))

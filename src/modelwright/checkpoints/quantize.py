@@ -36,10 +36,10 @@ from modelwright.checkpoints.shards import (
     TensorHeader,
     dtype_of,
     parse_size,
-    read_headers,
     write_planned,
 )
 from modelwright.checkpoints.source import choose_dtype
+from modelwright.checkpoints.weights import weights_in
 from modelwright.configs import CheckedConfig
 from modelwright.configs.engine import QuantSettings
 from modelwright.errors import CheckpointError
@@ -121,7 +121,7 @@ class _Source:
 
     @classmethod
     def open(cls, checkpoint: Checkpoint, settings_of: Callable[[Any], QuantSettings]) -> "_Source":
-        kind, found = checkpoint.model_class, read_headers(checkpoint.folder)
+        kind, found = checkpoint.model_class, weights_in(checkpoint.folder)
         for header in found.values():
             if is_quantized(header):
                 raise CheckpointError(
@@ -173,7 +173,8 @@ class _Work:
         source = self._source
         for name in source.headers:
             if name not in source.rounded:
-                kept = dtype_of(source.headers[name])
+                header = source.headers[name]
+                kept = source.types[name] if header.in_blocks else dtype_of(header)
                 assert kept is not None  # the headers are matched
                 yield self._planned(name, name, kept)
                 continue
@@ -197,7 +198,8 @@ class _Work:
         source = self._source
         given = self._reader.follow(copy_of(name, source.headers[name].shape))
         if name not in source.rounded:
-            return {name: given.clone(memory_format=torch.contiguous_format)}
+            kept = source.types[name] if source.headers[name].in_blocks else given.dtype
+            return {name: given.to(kept, copy=True, memory_format=torch.contiguous_format)}
         check_range(name, given, source.types[name])
         rows = rows_of(name, given.to(source.types[name]), source.transposed)
         stored = store(name, rows, source.settings)

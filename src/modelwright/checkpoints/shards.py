@@ -37,7 +37,9 @@ UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB
 class TensorHeader:
     """What a shard's header says of the tensor ``name``.
 
-    ``dtype`` is in safetensors' words (``F32``, ``BF16``, ...), ``start`` the place in the file of its first byte.
+    ``dtype`` is in safetensors' words (``F32``, ``BF16``, ...), ``start`` the place in the file of its first byte. A
+    file of another format says how to ``make`` the tensor, and whether it stands ``in_blocks`` for numbers that are
+    coarser than their type; ``start`` then gives its turn.
     """
 
     name: str
@@ -45,6 +47,8 @@ class TensorHeader:
     shape: tuple[int, ...]
     dtype: str
     start: int
+    make: Callable[[], Tensor] | None = None
+    in_blocks: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -109,12 +113,18 @@ def read_tensors(
     for shard, names in by_shard.items():
         with _damage_named(shard), reading(shard) as fill:
             for name in sorted(names, key=lambda name: headers[name].start):
-                given = room(name)
-                tensor = _memory_for(headers[name]) if given is None else given
-                look = partial(_look, name, tensor.dtype, shard)
-                fill(headers[name].start, tensor.view(-1).view(torch.uint8).numpy().data, look)
-                if given is None:
+                make = headers[name].make
+                if make is not None:
+                    tensor = make()
+                    check_finite(name, tensor, shard)
                     yield name, tensor
+                else:
+                    given = room(name)
+                    tensor = _memory_for(headers[name]) if given is None else given
+                    look = partial(_look, name, tensor.dtype, shard)
+                    fill(headers[name].start, tensor.view(-1).view(torch.uint8).numpy().data, look)
+                    if given is None:
+                        yield name, tensor
                 done += headers[name].nbytes
                 if progress is not None:
                     progress(name, done, total)

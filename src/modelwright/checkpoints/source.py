@@ -14,6 +14,8 @@ import torch
 from huggingface_hub import snapshot_download
 
 from modelwright.checkpoints.dialect import YAMLS, refuse_other_dialects
+from modelwright.checkpoints.gguf.file import SUFFIX
+from modelwright.checkpoints.gguf.folder import folder_of
 from modelwright.checkpoints.shards import TensorHeader, dtype_of
 from modelwright.configs.quantization import foreign_quantization, method_of
 from modelwright.errors import CheckpointError, ConfigError
@@ -27,13 +29,18 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def find_folder(name: str | Path, kwargs: dict[str, Any], companions: Iterable[str] = ()) -> Path:
-    """A local folder as it is; anything else is taken for a hub id and fetched (weights as safetensors only).
+    """A local folder as it is, the folder that stands for a GGUF file; anything else is fetched as a hub id.
 
-    Takes the hub's arguments and ``subfolder`` out of ``kwargs``. ``companions`` are patterns of files that are to be
+    Of the hub's files weights are fetched as safetensors only. Takes the hub's arguments, ``subfolder`` and
+    ``gguf_file`` (a file's name in the folder) out of ``kwargs``. ``companions`` are patterns of files that are to be
     carried along and not read.
     """
     hub = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
-    subfolder = kwargs.pop("subfolder", "")
+    subfolder, inside = kwargs.pop("subfolder", ""), kwargs.pop("gguf_file", None)
+    if Path(name).suffix == SUFFIX and not Path(name).is_dir():
+        return folder_of(Path(name))
+    if inside is not None and Path(name).is_dir():
+        return folder_of(Path(name) / subfolder / inside)
     folder = Path(name)
     if not folder.is_dir():
         if folder.is_file() and folder.suffix in YAMLS:

@@ -21,7 +21,7 @@ class ChatOptions:
     model: Annotated[
         str | None,
         Argument(
-            help="A name from `modelwright models`, a checkpoint folder, or a hub id like org/name. "
+            help="A name from `modelwright models`, a checkpoint folder, a GGUF file, or a hub id like org/name. "
             "May be left out: vl2-nano then answers, and a lone argument that is none of these is the prompt.",
             metavar="MODEL",
             show_default=False,

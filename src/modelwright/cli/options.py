@@ -13,7 +13,7 @@ from modelwright.errors import RequestError
 Model = Annotated[
     str,
     Argument(
-        help="A name from `modelwright models`, a checkpoint folder, or a hub id like org/name.",
+        help="A name from `modelwright models`, a checkpoint folder, a GGUF file, or a hub id like org/name.",
         metavar="MODEL",
         show_default=False,
         autocompletion=completions.models,

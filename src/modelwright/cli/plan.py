@@ -10,9 +10,12 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 
 from modelwright import zoo
+from modelwright.checkpoints.gguf.file import SUFFIX
+from modelwright.checkpoints.gguf.folder import config_of
 from modelwright.cli.plan_tables import show
 from modelwright.configs import CheckedConfig
 from modelwright.errors import CheckpointError, RequestError
+from modelwright.families import family_of
 from modelwright.families.read import read_config
 from modelwright.planner import device as devices
 from modelwright.planner.plan import Plan, plan
@@ -81,7 +84,7 @@ def run_plan(options: PlanOptions) -> None:
 
 
 def find_config(name: str) -> CheckedConfig:
-    """The config of a zoo name (which comes first), a folder, a ``config.json``, a YAML or a hub id.
+    """The config of a zoo name (which comes first), a folder, a ``config.json``, a YAML, a GGUF file or a hub id.
 
     Raises:
         CheckpointError: it is nothing of these, or the hub does not answer.
@@ -90,6 +93,9 @@ def find_config(name: str) -> CheckedConfig:
     if name in zoo.names():
         return read_config(zoo.path(name))
     path = user_path(name)
+    if path.suffix == SUFFIX and path.is_file():
+        values = config_of(path)
+        return family_of(values).config_class.from_dict(values)
     if os.path.lexists(path):
         return read_config(path)
     if not _HUB_ID.fullmatch(name):

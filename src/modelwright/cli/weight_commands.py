@@ -25,17 +25,19 @@ def convert(
         str,
         Argument(
             help="A folder with MindFormers' YAML and safetensors weights (or the YAML itself), a Hugging Face folder, "
-            "a name from `modelwright models`, or a hub id like org/name.",
+            "a GGUF file, a name from `modelwright models`, or a hub id like org/name.",
             metavar="MODEL",
             show_default=False,
         ),
     ],
-    dst: Annotated[Path, Argument(help="The folder to make; it must not hold anything yet.", metavar="OUT")],
+    dst: Annotated[
+        Path, Argument(help="The folder or the .gguf file to make; it must not be there yet.", metavar="OUT")
+    ],
     to: Annotated[
         str | None,
         Option(
-            help="hf or mindformers. Left out: hf, that is the other layout for a MindFormers source and the same one "
-            "for a Hugging Face source.",
+            help="hf, mindformers or gguf. Left out: gguf where OUT ends in .gguf, else hf, the other layout for a "
+            "MindFormers source and the same one for a Hugging Face source.",
             metavar="LAYOUT",
             show_default=False,
         ),
@@ -55,7 +57,10 @@ def convert(
     ] = None,
     dtype: Annotated[
         str | None,
-        Option(help="float32, bfloat16 or float16. Left out: each tensor keeps its own.", show_default=False),
+        Option(
+            help="float32, bfloat16 or float16, and q8_0 in a GGUF file. Left out: each tensor keeps its own.",
+            show_default=False,
+        ),
     ] = None,
     max_shard_size: ShardSize = "5GB",
 ) -> None:

@@ -69,6 +69,7 @@ class Family:
         slicing: ``(decoder's config, mesh) -> rules``, how tensor parallelism cuts the modules of this family, beyond
             the rules that ``parallel`` has for shared layers.
         dialect: another program's way to write its configs and tensors.
+        gguf: llama.cpp's way, a ``modelwright.checkpoints.gguf.family.GgufFamily``.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Family:
     export: Reference | None = None
     slicing: Reference | None = None
     dialect: Dialect | None = None
+    gguf: Reference | None = None
 
     @property
     def model_type(self) -> str:

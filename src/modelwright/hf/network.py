@@ -33,12 +33,12 @@ from modelwright.checkpoints.shards import (
     Progress,
     TensorHeader,
     dtype_of,
-    read_headers,
     read_tensors,
     stored_type,
 )
 from modelwright.checkpoints.source import asked_dtype, choose_dtype, read_json, refuse_foreign_quantization
 from modelwright.checkpoints.ties import same_rows, settle_ties, without_tied
+from modelwright.checkpoints.weights import weights_in
 from modelwright.configs.engine import weight_quantization
 from modelwright.errors import CheckpointError
 
@@ -109,7 +109,7 @@ class Network(nn.Module):
         """
         config, asked = copy.deepcopy(config), {"dtype": dtype}
         config.dtype = asked_dtype(asked) or config.dtype
-        found = read_headers(folder)
+        found = weights_in(folder)
         settle_offsets(config, found.values())
         cls.settle_ties(config, found)
         with torch.device("meta"), _NoFirstWeights():

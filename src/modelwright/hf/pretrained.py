@@ -24,10 +24,10 @@ from modelwright.checkpoints.quantized_model import drop_offsets, settle_offsets
 from modelwright.checkpoints.shards import (
     Progress,
     parse_size,
-    read_headers,
     write_shards,
 )
 from modelwright.checkpoints.source import asked_dtype, choose_dtype, find_folder, read_config, read_json
+from modelwright.checkpoints.weights import weights_in
 from modelwright.configs.quantization import (
     QUANT_METHODS,
     foreign_quantization,
@@ -117,7 +117,7 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         folder = self.named_checkpoint()
         if folder is None:
             return
-        found = read_headers(folder)
+        found = weights_in(folder)
         if settle_offsets(self.config, found.values()):
             drop_offsets(self)
         if (apart := self.settle_ties(self.config, found)) is not None:
@@ -168,7 +168,7 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         if quantization is not None:
             config.quant_config = quantization
         config.dtype = asked_dtype(kwargs) or config.dtype
-        found = read_headers(folder)
+        found = weights_in(folder)
         settle_offsets(config, found.values())
         cls.settle_ties(config, found)
         with torch.device("meta"):

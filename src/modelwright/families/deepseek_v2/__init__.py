@@ -31,4 +31,5 @@ FAMILY = Family(
     decoding="modelwright.families.deepseek_v2.decoding:decoding_rules",
     slicing="modelwright.families.deepseek_v2.slicing:slicing_rules",
     export="modelwright.families.deepseek_v2.export:DeepseekV2OnnxConfig",
+    gguf="modelwright.families.deepseek_v2.gguf:GGUF",
 )

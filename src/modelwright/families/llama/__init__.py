@@ -35,4 +35,5 @@ FAMILY = Family(
         read_config="modelwright.families.llama.config:LlamaConfig.from_mindformers",
         tensors="modelwright.families.llama.mindformers:MINDFORMERS",
     ),
+    gguf="modelwright.families.llama.gguf:GGUF",
 )

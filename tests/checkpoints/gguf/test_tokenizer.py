@@ -1,0 +1,75 @@
+"""Tokenizers through GGUF: each way to split as the published tokenizers do, and SentencePiece merged by hand."""
+
+from itertools import pairwise
+
+import pytest
+
+from modelwright.checkpoints.convert import convert
+from modelwright.serving.load import load
+from tests.checkpoints.gguf.files import TOKENS, llama_metadata, llama_tensors, write_file
+from tests.checkpoints.gguf.test_llama import written
+from tests.checkpoints.gguf.tokenizers import SPLIT_AS, TEXTS, write_byte_level, write_sentence_piece
+
+MESSAGES = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.mark.parametrize("split", [*SPLIT_AS, "sentencepiece"])
+def test_texts_become_the_same_tokens_and_come_back(tmp_path, split):
+    folder, path = tmp_path / "hf", tmp_path / "model.gguf"
+    written(folder, hidden_size=16, intermediate_size=16, num_attention_heads=2)
+    write_sentence_piece(folder) if split == "sentencepiece" else write_byte_level(folder, split)
+    convert(folder, path)
+    given, read = load(folder).tokenizer, load(path).tokenizer
+    for text in TEXTS:
+        ids = given(text)["input_ids"]
+        assert read(text)["input_ids"] == ids
+        assert read.decode(ids) == given.decode(ids) and read.encode(text, add_special_tokens=False) == given.encode(
+            text, add_special_tokens=False
+        )
+    assert len(read) == len(given)
+    assert read.special_tokens_map == given.special_tokens_map
+    assert read.apply_chat_template(MESSAGES, tokenize=False) == given.apply_chat_template(MESSAGES, tokenize=False)
+
+
+def merged(text: str, scores: dict[str, float]) -> list[str]:
+    """SentencePiece's own way: of all neighbours whose whole is a piece, the best one merges, the leftmost first."""
+    pieces = list("\u2581" + text.replace(" ", "\u2581"))
+    while True:
+        found = [(scores.get(a + b), -i) for i, (a, b) in enumerate(pairwise(pieces))]
+        known = [each for each in found if each[0] is not None]
+        if not known:
+            return [part for piece in pieces for part in ([piece] if piece in scores else as_bytes(piece))]
+        place = -max(known)[1]
+        pieces[place : place + 2] = ["".join(pieces[place : place + 2])]
+
+
+def as_bytes(piece: str) -> list[str]:
+    return [f"<0x{byte:02X}>" for byte in piece.encode()]
+
+
+@pytest.mark.parametrize("text", ["ab", "a b", "abab ab  b", "a\u00e9b\n", "", "\u2581ab"])
+def test_sentence_pieces_merge_by_their_scores(tmp_path, text):
+    metadata = llama_metadata()
+    path = write_file(tmp_path / "model.gguf", metadata, llama_tensors("F16"))
+    tokenizer = load(path).tokenizer
+    scores = dict(zip(TOKENS, metadata["tokenizer.ggml.scores"], strict=True))
+    wanted = merged(text, scores) if text else []
+    ids = tokenizer(text)["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["<s>", *wanted]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text.replace("\u2581", " ")
+
+
+def test_what_ends_a_turn_ends_a_text_too(tmp_path):
+    metadata = llama_metadata(**{"tokenizer.ggml.eot_token_id": 5, "tokenizer.ggml.eom_token_id": 7})
+    model = load(write_file(tmp_path / "model.gguf", metadata, llama_tensors("F16"))).model
+    assert model.generation_config.eos_token_id == [2, 5, 7]
+    model.save_pretrained(tmp_path / "hf")
+    load(tmp_path / "model.gguf").tokenizer.save_pretrained(tmp_path / "hf")
+    convert(tmp_path / "hf", tmp_path / "again.gguf")
+    assert load(tmp_path / "again.gguf").model.generation_config.eos_token_id == [2, 5, 7]
+
+
+def test_beginning_and_end_are_added_as_the_file_says(tmp_path):
+    metadata = llama_metadata(**{"tokenizer.ggml.add_bos_token": False, "tokenizer.ggml.add_eos_token": True})
+    tokenizer = load(write_file(tmp_path / "model.gguf", metadata, llama_tensors("F16"))).tokenizer
+    assert tokenizer.convert_ids_to_tokens(tokenizer("ab").input_ids) == ["\u2581ab", "</s>"]
