@@ -86,7 +86,9 @@ def test_what_is_imported_with_the_package_is_a_core_dependency():
 
 
 def test_the_tests_import_nothing_that_the_dev_extra_lacks():
-    assert imported_packages("tests").keys() - modules(CORE + EXTRAS["dev"]) == set()
+    """Judges are run by hand, in an environment of what they judge by."""
+    judges = {name for name, files in imported_packages("tests").items() if all("judges" in file for file in files)}
+    assert imported_packages("tests").keys() - modules(CORE + EXTRAS["dev"]) - judges == set()
 
 
 def test_the_dev_extra_holds_all_others():

@@ -159,5 +159,5 @@ def test_dialects_by_name():
     asked = [name for name in vars(TensorDialect) if not name.startswith("_")]
     assert len(asked) > 9 and all(hasattr(mindformers, name) for name in asked)
     assert dialect_called("hf") is dialect_called(None) is None
-    with pytest.raises(ConfigError, match="to must be one of hf, mindformers; got 'gguf'"):
-        dialect_called("gguf")
+    with pytest.raises(ConfigError, match="to must be one of hf, mindformers, gguf; got 'onnx'"):
+        dialect_called("onnx")

@@ -10,8 +10,6 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 
 from modelwright import zoo
-from modelwright.checkpoints.gguf.file import SUFFIX
-from modelwright.checkpoints.gguf.folder import config_of
 from modelwright.cli.plan_tables import show
 from modelwright.configs import CheckedConfig
 from modelwright.errors import CheckpointError, RequestError
@@ -93,9 +91,8 @@ def find_config(name: str) -> CheckedConfig:
     if name in zoo.names():
         return read_config(zoo.path(name))
     path = user_path(name)
-    if path.suffix == SUFFIX and path.is_file():
-        values = config_of(path)
-        return family_of(values).config_class.from_dict(values)
+    if path.suffix == ".gguf" and path.is_file():
+        return _config_in_gguf(path)
     if os.path.lexists(path):
         return read_config(path)
     if not _HUB_ID.fullmatch(name):
@@ -109,6 +106,13 @@ def find_config(name: str) -> CheckedConfig:
         raise CheckpointError(
             f"{name} is not here, and the hub did not answer with its config.json: {error}"
         ) from error
+
+
+def _config_in_gguf(path: Path) -> CheckedConfig:
+    from modelwright.checkpoints.gguf.folder import config_of  # which reads tensors, and so needs torch
+
+    values = config_of(path)
+    return family_of(values).config_class.from_dict(values)
 
 
 def parse_image(text: str) -> tuple[int, int]:

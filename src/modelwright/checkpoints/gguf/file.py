@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modelwright.checkpoints.file_reader import THREADS, reading
 from modelwright.checkpoints.gguf.header import DamagedError, Described, read_header
 from modelwright.errors import CheckpointError
 
@@ -21,6 +20,7 @@ FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Types that are read as they are stored."""
 BLOCKS = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
 """Types that are read as the float32 numbers which their blocks stand for."""
+THREADS = 4
 AT_ONCE = 1 << 18
 """Numbers that a thread makes of blocks at a time: few enough that what it writes meanwhile stays in the cache."""
 
@@ -53,12 +53,12 @@ class GgufTensor:
         """
         shape = self.shape if part is None else self.shape[1:]
         nbytes = _stored_bytes(shape, self.type)
-        stored = np.empty(nbytes, np.uint8)
         try:
-            with reading(self.path) as fill:
-                fill(self.start + (part or 0) * nbytes, stored.data)
+            stored = np.fromfile(self.path, np.uint8, nbytes, offset=self.start + (part or 0) * nbytes)
         except OSError as error:
             raise CheckpointError(f"{self.path} cannot be read: {error}") from error
+        if stored.size < nbytes:
+            raise CheckpointError(f"{self.path} has become shorter: {self.name} ends beyond it")
         if self.in_blocks:
             return torch.from_numpy(_numbers_of(stored, self.type)).reshape(shape)
         return torch.from_numpy(stored).view(self.dtype).reshape(shape)
