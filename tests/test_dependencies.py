@@ -82,7 +82,7 @@ def test_the_package_imports_nothing_that_is_not_declared():
 def test_what_is_imported_with_the_package_is_a_core_dependency():
     """The others come with an extra, or with torch for GPUs."""
     others = modules(EXTRAS["onnx"] + EXTRAS["palette"] + EXTRAS["guide"] + EXTRAS["gguf"]) | {"triton"}
-    assert imported_packages("src").keys() - others == modules(CORE) - {"jinja2"}  # which transformers' templates need
+    assert imported_packages("src").keys() - others == modules(CORE)
 
 
 def test_the_tests_import_nothing_that_the_dev_extra_lacks():

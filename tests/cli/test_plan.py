@@ -159,4 +159,12 @@ finally:
         done.stderr.split()
     )  # a family's parts as families.<part>; of ops the kernels' switch alone may be read
     assert {part for part in parts if part.startswith("families")} <= {"families", "families.config", "families.plan"}
-    assert {part.partition(".")[0] for part in parts} == {"cli", "configs", "errors", "families", "planner", "zoo"}
+    assert {part.partition(".")[0] for part in parts} == {
+        "cli",
+        "configs",
+        "errors",
+        "families",
+        "planner",
+        "serving",
+        "zoo",
+    }  # fmt: skip; of serving, what a user may call a model
