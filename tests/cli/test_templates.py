@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from typing import Any
 
 import pytest
 
 from modelwright.serving.load import load
+from modelwright.serving.prompts import encode_messages
 from tests.checkpoints.tiny import GOLDEN
 from tests.llamas import tiny_llama
 
@@ -48,6 +50,22 @@ def test_chat_with_a_file(run, llama, template):
     assert json.loads(ended.out)["usage"]["prompt_tokens"] == tokens(llama, "Hello!")
 
 
+def test_chat_keeps_the_white_space_of_words_to_a_model_that_reads_text(run, llama, template, tmp_path, monkeypatch):
+    asked: list[Any] = []
+
+    def record(loaded, messages, how):
+        asked.append(messages)
+        return encode_messages(loaded, messages, how)
+
+    monkeypatch.setattr("modelwright.cli.chat.encode_messages", record)
+    how = ("--chat-template", template, "--max-new-tokens", 2)
+    run("chat", llama, "\n Hello \n", "--system", " Be brief.\n", *how)
+    assert asked[0] == [{"role": "system", "content": " Be brief.\n"}, {"role": "user", "content": "\n Hello \n"}]
+    run("chat", llama, *how, stdin="  one \ntwo\n")
+    assert [message["role"] for message in asked[2]] == ["user", "assistant", "user"]
+    assert asked[1] == asked[2][:1] == [{"role": "user", "content": "  one "}]
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
@@ -66,9 +84,10 @@ def test_lines_are_printed_by_the_file_and_by_their_own_fields(run, llama, templ
         {"messages": HELLO, "chat_template_kwargs": {"mood": "calm"}, "tools": [{"name": "sum"}]},
         {"messages": [*HELLO, {"role": "assistant", "content": "It is"}]},
         {"messages": HELLO, "add_generation_prompt": False},
+        {"messages": HELLO, "chat_template": "{{ messages | length }} said"},
         {"prompt": " Hello\n"},
     ]
-    printed = [" Hello\n!", " Hello\n (calm) sum!", "It is", " Hello\n", " Hello\n"]
+    printed = [" Hello\n!", " Hello\n (calm) sum!", "It is", " Hello\n", "1 said", " Hello\n"]
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps(line | {"max_tokens": 1}) + "\n" for line in lines), "utf-8")
     command = ("generate", llama, "-i", source, "-o", target)
@@ -79,7 +98,7 @@ def test_lines_are_printed_by_the_file_and_by_their_own_fields(run, llama, templ
     ended = run(*command, "--overwrite")
     assert ended.code == 1
     errors = [json.loads(line).get("error", "") for line in target.read_text("utf-8").splitlines()]
-    assert all(f"{llama} has no chat template" in error for error in errors[:4]) and not errors[4]
+    assert all(f"{llama} has no chat template" in error for error in errors[:4]) and errors[4:] == ["", ""]
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,12 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from transformers import AutoTokenizer
 
-from modelwright.errors import RequestError
+from modelwright.errors import CheckpointError, RequestError
 from modelwright.processing.templates import Rendering, check_variables, pick_template, render, words_in
 from modelwright.processing.tokenizer import read_chat_templates, read_fast_tokenizer
 from tests.checkpoints.tiny import GOLDEN
@@ -114,3 +115,32 @@ def test_names_of_templates(tokenizer_folder):
 def test_literals_of_a_template_with_marks_of_generation():
     words = words_in("{% if message.role == 'robot' %}{% generation %}{{ 'x' }}{%- endgeneration -%}{% endif %}")
     assert words == {"robot", "x"}
+
+
+@pytest.mark.parametrize("name", ["tools", "documents"])
+def test_what_a_template_does_not_read_is_not_given_in_vain(tokenizer_folder, name):
+    tokenizer = read_fast_tokenizer(tokenizer_folder)
+    with pytest.raises(RequestError, match=f"^{name} are given, and the chat template does not read them$"):
+        render(tokenizer, CHATML, SAID[:1], replace(Rendering(), **{name: [{"name": "sum"}]}))
+    assert render(tokenizer, CHATML, SAID[:1], replace(Rendering(), **{name: []}))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("tokenizer_config.json", "{", "cannot be read as JSON"),
+        ("tokenizer_config.json", "[]", "must hold a JSON object, and holds a list"),
+        (
+            "tokenizer_config.json",
+            '{"chat_template": 7}',
+            "chat_template must be a text or a list of name",
+        ),
+        ("tokenizer_config.json", '{"chat_template": [{"name": "default"}]}', "chat_template must be a text or a list"),
+        ("chat_template.jinja", b"\xff\xfe\xfa", "cannot be read: 'utf-8' codec"),
+    ],
+)
+def test_files_that_hold_no_template(tokenizer_folder, name, content, said):
+    path = tokenizer_folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(CheckpointError, match=said):
+        read_chat_templates(tokenizer_folder)

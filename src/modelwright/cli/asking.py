@@ -22,6 +22,7 @@ def _are_objects(value: Any) -> bool:
 
 
 FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "chat_template": (lambda value: isinstance(value, str), "a Jinja template or the name of one"),
     "chat_template_kwargs": (lambda value: isinstance(value, dict), "an object"),
     "tools": (_are_objects, "a list of objects"),
     "documents": (_are_objects, "a list of objects"),
@@ -99,7 +100,7 @@ class Reader:
             if given.get(name) is not None and not sound(given[name]):
                 raise RequestError(f"{name} must be {words}, got {given[name]!r:.80}")
         return Rendering(
-            chat_template=self._template,
+            chat_template=given.get("chat_template") or self._template,
             tools=given.get("tools"),
             documents=given.get("documents"),
             variables=given.get("chat_template_kwargs") or {},

@@ -76,7 +76,7 @@ class Chat:
     def reply(self, said: tuple[Utterance, ...]) -> Answer:
         """Answer the last of what was `said`, show it as asked, and draw its boxes if asked."""
         options = self.options
-        system = (Utterance("system", options.system.strip()),) if options.system.strip() else ()
+        system = (Utterance("system", options.system),) if options.system.strip() else ()
         prompt = encode_messages(self.opened.loaded, [each.message() for each in (*system, *said)], self.rendering)
         emit = (lambda _: None) if options.as_json else write
         with Interrupt() as stop:

@@ -50,11 +50,16 @@ def refuse_pictures(model: str, family: str, count: int) -> RequestError:
 def ask(text: str, pictures: tuple[Picture, ...], reads_pictures: bool) -> Utterance:
     """A user's question: pictures come first, one to a line, unless the text says with ``<image>`` where they go.
 
+    White space around the text is left out for models that read pictures, as officially, and else kept: it is the
+    chat template's to judge.
+
     Raises:
         RequestError: the text holds placeholders, and not as many as there are pictures.
     """
+    if not reads_pictures:
+        return Utterance("user", text, pictures)
     text = text.strip()
-    placeholders = text.count(IMAGE) if reads_pictures else 0
+    placeholders = text.count(IMAGE)
     if placeholders == 0:
         return Utterance("user", f"{IMAGE}\n" * len(pictures) + text, pictures)
     if placeholders != len(pictures):

@@ -90,7 +90,7 @@ class Session:
             return
         said = (*self.said, ask(line, self.waiting, self.model.checkpoint.reads_pictures))
         reply = self.chat.reply(said)
-        self.said = (*said, Utterance("assistant", reply.text))
+        self.said = (*said, Utterance("assistant", reply.said or reply.text))
         self.waiting = ()
         if reply.interrupted:
             say("(stopped)")

@@ -87,6 +87,9 @@ def render(tokenizer: Any, template: str, messages: Sequence[Mapping[str, Any]],
         RequestError: the template is no Jinja, does not read a variable that is given, or cannot print the messages.
     """
     check_variables(template, how.variables)
+    for name, given in (("tools", how.tools), ("documents", how.documents)):
+        if given and name not in _what_it_reads(template)[0]:
+            raise RequestError(f"{name} are given, and the chat template does not read them", field=name)
     continued = how.continue_final_message
     if continued is None:
         continued = not how.add_generation_prompt and messages[-1]["role"] in ("assistant", "<|Assistant|>")

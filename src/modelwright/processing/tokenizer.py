@@ -38,7 +38,7 @@ def read_fast_tokenizer(source: str | Path, **hub: Any) -> PreTrainedTokenizerFa
     place = folder if folder.is_dir() else source
     tokenizer = PreTrainedTokenizerFast.from_pretrained(place, **hub)
     path = cached_file(place, CONFIG, _raise_exceptions_for_missing_entries=False, **hub)
-    settings = {} if path is None else json.loads(Path(path).read_text("utf-8-sig"))
+    settings = {} if path is None else _read_settings(Path(path))
     put_marks(tokenizer, settings.get("add_bos_token"), settings.get("add_eos_token"))
     if tokenizer.chat_template is None and Path(source).is_dir():
         tokenizer.chat_template = read_chat_templates(Path(source))
@@ -62,16 +62,46 @@ def read_chat_templates(folder: Path) -> str | dict[str, str] | None:
 
     Files come before the entry in ``tokenizer_config.json``, as in transformers; both may lie beside the tokenizer or,
     where that has a folder of its own, in the checkpoint's folder.
+
+    Raises:
+        CheckpointError: a file cannot be read, or the entry is no text and no list of named ones.
     """
     for place in dict.fromkeys((tokenizer_folder(folder), folder)):
         files = {path.stem: path for path in sorted((place / MORE_TEMPLATES).glob("*.jinja"))}
         if (place / TEMPLATE).is_file():
             files["default"] = place / TEMPLATE
-        found: Any = {name: path.read_text("utf-8") for name, path in files.items()}
+        found: Any = {name: _read_text(path) for name, path in files.items()}
         if not found and (place / CONFIG).is_file():
-            found = json.loads((place / CONFIG).read_text("utf-8-sig")).get("chat_template")
-        if isinstance(found, list):
-            found = {each["name"]: each["template"] for each in found}
+            found = _templates_of(_read_settings(place / CONFIG).get("chat_template"), place / CONFIG)
         if found:
             return found["default"] if isinstance(found, dict) and set(found) == {"default"} else found
     return None
+
+
+def _templates_of(entry: Any, path: Path) -> str | dict[str, str]:
+    """The entry of a ``tokenizer_config.json``: a template, or several as a mapping or a list of named ones."""
+    if isinstance(entry, list) and all(
+        isinstance(each, dict) and {"name", "template"} <= each.keys() for each in entry
+    ):
+        entry = {each["name"]: each["template"] for each in entry}
+    texts = [*entry, *entry.values()] if isinstance(entry, dict) else [entry or ""]
+    if not all(isinstance(text, str) for text in texts):
+        raise CheckpointError(f"{path}: chat_template must be a text or a list of name and template, got {entry!r:.80}")
+    return entry or ""
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(_read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, and holds a {type(settings).__name__}")
+    return settings
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error

@@ -22,6 +22,7 @@ class Answer:
         tokens_per_second: after the first token; None with fewer than two.
         interrupted: it was ended early.
         reused: how many of the prompt's tokens the engine found in its pages instead of computing them.
+        said: the text with the white space around it, as the conversation goes on with it.
     """
 
     text: str
@@ -31,6 +32,7 @@ class Answer:
     tokens_per_second: float | None
     interrupted: bool = False
     reused: int = 0
+    said: str = ""
 
 
 def answer(
@@ -71,17 +73,18 @@ def answer(
     seconds = time.perf_counter() - start
     first = times[0] - start if times else None
     reused = len(prompt) - computed if times else 0
-    return Answer(shown.text.rstrip(), len(times), first, seconds, _rate(times), interrupted, reused)
+    return Answer(shown.text.rstrip(), len(times), first, seconds, _rate(times), interrupted, reused, shown.said)
 
 
 class _Shown:
     """The text so far, handed on as it grows."""
 
     def __init__(self, emit: Callable[[str], None]):
-        self.text = ""
+        self.text = self.said = ""
         self._emit = emit
 
     def add(self, piece: str) -> None:
+        self.said += piece
         piece = piece if self.text else piece.lstrip()
         self.text += piece
         if piece:
