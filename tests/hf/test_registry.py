@@ -51,7 +51,7 @@ def test_architectures_then_model_type(config, cls):
 
 
 OURS = ", ".join(name for family in families() for name in family.architectures)
-TYPES = "deepseek_v2, deepseek_vl_v2, imagegpt, llama, mistral"
+TYPES = "deepseek_v2, deepseek_vl_v2, imagegpt, llama, mistral, qwen2"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,12 @@ from modelwright.configs.quantization import is_foreign, is_transformers_quantiz
 from modelwright.errors import ConfigError
 
 _READ = "_read_values"
+MOST_LAYERS = 4096
+"""Layers of one stack: what is said of each layer is listed, and a list must end. Published models have 126 at most."""
+MOST_EXPERTS = 10**6
+"""Routed experts of all layers together; published models have 25,000 at most."""
+MOST_LABELS = 10**6
+"""Classes, whose names transformers lists."""
 DEEPEST = 32
 """How deep a config may be nested; those of all families are at most six."""
 MISSPELT = 0.8  # difflib ratio from which an unknown key counts as one of ours, misspelt
@@ -205,6 +211,7 @@ class CheckedConfig(PreTrainedConfig):
         require(model_type == cls.model_type, f'model_type must be "{cls.model_type}" here, got "{model_type}"')
         cls._refuse_misspelt(values)
         own = own_fields(cls)
+        require_labels(values.get("num_labels"))
         if "dtype" in values:
             values = values | {"dtype": torch_dtype(values["dtype"])}
         if "torch_dtype" in values:
@@ -294,7 +301,15 @@ class CheckedConfig(PreTrainedConfig):
             value = getattr(self, name)
             require(value is None or value >= least, f"{name} must be at least {least}, got {value}")
 
+    def require_at_most(self, most: int, *names: str) -> None:
+        """Raise `ConfigError` for the first of the fields `names` that is above `most`; `None` passes."""
+        for name in names:
+            value = getattr(self, name)
+            require(value is None or value <= most, f"{name} must be at most {most}, got {value}")
+
     def __setattr__(self, key: str, value: Any) -> None:
+        if key == "num_labels":
+            require_labels(value)
         if key == "dtype":
             value = torch_dtype(value)
         elif (expected := own_fields(type(self)).get(key)) is not None:
@@ -369,6 +384,19 @@ def require_shallow(values: Any, name: str) -> None:
         if not level:
             return
     raise ConfigError(f"{name} is nested deeper than {DEEPEST} levels")
+
+
+def require_labels(value: Any) -> None:
+    """Raise `ConfigError` where `num_labels` is a number beyond `MOST_LABELS`."""
+    require(not isinstance(value, int) or value <= MOST_LABELS, f"num_labels must be at most {MOST_LABELS}")
+
+
+def require_experts(name: str, experts: int, layers: int) -> None:
+    """Raise `ConfigError` where so many experts in each of so many layers are more than `MOST_EXPERTS`."""
+    require(
+        experts * layers <= MOST_EXPERTS,
+        f"{name} ({experts}) x the layers ({layers}) must be at most {MOST_EXPERTS}",
+    )
 
 
 def require_one_of(name: str, value: object, allowed: Iterable[str]) -> None:

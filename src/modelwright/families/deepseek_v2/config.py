@@ -4,7 +4,14 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from modelwright.configs.activations import ACTIVATION_NAMES
-from modelwright.configs.base import CheckedConfig, require, require_divides, require_one_of
+from modelwright.configs.base import (
+    MOST_LAYERS,
+    CheckedConfig,
+    require,
+    require_divides,
+    require_experts,
+    require_one_of,
+)
 from modelwright.configs.field_types import ReadOnlyDict
 from modelwright.configs.rope import (
     RopeSettings,
@@ -231,6 +238,8 @@ class DeepseekV2Config(CheckedConfig):
         self.require_at_least(
             0, "first_k_dense_replace", "aux_loss_alpha", "initializer_range", "topk_bias_update_rate"
         )
+        self.require_at_most(MOST_LAYERS, "num_hidden_layers")
+        require_experts("n_routed_experts", self.n_routed_experts or 0, self.num_hidden_layers)
         pad, rows = self.pad_token_id, self.vocab_size
         require(pad is None or -rows <= pad < rows, f"pad_token_id ({pad}) must be below vocab_size ({rows})")
         for name in ("rms_norm_eps", "routed_scaling_factor"):

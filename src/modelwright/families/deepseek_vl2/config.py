@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 from transformers.configuration_utils import PreTrainedConfig
 
-from modelwright.configs.base import CheckedConfig, require, require_divides, require_one_of
+from modelwright.configs.base import MOST_LAYERS, CheckedConfig, require, require_divides, require_one_of
 from modelwright.configs.tiling import image_token_count
 from modelwright.errors import ConfigError
 from modelwright.families.deepseek_v2.config import DeepseekV2Config
@@ -74,6 +74,7 @@ class VisionEncoderConfig(CheckedConfig):
     def check_rules(self) -> None:
         self.require_at_least(1, "image_size", "patch_size", "width", "layers", "heads")
         self.require_at_least(0, "num_classes", "num_recomputing_layers")
+        self.require_at_most(MOST_LAYERS, "layers")
         require_divides("heads", self.heads, "width", self.width)
         size, patch = self.image_size, self.patch_size
         require(size >= patch, f"image_size ({size}) must be at least patch_size ({patch})")
@@ -122,6 +123,7 @@ class MlpProjectorConfig(CheckedConfig):
     def check_rules(self) -> None:
         require_one_of("projector_type", self.projector_type, PROJECTOR_TYPES)
         self.require_at_least(1, "input_dim", "n_embed", "depth", "mlp_ratio", "downsample_ratio")
+        self.require_at_most(MOST_LAYERS, "depth")
         require(
             self.projector_type != "downsample_mlp_gelu" or self.depth >= 2,
             f'projector_type "downsample_mlp_gelu" needs depth of at least 2, got {self.depth}',

@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 from modelwright.configs.activations import ACTIVATION_NAMES
-from modelwright.configs.base import CheckedConfig, require, require_divides, require_one_of
+from modelwright.configs.base import MOST_LAYERS, CheckedConfig, require, require_divides, require_one_of
 
 
 class ImageGPTConfig(CheckedConfig):
@@ -80,6 +80,7 @@ class ImageGPTConfig(CheckedConfig):
         self.require_at_least(2, "vocab_size")  # a colour and the start
         self.require_at_least(1, "n_positions", "n_embd", "n_layer", "n_head", "n_inner")
         self.require_at_least(0, "initializer_range")
+        self.require_at_most(MOST_LAYERS, "n_layer")
         require_divides("n_head", self.n_head, "n_embd", self.n_embd)
         require_one_of("activation_function", self.activation_function, ACTIVATION_NAMES)
         require(self.layer_norm_epsilon > 0, f"layer_norm_epsilon must be above 0, got {self.layer_norm_epsilon}")

@@ -1,6 +1,6 @@
 """The rules between a Llama's fields; each raises `ConfigError` with the rule and both values."""
 
-from modelwright.configs.base import require, require_divides, require_one_of
+from modelwright.configs.base import MOST_LAYERS, require, require_divides, require_experts, require_one_of
 from modelwright.families.llama.config.fields import LlamaFields
 from modelwright.families.llama.config.names import DIALECTS, DTYPE_FIELDS, DTYPES
 
@@ -19,6 +19,8 @@ def _check_ranges(config: LlamaFields) -> None:
     config.require_at_least(1, "max_position_embeddings", "intermediate_size", "vocab_size", "multiple_of")
     config.require_at_least(1, "fine_grain_interleave", "pp_interleave_num", "pretraining_tp")
     config.require_at_least(0, "initializer_range")
+    config.require_at_most(MOST_LAYERS, "num_hidden_layers")
+    require_experts("expert_num", config.moe_config.expert_num, config.num_hidden_layers)
     for name in ("rms_norm_eps", "ffn_dim_multiplier"):
         value = getattr(config, name)
         require(value is None or value > 0, f"{name} must be above 0, got {value}")
