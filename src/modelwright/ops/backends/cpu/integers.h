@@ -15,6 +15,11 @@ struct Steps {
     const int16_t* data;                   // whole blocks, with zeros behind
     const int32_t* centres;                // for int4, see below
     const float* sizes;
+    const bf16* groups;                    // for int4: what the inputs of each group add up to, see below
+
+    // Groups of 32 come first, then those of 64 and of 128; each sum is that of two bf16, the second padded / group on.
+    static int64_t before(int64_t padded, int64_t group) { return group == 32 ? 0 : padded / 8 - 4 * padded / group; }
+    static int64_t all(int64_t padded) { return 2 * (padded / 32 + padded / 64 + padded / 128); }
 };
 
 // Rows of x as steps. The 16 bits j of a run of 32 bytes of int4 hold the steps of inputs 2j, 32 + 2j, 2j + 1 and
@@ -28,24 +33,29 @@ class Integers {
     Room<int16_t> data;
     Room<int32_t> centres;
     std::vector<float> sizes;
+    Room<bf16> groups;
 
 public:
     std::vector<Steps> rows;
 
     Integers(int64_t count, int64_t in, bool for_int4)
         : in(in), padded(up_to(in, Steps::BLOCK)), for_int4(for_int4), data(count * padded),
-          centres(for_int4 ? count * padded / 4 : 0), sizes(count * padded / Steps::BLOCK) {
+          centres(for_int4 ? count * padded / 4 : 0), sizes(count * padded / Steps::BLOCK),
+          groups(for_int4 ? count * Steps::all(padded) : 0) {
         for (int64_t m = 0; m < count; m++) {
             const int64_t skip = m * padded;
-            rows.push_back({data.get() + skip, centres.get() + skip / 4, sizes.data() + skip / Steps::BLOCK});
+            const bf16* own = groups.get() + m * Steps::all(padded);
+            rows.push_back({data.get() + skip, centres.get() + skip / 4, sizes.data() + skip / Steps::BLOCK, own});
         }
     }
 
     void fill(int64_t m, const bf16* x) {
         for (int64_t k = 0; k < padded; k += Steps::BLOCK) {
             int16_t* to = data.get() + m * padded + k;
-            sizes[(m * padded + k) / Steps::BLOCK] = fill_block(x + k, std::min(Steps::BLOCK, in - k), to);
+            const float size = fill_block(x + k, std::min(Steps::BLOCK, in - k), to);
+            sizes[(m * padded + k) / Steps::BLOCK] = size;
             if (!for_int4) continue;
+            add_up(to, size, k, groups.get() + m * Steps::all(padded));
             for (int64_t i = 0; i < Steps::BLOCK; i += RUNS)
                 lay_out(to + i, centres.get() + (m * padded + k + i) / 4);
         }
@@ -71,6 +81,27 @@ private:
             _mm256_store_si256(reinterpret_cast<__m256i*>(out + k), _mm512_cvtepi32_epi16(steps));
         }
         return exponent == 255 ? NAN : std::ldexp(1.0f, exponent - 127 - 14);
+    }
+
+    // The sums of a block's groups, of whole numbers, which add up exactly.
+    void add_up(const int16_t* x, float size, int64_t k, bf16* own) const {
+        const __m512i ones = _mm512_set1_epi16(1);
+        alignas(64) int sums[LANES];
+        for (int i = 0; i < LANES; i++) {
+            const __m512i pairs = _mm512_dpwssd_epi32(_mm512_setzero_si512(), _mm512_load_si512(x + 32 * i), ones);
+            sums[i] = _mm512_reduce_add_epi32(pairs);
+        }
+        int count = LANES;
+        for (int64_t group = 32; group <= 128; group *= 2, count /= 2) {
+            const __mmask16 some = __mmask16(first_of_32(count));
+            const __m512 sum = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums)), _mm512_set1_ps(size));
+            const __m256i high = (__m256i)_mm512_cvtneps_pbh(sum);
+            const __m512 wide = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+            bf16* at = own + Steps::before(padded, group) + k / group;
+            _mm256_mask_storeu_epi16(at, some, high);
+            _mm256_mask_storeu_epi16(at + padded / group, some, (__m256i)_mm512_cvtneps_pbh(_mm512_sub_ps(sum, wide)));
+            for (int i = 0; i < count / 2; i++) sums[i] = sums[2 * i] + sums[2 * i + 1];
+        }
     }
 
     static void lay_out(int16_t* x, int32_t* centres) {
@@ -114,7 +145,7 @@ INLINE void dots_of_block(const Int8* rows, const Steps* xs, int64_t first, int6
     each<R * M>([&](auto i) INLINED { sums[i / M][i % M] = _mm512_cvtepi32_ps(parts[i / M][i % M]); });
 }
 
-// The scales, or offsets, of the groups that 128 inputs belong to, each in the lanes of its products.
+// The scales of the groups that 128 inputs belong to, each in the lanes of its products.
 class Spread {
     const int64_t group;
     const __mmask8 all;
@@ -139,9 +170,9 @@ public:
     }
 };
 
-// The scale of a group is applied to the sum over the group, and its offset to the sum of x.
-template <int R, int M, bool OFFSETS>
-INLINE void dots_of_runs(const Int4* rows, const Steps* xs, int64_t first, int64_t last, __m512 (&sums)[R][M]) {
+// The scale of a group is applied to the sum over the group.
+template <int R, int M>
+INLINE void dots_of_block(const Int4* rows, const Steps* xs, int64_t first, int64_t last, __m512 (&sums)[R][M]) {
     const __m512i low = _mm512_set1_epi16(15);
     const Spread spread(rows[0].group);
     each<R * M>([&](auto i) INLINED { sums[i / M][i % M] = _mm512_setzero_ps(); });
@@ -153,9 +184,8 @@ INLINE void dots_of_runs(const Int4* rows, const Steps* xs, int64_t first, int64
             const __m512i bytes = some < 128 ? _mm512_maskz_loadu_epi8(0xFFFFFFFF, at) : _mm512_loadu_si512(at);
             const __m512i w[4] = {_mm512_and_si512(bytes, low), _mm512_and_si512(_mm512_srli_epi16(bytes, 4), low),
                                   _mm512_and_si512(_mm512_srli_epi16(bytes, 8), low), _mm512_srli_epi16(bytes, 12)};
-            __m512 scales[2], offsets[2];
+            __m512 scales[2];
             spread(rows[r].scales + group, some, scales);
-            if (OFFSETS) spread(rows[r].offsets + group, some, offsets);
             each<2 * M>([&](auto n) INLINED {
                 constexpr int m = n / 2, i = n % 2;
                 const int16_t* x = xs[m].data + k + 32 * i;
@@ -163,10 +193,6 @@ INLINE void dots_of_runs(const Int4* rows, const Steps* xs, int64_t first, int64
                 const __m512i half = _mm512_dpwssd_epi32(centre, w[i], _mm512_load_si512(x));
                 const __m512i part = _mm512_dpwssd_epi32(half, w[i + 2], _mm512_load_si512(x + 64));
                 sums[r][m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(part), scales[i], sums[r][m]);
-                if (OFFSETS) {
-                    const __m512 total = _mm512_mul_ps(_mm512_cvtepi32_ps(centre), _mm512_set1_ps(-0.125f));
-                    sums[r][m] = _mm512_fmadd_ps(total, offsets[i], sums[r][m]);
-                }
             });
         });
     };
@@ -175,10 +201,32 @@ INLINE void dots_of_runs(const Int4* rows, const Steps* xs, int64_t first, int64
     if (k < last) step(k, 64);
 }
 
+// out[r][m] += the offsets of row r times the sums of xs[m] over their groups.
 template <int R, int M>
-INLINE void dots_of_block(const Int4* rows, const Steps* xs, int64_t first, int64_t last, __m512 (&sums)[R][M]) {
-    if (rows[0].offsets) return dots_of_runs<R, M, true>(rows, xs, first, last, sums);
-    dots_of_runs<R, M, false>(rows, xs, first, last, sums);
+__attribute__((noinline)) void add_offsets(const Int4* rows, const Steps* xs, float (*out)[MOST]) {
+    const int64_t in = rows[0].in, group = rows[0].group, groups = in / group;
+    const int64_t padded = up_to(in, Steps::BLOCK), before = Steps::before(padded, group);
+    __m512 totals[R][M];
+    each<R * M>([&](auto i) INLINED { totals[i / M][i % M] = _mm512_setzero_ps(); });
+    const auto step = [&](int64_t g, int64_t some) INLINED {
+        __m512bh offsets[R];
+        each<R>([&](auto r) INLINED {
+            __builtin_prefetch(rows[r].offsets + g + AHEAD / 16);
+            offsets[r] = (__m512bh)load_halves(rows[r].offsets + g, some);
+        });
+        each<M>([&](auto m) INLINED {
+            const bf16* sums = xs[m].groups + before + g;
+            const __m512bh high = (__m512bh)load_halves(sums, some);
+            const __m512bh low = (__m512bh)load_halves(sums + padded / group, some);
+            each<R>([&](auto r) INLINED {
+                totals[r][m] = _mm512_dpbf16_ps(_mm512_dpbf16_ps(totals[r][m], offsets[r], high), offsets[r], low);
+            });
+        });
+    };
+    int64_t g = 0;
+    for (; g + 32 <= groups; g += 32) step(g, 32);
+    if (g < groups) step(g, groups - g);
+    each<R * M>([&](auto i) INLINED { out[i / M][i % M] += _mm512_reduce_add_ps(totals[i / M][i % M]); });
 }
 
 // As of floats, see linear.h.
@@ -197,5 +245,7 @@ inline void dots(const Matrix* rows, const Steps* xs, float (*out)[MOST]) {
     each<R * M>([&](auto i) INLINED {
         out[i / M][i % M] = rows[i / M].finish(_mm512_reduce_add_ps(totals[i / M][i % M]));
     });
+    if constexpr (std::is_same_v<Matrix, Int4>)
+        if (rows[0].offsets) add_offsets<R, M>(rows, xs, out);
 }
 #endif
