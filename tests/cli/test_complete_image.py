@@ -35,7 +35,7 @@ def write_imagegpt(folder: Path, size=SIDE, **settings) -> Path:
     """A random ImageGPT of eight colours, whose choices differ enough to be told apart."""
     torch.manual_seed(0)
     sizes = {"vocab_size": 9, "n_positions": SIDE * SIDE, "n_embd": 8, "n_layer": 2, "n_head": 2}
-    config = ImageGPTConfig(**sizes, initializer_range=0.5, **settings)
+    config = ImageGPTConfig(**sizes | settings, initializer_range=0.5)
     ImageGPTForCausalImageModeling(config).save_pretrained(folder)
     ImageGPTImageProcessor(clusters=CORNERS, size=size).save_pretrained(folder)
     return folder

@@ -2,15 +2,20 @@
 
 import json
 import math
+import re
+import shutil
 
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from modelwright import zoo
 from modelwright.cli.held_out import HeldOut, held_out_loss, read_texts
 from modelwright.cli.quantize import compared
 from modelwright.errors import RequestError
 from modelwright.serving.load import load
+from tests.cli.test_complete_image import write_imagegpt
 
 
 @pytest.fixture
@@ -46,6 +51,69 @@ def test_what_int8_has_not_is_refused(run, tmp_path, option, named):
     said = run("quantize", "vl2-nano", str(tmp_path / "out"), *option)
     assert said.code and f"{named} is for int4, and the method is int8" in said.err
     assert len(said.err.splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_int4_by_what_layers_meet_in_a_file(run, tmp_path):
+    Image.new("RGB", (60, 40), "red").save(tmp_path / "picture.png")
+    picture = str(tmp_path / "picture.png")
+    lines = [{"messages": [{"role": "user", "content": "What is it?", "images": [picture]}]} for _ in range(2)]
+    lines += [{"prompt": "a red circle above two blue squares " * 60}, {"prompt_token_ids": list(range(5, 90))}]
+    file = tmp_path / "calibration.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    how = ("--method", "int4", "--calibrate", file)
+    ended = run("quantize", "vl2-nano", tmp_path / "a", *how)
+    assert ended.code == 0, ended.err
+    said = ended.out.splitlines()
+    assert re.fullmatch(rf"calibrated on [\d,]+ tokens of {re.escape(str(file))}", said[0]) and len(said) == 3
+    assert run("quantize", "vl2-nano", tmp_path / "c", "--method", "int4").out.splitlines()[1] != said[2]
+    model, processor = load(tmp_path / "a", device="cpu")
+    assert math.isfinite(held_out_loss(model, processor.tokenizer, ["two red circles"]).loss)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "method", "message"),
+    [
+        ("a.txt", "", "int4", "--calibrate {} holds no text"),
+        ("a.jsonl", "\n\n", "int4", "--calibrate {} holds no text"),
+        ("a.txt", "red circles", "int4", "the calibration has "),
+        ("a.jsonl", '{"prompt": 3}', "int4", "--calibrate {}, line 1: prompt must be text, got 3"),
+        ("a.jsonl", '{"prompt": "a"}\n{"text": "b"}', "int4", '--calibrate {}, line 2: unknown field "text"'),
+        ("a.jsonl", '{"prompt_token_ids": [99999999]}', "int4", "token 99999999 must be below the vocabulary"),
+        ("a.txt", "red circles", "int8", "--calibrate is for int4, and --method is int8"),
+        ("b", None, "int4", "--calibrate {} cannot be read: No such file or directory"),
+    ],
+)
+def test_calibrations_that_cannot_be_are_refused_in_a_sentence(run, tmp_path, name, content, method, message):
+    file = tmp_path / name
+    if content is not None:
+        file.write_text(content)
+    said = run("quantize", "vl2-nano", tmp_path / "out", "--method", method, "--calibrate", file)
+    assert said.code and message.format(file) in said.err and len(said.err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_colours_are_calibrated_by_their_tokens(run, tmp_path):
+    write_imagegpt(tmp_path / "plain", n_embd=64, n_inner=128, n_head=2)
+    file = tmp_path / "lines.jsonl"
+    file.write_text("".join(json.dumps({"prompt_token_ids": [i % 7, 3, i % 5] * 5}) + "\n" for i in range(12)))
+    how = ("--method", "int4", "--calibrate")
+    said = run("quantize", tmp_path / "plain", tmp_path / "out", *how, file)
+    assert said.code == 0 and said.out.startswith("calibrated on 180 tokens"), said.err
+    (tmp_path / "text.txt").write_text("a text")
+    refused = run("quantize", tmp_path / "plain", tmp_path / "again", *how, tmp_path / "text.txt").err
+    assert "the tokens of this model are colours: give a .jsonl file whose lines have prompt_token_ids" in refused
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(run, tmp_path, vl2):
+    shutil.copytree(vl2, tmp_path / "plain")
+    (file,) = (tmp_path / "plain").glob("*.safetensors")
+    weights = load_file(file)
+    name = "language.model.layers.0.self_attn.o_proj.weight"
+    weights[name].view(-1)[3] = math.nan
+    save_file(weights, file, metadata={"format": "pt"})
+    said = run("quantize", tmp_path / "plain", tmp_path / "out")
+    assert said.code and f"{name} in {file.name} holds NaN" in said.err and not said.out
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_loss_is_that_of_the_model():

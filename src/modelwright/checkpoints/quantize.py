@@ -4,7 +4,7 @@ Which matrices, and in what form, is said in ``quantized_model.py``. Leaves out 
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from modelwright.checkpoints.convert import READ_AT_ONCE
 from modelwright.checkpoints.finite import check_range
 from modelwright.checkpoints.folder import Checkpoint, find_checkpoint
 from modelwright.checkpoints.new_folder import COMPANIONS, check_new, copy_companions, new_folder
+from modelwright.checkpoints.places import split
 from modelwright.checkpoints.quantized_model import (
     is_quantized,
     parts_of,
@@ -25,10 +26,10 @@ from modelwright.checkpoints.quantized_model import (
     relative_error,
     rows_of,
     settings_for,
-    store,
     transposed_names,
 )
 from modelwright.checkpoints.recipes import copy_of
+from modelwright.checkpoints.rounded_layers import store
 from modelwright.checkpoints.shards import (
     INDEX_FILE,
     PlannedTensor,
@@ -41,8 +42,9 @@ from modelwright.checkpoints.shards import (
 from modelwright.checkpoints.source import choose_dtype
 from modelwright.checkpoints.weights import weights_in
 from modelwright.configs import CheckedConfig
-from modelwright.configs.engine import QuantSettings
-from modelwright.errors import CheckpointError
+from modelwright.configs.engine import QuantSettings, weight_quantization
+from modelwright.errors import CheckpointError, ConfigError
+from modelwright.ops.weight_only import Int4Weight
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def quantize(
     keep_head: bool = True,
     symmetric: bool = False,
     max_shard_size: int | str = "5GB",
+    calibrated: Any = None,
     progress: Progress | None = None,
 ) -> QuantizeReport:
     """Quantize a checkpoint folder; ``dst`` appears whole at the end, or not at all.
@@ -83,6 +86,7 @@ def quantize(
         dst: a folder that is not there yet, or is empty.
         method, group, keep_head, symmetric: as over there.
         max_shard_size: bytes of one weight file at most, or text such as ``200MB`` or ``5GiB``.
+        calibrated: the model of ``src`` as ``quantize_model`` calibrated it in the same way; its integers are written.
         progress: called after each tensor with its name, the bytes made so far and the bytes to make.
 
     Raises:
@@ -93,7 +97,7 @@ def quantize(
     check_new(target)
     source = _Source.open(find_checkpoint(src, COMPANIONS), partial(settings_for, method, group, keep_head, symmetric))
     with new_folder(target) as folder, TensorReader(source.headers, limit // READ_AT_ONCE) as reader:
-        work = _Work(source, reader, progress)
+        work = _Work(source, reader, progress, _integers_of(calibrated, source))
         planned = list(work.plan())
         work.total = sum(entry.nbytes for entry in planned)
         shards = write_planned(folder, planned, limit)
@@ -158,11 +162,30 @@ def _empty(kind: Any, config: CheckedConfig, asked: dict[str, Any] | None) -> An
         return kind(config)
 
 
+def _integers_of(calibrated: Any, source: _Source) -> dict[str, Tensor] | None:
+    """The official tensors of a calibrated model; None where there is none."""
+    if calibrated is None:
+        return None
+    settings = weight_quantization(calibrated.config)
+    if settings != source.settings:
+        raise ConfigError(f"the calibrated model is stored as {settings}, and {source.settings} is asked for")
+    return dict(split(calibrated.places(), calibrated.state_dict()))
+
+
+def _weight_of(name: str, tensors: Mapping[str, Tensor]) -> Int4Weight:
+    parts = (tensors.get(part) for part in (name, f"{name}_scale", f"{name}_offset"))
+    steps, scales, offsets = (None if part is None else part.cpu().contiguous() for part in parts)
+    assert steps is not None and scales is not None  # the settings are the same
+    return Int4Weight(steps, scales, offsets)
+
+
 class _Work:
     """Makes the tensors of the new checkpoint one after the other, and keeps what there is to report."""
 
-    def __init__(self, source: _Source, reader: TensorReader, progress: Progress | None):
-        self._source, self._reader, self._progress = source, reader, progress
+    def __init__(
+        self, source: _Source, reader: TensorReader, progress: Progress | None, known: Mapping[str, Tensor] | None
+    ):
+        self._source, self._reader, self._progress, self._known = source, reader, progress, known
         self._waiting: dict[str, Tensor] = {}
         self._done = 0
         self.total = 0
@@ -202,6 +225,6 @@ class _Work:
             return {name: given.to(kept, copy=True, memory_format=torch.contiguous_format)}
         check_range(name, given, source.types[name])
         rows = rows_of(name, given.to(source.types[name]), source.transposed)
-        stored = store(name, rows, source.settings)
+        stored = store(name, rows, source.settings) if self._known is None else _weight_of(name, self._known)
         self.errors[name] = relative_error(rows, stored)
         return dict(parts_of(name, stored))

@@ -1,11 +1,9 @@
 """A built model with its matrices rounded to integers, and official tensors rounded on their way in.
 
-Quantized are the projections of attention, feed-forwards and experts (stacks expert by expert). Left as they are:
-embeddings, norms, biases, routers, what sees pictures, heads (unless asked for), and the latent's ``kv_b_proj``, whose
-numbers attention multiplies with either side. Leaves out files, and how rounding is done (``ops/weight_only.py``).
+Leaves out which matrices those are (``rounded_layers.py``), files, and how rounding is done (``ops/weight_only.py``).
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,27 +11,28 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from modelwright.checkpoints.calibrate import LayerProgress, calibrate_layers
+from modelwright.checkpoints.rounded_layers import quantize_layers, store
 from modelwright.checkpoints.shards import INTEGERS, TensorHeader
 from modelwright.configs.engine import QuantSettings, read_quantization, weight_quantization
 from modelwright.errors import ConfigError
-from modelwright.layers import Experts, Linear
-from modelwright.layers.linear import CastLinear, ColumnSlicedLinear, RowSlicedLinear
 from modelwright.layers.quantized import QuantizedExperts, QuantizedLinear
 from modelwright.ops.stored import Stored
-from modelwright.ops.weight_only import RUN, Int4Weight, dequantise, quantise_int4, quantise_int8
+from modelwright.ops.weight_only import Int4Weight, dequantise
 
 METHODS = {"int8": "int8_weight_only", "int4": "int4_weight_only", "int8-dynamic": "int8_dynamic"}
 """Short names of what a ``quant_config`` calls ``quant_method``."""
-HEAD = "lm_head"
-KEPT = frozenset({"vision", "projector", "kv_b_proj", "shared_expert_gate", "score", HEAD})
-"""Parts of module names whose matrices stay as they are; the head may be asked for."""
-MATRICES = (Linear, nn.Linear, CastLinear, ColumnSlicedLinear, RowSlicedLinear, Conv1D, Experts)
-"""Layers that compute a product with their weight; a model's ``own_matrices`` are its family's, beyond these."""
 SCALE, OFFSET = ".weight_scale", ".weight_offset"
 
 
 def quantize_model(
-    model: Any, method: str, group: int | None = None, keep_head: bool = True, symmetric: bool = False
+    model: Any,
+    method: str,
+    group: int | None = None,
+    keep_head: bool = True,
+    symmetric: bool = False,
+    calibration: Sequence[Mapping[str, Tensor]] | None = None,
+    progress: LayerProgress | None = None,
 ) -> Any:
     """Round the weights of ``model``, in place; its config then says so, and saving writes the integers.
 
@@ -44,6 +43,10 @@ def quantize_model(
         group: of int4: 32 (the default), 64 or 128.
         keep_head: whether the output head stays as it is.
         symmetric: of int4: leave out the offsets.
+        calibration: of int4: keyword arguments of ``model``, such as ``input_ids`` ``[batch, tokens]``, for each of
+            some passes without padding. Matrices are then rounded so that their products stay near on what the layers
+            meet in them (:func:`modelwright.checkpoints.calibrate.calibrate_layers`).
+        progress: called after each layer of a calibration with how many are done and how many there are.
 
     Returns:
         The model.
@@ -51,12 +54,18 @@ def quantize_model(
     Raises:
         ConfigError: an unknown method or group, inputs that groups do not divide, a tied head that is not kept, or a
             model that is quantized already.
+        RequestError: a calibration of too few tokens, or one that makes numbers that are not finite.
     """
     earlier = weight_quantization(model.config)
     if earlier is not None:
         raise ConfigError(f"the model is quantized already, to {earlier.weights}; quantize the one it was made from")
     settings = settings_for(method, group, keep_head, symmetric, model.config)
-    quantize_layers(model, settings)
+    if calibration is None:
+        quantize_layers(model, settings)
+    elif settings.weights != "int4":
+        raise ConfigError(f"calibration is for int4, and the method is {method}, which loses next to nothing without")
+    else:
+        calibrate_layers(model, settings, calibration, progress)
     model.config.dtype = str(model.weight_dtype()).removeprefix("torch.")
     model.config.quant_config = settings.to_config()
     return model
@@ -77,38 +86,6 @@ def settings_for(method: str, group: int | None, keep_head: bool, symmetric: boo
     cached = read_quantization(getattr(config, "quant_config", None))
     assert settings is not None
     return settings if cached is None else replace(settings, kv_cache=cached.kv_cache)
-
-
-@torch.no_grad()
-def quantize_layers(model: Any, settings: QuantSettings) -> None:
-    """Replace the matrices of ``model`` in place; those that are replaced already are passed over.
-
-    On the meta device this gives the shapes of what a checkpoint holds.
-
-    Raises:
-        ConfigError: groups that do not divide a layer's inputs, or a head that is the embedding.
-    """
-    if settings.head and model.config.get_text_config().tie_word_embeddings:
-        raise ConfigError("lm_head (True) needs tie_word_embeddings=False: a tied head is the embedding, which is kept")
-    matrices = (*MATRICES, *model.own_matrices)
-    for name, module in list(model.named_modules()):
-        if _kept(name, settings) or type(module) not in matrices:
-            continue
-        parent, _, own = name.rpartition(".")
-        setattr(model.get_submodule(parent), own, _quantized(name, module, settings))
-
-
-def store(name: str, weight: Tensor, settings: QuantSettings) -> Stored:
-    """``[..., out, in]`` rounded; ``name`` is for the error."""
-    if settings.weights == "int8":
-        return quantise_int8(weight)
-    inputs = weight.shape[-1]
-    if inputs % max(settings.group, RUN):
-        raise ConfigError(
-            f"the inputs of {name} ({inputs}) must be divisible by group_size ({settings.group}) and by {RUN}, whose "
-            "int4 steps share a run of bytes"
-        )
-    return quantise_int4(weight, settings.group, offset=not settings.symmetric)
 
 
 def relative_error(weight: Tensor, stored: Stored) -> float:
@@ -180,35 +157,3 @@ def drop_offsets(model: nn.Module) -> None:
         if isinstance(module, QuantizedLinear | QuantizedExperts):
             for name in [name for name, _ in module.named_buffers(recurse=False) if name.endswith("_offset")]:
                 setattr(module, name, None)
-
-
-def _kept(name: str, settings: QuantSettings) -> bool:
-    parts = name.split(".")
-    return not KEPT.isdisjoint(parts) and not (settings.head and parts[-1] == HEAD)
-
-
-def _quantized(name: str, module: Any, settings: QuantSettings) -> nn.Module:
-    dynamic = settings.activations == "int8"
-    if isinstance(module, Experts):
-        made: nn.Module = QuantizedExperts(
-            store(f"{name}.gate_up_proj", module.gate_up_proj, settings),
-            store(f"{name}.down_proj", module.down_proj, settings),
-            module.act,
-            module.gated,
-            module.names,
-            module.dropout,
-            module.compute,
-            dynamic,
-        )
-    else:
-        compute = module.compute if isinstance(module, CastLinear) else None
-        stored = store(name, _rows(module), settings)
-        made = QuantizedLinear(stored, module.bias, compute, dynamic)
-    return made.train(module.training)
-
-
-def _rows(module: Any) -> Tensor:
-    """A layer's matrix as ``[out, in]``."""
-    if isinstance(module, Conv1D):
-        return module.weight.t().contiguous()
-    return module.weight

@@ -9,6 +9,7 @@ from modelwright.configs.field_types import cut, shown
 from modelwright.engine.params import Guide, SamplingParams
 from modelwright.errors import RequestError
 from modelwright.processing.batching import ProcessedPrompt
+from modelwright.serving.load import Loaded
 from modelwright.serving.opened import Opened
 from modelwright.serving.prompts import Rendering, encode_messages, encode_text
 
@@ -68,45 +69,50 @@ class Reader:
         try:
             given = line.fields((*SAMPLING, *FORMS))
             params = self._opened.params(self._defaults | _sampling(given))
-            return self._prompt(given, params)
+            return Asked(read_prompt(self._opened.loaded, given, self._template), params)
         except RequestError as error:
             raise RequestError(f"line {line.number}: {error}") from error
 
-    def _prompt(self, given: Mapping[str, Any], params: SamplingParams) -> Asked:
-        unused = [name for name in FORMS if name in given and "messages" not in given]
-        if unused:
-            raise RequestError(f"{unused[0]} says how messages are printed, and the line has none")
-        if "prompt_token_ids" in given:
-            ids = given["prompt_token_ids"]
-            if not isinstance(ids, list):
-                raise RequestError(f"prompt_token_ids must be a list of token ids, got {shown(ids)}")
-            for place, id_ in enumerate(ids):
-                if type(id_) is not int or not 0 <= id_ < 2**31:
-                    raise RequestError(
-                        f"prompt_token_ids must be a list of token ids, got {shown(id_)} at place {place}"
-                    )
-            return Asked(ProcessedPrompt.of_tokens(ids), params)
-        if self._opened.loaded.tokenizer is None:
-            raise RequestError("this model's tokens are colours, so it reads prompt_token_ids only")
-        if "prompt" in given:
-            if not isinstance(given["prompt"], str):
-                raise RequestError(f"prompt must be text, got {given['prompt']!r:.80}")
-            return Asked(encode_text(self._opened.loaded, given["prompt"]), params)
-        return Asked(encode_messages(self._opened.loaded, given["messages"], self._rendering(given)), params)
 
-    def _rendering(self, given: Mapping[str, Any]) -> Rendering:
-        """How a line's messages are printed."""
-        for name, (sound, words) in FORMS.items():
-            if given.get(name) is not None and not sound(given[name]):
-                raise RequestError(f"{name} must be {words}, got {given[name]!r:.80}")
-        return Rendering(
-            chat_template=given.get("chat_template") or self._template,
-            tools=given.get("tools"),
-            documents=given.get("documents"),
-            variables=given.get("chat_template_kwargs") or {},
-            add_generation_prompt=given.get("add_generation_prompt"),
-            continue_final_message=given.get("continue_final_message"),
-        )
+def read_prompt(loaded: Loaded, given: Mapping[str, Any], template: str | None = None) -> ProcessedPrompt:
+    """What the fields of a line ask with, as the model reads it.
+
+    Raises:
+        RequestError: it cannot be read as it stands.
+    """
+    unused = [name for name in FORMS if name in given and "messages" not in given]
+    if unused:
+        raise RequestError(f"{unused[0]} says how messages are printed, and the line has none")
+    if "prompt_token_ids" in given:
+        ids = given["prompt_token_ids"]
+        if not isinstance(ids, list):
+            raise RequestError(f"prompt_token_ids must be a list of token ids, got {shown(ids)}")
+        for place, id_ in enumerate(ids):
+            if type(id_) is not int or not 0 <= id_ < 2**31:
+                raise RequestError(f"prompt_token_ids must be a list of token ids, got {shown(id_)} at place {place}")
+        return ProcessedPrompt.of_tokens(ids)
+    if loaded.tokenizer is None:
+        raise RequestError("this model's tokens are colours, so it reads prompt_token_ids only")
+    if "prompt" in given:
+        if not isinstance(given["prompt"], str):
+            raise RequestError(f"prompt must be text, got {given['prompt']!r:.80}")
+        return encode_text(loaded, given["prompt"])
+    return encode_messages(loaded, given["messages"], _rendering(given, template))
+
+
+def _rendering(given: Mapping[str, Any], template: str | None) -> Rendering:
+    """How a line's messages are printed."""
+    for name, (sound, words) in FORMS.items():
+        if given.get(name) is not None and not sound(given[name]):
+            raise RequestError(f"{name} must be {words}, got {given[name]!r:.80}")
+    return Rendering(
+        chat_template=given.get("chat_template") or template,
+        tools=given.get("tools"),
+        documents=given.get("documents"),
+        variables=given.get("chat_template_kwargs") or {},
+        add_generation_prompt=given.get("add_generation_prompt"),
+        continue_final_message=given.get("continue_final_message"),
+    )
 
 
 def _sampling(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,17 +1,28 @@
 """``modelwright quantize``: a checkpoint with its matrices as integers, and what that costs in numbers and in loss."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from modelwright.checkpoints.folder import find_checkpoint
+from modelwright.checkpoints.new_folder import check_new
 from modelwright.checkpoints.quantize import QuantizeReport, quantize
-from modelwright.checkpoints.shards import Progress as QuantizeProgress
+from modelwright.checkpoints.quantized_model import quantize_model, settings_for
+from modelwright.cli.calibration import read_passes
 from modelwright.cli.console import errors
 from modelwright.cli.held_out import HeldOut, held_out_loss, read_texts
 from modelwright.errors import RequestError
@@ -31,6 +42,7 @@ class QuantizeOptions:
     symmetric: bool = False
     keep_head: bool = True
     max_shard_size: str = "5GB"
+    calibrate: Path | None = None
     eval: Path | None = None
     device: str = "auto"
 
@@ -42,8 +54,9 @@ def run_quantize(options: QuantizeOptions) -> None:
     texts = None if options.eval is None else read_texts(options.eval.expanduser())
     if texts is not None and find_checkpoint(source).tokens_are_colours:
         raise RequestError(f"--eval needs a model that reads text, and the tokens of {options.model} are colours")
-    size = options.max_shard_size
-    with _bar(os.path.basename(options.model.rstrip("/"))) as progress:
+    size, name = options.max_shard_size, os.path.basename(options.model.rstrip("/"))
+    calibrated = None if options.calibrate is None else _calibrated(source, options.calibrate.expanduser(), options)
+    with _bar(f"quantizing {name}", DownloadColumn()) as bar:
         report = quantize(
             source,
             options.out.expanduser(),
@@ -52,13 +65,28 @@ def run_quantize(options: QuantizeOptions) -> None:
             symmetric=options.symmetric,
             keep_head=options.keep_head,
             max_shard_size=int(size) if size.isdecimal() else size,
-            progress=progress,
+            calibrated=calibrated,
+            progress=None if bar is None else lambda _, done, total: bar(done, total),
         )
     print(summary(options.out, report), flush=True)
     if texts is not None:
         before = _measured(source, options.device, texts)
         after = _measured(options.out.expanduser(), options.device, texts)
         print(compared(before, after, options.method))
+
+
+def _calibrated(source: str | Path, file: Path, options: QuantizeOptions) -> Any:
+    """The model rounded by what it meets in a file; says on stdout how much that was."""
+    check_new(options.out.expanduser().absolute())
+    how = options.method, options.group, options.keep_head, options.symmetric
+    if settings_for(*how, None).weights != "int4":
+        raise RequestError(f"--calibrate is for int4, and --method is {options.method}, which loses next to nothing")
+    loaded = load(source, device=options.device)
+    passes = read_passes(file, loaded)
+    with _bar("calibrating", MofNCompleteColumn()) as bar:
+        model = quantize_model(loaded.model, *how, calibration=passes.batches, progress=bar)
+    print(f"calibrated on {'' if passes.whole else 'the first '}{passes.tokens:,} tokens of {file}", flush=True)
+    return model
 
 
 def summary(out: Path, report: QuantizeReport) -> str:
@@ -91,12 +119,12 @@ def _measured(folder: str | Path, device: str, texts: list[str]) -> tuple[str, H
 
 
 @contextmanager
-def _bar(name: str) -> Iterator[QuantizeProgress | None]:
-    """A bar of the bytes written, gone when they are; nothing where stderr is no terminal."""
+def _bar(name: str, how_much: ProgressColumn) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar that is told what is done and how much there is, gone in the end; none where stderr is no terminal."""
     if not errors.is_terminal:
         yield None
         return
-    columns = (TextColumn("quantizing {task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), how_much, TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True) as bars:
         task = bars.add_task(name, total=None)
-        yield lambda _, done, total: bars.update(task, completed=done, total=total)
+        yield lambda done, total: bars.update(task, completed=done, total=total)

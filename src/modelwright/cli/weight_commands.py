@@ -94,6 +94,15 @@ def quantize(
     keep_head: Annotated[
         bool, Option("--keep-head/--no-keep-head", help="Leave the output head as it is, or quantize it too.")
     ] = True,
+    calibrate: Annotated[
+        Path | None,
+        Option(
+            help="A text, or a .jsonl of prompts or messages as `generate` reads them: int4 is rounded by what "
+            "the layers meet in it.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
     evaluate: Annotated[
         Path | None,
         Option(
@@ -113,7 +122,8 @@ def quantize(
 
     from modelwright.cli.quantize import QuantizeOptions, run_quantize
 
-    run_quantize(QuantizeOptions(model, out, method, group, symmetric, keep_head, max_shard_size, evaluate, device))
+    options = (method, group, symmetric, keep_head, max_shard_size, calibrate, evaluate, device)
+    run_quantize(QuantizeOptions(model, out, *options))
 
 
 @export.command("onnx", cls=Command, epilog=examples.shown(examples.EXPORT_ONNX))

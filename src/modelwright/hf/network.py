@@ -24,10 +24,10 @@ from modelwright.checkpoints.quantized_model import (
     OFFSET,
     SCALE,
     is_quantized,
-    quantize_layers,
     quantize_tensors,
     settle_offsets,
 )
+from modelwright.checkpoints.rounded_layers import quantize_layers
 from modelwright.checkpoints.shards import (
     INTEGERS,
     Progress,

@@ -2,7 +2,8 @@
 
 int8 has a scale per output row. int4 has a scale, and mostly an offset, per group of input channels: a weight is
 ``scale * (step - 8) + offset`` with steps 0 to 15. Two steps lie in a byte: of each 64 channels, byte j holds channel j
-in its low and channel 32 + j in its high half. Leaves out calibration, and activations in int8.
+in its low and channel 32 + j in its high half. Leaves out rounding by what a layer meets (``gptq.py``), and activations
+in int8.
 """
 
 from collections.abc import Callable
@@ -55,11 +56,7 @@ def quantise_int4(weight: Tensor, group: int = 32, offset: bool = True) -> Int4W
     Raises:
         ValueError: an unknown group, or inputs that are no whole number of groups and of runs of 64.
     """
-    if group not in INT4_GROUPS or weight.shape[-1] % max(group, RUN):
-        raise ValueError(
-            f"int4 groups must be of {', '.join(map(str, INT4_GROUPS))} inputs and divide them, as must {RUN}; "
-            f"got groups of {group} and {weight.shape[-1]} inputs"
-        )
+    _check_groups(weight, group)
     steps, scales, *offsets = _by_rows(lambda rows: _int4_rows(rows, group, offset), weight)
     return Int4Weight(steps, scales, *offsets)
 
@@ -79,18 +76,46 @@ def _int8_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _int4_rows(rows: Tensor, group: int, offset: bool) -> tuple[Tensor, ...]:
-    wide = rows.float().unflatten(-1, (-1, group))  # [rows, groups, group]
-    if offset:
-        least, most = wide.amin(dim=-1), wide.amax(dim=-1)
-        scales = ((most - least) / 15).bfloat16()
-        offsets = (least + 8 * scales.float()).bfloat16()
-        centred = wide - offsets.float()[..., None]
-    else:
-        largest = wide.gather(-1, wide.abs().argmax(dim=-1, keepdim=True))[..., 0]
-        scales, offsets, centred = (largest / -8).bfloat16(), None, wide
-    divisor = torch.where(scales == 0, 1.0, scales.float())
-    steps = _pack(((centred / divisor[..., None]).round().clamp(-8, 7) + 8).flatten(-2).to(torch.uint8))
+    scales, offsets = int4_parameters(rows, group, offset)
+    shift = None if offsets is None else offsets[..., None]
+    steps = _pack(rounded_to(rows.float().unflatten(-1, (-1, group)), scales[..., None], shift)[0].flatten(-2))
     return (steps, scales) if offsets is None else (steps, scales, offsets)
+
+
+def int4_parameters(weight: Tensor, group: int, offset: bool = True) -> tuple[Tensor, Tensor | None]:
+    """The scales and offsets of :func:`quantise_int4`, bf16 ``[..., out, in / group]``.
+
+    Raises:
+        ValueError: as there.
+    """
+    _check_groups(weight, group)
+    wide = weight.float().unflatten(-1, (-1, group))  # [..., out, groups, group]
+    if not offset:
+        largest = wide.gather(-1, wide.abs().argmax(dim=-1, keepdim=True))[..., 0]
+        return (largest / -8).bfloat16(), None
+    least, most = wide.amin(dim=-1), wide.amax(dim=-1)
+    scales = ((most - least) / 15).bfloat16()
+    return scales, (least + 8 * scales.float()).bfloat16()
+
+
+def rounded_to(numbers: Tensor, scales: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The steps, uint8, that are nearest to numbers, and their values; scales and offsets broadcast."""
+    wide, shift = scales.float(), 0.0 if offsets is None else offsets.float()
+    steps = ((numbers - shift) / torch.where(wide == 0, 1.0, wide)).round().clamp(-8, 7)
+    return (steps + 8).to(torch.uint8), steps * wide + shift
+
+
+def int4_of(steps: Tensor, scales: Tensor, offsets: Tensor | None) -> Int4Weight:
+    """The weight of steps 0 to 15, uint8 ``[..., out, in]``."""
+    return Int4Weight(_pack(steps), scales, offsets)
+
+
+def _check_groups(weight: Tensor, group: int) -> None:
+    if group not in INT4_GROUPS or weight.shape[-1] % max(group, RUN):
+        raise ValueError(
+            f"int4 groups must be of {', '.join(map(str, INT4_GROUPS))} inputs and divide them, as must {RUN}; "
+            f"got groups of {group} and {weight.shape[-1]} inputs"
+        )
 
 
 def _pack(steps: Tensor) -> Tensor:
