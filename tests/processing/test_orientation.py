@@ -93,7 +93,8 @@ def test_boxes_are_in_pixels_of_the_upright_picture(orientation, processor):
     picture = Image.open(io.BytesIO(stored(orientation)))
     (found,) = parse_grounding(ANSWER, picture)
     assert found.boxes == ((0, 0, 500 / 999 * 80, 500 / 999 * 120),)
-    assert parse_grounding(ANSWER, [Image.new("RGB", (9, 9)), picture])[0].boxes == found.boxes
+    for shown in ([Image.new("RGB", (9, 9)), picture], [(9, 9), stored(orientation)], stored(orientation)):
+        assert parse_grounding(ANSWER, shown)[0].boxes == found.boxes
     drawn = draw_groundings(picture, [found])
     assert drawn.size == (80, 120) and drawn.getpixel((20, 50)) == (255, 0, 0)
     assert drawn.getpixel((60, 100)) == (255, 255, 255) != drawn.getpixel((40, 30))

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -10,6 +10,16 @@ from modelwright.errors import RequestError
 
 CHANNELS = (1, 3, 4)
 """Channels an array may have: grey, RGB, or RGB with transparency."""
+
+
+class Array(Protocol):
+    """What numpy arrays and torch tensors have in common."""
+
+    @property
+    def shape(self) -> Any: ...
+
+    @property
+    def ndim(self) -> int: ...
 
 
 def is_array(value: Any) -> bool:

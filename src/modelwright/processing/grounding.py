@@ -7,20 +7,19 @@ A model writes ``<|ref|>label<|/ref|><|det|>[[x1, y1, x2, y2], ...]<|/det|>`` wi
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from numbers import Number
 from typing import cast
 
-from PIL import Image
-
 from modelwright.errors import RequestError
-from modelwright.processing.images import load_image
+from modelwright.processing.images import Picture, load_image
 
 GRID = 999
 """The coordinate of a picture's right and bottom edge."""
 
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2."""
-Shown = tuple[int, int] | Image.Image
-"""A picture that the model saw, or the (width, height) of it, upright."""
+Shown = tuple[int, int] | Picture
+"""A picture that the model saw, as `load_image` reads it, or the (width, height) of it, upright."""
 
 _TAG = re.compile(r"<\|(/?)(ref|det)\|>")
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
@@ -188,10 +187,10 @@ def _box_problem(box: Sequence[float]) -> str | None:
 
 
 def _pick_size(image_size: Shown | Sequence[Shown], image: int | None) -> tuple[int, tuple[int, int]]:
-    shown = [image_size] if isinstance(image_size, Image.Image) else list(image_size)
-    if shown and not isinstance(shown[0], Sequence | Image.Image):  # one pair
-        shown = [cast(tuple[int, int], image_size)]
-    sizes = [load_image(one).size if isinstance(one, Image.Image) else cast(tuple[int, int], one) for one in shown]
+    pair = isinstance(image_size, tuple | list) and len(image_size) > 0 and isinstance(image_size[0], Number)
+    several = isinstance(image_size, tuple | list) and not pair
+    shown = cast(list[Shown], [*cast(Sequence[Shown], image_size)] if several else [image_size])
+    sizes = [one if isinstance(one, list | tuple) else load_image(one).size for one in shown]
     if not sizes or any(len(size) != 2 or min(size) <= 0 for size in sizes):
         raise RequestError(
             f"image_size must be (width, height) or a list of such pairs, all positive, got {image_size}"

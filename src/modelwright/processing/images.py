@@ -16,12 +16,12 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from modelwright.errors import RequestError
-from modelwright.processing.arrays import is_array, levels_of
+from modelwright.processing.arrays import Array, is_array, levels_of
 
 MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
 """Largest accepted width x height, 89 megapixels: the size at which Pillow itself begins to warn of a bomb."""
 
-Picture = str | os.PathLike[str] | bytes | Image.Image | IO[bytes] | np.ndarray | Mapping[str, Any]
+Picture = str | os.PathLike[str] | bytes | Image.Image | IO[bytes] | Array | Mapping[str, Any]
 """A path, a ``data:`` or ``file:`` URL, base64 text, the bytes of an encoded picture, a picture, an open binary file, a
 numpy array or torch tensor (see `levels_of`), or what data sets hold: a mapping with ``bytes`` or ``path``."""
 

@@ -1,6 +1,7 @@
 """Processed prompts as the batch that models, transformers' callers and official code take."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from transformers import BatchFeature
@@ -30,10 +31,10 @@ class PromptBatch(BatchFeature):
         return aside[item] if item in aside else super().__getitem__(item)
 
     def __getattr__(self, item: str) -> Any:
-        try:
-            return self[item] if not item.startswith("__") else super().__getattr__(item)
-        except KeyError:
-            raise AttributeError(f"a batch has no {item!r}") from None
+        if "data" in self.__dict__ and not item.startswith("__"):  # neither while a copy is made
+            with suppress(KeyError):
+                return self[item]
+        raise AttributeError(f"a batch has no {item!r}")
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"aside": self.aside}

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
@@ -87,7 +87,7 @@ def _templates_of(entry: Any, path: Path) -> str | dict[str, str]:
     texts = [*entry, *entry.values()] if isinstance(entry, dict) else [entry or ""]
     if not all(isinstance(text, str) for text in texts):
         raise CheckpointError(f"{path}: chat_template must be a text or a list of name and template, got {entry!r:.80}")
-    return entry or ""
+    return cast(str | dict[str, str], entry or "")
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
