@@ -426,3 +426,13 @@ def test_lines_are_read_as_there_is_room_and_written_in_order():
         assert read - len(written) <= HELD
     assert [one["id"] for one in written] == list(range(1, 2000))
     assert batch.progress.lines == 1999 and batch.progress.errors == 666
+
+
+def test_answers_may_be_asked_for_that_no_company_changes(generate, v2):
+    lines = [{"prompt_token_ids": ids, "max_tokens": 12} for ids in IDS]
+    how = ("--dtype", "bfloat16", "--batch-invariant")
+    ended, together = generate(v2, lines, *how)
+    assert ended.code == 0
+    _, alone = generate(v2, lines, *how, "--max-batch", 1, "--token-budget", 5, "--overwrite")
+    assert together == alone
+    assert generate(v2, lines, "--dtype", "bfloat16")[0].code == 2  # other answers stand there

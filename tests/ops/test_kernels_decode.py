@@ -75,3 +75,19 @@ def test_whichever_thread_takes_a_part_the_result_is_the_same(three_threads):
     first = kernels.decode([q], [pages[0]], pages[1], contexts, tables, 0.125)
     for _ in range(20):
         assert torch.equal(kernels.decode([q], [pages[0]], pages[1], contexts, tables, 0.125), first)
+
+
+@pytest.mark.parametrize("types", named)
+@pytest.mark.parametrize("heads", [(8, 2, 64), (4, 4, 64), (3, 1, 20)], ids=str)
+def test_shares_of_one_size_do_not_depend_on_the_sequences_beside(types, heads, three_threads):
+    torch.manual_seed(0)
+    (dtype, kind), (heads, kv_heads, width), contexts = types, heads, [1400, 3, 513, 512, 31, 900]
+    tables, used = scattered(contexts, 16)
+    keys, values = (stored((*used.shape, kv_heads, width), kind, used) for _ in range(2))
+    q = torch.randn(len(contexts), heads, width).to(dtype)
+    whole = kernels.decode([q], [keys], values, torch.tensor(contexts), tables, 0.125, 512)
+    for i, context in enumerate(contexts):
+        alone = kernels.decode([q[i : i + 1]], [keys], values, torch.tensor([context]), tables[i : i + 1], 0.125, 512)
+        assert torch.equal(alone[0], whole[i])
+    expected = paged_attention(q.float(), keys, values, range(7), contexts, tables, 0.125)
+    torch.testing.assert_close(whole.float(), expected, **CLOSE[dtype])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from modelwright.attention.pool import PagedBatch, PagePool
 from modelwright.attention.protocol import Projection
+from modelwright.ops.invariant import rows_are_invariant
 from modelwright.ops.latent import (
     expand_latent,
     latent_to_values,
@@ -148,9 +149,14 @@ class PagedAttention:
 
 
 def _split(batch: PagedBatch) -> tuple[_Decodes | None, list[_Chunk]]:
-    """The single tokens of a step and its longer parts; where all are single, no tensor is asked for its numbers."""
+    """The single tokens of a step and its longer parts; where all are single, no tensor is asked for its numbers.
+
+    Where no row may depend on what is beside it, every token is a single one: it attends as if it were decoded.
+    """
     if len(batch.slots) == len(batch.contexts):
         return _Decodes(slice(0, len(batch.slots)), batch.contexts, batch.tables), []
+    if rows_are_invariant():
+        return _all_single(batch), []
     starts, contexts = batch.query_starts.tolist(), batch.contexts.tolist()
     single, chunks = [], []
     for i, (start, stop) in enumerate(pairwise(starts)):
@@ -162,6 +168,15 @@ def _split(batch: PagedBatch) -> tuple[_Decodes | None, list[_Chunk]]:
         return None, chunks
     which = torch.tensor(single, device=batch.tables.device)
     return _Decodes(batch.query_starts[which].long(), batch.contexts[which], batch.tables[which]), chunks
+
+
+def _all_single(batch: PagedBatch) -> _Decodes:
+    starts, ends = batch.query_starts.tolist(), batch.contexts.tolist()
+    counts = [stop - start for start, stop in pairwise(starts)]
+    contexts = [end - count + i + 1 for end, count in zip(ends, counts, strict=True) for i in range(count)]
+    device = batch.tables.device
+    tables = batch.tables.repeat_interleave(torch.tensor(counts, device=device), dim=0)
+    return _Decodes(slice(0, len(contexts)), torch.tensor(contexts, device=device).to(batch.contexts), tables)
 
 
 def _absorbs(q_nope: Tensor, context: int, kv_b: Tensor) -> bool:

@@ -40,6 +40,8 @@ def _run(options: GenerateOptions, ranks: Ranks) -> int:
     model = find_model(options.model)
     settings = {"model": options.model, "sampling": options.defaults(), "dtype": options.machine.dtype}
     settings["kv_dtype"] = options.engine.kv_dtype or "auto"
+    if options.engine.batch_invariant:
+        settings["batch_invariant"] = True
     template = read_template(options.chat_template)
     settings |= {} if template is None else {"chat_template": template}
     path = None if options.output == STANDARD else options.output

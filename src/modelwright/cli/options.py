@@ -97,10 +97,14 @@ class ChatEngine:
     num_pages: Annotated[int | None, engine_option("num_pages", "as many as fit a quarter of the free memory")] = None
     page_size: Annotated[int | None, engine_option("page_size", "16")] = None
     backend: Annotated[str | None, engine_option("backend", "auto", "NAME")] = None
+    batch_invariant: Annotated[
+        bool, Option("--batch-invariant", help="Give the same answers to the last bit whatever runs beside them.")
+    ] = False
 
     def given(self) -> dict[str, Any]:
         """The options that were given, as fields of `EngineConfig`."""
-        return _given(self)
+        given = _given(self)
+        return given if given.pop("batch_invariant") is False else given | {"batch_invariant": True}
 
     def check(self) -> None:
         """Raise a ConfigError for the first option out of its range."""

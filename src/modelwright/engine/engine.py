@@ -19,7 +19,7 @@ from modelwright.engine.prompt import PromptPicture
 from modelwright.engine.request import Request, Sample
 from modelwright.engine.results import EngineStatistics, Result, Update
 from modelwright.engine.runner import Logits, Runner
-from modelwright.engine.sampling import NO_TOKEN, Sampled, fault_of, sample
+from modelwright.engine.sampling import NO_TOKEN, Sampled, fault_of, sample, sample_each
 from modelwright.engine.scheduler import Scheduler
 from modelwright.engine.scheduler_settings import SchedulerSettings
 from modelwright.engine.sequence import Sequence
@@ -68,7 +68,7 @@ class Engine:
         spare = spare_pages(served, settings)
         on_device, on_host = make_pools(served, settings, pages + spare), make_host_pools(served, settings)
         graphs = graphs_of(served, settings, on_device, self.context)
-        self._runner = Runner(served, on_device, self._pictures, on_host, mesh, graphs)
+        self._runner = Runner(served, on_device, self._pictures, on_host, mesh, graphs, settings.batch_invariant)
         pool = BlockPool(pages, settings.page_size, settings.reuse_prefixes)
         self._scheduler = Scheduler(pool, _limits(served, settings, self.context), settings.host_pages)
         self._requests: dict[str, Request] = {}
@@ -199,7 +199,8 @@ class Engine:
         drawing = [sequence for chunk in step.chunks for sequence in chunk.draws]
         try:
             logits = self._runner.run(step, self._pictures_in(step))
-            sampled = sample(logits.drawing, [self._samples[sequence.id][1].row for sequence in drawing])
+            rows = [self._samples[sequence.id][1].row for sequence in drawing]
+            sampled = (sample_each if self.config.batch_invariant else sample)(logits.drawing, rows)
             damaged = self._damaged(drawing, logits, sampled)
             updates = self._read(step, drawing, logits, sampled, damaged)
         except BaseException:

@@ -34,6 +34,9 @@ class EngineConfig(ConfigPart):
         backend: ``eager`` runs each pass from Python. Decodes can be captured and replayed: ``record`` repeats the
             calls of a CPU's kernels, ``cudagraph`` those of a CUDA device. ``auto`` records where it can be done, on
             one rank of a CPU with compiled kernels, and is ``eager`` elsewhere.
+        batch_invariant: whether a request's scores have the same bits whatever is computed beside it, in whatever parts
+            its prompt is read, found, lost and computed again. Otherwise kernels are chosen by how many tokens a step
+            has, and round differently: in bf16 and with integer weights another token may be drawn.
 
     Raises:
         ConfigError: a value has the wrong type, a number is below 1 (`host_pages`: 0), or a name is unknown.
@@ -50,6 +53,7 @@ class EngineConfig(ConfigPart):
     reuse_prefixes: bool = True
     kept_pictures: int = 64
     backend: str = "auto"
+    batch_invariant: bool = False
 
     def check_rules(self) -> None:
         check_engine(vars(self))

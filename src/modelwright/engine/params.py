@@ -81,7 +81,7 @@ class SamplingParams:
         ignore_eos: go on after the end of sentence.
         include_stop_str_in_output: keep the stop text, or the token that ended the output.
         n: how many outputs; each has its own noise, derived from `seed`.
-        seed: a seeded output is the same whatever else runs beside it; None draws a seed.
+        seed: a seeded output draws the same from the same scores, whatever runs beside it; None draws a seed.
         logprobs: report each new token's log-probability and so many best alternatives; None for none.
         prompt_logprobs: the same for the prompt's tokens.
         guide: what the output must keep to.

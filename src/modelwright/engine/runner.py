@@ -1,6 +1,7 @@
 """`Runner`, one step through the model: tokens packed into a row, logits of those that need them; it plans nothing."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain, repeat
 
@@ -16,6 +17,7 @@ from modelwright.engine.picture_rows import PictureRows
 from modelwright.engine.prompt import PromptPicture
 from modelwright.engine.served_model import ServedModel
 from modelwright.engine.step import Chunk, Move, Step
+from modelwright.ops.invariant import invariant_rows
 from modelwright.parallel import Mesh, RankLost
 
 Pictures = Mapping[str, Sequence[PromptPicture]]
@@ -45,6 +47,7 @@ class Runner:
         host_pools: one for each layer in host memory, or none.
         mesh: the ranks that share the model; rank 0 runs steps, and the others `follow` it.
         graphs: for decodes, where they are captured.
+        invariant: whether no row of a pass may depend on the others, see `ops.invariant`.
     """
 
     def __init__(
@@ -55,9 +58,11 @@ class Runner:
         host_pools: Sequence[PagePool] = (),
         mesh: Mesh | None = None,
         graphs: DecodeGraphs | None = None,
+        invariant: bool = False,
     ):
         self._served, self._pools, self._pictures = served, pools, pictures
         self._host_pools, self._mesh, self._graphs = host_pools, mesh or Mesh(), graphs
+        self._invariant = invariant
         self._in_step = True  # with the other ranks: false from the beginning of a pass to its end
 
     @torch.inference_mode()
@@ -120,6 +125,10 @@ class Runner:
 
     def _compute(self, one: ModelPass) -> Tensor:
         """The logits ``[places, vocabulary]`` of a pass."""
+        with invariant_rows() if self._invariant else nullcontext():
+            return self._forward(one)
+
+    def _forward(self, one: ModelPass) -> Tensor:
         device = self._served.device
         carry_out(one.moves, self._pools, self._host_pools)
         if self._graphs is not None and (logits := self._graphs.logits(one)) is not None:

@@ -60,6 +60,14 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Sampled:
     return Sampled(tokens, _logprobs(logits, tokens, rows))
 
 
+def sample_each(logits: Tensor, rows: Sequence[SampleRow]) -> Sampled:
+    """:func:`sample` row by row: sums over the vocabulary too are those that a row has alone."""
+    if len(rows) < 2:
+        return sample(logits, rows)
+    each = [sample(logits[i : i + 1].clone(), [row]) for i, row in enumerate(rows)]
+    return Sampled(torch.cat([one.tokens for one in each]), tuple(one.logprobs[0] for one in each))
+
+
 def fault_of(logits: Tensor, row: SampleRow) -> str:
     """Why `NO_TOKEN` stands where the next token of `row` was to be drawn from logits ``[V]``."""
     if not logits.amax().isfinite():

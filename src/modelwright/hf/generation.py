@@ -46,7 +46,8 @@ class EitherNameGenerationMixin(GenerationMixin):
 
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
         """transformers' own, which meet no scores that are no numbers."""
-        return LogitsProcessorList([_Finite(self.dtype), *super()._get_logits_processor(*args, **kwargs)])
+        theirs = super()._get_logits_processor(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        return LogitsProcessorList([_Finite(self.dtype), *theirs])  # pyright: ignore[reportAttributeAccessIssue]
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """As transformers'; an earlier cache may be given as ``cache`` or as ``past_key_values``.

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modelwright.ops.invariant import rows_are_invariant
 from modelwright.ops.linear import linear
 
 
@@ -44,7 +45,7 @@ class ColumnSlicedLinear(CastLinear):
 
     def forward(self, input: Tensor) -> Tensor:
         input, weight, bias = self.operands(input)
-        joined = torch.cat([F.linear(input, rows) for rows in weight.chunk(self.slices, dim=0)], dim=-1)
+        joined = torch.cat([_product(input, rows) for rows in weight.chunk(self.slices, dim=0)], dim=-1)
         return joined if bias is None else joined + bias
 
 
@@ -54,8 +55,13 @@ class RowSlicedLinear(CastLinear):
     def forward(self, input: Tensor) -> Tensor:
         input, weight, bias = self.operands(input)
         pairs = zip(input.chunk(self.slices, dim=-1), weight.chunk(self.slices, dim=1), strict=True)
-        summed = reduce(torch.add, (F.linear(part, columns) for part, columns in pairs))
+        summed = reduce(torch.add, (_product(part, columns) for part, columns in pairs))
         return summed if bias is None else summed + bias
+
+
+def _product(input: Tensor, weight: Tensor) -> Tensor:
+    """torch's product, as transformers takes it of slices, unless no row may depend on the others."""
+    return linear(input, weight) if rows_are_invariant() else F.linear(input, weight)
 
 
 def column_linear(

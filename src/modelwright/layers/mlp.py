@@ -11,6 +11,7 @@ from modelwright.layers.joined import joined
 from modelwright.layers.linear import column_linear, row_linear
 from modelwright.layers.slots import Slot
 from modelwright.ops.gated import Activation, gated_product
+from modelwright.ops.invariant import row_wise
 
 GATE_UP = ("gate_proj", "up_proj")
 
@@ -79,5 +80,5 @@ class PlainMLP(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = F.dropout(self.act(self.fc1(x)), self.dropout, self.training)
+        hidden = F.dropout(row_wise(self.act, self.fc1(x)), self.dropout, self.training)
         return F.dropout(self.fc2(hidden), self.dropout, self.training)

@@ -6,6 +6,7 @@
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from modelwright.ops.backends.cpu import Unit
 from modelwright.ops.backends.cpu.thresholds import ROWS_OF_AN_EXPERT
 from modelwright.ops.dispatch import only_numbers
 from modelwright.ops.gated import Activation
+from modelwright.ops.invariant import one_by_one, rows_are_invariant
 
 GroupedProduct = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``grouped_linear`` or ``segmented_linear``: one signature, one result."""
@@ -44,12 +46,32 @@ def experts(
     Otherwise, and where a ``product`` is asked for, :func:`grouped_experts` with the same arguments.
     """
     known = product is None and gated and act is F.silu and not dropout
+    if rows_are_invariant():
+        if known and only_numbers(x, chosen, weights, w_in, w_out) and kernels.serves_experts(x, w_in, w_out):
+            return kernels.experts(x, chosen, weights, w_in, w_out, Unit.STREAMS)
+        each = partial(_in_segments, w_in=w_in, w_out=w_out, act=act, gated=gated, dropout=dropout, product=product)
+        return one_by_one(each, x, chosen, weights)
     if known and only_numbers(x, chosen, weights, w_in, w_out):
         if kernels.serves_experts(x, w_in, w_out) and prefers_expert_kernel(chosen.numel(), len(w_in), x.dtype):
             return kernels.experts(x, chosen, weights, w_in, w_out)
         if gpu_kernels.serves_experts(x, w_in, w_out):
             return gpu_kernels.experts(x, chosen, weights, w_in, w_out)
     return grouped_experts(x, chosen, weights, w_in, w_out, act, gated, dropout, product)
+
+
+def _in_segments(
+    x: Tensor,
+    chosen: Tensor,
+    weights: Tensor,
+    w_in: Tensor,
+    w_out: Tensor,
+    act: Activation,
+    gated: bool,
+    dropout: float,
+    product: GroupedProduct | None,
+) -> Tensor:
+    """:func:`grouped_experts` with one product for each expert."""
+    return grouped_experts(x, chosen, weights, w_in, w_out, act, gated, dropout, product or segmented_linear)
 
 
 def expert_hidden(projected: Tensor, act: Activation, gated: bool) -> Tensor:

@@ -16,9 +16,13 @@ from torch import Tensor
 from modelwright.ops.attention import fused_attention, masked_scores
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.dispatch import only_numbers
+from modelwright.ops.invariant import rows_are_invariant
 
 Product = Callable[..., Tensor]
 """``fused_attention`` or ``reference_attention``: one signature, one result."""
+
+INVARIANT_TOKENS = 7
+"""Tokens that the compiled kernels take one by one whatever their number: from 8 on they turn rows of ``kv_b``."""
 
 
 def prefers_absorbing(tokens: int, keys: int, nope: int, v_dim: int, rank: int) -> bool:
@@ -101,8 +105,15 @@ def absorbed_attention(
     return latent_to_values(attended, kv_b, nope)
 
 
+def _together(x: Tensor, kv_b: Tensor) -> int:
+    """How many tokens of ``x`` ``[1, heads, tokens, width]`` do not depend on each other when they are computed."""
+    return INVARIANT_TOKENS if only_numbers(x, kv_b) and kernels.serves_latent(x[:, :, :1], kv_b) else 1
+
+
 def query_to_latent(q_nope: Tensor, kv_b: Tensor) -> Tensor:
     """``[batch, heads, tokens, nope]`` into the latent space, ``[batch, heads, tokens, rank]``."""
+    if rows_are_invariant() and q_nope.shape[2] > (most := _together(q_nope, kv_b)):
+        return torch.cat([query_to_latent(part.clone(), kv_b) for part in q_nope.split(most, dim=2)], dim=2)
     if only_numbers(q_nope, kv_b) and kernels.serves_latent(q_nope, kv_b):
         return kernels.latent_in(q_nope, kv_b)
     w_key = kv_b.unflatten(0, (q_nope.shape[1], -1))[:, : q_nope.shape[-1]]  # [heads, nope, rank]
@@ -112,6 +123,8 @@ def query_to_latent(q_nope: Tensor, kv_b: Tensor) -> Tensor:
 def latent_to_values(attended: Tensor, kv_b: Tensor, nope: int) -> Tensor:
     """Attended latents ``[batch, heads, tokens, rank]`` to what the heads say, ``[batch, heads, tokens, v_dim]``."""
     batch, heads, tokens, _ = attended.shape
+    if rows_are_invariant() and tokens > (most := _together(attended, kv_b)):
+        return torch.cat([latent_to_values(part.clone(), kv_b, nope) for part in attended.split(most, dim=2)], dim=2)
     if only_numbers(attended, kv_b) and kernels.serves_latent(attended, kv_b):
         return kernels.latent_to_values(attended, kv_b, nope)
     w_value = kv_b.unflatten(0, (heads, -1))[:, nope:]  # [heads, v_dim, rank]

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.backends.cpu import Unit
 from modelwright.ops.backends.cpu.thresholds import LINEAR_ROWS_BF16, LINEAR_ROWS_FP32
 from modelwright.ops.dispatch import only_numbers
+from modelwright.ops.invariant import one_by_one, rows_are_invariant
 
 Layer = tuple[Tensor, Tensor | None]
 """A weight ``[out, in]`` and a bias ``[out]`` or None."""
@@ -27,6 +29,8 @@ def prefers_kernel(rows: int, dtype: torch.dtype) -> bool:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear``: x ``[..., in]``, weight ``[out, in]`` -> ``[..., out]``."""
+    if rows_are_invariant():
+        return _invariant(x, [(weight, bias)])[0]
     if only_numbers(x, weight, bias) and _kernel_serves(x, weight):
         return kernels.linears(x, [(weight, bias)])[0]
     return F.linear(x, weight, bias)
@@ -35,9 +39,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def linears(x: Tensor, layers: Sequence[Layer]) -> list[Tensor]:
     """:func:`linear` of each layer on the same ``x``, which the kernel reads once."""
     weights = [weight for weight, _ in layers]
+    if rows_are_invariant():
+        return _invariant(x, layers)
     if only_numbers(x, *weights, *(bias for _, bias in layers)) and _kernel_serves(x, *weights):
         return kernels.linears(x, layers)
     return [F.linear(x, weight, bias) for weight, bias in layers]
+
+
+def _invariant(x: Tensor, layers: Sequence[Layer]) -> list[Tensor]:
+    """The same, each row as it is alone: streamed past the weights, however many there are."""
+    weights = [weight for weight, _ in layers]
+    if only_numbers(x, *weights, *(bias for _, bias in layers)) and kernels.serves_linear(x, *weights):
+        return kernels.linears(x, layers, Unit.STREAMS)
+    rows = x.reshape(-1, x.shape[-1])
+    outs = [one_by_one(lambda row, w=w, b=b: F.linear(row, w, b), rows) for w, b in layers]
+    return [out.view(*x.shape[:-1], out.shape[-1]) for out in outs]
 
 
 def _kernel_serves(x: Tensor, *weights: Tensor) -> bool:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.dispatch import only_numbers
+from modelwright.ops.invariant import one_by_one, rows_are_invariant
 
 
 def rms_norm(
@@ -19,7 +20,10 @@ def rms_norm(
     """
     served = compute == torch.float32 and weight.dtype == x.dtype and only_numbers(x, weight)
     if served and kernels.serves_rows(x, weight):
-        return kernels.rms_norm(x, weight, eps, fused)
+        return kernels.rms_norm(x, weight, eps, fused)  # row by row
+    if rows_are_invariant():
+        rows = x.reshape(-1, x.shape[-1])
+        return one_by_one(lambda row: reference_rms_norm(row, weight, eps, fused, compute), rows).view(x.shape)
     return reference_rms_norm(x, weight, eps, fused, compute)
 
 

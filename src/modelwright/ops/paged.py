@@ -15,8 +15,12 @@ from modelwright.ops.attention import attention, causal_mask, fused_attention, r
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.backends import triton as gpu_kernels
 from modelwright.ops.dispatch import only_numbers
+from modelwright.ops.invariant import rows_are_invariant
 from modelwright.ops.latent import absorbed_attention, latent_to_values, query_to_latent
 from modelwright.ops.pages import Pages, read_pages
+
+INVARIANT_SHARE = 512
+"""Keys that the decode kernel sums up together, where no result may depend on what is beside it."""
 
 
 def paged_attention(
@@ -70,8 +74,8 @@ def decode_attention(q: Tensor, keys: Pages, values: Pages, contexts: Tensor, ta
     """One query per sequence, ``[sequences, heads, k_dim]`` -> ``[sequences, heads, v_dim]``; compiled if it can be."""
     if only_numbers(q):
         if kernels.serves_decode(q, keys, values):
-            return kernels.decode([q], [keys], values, contexts, tables, scale)
-        if gpu_kernels.serves_attention(q, keys, values):
+            return kernels.decode([q], [keys], values, contexts, tables, scale, _share())
+        if not rows_are_invariant() and gpu_kernels.serves_attention(q, keys, values):
             return gpu_kernels.decode(q, keys, values, contexts, tables, scale)
     return gathered_attention(q, keys, values, contexts, tables, scale)
 
@@ -82,10 +86,15 @@ def decode_latent_attention(
     """One query per sequence, ``[sequences, heads, rank]`` and its rotated part -> ``[sequences, heads, rank]``."""
     if only_numbers(q_latent, q_rope):
         if kernels.serves_decode(q_latent, latent, k_rope):
-            return kernels.decode([q_latent, q_rope], [latent, k_rope], latent, contexts, tables, scale)
-        if gpu_kernels.serves_attention(q_latent, latent, k_rope):
+            return kernels.decode([q_latent, q_rope], [latent, k_rope], latent, contexts, tables, scale, _share())
+        if not rows_are_invariant() and gpu_kernels.serves_attention(q_latent, latent, k_rope):
             return gpu_kernels.decode(q_rope, k_rope, latent, contexts, tables, scale, q_latent)
     return gathered_latent_attention(q_latent, q_rope, latent, k_rope, contexts, tables, scale)
+
+
+def _share() -> int:
+    """The keys that are summed up together, where no result may depend on what is beside it."""
+    return INVARIANT_SHARE if rows_are_invariant() else 0
 
 
 def gathered_attention(q: Tensor, keys: Pages, values: Pages, contexts: Tensor, tables: Tensor, scale: float) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.dispatch import only_numbers
+from modelwright.ops.invariant import one_by_one, rows_are_invariant
 
 Rotate = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``rotate_half_split``, ``rotate_by_matrix`` or ``rotate_interleaved``: one signature, two layouts of the pairs."""
@@ -99,6 +100,10 @@ def yarn_frequencies(
 def rope_table(positions: Tensor, frequencies: Tensor, scale: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
     """Cosines and sines for ``positions`` ``[batch, tokens]``: two fp32 tensors ``[batch, tokens, dim/2]``."""
     angles = positions[..., None].float() * frequencies
+    if rows_are_invariant():
+        rows = angles.reshape(-1, angles.shape[-1])
+        cos, sin = (one_by_one(function, rows).view(angles.shape) for function in (torch.cos, torch.sin))
+        return cos * scale, sin * scale
     return angles.cos() * scale, angles.sin() * scale
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.backends.cpu.thresholds import ROUTED_TOKENS
 from modelwright.ops.dispatch import only_numbers
+from modelwright.ops.invariant import rows_are_invariant
 
 _SCORED = (torch.float32, torch.bfloat16)
 
@@ -22,9 +23,14 @@ def router_scores(x: Tensor, weight: Tensor, scoring: str, compute: torch.dtype)
 
     x ``[tokens, dim]``, weight ``[experts, dim]``; ``compute`` is the type of the product.
     """
-    few = len(x) <= ROUTED_TOKENS and compute == torch.float32 and weight.dtype in _SCORED
+    alone = rows_are_invariant()
+    few = (alone or len(x) <= ROUTED_TOKENS) and compute == torch.float32 and weight.dtype in _SCORED
     if few and only_numbers(x, weight) and x.is_contiguous() and kernels.serves_rows(x, weight):
-        return kernels.route(x, weight, scoring == "softmax")
+        return kernels.route(x, weight, scoring == "softmax")  # token by token
+    if alone and len(x) > 1:
+        each = [reference_router_scores(row.clone(), weight, scoring, compute) for row in x.split(1)]
+        logits, scores = (torch.cat(part) for part in zip(*each, strict=True))
+        return logits, scores
     return reference_router_scores(x, weight, scoring, compute)
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.backends.cpu import Unit
 from modelwright.ops.backends.cpu.thresholds import (
     STORED_EXPERT_TOKENS,
     STORED_LINEAR_ROWS,
@@ -17,6 +18,7 @@ from modelwright.ops.dispatch import only_numbers
 from modelwright.ops.dynamic_int8 import dynamic_int8_linear
 from modelwright.ops.experts import grouped_experts
 from modelwright.ops.gated import Activation
+from modelwright.ops.invariant import one_by_one, rows_are_invariant
 from modelwright.ops.weight_only import Int4Weight, Int8Weight, dequantise
 
 Stored = Int8Weight | Int4Weight
@@ -36,9 +38,21 @@ def stored_linear(x: Tensor, weight: Stored, bias: Tensor | None = None, dynamic
     if dynamic and isinstance(weight, Int8Weight):
         return dynamic_int8_linear(x, weight, bias)
     served = only_numbers(x, weight.steps, bias) and kernels.serves_linear(x, weight)
+    if rows_are_invariant():
+        return _invariant_linear(x, weight, bias, served)
     if served and prefers_stored_kernel(x.numel() // x.shape[-1], x.dtype):
         return kernels.linear(x, weight, bias)
     return F.linear(x, dequantise(weight, x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def _invariant_linear(x: Tensor, weight: Stored, bias: Tensor | None, served: bool) -> Tensor:
+    """The same, each row as it is alone."""
+    if served:
+        return kernels.linear(x, weight, bias, Unit.STREAMS)
+    wide = dequantise(weight, x.dtype)
+    rows = x.reshape(-1, x.shape[-1])
+    out = one_by_one(lambda row: F.linear(row, wide, None if bias is None else bias.to(x.dtype)), rows)
+    return out.view(*x.shape[:-1], out.shape[-1])
 
 
 def stored_experts(
@@ -53,14 +67,19 @@ def stored_experts(
     dynamic: bool = False,
 ) -> Tensor:
     """:func:`modelwright.ops.experts.experts` with stored stacks."""
-    known = gated and act is F.silu and not dropout and not dynamic and 0 < len(x) <= STORED_EXPERT_TOKENS
+    alone = rows_are_invariant()
+    few = alone or 0 < len(x) <= STORED_EXPERT_TOKENS
+    known = gated and act is F.silu and not dropout and not dynamic and few
     if known and only_numbers(x, chosen, weights, w_in.steps) and kernels.serves_experts(x, w_in, w_out):
-        return kernels.experts(x, chosen, weights, w_in, w_out)
+        return kernels.experts(x, chosen, weights, w_in, w_out, Unit.STREAMS if alone else None)
 
     def multiply(rows: Tensor, steps: Tensor, counts: Tensor) -> Tensor:
         return stored_segments(rows, w_in if steps is w_in.steps else w_out, counts, dynamic)
 
-    return grouped_experts(x, chosen, weights, w_in.steps, w_out.steps, act, gated, dropout, multiply)
+    def grouped(x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        return grouped_experts(x, chosen, weights, w_in.steps, w_out.steps, act, gated, dropout, multiply)
+
+    return one_by_one(grouped, x, chosen, weights) if alone else grouped(x, chosen, weights)
 
 
 def stored_segments(x: Tensor, weight: Stored, counts: Tensor, dynamic: bool = False) -> Tensor:

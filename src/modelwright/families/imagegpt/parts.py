@@ -16,6 +16,8 @@ from modelwright.layers import RMSNorm
 from modelwright.layers.activations import activation
 from modelwright.layers.checkpointed import CheckpointedLayer
 from modelwright.ops.input_major import input_major_linear
+from modelwright.ops.invariant import row_wise, rows_are_invariant
+from modelwright.ops.linear import linear
 
 
 def attention_scale(config: ImageGPTConfig, layer: int) -> float:
@@ -70,7 +72,7 @@ class ImageGPTMLP(nn.Module):
         self.dropout = config.resid_pdrop
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.dropout(self.c_proj(self.act(self.c_fc(x))), self.dropout, self.training)
+        return F.dropout(self.c_proj(row_wise(self.act, self.c_fc(x))), self.dropout, self.training)
 
 
 class ImageGPTBlock(CheckpointedLayer):
@@ -98,7 +100,8 @@ class ColourHead(nn.Linear):
         super().__init__(config.n_embd, config.start_token_id, bias=False)
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, self.weight[: self.out_features])
+        product = linear if rows_are_invariant() else F.linear
+        return product(input, self.weight[: self.out_features])
 
 
 def build_norm(config: ImageGPTConfig) -> RMSNorm:

@@ -22,7 +22,7 @@ struct Part {
     Places block(const Decode& d, int64_t key) const { return Places(d, sequence, key, std::min(key + BLOCK, last)); }
 };
 
-// The parts of all sequences in order, shorter and shorter.
+// The parts of all sequences in order, shorter and shorter; or each of so many keys, wherever other sequences end.
 struct Parts {
     std::vector<Part> all;
     std::vector<int64_t> starts;  // where each sequence's begin
@@ -37,6 +37,7 @@ struct Parts {
                 const int64_t left = d.contexts[s] - first;
                 const int64_t pieces = (left + share - 1) / share;
                 last = pieces == 1 ? d.contexts[s] : first + (left / pieces + BLOCK - 1) / BLOCK * BLOCK;
+                if (d.share) last = std::min<int64_t>(first + d.share, d.contexts[s]);
                 all.push_back({s, first, last});
                 keys -= last - first;
             }

@@ -21,7 +21,13 @@ def serves_decode(q: Tensor, *pages: Pages) -> bool:
 
 
 def decode(
-    queries: Sequence[Tensor], keys: Sequence[Pages], values: Pages, contexts: Tensor, tables: Tensor, scale: float
+    queries: Sequence[Tensor],
+    keys: Sequence[Pages],
+    values: Pages,
+    contexts: Tensor,
+    tables: Tensor,
+    scale: float,
+    share: int = 0,
 ) -> Tensor:
     """One query per sequence over its pages; see ``ops/paged.py`` for what it computes.
 
@@ -29,6 +35,8 @@ def decode(
         queries: ``[sequences, heads, width]`` of each part of a key (latent and rotated), or of the whole key.
         keys: the parts; where ``values`` are the first of them, they are read once.
         contexts: ``[sequences]``, how many keys each has, 1 at least; tables ``[sequences, pages at most]``.
+        share: how many keys are summed up together, a multiple of 32; 0 for as many as share out the work best, which
+            depends on the other sequences.
 
     Returns:
         ``[sequences, heads, width of the values]``.
@@ -56,6 +64,7 @@ def decode(
         tables.data_ptr(),
         tables.shape[1],
         values.page_size,
+        share,
         scale * math.log2(math.e),
     )
     call(PAGED_DECODE, packed, first.dtype == torch.bfloat16, out.data_ptr(), torch.get_num_threads())

@@ -178,7 +178,8 @@ DECODE = _structure(
     "Decode",
     *("int64_t sequences", "int64_t heads", "int64_t kv_heads", "int64_t parts"),
     *((QUERIES, "queries", MOST_PARTS), (STORED, "keys", MOST_PARTS), (STORED, "values")),
-    *("const int32_t* contexts", "const int32_t* tables", "int64_t table", "int64_t page_size", "float scale"),
+    *("const int32_t* contexts", "const int32_t* tables", "int64_t table", "int64_t page_size"),
+    *("int64_t share", "float scale"),
 )
 PREFILL = _structure(
     "Prefill",  # one sequence; its first query sees `past` keys and its own; strides count elements
