@@ -14,7 +14,7 @@ from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM, Deepse
 from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
 from modelwright.hf import pretrained
 from tests.fakes import DENSE, MHA, MOE, VARIANTS, official_weights, tiny_v2, tiny_vl2, tokens
-from tests.llamas import EXPERTS, tiny_llama
+from tests.llamas import EXPERTS, HUGGING_FACE, tiny_llama
 
 FUSED = MHA | {"qkv_concat": True, "attention_bias": True}
 PLAIN = MOE | {"gated_mlp": False}
@@ -163,6 +163,33 @@ def test_a_part_that_is_missing_is_named_when_strict():
     match = r"the state dict does not fit DeepseekV2ForCausalLM: missing model.layers.1.mlp.experts.7.up_proj.weight$"
     with pytest.raises(CheckpointError, match=match):
         model.load_state_dict(weights)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_part_of_a_narrower_type_rounds_no_other(assign):
+    model = tiny_v2()
+    before = {name: tensor.clone() for name, tensor in official_weights(model).items()}
+    name = "model.layers.1.mlp.experts.3.up_proj.weight"
+    given = torch.randn(before[name].shape).bfloat16()
+    model.load_state_dict({name: given}, strict=False, assign=assign)
+    after = official_weights(model)
+    assert torch.equal(after.pop(name), given.float())
+    assert all(torch.equal(after[other], before[other]) for other in after)
+    model.load_state_dict({key: tensor.bfloat16() for key, tensor in before.items()}, assign=assign)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16 if assign else torch.float32}
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+@pytest.mark.parametrize("wanted", ["float32", "bfloat16", "float16"])
+def test_a_fused_projection_of_several_key_heads_is_read_in_any_type(stored, wanted, tmp_path):
+    model = tiny_llama(base=HUGGING_FACE, qkv_has_bias=True, attn_proj_has_bias=True)
+    model.config.dtype = stored
+    model.to(getattr(torch, stored)).save_pretrained(tmp_path)
+    fused = type(model).from_pretrained(tmp_path, dtype=wanted, qkv_concat=True)
+    apart = type(model).from_pretrained(tmp_path, dtype=wanted)
+    assert fused.dtype == getattr(torch, wanted)
+    found, expected = (official_weights(each) for each in (fused, apart))
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_a_part_of_another_shape_is_named():

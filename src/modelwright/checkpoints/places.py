@@ -77,7 +77,9 @@ class Parameters:
 
     def put(self, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
         """Copy an official tensor to its place, rounded to ``dtype``."""
-        self._whole(name, dtype, tensor.device)[self._places[name].index] = tensor
+        whole, index = self._whole(name, dtype, tensor.device), self._places[name].index
+        scattered = any(isinstance(step, list) for step in index)  # which torch writes in the same type alone
+        whole[index] = tensor.to(whole.dtype) if scattered else tensor
 
     def _whole(self, name: str, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
         parameter = self._places[name].parameter
@@ -89,11 +91,23 @@ class Parameters:
 def join(
     places: Mapping[str, Place], sizes: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Official tensors, taken one at a time and copied, as :class:`Parameters` of their types."""
+    """Official tensors, taken one at a time and copied, as :class:`Parameters` of their types.
+
+    The parts of one parameter have one type.
+    """
     parameters = Parameters(places, sizes)
     for name, tensor in tensors:
         parameters.put(name, tensor, tensor.dtype)
     return parameters.state
+
+
+def common_types(places: Mapping[str, Place], tensors: Mapping[str, Tensor]) -> dict[str, torch.dtype]:
+    """For each official tensor the type that holds all those parts of its parameter which are given."""
+    types: dict[str, torch.dtype] = {}
+    for name, tensor in tensors.items():
+        parameter = places[name].parameter
+        types[parameter] = torch.promote_types(types.get(parameter, tensor.dtype), tensor.dtype)
+    return {name: types[places[name].parameter] for name in tensors}
 
 
 def split(places: Mapping[str, Place], state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

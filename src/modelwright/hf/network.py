@@ -19,7 +19,7 @@ from transformers.utils.generic import ModelOutput
 
 from modelwright.checkpoints.dialect import refuse_names_of_others
 from modelwright.checkpoints.finite import check_range
-from modelwright.checkpoints.places import Parameters, Place, check_shape, join, places_of
+from modelwright.checkpoints.places import Parameters, Place, check_shape, common_types, join, places_of
 from modelwright.checkpoints.quantized_model import (
     OFFSET,
     SCALE,
@@ -170,9 +170,11 @@ class Network(nn.Module):
             raise CheckpointError(_misfit(type(self).__name__, sorted(rest), [], "state dict"))
         own = self.state_dict()
         parts |= {name: own[places[name].parameter][places[name].index] for name in rest}
-        joined = join(places, own, parts.items())
+        types, joined = common_types(places, parts), Parameters(places, own)
+        for name, tensor in parts.items():
+            joined.put(name, tensor, types[name])
         others = {name: tensor for name, tensor in state_dict.items() if name not in parts}
-        return super().load_state_dict(others | joined, strict, assign)
+        return super().load_state_dict(others | joined.state, strict, assign)
 
     @classmethod
     def settle_ties(cls, config: Any, found: Mapping[str, TensorHeader]) -> str | None:
