@@ -114,6 +114,9 @@ def test_what_is_no_picture_in_base64_is_a_missing_file_and_no_message_is_long()
         with pytest.raises(RequestError) as caught:
             load_image(source)
         assert len(str(caught.value)) <= 900
+    for nothing in ({"path": None}, {"picture": "a.png"}):
+        with pytest.raises(RequestError, match=r"a picture must be a PIL image, a path, .* not NoneType"):
+            load_image(nothing)
     with pytest.raises(RequestError, match=r"^no such picture: abcd$"):
         load_image("abcd")
     with pytest.raises(RequestError, match=r"^pictures are not fetched from the network \(https://a/b\.png\)"):

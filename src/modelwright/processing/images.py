@@ -41,7 +41,7 @@ def load_image(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             ``max_pixels``.
     """
     if isinstance(source, Mapping):
-        source = source["path"] if source.get("bytes") is None else source["bytes"]
+        source = source.get("path") if source.get("bytes") is None else source["bytes"]
     if is_array(source):
         source = _from_array(source)
     if isinstance(source, Image.Image):
