@@ -1,6 +1,7 @@
 """``modelwright generate``: answers in order, lines that fail, going on after a stop, and every refusal's sentence."""
 
 import json
+import shutil
 import signal
 
 import pytest
@@ -436,3 +437,18 @@ def test_answers_may_be_asked_for_that_no_company_changes(generate, v2):
     _, alone = generate(v2, lines, *how, "--max-batch", 1, "--token-budget", 5, "--overwrite")
     assert together == alone
     assert generate(v2, lines, "--dtype", "bfloat16")[0].code == 2  # other answers stand there
+
+
+def test_an_answer_ends_at_the_generation_configs_ends_and_at_the_tokenizers(generate, v2, tmp_path):
+    (said,) = greedy(v2, [[5, 6, 7]], 8)
+    end = next(token for token in said.tokens[2:] if token not in said.tokens[:2])
+    folder = tmp_path / "two ends"
+    shutil.copytree(v2, folder)
+    for ends in ([1, end], end):  # 1 is the tokenizer's
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+        lines = [{"prompt_token_ids": [5, 6, 7], "max_tokens": 8, "logprobs": 0}]
+        lines += [{"prompt_token_ids": [5, 6, 7], "max_tokens": 8, "logit_bias": {"1": 1000}}]
+        _, (first, second) = generate(folder, lines, "--overwrite")
+        drawn = [token["token_id"] for token in first["logprobs"]]
+        assert drawn == list(said.tokens[: said.tokens.index(end) + 1]) and first["finish_reason"] == "stop"
+        assert (second["completion_tokens"], second["finish_reason"]) == (1, "stop")

@@ -21,7 +21,7 @@ from modelwright.engine.results import Completion
 from modelwright.errors import RequestError, RequestFailed
 from tests.engine.engines import check_idle, engine_of, greedy
 from tests.engine.small_tokenizers import byte_tokenizer
-from tests.fakes import tiny_vl2, tokens, vl2_inputs
+from tests.fakes import GROUPED, MHA, MOE, NOAUX, tiny_v2, tiny_vl2, tokens, vl2_inputs
 from tests.llamas import HUGGING_FACE, tiny_llama
 
 TOKENIZER = byte_tokenizer()
@@ -347,3 +347,38 @@ def test_a_bf16_prompts_logprobs_name_its_own_tokens():
         wanted = model(torch.tensor([prompt])).logits[0].float().log_softmax(-1)
     for place, one in enumerate(result.prompt_logprobs):
         assert one.logprob == pytest.approx(wanted[place, prompt[place + 1]].item(), abs=0.05)
+
+
+V2 = {"latent": MOE, "grouped": GROUPED, "noaux": NOAUX, "mha": MHA}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", V2)
+def test_numbers_that_are_none_stay_in_their_own_request_in_every_kind_of_layer(name, dtype):
+    model = tiny_v2(base=V2[name]).to(dtype)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[63] = math.nan
+        model.lm_head.weight[63] = 0
+    bad = [5, 9, 63, 7, 8, 9, 10]
+    good = [[5, 9, 3, 4], [5, 9, 11, 12, 13, 14], [1] * 9]
+    limits = {"token_budget": 64, "batch_invariant": True, "reuse_prefixes": True}
+    alone = [engine_of(model, **limits).generate([prompt], greedy(6))[0].completions[0].tokens for prompt in good]
+    engine = engine_of(model, **limits)
+    failing = engine.add_request(bad, greedy(6))
+    names = [engine.add_request(prompt, greedy(6)) for prompt in good]
+    ended = {}
+    while engine.has_work:
+        ended |= {update.request: update.completion for update in engine.step() if update.completion is not None}
+    assert [ended[name].tokens for name in names] == alone
+    assert "are NaN in" in ended[failing].error
+    check_idle(engine)
+
+
+def test_a_guide_that_is_at_its_limit_says_so():
+    engine = texts()
+    id_ = engine.add_request(PROMPT, greedy(6))
+    engine._requests[id_].samples[0].row.guide = guide = Broken(0, "nothing")
+    guide.error = "too many expressions\n<non-verbose/>"
+    (update,) = engine.step()
+    assert update.completion is not None
+    assert update.completion.error == "the guide cannot be followed further: too many expressions"

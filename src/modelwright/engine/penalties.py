@@ -40,10 +40,10 @@ def _asks(row: SampleRow) -> bool:
 
 
 def _add_bias(scores: Tensor, rows: Sequence[SampleRow]) -> None:
-    entries = [(i, id_, bias) for i, row in enumerate(rows) for id_, bias in (row.params.logit_bias or {}).items()]
-    if entries:
-        numbers, ids, biases = zip(*entries, strict=True)
-        scores[_on(scores, numbers), _on(scores, ids)] += _on(scores, biases, torch.float32)
+    for i, row in enumerate(rows):
+        if row.params.logit_bias:
+            ids, biases = (part.to(scores.device) for part in row.bias)
+            scores[i, ids] += biases
 
 
 def _penalise_repetition(scores: Tensor, rows: Sequence[SampleRow]) -> None:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -73,6 +74,12 @@ class SampleRow:
     guide: TokenGuide | None = None
     history: TokenHistory = field(init=False, default_factory=TokenHistory)
     fault: str | None = field(init=False, default=None)
+
+    @cached_property
+    def bias(self) -> tuple[Tensor, Tensor]:
+        """The tokens of ``logit_bias`` ``[tokens]`` int64, and what is added to each ``[tokens]`` float32."""
+        bias = self.params.logit_bias or {}
+        return torch.tensor([*bias], dtype=torch.int64), torch.tensor([*bias.values()], dtype=torch.float32)
 
     @property
     def position(self) -> int:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modelwright.configs.field_types import cut
 from modelwright.engine.logprobs import TokenLogprobs, token_logprobs
 from modelwright.engine.noise import streams_of
 from modelwright.engine.penalties import adjust
@@ -75,7 +74,7 @@ def fault_of(logits: Tensor, row: SampleRow) -> str:
     if row.fault is not None:
         return row.fault
     if row.guide is not None and row.guide.error:
-        return f"the guide cannot be followed further: {cut(row.guide.error.strip())}"
+        return f"the guide cannot be followed further: {row.guide.error.splitlines()[0]}"
     return "every token is forbidden here, by the guide, logit_bias, bad_words or min_tokens together"
 
 
