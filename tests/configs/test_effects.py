@@ -48,7 +48,6 @@ BASES: dict[Any, dict[str, dict[str, Any]]] = {
         "vl2": VL2,
         "linear": VL2 | {"projector_config": VL2["projector_config"] | {"projector_type": "linear"}},
         "recomputed": VL2 | {"vision_config": VL2["vision_config"] | {"use_checkpoint": True}},
-        "headed": VL2 | {"vision_config": VL2["vision_config"] | {"ignore_head": False}},
     },
     ImageGPTConfig: {"tiny": TINY},
 }
@@ -252,7 +251,6 @@ VL2_VALUES: dict[str, Any] = {
     "vision_config.heads": 4,
     "vision_config.mlp_ratio": 3.0,
     "vision_config.global_pool": "avg",
-    "vision_config.ignore_head": False,
     "vision_config.class_token": True,
     "vision_config.num_classes": 5,
     "vision_config.use_checkpoint": True,
@@ -301,7 +299,12 @@ VALUES: dict[Any, dict[str, Any]] = {
 ONE_VALUE = {
     LlamaConfig: {"hidden_act", "mlp_bias", "dialect", "parallel_config.ulysses_degree_in_cp"},
     ImageGPTConfig: {"add_cross_attention"},
-    DeepseekVLV2Config: {"vision_config.width", "projector_config.input_dim", "projector_config.n_embed"},
+    DeepseekVLV2Config: {
+        "vision_config.width",
+        "vision_config.ignore_head",
+        "projector_config.input_dim",
+        "projector_config.n_embed",
+    },
 }
 """Fields that take one value, or another only together with others: `dialect` decides defaults, and is tested there."""
 
@@ -351,13 +354,8 @@ ABOUT: dict[str, set[str]] = {
 
 
 def switches(base: str, keys: dict[str, Any], name: str) -> bool:
-    """Whether a base is worth a look for a field: one of a part is tried where the part is said, and where it is not.
-
-    A tower with a head reads no pictures, and is built only for the fields of the head.
-    """
+    """Whether a base is worth a look for a field: one of a part is tried where the part is said and where it is not."""
     part, _, inside = name.partition(".")
-    if base == "headed":
-        return inside in ("global_pool", "num_classes")
     if base in ABOUT and not inside:
         return name in ABOUT[base]
     return not inside or part in keys or base in ("hugging_face", "mindformers")

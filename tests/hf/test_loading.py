@@ -233,13 +233,23 @@ def test_tensors_of_the_hub_that_nobody_needs_are_left_aside(tmp_path, caplog):
     )
 
 
-def test_a_pooling_head_that_the_config_asks_for_is_not_optional(tmp_path):
+def test_a_pooling_head_that_the_config_asks_for_is_refused_as_it_reads_no_patches(tmp_path):
     model = tiny_vl2()
     config = config_dict(model)
     config["vision_config"]["ignore_head"] = False
     folder = write_checkpoint(tmp_path, config, official_weights(model))
-    with pytest.raises(CheckpointError, match=r"missing vision.attn_pool.kv.bias, "):
+    rule = r'^vision_config.ignore_head \(False\) needs global_pool "" and num_classes 0, got "map" and 0: a head'
+    with pytest.raises(ConfigError, match=rule):
         DeepseekVLV2ForCausalLM.from_pretrained(folder)
+
+
+def test_a_tower_whose_head_pools_nothing_reads_pictures(tmp_path):
+    model, inputs = tiny_vl2(), vl2_inputs([[(1, 1)]])
+    config = config_dict(model)
+    config["vision_config"] |= {"ignore_head": False, "global_pool": ""}
+    folder = write_checkpoint(tmp_path, config, official_weights(model))
+    loaded = DeepseekVLV2ForCausalLM.from_pretrained(folder)
+    assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
 
 
 def test_a_layer_too_many_is_unexpected(model, tmp_path):

@@ -17,6 +17,7 @@ from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM
 from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
 from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
 from modelwright.families.deepseek_vl2.processor import DeepseekVLV2Processor
+from modelwright.families.deepseek_vl2.siglip import VisionTower
 from modelwright.families.imagegpt.config import ImageGPTConfig
 from modelwright.families.imagegpt.model import ImageGPTForCausalImageModeling
 from modelwright.families.llama.config import LlamaConfig
@@ -123,8 +124,9 @@ def test_a_prompt_with_a_picture_is_counted_exactly(fields):
     ],
 )
 def test_a_tower_that_pools_is_counted_exactly(head):
-    config = tiny_vl2_config(vision=head | {"ignore_head": False, "deterministic": True})
-    tower = DeepseekVLV2ForCausalLM(config).vision.requires_grad_(False)
+    config = tiny_vl2_config(vision=head | {"deterministic": True})
+    config.vision_config.ignore_head = False  # of the tower alone: a DeepSeek-VL2 has no such head
+    tower = VisionTower(config.vision_config).requires_grad_(False)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         tower(torch.zeros(1, 3, 8, 8))
     assert count(config).vision.flops.vision == counter.get_total_flops()

@@ -19,10 +19,12 @@ from transformers import PreTrainedConfig
 
 from modelwright.families.deepseek_v2.config import DeepseekV2Config
 from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config, MlpProjectorConfig, VisionEncoderConfig
+from modelwright.families.deepseek_vl2.siglip import VisionTower
 from tests.fakes import DENSE, GROUPED, MHA, MOE, NOAUX, TILE, VL2, YARN, tiny_v2, tiny_vl2, tokens, vl2_inputs
 
 TESTS = Path(__file__).parents[2]
 HEAD = {"ignore_head": False}
+TOWER = VL2["vision_config"]
 
 SHAPES: dict[type, dict[str, tuple[Any, dict[str, Any]]]] = {
     DeepseekV2Config: {
@@ -175,7 +177,9 @@ def test_the_tests_elsewhere_exist():
 @pytest.mark.parametrize(("config_class", "name", "value", "base"), cases(SHAPES))
 def test_it_changes_the_weights(config_class, name, value, base):
     def shapes(values):
-        return {key: tuple(tensor.shape) for key, tensor in build(config_class, values).state_dict().items()}
+        tower = config_class is VisionEncoderConfig  # alone, which may have a head
+        made = VisionTower(VisionEncoderConfig(**TOWER | values)) if tower else build(config_class, values)
+        return {key: tuple(tensor.shape) for key, tensor in made.state_dict().items()}
 
     assert shapes(base | {name: value}) != shapes(base)
 

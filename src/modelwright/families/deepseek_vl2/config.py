@@ -192,6 +192,15 @@ class DeepseekVLV2Config(CheckedConfig):
         self._check_resolutions()
         vision, projector, language = self.vision_config, self.projector_config, self.language_config
         require(
+            vision.ignore_head or (vision.global_pool == "" and not vision.num_classes),
+            f'vision_config.ignore_head (False) needs global_pool "" and num_classes 0, got "{vision.global_pool}" and '
+            f"{vision.num_classes}: a head leaves one row of a tile, and the projector reads every patch",
+        )
+        require(
+            vision.ignore_head or not vision.class_token,
+            "vision_config.ignore_head (False) needs class_token=False, got True: the projector reads patches alone",
+        )
+        require(
             projector.input_dim == vision.width,
             f"projector_config.input_dim ({projector.input_dim}) must equal vision_config.width ({vision.width})",
         )
