@@ -146,3 +146,22 @@ def test_other_lone_words_are_the_prompt_for_the_model_in_the_package(folder, pr
 def test_of_two_words_the_first_is_the_model_whatever_it_looks_like(folder):
     assert choose_model("hello", "world") == ("hello", "world")
     assert choose_model(None, None) == ("vl2-nano", None)
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (
+            ("bench", "throughput", "vl2-nano", "--requests", 10**9),
+            "--requests must be at most 1000000, got 1000000000",
+        ),
+        (("bench", "latency", "vl2-nano", "--input-len", 10**12), f"--input-len must be at most 1000000, got {10**12}"),
+        (("chat", "vl2-nano", "hi", "--tensor-parallel", 5000), "--tensor-parallel must be at most 1024, got 5000"),
+        (("chat", "vl2-nano", "hi", "--num-pages", 10**11), f"--num-pages must be at most 2147483647, got {10**11}"),
+        (("complete-image", "--keep", 0, "-n", 10**6), "--samples must be at most 4096, got 1000000"),
+        (("plan", "vl2-nano", "--batch", 10**30), f"--batch must be at most 1099511627776, got {10**30}"),
+        (("plan", "vl2-nano", "--context", 10**30), f"--context must be at most 1099511627776, got {10**30}"),
+    ],
+)
+def test_numbers_that_nothing_could_serve_are_refused(run, args, sentence):
+    assert run(*args).err == f"modelwright: {sentence}\n"

@@ -1,10 +1,12 @@
 """The exported folder: new, in place of an older export, or refused; whole or not there."""
 
+from pathlib import Path
+
 import pytest
 
 from modelwright.errors import CheckpointError
 from modelwright.export.folder import exported_folder
-from modelwright.export.manifest import FILE
+from modelwright.export.manifest import FILE, Manifest
 
 
 def fill(path, text):
@@ -20,6 +22,34 @@ def test_a_folder_is_made_and_replaced_whole(tmp_path, name):
     fill(out, "2")
     assert [(path.name, path.read_text()) for path in out.iterdir()] == [(FILE, "2")]
     assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_what_no_export_wrote_stays(tmp_path):
+    out = tmp_path / "out"
+    export(out, "decoder.onnx", "decoder.onnx.data", "vision.onnx", "tokenizer/vocab.txt")
+    (out / "notes.md").write_text("mine")
+    (out / "tokenizer" / "mine.txt").write_text("mine")
+    (out / "runs" / "1").mkdir(parents=True)
+    (out / "runs" / "log").symlink_to("nowhere")
+    (out / "notes.md").chmod(0o600)
+    export(out, "decoder.onnx")
+    names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*"))
+    assert names == [
+        *("decoder.onnx", FILE, "notes.md", "runs", "runs/1", "runs/log", "tokenizer", "tokenizer/mine.txt"),
+    ]
+    assert (out / "notes.md").read_text() == "mine" and (out / "notes.md").stat().st_mode & 0o777 == 0o600
+    export(out, "decoder.onnx")
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*")) == names
+
+
+def export(out, *names):
+    """A folder as exports leave it: a manifest and graphs."""
+    graphs = {Path(name).stem: name for name in names if name.endswith(".onnx")}
+    with exported_folder(out) as place:
+        Manifest("llama", graphs, "float32", "float32", 1, [], True, 9, None, 20).write(place)
+        for name in names:
+            (place / name).parent.mkdir(exist_ok=True)
+            (place / name).write_text("exported")
 
 
 def test_an_empty_folder_is_taken_and_a_link_stays_a_link(tmp_path):

@@ -202,10 +202,10 @@ def stored_type(header: TensorHeader) -> torch.dtype | None:
 
 def parse_size(size: int | str) -> int:
     """``5GB``, ``200MiB`` or a number of bytes, as bytes."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?B)\s*", str(size).upper())
+    match = re.fullmatch(r"\s*(\d{1,12}(?:\.\d{1,12})?)\s*([KMG]I?B)\s*", str(size).upper())
     if isinstance(size, int) and size > 0:
         return size
-    if match is None:
+    if match is None or not int(float(match[1]) * UNITS[match[2]]):
         raise ConfigError(f"max_shard_size must be bytes or a number with KB, MB or GB, not {size!r}")
     return int(float(match[1]) * UNITS[match[2]])
 

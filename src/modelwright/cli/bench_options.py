@@ -7,10 +7,12 @@ from typing import Annotated, ClassVar
 
 from typer import Option
 
-from modelwright.cli.options import ChatTemplate, EngineOptions, Machine, Model, require_at_least
+from modelwright.cli.options import ChatTemplate, EngineOptions, Machine, Model, require_at_least, require_at_most
 from modelwright.cli.quick_checks import check_model
 from modelwright.errors import RequestError
 
+MOST = 10**6
+"""Of requests in a round, of rounds and of tokens: they are held in memory."""
 Repeats = Annotated[int, Option(help="Rounds that are measured.", metavar="N")]
 
 
@@ -44,6 +46,7 @@ class Measuring:
         self.machine.check()
         require_at_least(1, input_len=self.input_len, output_len=self.output_len)
         require_at_least(0, warmup=self.warmup, seed=self.seed)
+        require_at_most(MOST, input_len=self.input_len, output_len=self.output_len, warmup=self.warmup)
         if self.input is not None and not self.input.is_file():
             raise RequestError(f"--input {self.input}: there is no such file")
         if self.chat_template is not None and self.input is None:
@@ -67,6 +70,7 @@ class LatencyOptions:
         check_model(self.model)
         self.measuring.check()
         require_at_least(1, requests=self.requests, repeats=self.repeats)
+        require_at_most(MOST, requests=self.requests, repeats=self.repeats)
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class ThroughputOptions:
         check_model(self.model)
         self.measuring.check()
         require_at_least(1, requests=self.requests, repeats=self.repeats)
+        require_at_most(MOST, requests=self.requests, repeats=self.repeats)
         rate = self.request_rate
         if rate is not None and not 0 < rate < math.inf:
             raise RequestError(f"request_rate must be above 0, got {rate}", field="request_rate")

@@ -9,12 +9,14 @@ from typing import Annotated, ClassVar
 from typer import Argument, Option
 
 from modelwright.cli import completions
-from modelwright.cli.options import Place, require_at_least
+from modelwright.cli.options import Place, require_at_least, require_at_most
 from modelwright.cli.quick_checks import HUB_ID, check_model, looks_like_a_model
 from modelwright.configs.limits import check_sampling
 from modelwright.errors import RequestError
 
 DEFAULT_MODEL = "imagegpt-nano"
+MOST_SAMPLES = 4096
+"""On one contact sheet."""
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".ppm")
 """Endings by which a lone word that is not there is taken for a picture."""
 
@@ -104,6 +106,7 @@ class CompleteImageOptions:
         if self.picture is None and self.keep > 0:
             raise RequestError(f"--keep {self.keep:g} needs a PICTURE to keep the top of; --keep 0 does without")
         require_at_least(1, samples=self.count)
+        require_at_most(MOST_SAMPLES, samples=self.count)
         self.sampling.check()
         self.place.check()
         if self.model is not None:

@@ -35,6 +35,8 @@ ChatTemplate = Annotated[
     ),
 ]
 AsJson = Annotated[bool, Option("--json", help="Print one JSON object instead of text.")]
+MOST_RANKS = 1024
+"""Processes that are started at most."""
 WITH_SAMPLING = "Left out: 1 with --top-p, --top-k or --min-p, otherwise 0."
 
 
@@ -144,6 +146,7 @@ class Machine(Place):
         """Raise an error for the first option that cannot be served."""
         super().check()
         require_at_least(1, tensor_parallel=self.tensor_parallel)
+        require_at_most(MOST_RANKS, tensor_parallel=self.tensor_parallel)
 
 
 def require_at_least(least: int, **values: int | None) -> None:
@@ -151,6 +154,13 @@ def require_at_least(least: int, **values: int | None) -> None:
     for name, value in values.items():
         if value is not None and value < least:
             raise RequestError(f"{name} must be at least {least}, got {value}", field=name)
+
+
+def require_at_most(most: int, **values: int | None) -> None:
+    """Raise a RequestError for the first of the options that is above `most`; None, one that is left out, passes."""
+    for name, value in values.items():
+        if value is not None and value > most:
+            raise RequestError(f"{name} must be at most {most}, got {value}", field=name)
 
 
 def _given(options: Any) -> dict[str, Any]:

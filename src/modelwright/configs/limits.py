@@ -15,6 +15,10 @@ COLDEST = 1e-5
 """Temperatures below this are greedy: dividing by less would leave the range of float32."""
 LARGEST_FLOAT = 1e30
 """Scores are float32, and stay finite when they are divided or multiplied by less than this."""
+LARGEST_COUNT = 2**31 - 1
+"""Of pages, and of tokens in a step: they are counted in 32 bits."""
+MOST_SEQUENCES = 2**20
+"""At once, and tokens of a page: they are listed."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +103,12 @@ SAMPLING: Mapping[str, Limit] = {
 """The fields of `SamplingParams` that have a range, and what it is."""
 
 ENGINE: Mapping[str, Limit] = {
-    "max_batch": Limit("How many sequences run at once.", least=1),
-    "token_budget": Limit("How many tokens a step computes at most.", least=1),
-    "max_context": Limit("How many tokens a sequence may have.", least=1),
-    "page_size": Limit("Tokens in a page of the cache.", least=1),
-    "num_pages": Limit("Pages of the cache.", least=1),
-    "host_pages": Limit("Pages in host memory for what waits for a page of the cache.", least=0),
+    "max_batch": Limit("How many sequences run at once.", least=1, cap=MOST_SEQUENCES),
+    "token_budget": Limit("How many tokens a step computes at most.", least=1, cap=LARGEST_COUNT),
+    "max_context": Limit("How many tokens a sequence may have.", least=1, cap=LARGEST_COUNT),
+    "page_size": Limit("Tokens in a page of the cache.", least=1, cap=MOST_SEQUENCES),
+    "num_pages": Limit("Pages of the cache.", least=1, cap=LARGEST_COUNT),
+    "host_pages": Limit("Pages in host memory for what waits for a page of the cache.", least=0, cap=LARGEST_COUNT),
     "kv_dtype": Limit("auto, or int8 to keep keys and values in less room.", names=KV_DTYPES),
     "kept_pictures": Limit("Of how many pictures the rows are kept.", least=1),
     "backend": Limit("auto, eager, record for decodes on a CPU, or cudagraph on a GPU.", names=("auto", *BACKENDS)),

@@ -5,8 +5,9 @@ import torch
 from modelwright.attention import PagePool
 from modelwright.configs.decoding import CacheLayout
 from modelwright.engine.engine_config import EngineConfig
-from modelwright.engine.machine_memory import free_memory
+from modelwright.engine.machine_memory import free_memory, memory_limit
 from modelwright.engine.served_model import ServedModel
+from modelwright.errors import ConfigError
 
 _SHARE_OF_FREE_MEMORY = 4
 
@@ -29,8 +30,13 @@ def empty_pools(
 
 
 def make_pools(served: ServedModel, settings: EngineConfig, pages: int) -> list[PagePool]:
-    """The pools of `pages` for a model."""
+    """The pools of `pages` for a model.
+
+    Raises:
+        ConfigError: they are larger than the memory of the device.
+    """
     dtype = _stored_in(served, settings)
+    _check_room("num_pages", pages, served, settings, served.device)
     return empty_pools(served.cache, pages, settings.page_size, dtype, served.device)
 
 
@@ -39,6 +45,7 @@ def make_host_pools(served: ServedModel, settings: EngineConfig) -> list[PagePoo
     if not settings.host_pages:
         return []
     dtype, pinned = _stored_in(served, settings), served.device.type == "cuda"
+    _check_room("host_pages", settings.host_pages, served, settings, torch.device("cpu"))
     return empty_pools(served.cache, settings.host_pages, settings.page_size, dtype, torch.device("cpu"), pinned)
 
 
@@ -58,6 +65,18 @@ def default_pages(wanted_tokens: int, page_size: int, token_bytes: int, device: 
     """
     room = _free_memory(device) // (_SHARE_OF_FREE_MEMORY * sharers)
     return max(1, min(-(-wanted_tokens // page_size), room // (page_size * token_bytes)))
+
+
+def _check_room(name: str, pages: int, served: ServedModel, settings: EngineConfig, device: torch.device) -> None:
+    """A ConfigError where so many pages are larger than all memory of `device`; what else lies there is not known."""
+    needed = pages * settings.page_size * token_bytes(served.cache, _stored_in(served, settings))
+    there = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else memory_limit()
+    if there is not None and needed > there:
+        raise ConfigError(
+            f"{name} ({pages}) of page_size ({settings.page_size}) take {needed / 2**30:.1f} GiB, and the memory of "
+            f"{device} must hold them ({there / 2**30:.1f} GiB)",
+            field=name,
+        )
 
 
 def _stored_in(served: ServedModel, settings: EngineConfig) -> torch.dtype:

@@ -27,6 +27,7 @@ class Manifest:
         vocab_size: tokens must be below it.
         max_positions: tokens that fit into one sequence; None where nothing bounds them.
         opset: ONNX's version.
+        files: all files of the export, this one among them, with slashes; empty in folders of earlier versions.
     """
 
     family: str
@@ -39,6 +40,7 @@ class Manifest:
     vocab_size: int
     max_positions: int | None
     opset: int
+    files: tuple[str, ...] = ()
 
     def past_shapes(self, batch: int, past: int = 0) -> dict[str, tuple[int, ...]]:
         """The shape of every past tensor by the name of its input."""

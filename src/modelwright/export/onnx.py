@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from modelwright.checkpoints.folder import find_checkpoint
+from modelwright.configs.limits import LARGEST_SEED
 from modelwright.errors import ConfigError
 from modelwright.export.folder import check_ours, exported_folder, write_small_files
 from modelwright.export.graphs import OnnxConfig, onnx_config_class
@@ -20,6 +21,7 @@ from modelwright.layers.bare import bare_weight
 from modelwright.layers.quantized import QuantizedExperts, QuantizedLinear
 
 DTYPES = ("float32", "float16")
+MOST_DRAWS = 10_000
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 Progress = Callable[[str], None]
@@ -65,7 +67,7 @@ def export_onnx(
 
     Args:
         source: a checkpoint folder, a hub id, or a model of ours, which stays as it is.
-        out: the folder to make; one that an export made before is replaced.
+        out: the folder to make; what an export wrote there before is replaced, and other files stay.
         dtype: of weights, products and cache: ``float32`` or ``float16``.
         opset: ONNX's version.
         external_above: bytes of weights above which they lie in a file beside the graph.
@@ -81,6 +83,10 @@ def export_onnx(
     check_opset(opset)
     if draws < 1:
         raise ConfigError(f"draws must be at least 1, got {draws}", field="draws")
+    if draws > MOST_DRAWS:
+        raise ConfigError(f"draws must be at most {MOST_DRAWS}, got {draws}", field="draws")
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ConfigError(f"seed must be from 0 to 2**63 - 1, got {seed}", field="seed")
     _require_packages()
     check_ours(out)
     tell("reading the model")

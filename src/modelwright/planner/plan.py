@@ -196,9 +196,15 @@ def _max_context(config: CheckedConfig) -> int:
 
 
 def _batch(stated: int, asked: int | None) -> int:
-    if asked is not None and asked < 1:
-        raise RequestError(f"batch must be at least 1, got {asked}", field="batch")
+    if asked is not None:
+        _check_count("batch", asked)
     return asked or stated
+
+
+def _check_count(name: str, asked: int) -> None:
+    if not 1 <= asked <= _BEYOND:
+        rule = "at least 1" if asked < 1 else f"at most {_BEYOND}"
+        raise RequestError(f"{name} must be {rule}, got {asked}", field=name)
 
 
 def _image_tokens(config: CheckedConfig, counts: Counts, size: Size) -> ImageTokens:
@@ -211,8 +217,7 @@ def _image_tokens(config: CheckedConfig, counts: Counts, size: Size) -> ImageTok
 
 def _context(asked: int | None, limit: int, counts: Counts, image: ImageTokens | None) -> int:
     context = min(DEFAULT_CONTEXT, limit) if asked is None else asked
-    if context < 1:
-        raise RequestError(f"context must be at least 1, got {context}", field="context")
+    _check_count("context", context)
     if counts.positions and context > counts.positions:
         raise RequestError(
             f"context ({context}) must not exceed the positions that the model has learned ({counts.positions})",
