@@ -43,6 +43,12 @@ def deprecations_fail() -> Iterator[None]:
     logger.removeHandler(handler)
 
 
+@pytest.fixture
+def drafts_may_warn(monkeypatch) -> None:
+    """transformers hands a model that drafts both a generation config and arguments, and calls that deprecated."""
+    monkeypatch.setattr(logging.getLogger("transformers.generation.utils"), "disabled", True)
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The folder of the official processor's files and results."""

@@ -93,9 +93,27 @@ def test_it_continues_from_a_cache(model):
     assert torch.equal(found, model.generate(ids, max_new_tokens=5, **GREEDY))
 
 
-def test_assisted_decoding_is_refused(model):
-    with pytest.raises(ValueError, match="assisted generation is not supported with stateful models"):
-        model.generate(tokens(1, 4), assistant_model=tiny_v2(), max_new_tokens=4, **GREEDY)
+@pytest.mark.usefixtures("drafts_may_warn")
+@pytest.mark.parametrize("how", ["a smaller model", "itself", "an early exit", "the prompt"])
+def test_drafts_leave_the_greedy_text(how, model):
+    ids, cache = tokens(1, 6).repeat(1, 3), DynamicCache()
+    plan = {
+        "a smaller model": {"assistant_model": tiny_v2(seed=1, num_hidden_layers=1)},
+        "itself": {"assistant_model": model},
+        "an early exit": {"assistant_early_exit": 1},
+        "the prompt": {"prompt_lookup_num_tokens": 3},
+    }[how]
+    found = model.generate(ids, past_key_values=cache, max_new_tokens=9, **plan, **GREEDY)
+    assert torch.equal(found, model.generate(ids, max_new_tokens=9, **GREEDY))
+    assert model.config.num_hidden_layers == 2
+    assert cache.get_seq_length() == ids.shape[1] + 8
+
+
+def test_pages_of_transformers_are_refused_and_leave_the_model_as_it_was(model):
+    wanted = model.generate(tokens(2, 4), max_new_tokens=4, **GREEDY)
+    with pytest.raises(RequestError, match=r"needs its own attention: use modelwright\.Engine"):
+        model.generate(tokens(2, 4), cache_implementation="paged", max_new_tokens=4, **GREEDY)
+    assert torch.equal(model.generate(tokens(2, 4), max_new_tokens=4, **GREEDY), wanted)
 
 
 def test_a_misspelt_argument_is_refused(model):
@@ -136,7 +154,32 @@ def test_greedy_with_pictures_is_the_best_token_of_each_full_pass(vl2):
     assert torch.equal(found[:, length:], inputs["input_ids"][:, length:])
 
 
-@pytest.mark.parametrize("plan", [{}, {"num_beams": 2}, {"cache_implementation": "static"}])
+PICTURED = {
+    "in parts": {"prefill_chunk_size": 7},
+    "in parts within a picture": {"prefill_chunk_size": 1},
+    "no cache": {"use_cache": False},
+    "drafts of the prompt": {"prompt_lookup_num_tokens": 3},
+    "an early exit": {"assistant_early_exit": 1},
+    "another model": {"assistant_model": tiny_vl2(seed=1)},
+    "both": {"prefill_chunk_size": 11, "prompt_lookup_num_tokens": 2},
+}
+
+
+@pytest.mark.usefixtures("drafts_may_warn")
+@pytest.mark.parametrize("plan", PICTURED.values(), ids=PICTURED)
+def test_pictures_are_seen_whichever_way_the_prompt_comes(plan, vl2):
+    inputs = vl2_inputs([[(1, 1), (2, 1)]])
+    wanted = vl2.generate(**inputs, max_new_tokens=6, **GREEDY)
+    assert torch.equal(vl2.generate(**inputs, max_new_tokens=6, **GREEDY, **plan), wanted)
+    blind = inputs | {"images": torch.zeros_like(inputs["images"])}
+    assert not torch.equal(vl2.generate(**blind, max_new_tokens=6, **GREEDY), wanted)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [{}, {"num_beams": 2}, {"cache_implementation": "static"}, {"use_cache": False}, {"prefill_chunk_size": 5}],
+    ids=str,
+)
 def test_rows_with_and_without_pictures_decode_as_alone(plan, vl2):
     rows = [[(1, 2)], [], [(1, 1), (1, 1)]]
     inputs = vl2_inputs(rows)

@@ -13,8 +13,8 @@ from modelwright.errors import RequestError
 from modelwright.hf.caches import Cache
 
 # What callers pass to every model alike and has no meaning here: transformers before 5.18 hands each pass its
-# cache_position, and many tokenizers return token_type_ids.
-WITHOUT_MEANING = ("cache_position", "token_type_ids")
+# cache_position, generate() the tokenizer that knows its stop_strings, and many tokenizers return token_type_ids.
+WITHOUT_MEANING = ("cache_position", "token_type_ids", "tokenizer", "assistant_tokenizer")
 
 
 def refuse_unknown(extras: Mapping[str, Any], model: type) -> None:

@@ -45,6 +45,10 @@ class DecoderNetwork(Network):
     def stack(self) -> nn.ModuleList:
         """The layers; one that another stage holds is None."""
 
+    def layers_in_use(self) -> list[nn.Module | None]:
+        """The first ``num_hidden_layers`` of them: an early exit, which drafts tokens, lowers it for some passes."""
+        return list(self.stack())[: self.config.num_hidden_layers]
+
     @abstractmethod
     def positions_of(self, inputs: PassInputs) -> Tensor:
         """Where the tokens stand, ``[batch, tokens]``, where the caller does not say it."""

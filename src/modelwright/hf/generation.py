@@ -9,7 +9,7 @@ from transformers.generation.logits_process import LogitsProcessor, LogitsProces
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput, GenerationMixin
 from transformers.utils.generic import ModelOutput
 
-from modelwright.errors import RequestFailed
+from modelwright.errors import RequestError, RequestFailed
 from modelwright.hf.cache_names import CACHE_NAME, EitherCacheName, with_cache_as
 
 
@@ -48,6 +48,16 @@ class EitherNameGenerationMixin(GenerationMixin):
         """transformers' own, which meet no scores that are no numbers."""
         theirs = super()._get_logits_processor(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         return LogitsProcessorList([_Finite(self.dtype), *theirs])  # pyright: ignore[reportAttributeAccessIssue]
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: transformers' pages are read by its own attention alone, and by none of the backends here.
+
+        ``generate_batch`` and ``cache_implementation="paged"`` come here too.
+        """
+        raise RequestError(
+            "the continuous batching of transformers, which generate_batch and cache_implementation='paged' are, needs "
+            "its own attention: use modelwright.Engine, which serves pages here"
+        )
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """As transformers'; an earlier cache may be given as ``cache`` or as ``past_key_values``.

@@ -58,7 +58,6 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
 
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _is_stateful = True  # assisted decoding off: it would crop a cache between calls
 
     def begin(self, config: Any) -> None:
         PreTrainedModel.__init__(self, config)

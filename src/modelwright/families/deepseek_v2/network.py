@@ -63,7 +63,7 @@ class DeepseekV2Decoder(DeepseekV2Network, DecoderNetwork):
         return self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
 
     def run_layers(self, x: Tensor, positions: Tensor, attention: AttentionBackend, keep: bool = False) -> StackOutput:
-        return run_stack(self.layers, x, self.rotary(positions), attention, keep=keep)
+        return run_stack(self.layers_in_use(), x, self.rotary(positions), attention, keep=keep)
 
     def finish(self, x: Tensor) -> Tensor:
         return self.norm(x)

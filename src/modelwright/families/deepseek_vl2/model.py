@@ -3,12 +3,14 @@
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from modelwright.errors import RequestError
 from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM, DeepseekV2PreTrainedModel
 from modelwright.families.deepseek_vl2.network import DeepseekVLV2Network
 from modelwright.hf.arguments import PassInputs
+from modelwright.hf.cache_names import CACHE_NAME
 from modelwright.hf.caches import Cache, growing_cache
 from modelwright.hf.causal import GeneratingModel
 from modelwright.hf.offload import OffloadedCache
@@ -72,18 +74,26 @@ class DeepseekVLV2ForCausalLM(DeepseekVLV2Network, DeepseekV2PreTrainedModel, Ge
         is_first_iteration: bool | None = False,
         **kwargs,
     ) -> dict[str, Any]:
-        """Pictures enter once, with the prompt; of a conversation that a cache holds in part, only what is new."""
+        """Pictures enter with the tokens that they are part of.
+
+        The prompt may come whole, in parts, or as what is new of a conversation that a cache holds in part.
+        """
         inputs = super().prepare_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
         pictures = {name: inputs.pop(name) for name in PICTURE_ARGUMENTS if name in inputs}
-        if not is_first_iteration or inputs.get("inputs_embeds") is not None:
+        places, new = pictures.get("images_seq_mask"), inputs.get("input_ids")
+        if new is None:
             return inputs
-        new = inputs["input_ids"].shape[1]
-        mask = pictures.get("images_seq_mask")
-        if mask is None or new == input_ids.shape[1]:
+        if places is None:
+            return inputs | (pictures if is_first_iteration else {})
+        past = 0 if inputs.get(CACHE_NAME) is None else int(inputs[CACHE_NAME].get_seq_length())
+        stop, prompt = past + new.shape[1], places.shape[1]
+        pictures["images_seq_mask"] = places = F.pad(places, (0, max(stop - prompt, 0)))  # what is drawn is no picture
+        if past == 0 and stop >= prompt:
             return inputs | pictures
-        if mask[:, -new:].any():
-            inputs["inputs_embeds"] = self.prepare_inputs_embeds(input_ids, **pictures)[:, -new:]
+        if past < prompt and places[:, past:stop].any():
+            whole = F.pad(new, (past, places.shape[1] - stop))
+            inputs["inputs_embeds"] = self.prepare_inputs_embeds(whole, **pictures)[:, past:stop]
             inputs["input_ids"] = None
         return inputs

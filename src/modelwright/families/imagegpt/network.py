@@ -90,7 +90,7 @@ class ImageGPTDecoder(ImageGPTNetwork, DecoderNetwork):
         return self.drop(x + self.wpe(positions))
 
     def run_layers(self, x: Tensor, positions: Tensor, attention: AttentionBackend, keep: bool = False) -> StackOutput:
-        return run_stack(self.h, x, attention, keep=keep)
+        return run_stack(self.layers_in_use(), x, attention, keep=keep)
 
     def finish(self, x: Tensor) -> Tensor:
         return self.ln_f(x)

@@ -41,13 +41,14 @@ class LlamaForCausalLM(LlamaCausal, LlamaPreTrainedModel, CausalModel):
         input_ids: Tensor,
         cache: Cache | None = None,
         attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         **kwargs,
     ) -> dict[str, Any]:
         """As transformers', with the earlier documents of a packed prompt hidden from the new tokens.
 
         transformers leaves out a mask of ones. Where tokens can be padding by their id, none then is.
         """
-        if self.config.use_eod_attn_mask_compression:
+        if self.config.use_eod_attn_mask_compression and inputs_embeds is None:
             documents = documents_of(input_ids, self.config.eos_token_ids)
             if self.config.reset_position_ids:
                 kwargs["position_ids"] = positions_in_documents(documents)
@@ -55,7 +56,7 @@ class LlamaForCausalLM(LlamaCausal, LlamaPreTrainedModel, CausalModel):
                 own = documents == documents[:, -1:]
                 attention_mask = own.long() if attention_mask is None else attention_mask * own
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
-            input_ids, attention_mask=attention_mask, **of_cache(cache), **kwargs
+            input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **of_cache(cache), **kwargs
         )
         new = inputs.get("input_ids")
         if self.config.padding_by_id is not None and new is not None and inputs.get("attention_mask") is None:

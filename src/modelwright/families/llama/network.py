@@ -100,7 +100,7 @@ class LlamaDecoder(LlamaNetwork, DecoderNetwork):
         return x if self.types.compute is None else x.to(self.types.compute)
 
     def run_layers(self, x: Tensor, positions: Tensor, attention: AttentionBackend, keep: bool = False) -> StackOutput:
-        return run_stack(self.layers, x, self.rotary(positions), attention, keep=keep)
+        return run_stack(self.layers_in_use(), x, self.rotary(positions), attention, keep=keep)
 
     def finish(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, 1) if self.config.rmsnorm_compute_2d else x  # [batch * tokens, dim]
