@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from PIL import ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 FOLDERS = (
@@ -75,5 +75,7 @@ def _fonts(folders: tuple[str, ...]) -> Iterator[Path]:
 
 
 def _drawn(font: ImageFont.FreeTypeFont, character: str) -> tuple[tuple[int, int], bytes]:
-    mask = font.getmask(character)
-    return mask.size, bytes(mask)
+    left, top, right, bottom = (round(edge) for edge in font.getbbox(character))
+    image = Image.new("L", (right - left, bottom - top))
+    ImageDraw.Draw(image).text((-left, -top), character, fill=255, font=font)
+    return image.size, image.tobytes()

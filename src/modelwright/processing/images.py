@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -41,7 +41,7 @@ def load_image(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             ``max_pixels``.
     """
     if isinstance(source, Mapping):
-        source = source.get("path") if source.get("bytes") is None else source["bytes"]
+        source = cast(Picture, source.get("path") if source.get("bytes") is None else source["bytes"])
     if is_array(source):
         source = _from_array(source)
     if isinstance(source, Image.Image):

@@ -135,14 +135,14 @@ def write_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_other_yarn(rope: Mapping[str, Any]) -> None:
-    factor, gains = rope["factor"], (rope.get("mscale"), rope.get("mscale_all_dim"))
-    scale = yarn_mscale(factor, gains[0]) / yarn_mscale(factor, gains[1]) if all(gains) else None
-    own = {"beta_fast": rope.get("beta_fast"), "beta_slow": rope.get("beta_slow")}
-    own["attention_factor"] = rope.get("attention_factor") or scale
+    factor = rope["factor"]
+    own = {key: rope.get(key) for key in ("beta_fast", "beta_slow", "attention_factor")}
+    if not own["attention_factor"] and rope.get("mscale") and rope.get("mscale_all_dim"):
+        own["attention_factor"] = yarn_mscale(factor, rope["mscale"]) / yarn_mscale(factor, rope["mscale_all_dim"])
     usual = {"beta_fast": 32.0, "beta_slow": 1.0, "attention_factor": yarn_mscale(factor, 1.0)}
-    for key, value in usual.items():
-        if own[key] is not None and not math.isclose(own[key], value, rel_tol=1e-6):
-            raise CheckpointError(f"llama.cpp's Llama has yarn with {key} {value:.6g}, not {own[key]:.6g}")
+    for key, value in own.items():
+        if value is not None and not math.isclose(value, usual[key], rel_tol=1e-6):
+            raise CheckpointError(f"llama.cpp's Llama has yarn with {key} {usual[key]:.6g}, not {value:.6g}")
 
 
 def write_tensors(official: Iterable[Named], config: Mapping[str, Any]) -> Iterator[Named]:
