@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 from modelwright.errors import CheckpointError
@@ -13,7 +14,7 @@ from modelwright.export import export_onnx, verify_onnx
 from modelwright.export.graphs import onnx_config_class
 from modelwright.export.manifest import Manifest
 from modelwright.export.session import DecoderSession
-from modelwright.export.verify import Comparison, Shape, difference, tolerance
+from modelwright.export.verify import TOLERANCES, Comparison, Shape, difference, tolerance
 from tests.export.graphs import tiny_imagegpt
 
 
@@ -66,6 +67,29 @@ def test_a_changed_weight_is_found_and_named(imagegpt, tmp_path):
     message = str(raised.value)
     assert message.startswith("logits differs by ") and "(batch 1, sequence 1, past 0)" in message
     assert " in onnxruntime, " in message and " in PyTorch; at most 0.0001 is allowed in float32" in message
+
+
+@pytest.mark.parametrize(("steps", "passes"), [(0, True), (3, True), (20, False)])
+def test_numbers_far_from_float64_are_judged_by_that_distance(imagegpt, steps, passes):
+    """PyTorch is 0.01 from float64, and onnxruntime so many steps of 0.01, on the other side."""
+    beside, exact = comparison(imagegpt), torch.linspace(-11, 11, 23, dtype=torch.float64)
+    found = {"logits": (exact - 0.01 * steps).float().numpy()}
+    given = {"logits": (exact + 0.01).float()}
+    if passes:
+        beside.check("here", found, given, lambda: {"logits": exact})
+        assert beside.worst["logits"].from_float64 == pytest.approx((0.01 * steps, 0.01), abs=1e-5)
+    else:
+        with pytest.raises(CheckpointError, match=r"at most 0.1 is allowed in float32, where PyTorch itself is 0.01"):
+            beside.check("here", found, given, lambda: {"logits": exact})
+
+
+def test_float64_is_asked_where_numbers_are_far_apart(imagegpt, monkeypatch):
+    near, far = comparison(imagegpt), comparison(imagegpt)
+    near.compare(Shape(2, 3, 4, padded=True))
+    monkeypatch.setitem(TOLERANCES, "float32", (1e-12, 0.0))
+    far.compare(Shape(2, 3, 4, padded=True))
+    assert near.worst["logits"].from_float64 is None
+    assert all(0 < distance < 1e-4 for distance in far.worst["logits"].from_float64)
 
 
 def test_a_failed_comparison_leaves_what_was_there(imagegpt, tmp_path, monkeypatch):

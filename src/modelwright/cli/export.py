@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelwright.cli.console import errors
@@ -49,10 +49,20 @@ def summary(report: Report) -> str:
         lines.append(f"{graph.name}.onnx: {_amount(graph.graph_bytes)}{beside}")
     lines.append(f"max |onnxruntime - PyTorch| over {found.draws} drawn shapes:")
     width = max(len(delta.output) for delta in found.deltas)
-    lines += [f"  {delta.output:{width}}  {delta.largest:.1e}  ({delta.shape})" for delta in _shown(found.deltas)]
+    lines += [
+        f"  {delta.output:{width}}  {delta.largest:.1e}  ({delta.shape}){_apart(delta)}"
+        for delta in _shown(found.deltas)
+    ]
     ties = f", {found.ties} of them between scores too close to tell apart" if found.ties else ""
     lines.append(f"greedy tokens: the same {found.greedy_tokens}{ties}")
     return "\n".join(lines)
+
+
+def _apart(delta: Delta) -> str:
+    """Where numbers are far apart, how far each is from float64."""
+    if delta.from_float64 is None:
+        return ""
+    return "; from float64: onnxruntime {:.1e}, PyTorch {:.1e}".format(*delta.from_float64)
 
 
 def _shown(deltas: tuple[Delta, ...]) -> Iterator[Delta]:
@@ -65,7 +75,7 @@ def _shown(deltas: tuple[Delta, ...]) -> Iterator[Delta]:
             continue
         name = f"present.*.{rest.partition('.')[2]}"
         if name not in caches or delta.largest > caches[name].largest:
-            caches[name] = Delta(name, delta.largest, delta.shape)
+            caches[name] = replace(delta, output=name)
     yield from caches.values()
 
 
