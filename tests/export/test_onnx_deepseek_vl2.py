@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from modelwright import zoo
 from modelwright.errors import ConfigError, RequestError
-from modelwright.export import DeepseekVLV2OnnxConfig, OnnxDecoder, OnnxPictureDecoder
+from modelwright.export import DeepseekVLV2OnnxConfig, OnnxDecoder, OnnxPictureDecoder, verify_onnx
 from modelwright.export.tile_rows import TileLayout
+from modelwright.export.verify import TOLERANCES
 from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
 from modelwright.families.deepseek_vl2.tiles import TileRows, picture_rows
 from modelwright.serving.load import load
@@ -245,3 +246,12 @@ def _counter(flat: bool, features: int):
         return side * (side + 1) + 1 + height * side * (width * side + 1)
 
     return count
+
+
+def test_each_graph_is_judged_by_float64_where_it_is_far(made, monkeypatch):
+    monkeypatch.setitem(TOLERANCES, "float32", (1e-12, 0.0))
+    found = {delta.output: delta for delta in verify_onnx(made.folder, made.model, draws=2).deltas}
+    assert {"logits", "features"} <= found.keys()
+    for name in ("logits", "features"):
+        theirs, ours = found[name].from_float64
+        assert 0 < theirs < 1e-4 and 0 < ours < 1e-4 and found[name].largest <= theirs + ours

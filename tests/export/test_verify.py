@@ -83,6 +83,14 @@ def test_numbers_far_from_float64_are_judged_by_that_distance(imagegpt, steps, p
             beside.check("here", found, given, lambda: {"logits": exact})
 
 
+def test_numbers_that_overflow_are_no_measure(imagegpt):
+    """Where PyTorch is infinitely far from float64, onnxruntime may not be anywhere."""
+    exact = torch.zeros(3, dtype=torch.float64)
+    given = {"logits": torch.tensor([0.0, float("inf"), 0.0])}
+    with pytest.raises(CheckpointError, match=r"logits differs by inf at \[1\] .* at most 0.0001 is allowed"):
+        comparison(imagegpt).check("here", {"logits": np.zeros(3, np.float32)}, given, lambda: {"logits": exact})
+
+
 def test_float64_is_asked_where_numbers_are_far_apart(imagegpt, monkeypatch):
     near, far = comparison(imagegpt), comparison(imagegpt)
     near.compare(Shape(2, 3, 4, padded=True))
