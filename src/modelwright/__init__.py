@@ -5,6 +5,7 @@ Nothing heavy (torch, transformers) is imported before a name is used. The first
 """
 
 from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -47,7 +48,7 @@ _ROOM_OF = {
 __all__ = [*_ROOM_OF, "__version__", "zoo"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     """Import ``name`` from its room and keep it here, so that this function runs once a name (PEP 562)."""
     if name == "zoo":
         return import_module("modelwright.zoo")  # which also makes it an attribute of this package

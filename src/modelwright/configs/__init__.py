@@ -5,6 +5,7 @@ Each public name is imported from its module at first use, so that `modelwright.
 """
 
 from importlib import import_module
+from typing import Any
 
 _MODULE_OF = {
     "CheckedConfig": "base",
@@ -17,7 +18,7 @@ _MODULE_OF = {
 __all__ = [*_MODULE_OF]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     """Import ``name`` from its module and keep it here, so that this function runs once a name (PEP 562)."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'modelwright.configs' has no attribute {name!r}")

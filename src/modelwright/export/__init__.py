@@ -4,6 +4,7 @@
 """
 
 from importlib import import_module
+from typing import Any
 
 from modelwright.families import Reference, families, resolve
 
@@ -20,7 +21,7 @@ _FILE_OF = {
 __all__ = list(_FILE_OF)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     """Import ``name`` from its file and keep it here (PEP 562); a family's ``OnnxConfig`` is found by its record."""
     if name in _FILE_OF:
         value = getattr(import_module(f"modelwright.export.{_FILE_OF[name]}"), name)

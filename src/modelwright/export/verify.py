@@ -1,7 +1,7 @@
 """onnxruntime against PyTorch: the same numbers over drawn shapes, and the same greedy tokens.
 
-How far the two may be apart depends on the model: where a large network magnifies what float32 rounds, PyTorch itself is
-far from float64, and onnxruntime is judged by that distance.
+How far the two may be apart depends on the model: where a large network magnifies what float32 rounds, PyTorch itself
+is far from float64, and onnxruntime is judged by that distance.
 """
 
 import copy

@@ -5,6 +5,7 @@ and Pillow only, brings in no torch. ``__init__.pyi`` tells type checkers the sa
 """
 
 from importlib import import_module
+from typing import Any
 
 _MODULE_OF = {
     "MAX_PIXELS": "images",
@@ -27,7 +28,7 @@ _MODULE_OF = {
 __all__ = [*_MODULE_OF]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     """Import ``name`` from its module and keep it here, so that this function runs once a name (PEP 562)."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'modelwright.processing' has no attribute {name!r}")
