@@ -50,7 +50,7 @@ class DenseAttention:
         self.past = past
         self.causal = causal
         product = attention if fused else partial(reference_attention, softmax_dtype=softmax_dtype)
-        self._product = partial(upcast_attention, product) if upcast else product
+        self.product = partial(upcast_attention, product) if upcast else product
         self._rule: tuple[Tensor | None, bool] | None = None  # the same for every layer of the pass
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, dropout: float = 0.0) -> Tensor:
@@ -58,7 +58,7 @@ class DenseAttention:
         if self.cache is not None:
             k, v = self.cache.update(k, v, layer)
         mask, causal = self._mask_for(q.shape[2], k.shape[2], q.device)
-        return self._product(q, k, v, mask, scale, dropout, causal)
+        return self.product(q, k, v, mask, scale, dropout, causal)
 
     def attend_latent(
         self,
@@ -81,7 +81,7 @@ class DenseAttention:
         if kv_b_weight is not None and _absorbs(kv_b_weight, q_nope, latent):
             return absorbed_attention(q_nope, q_rope, latent, k_rope, kv_b_weight, mask, scale, dropout)
         return expanded_attention(
-            q_nope, q_rope, kv_b(latent), k_rope, mask, scale, dropout, causal, product=self._product
+            q_nope, q_rope, kv_b(latent), k_rope, mask, scale, dropout, causal, product=self.product
         )
 
     def _mask_for(self, tokens: int, keys: int, device: torch.device) -> tuple[Tensor | None, bool]:

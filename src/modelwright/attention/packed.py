@@ -3,18 +3,24 @@
 Leaves out how documents are found (``ops/packing.py``), and how keys are kept and multiplied (``dense.py``).
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from modelwright.attention.dense import DenseAttention
-from modelwright.attention.protocol import Projection
-from modelwright.ops.packing import document_mask
+from modelwright.attention.protocol import AttentionBackend, Projection
+from modelwright.ops.dispatch import numbers_are_known
+from modelwright.ops.documents import attention_by_document
+from modelwright.ops.packing import document_mask, document_spans
 
 
 class PackedAttention:
     """The backend of one forward pass over documents that share rows.
+
+    Without a past and without padding each document attends alone, and no mask is built. Over a past, with padding, and
+    while a graph is made, when nobody knows yet where documents end, a mask over all keys says what is seen.
 
     Args:
         documents: ``[batch, past + tokens]``, the number of each token's document.
@@ -31,6 +37,10 @@ class PackedAttention:
         fused: bool = True,
         softmax_dtype: torch.dtype = torch.float32,
     ):
+        if mask is None and past == 0 and numbers_are_known(documents):
+            self._dense = DenseAttention(None, cache, fused=fused, softmax_dtype=softmax_dtype)
+            self._dense.product = partial(attention_by_document, self._dense.product, document_spans(documents))
+            return
         sees = document_mask(documents, past)
         if mask is not None:
             sees = sees & mask[:, None, None, : documents.shape[1]].bool().to(sees.device)
@@ -57,3 +67,17 @@ class PackedAttention:
         return self._dense.attend_latent(
             layer, q_nope, q_rope, latent, k_rope, kv_b, kv_b_weight=kv_b_weight, scale=scale, dropout=dropout
         )
+
+
+def attention_over(
+    documents: Tensor | None,
+    mask: Tensor | None,
+    cache: Any = None,
+    past: int = 0,
+    fused: bool = True,
+    softmax_dtype: torch.dtype = torch.float32,
+) -> AttentionBackend:
+    """Packed attention where rows hold several ``documents``, unless a 4-D mask is the whole rule; else dense."""
+    if documents is not None and (mask is None or mask.dim() == 2):
+        return PackedAttention(documents, mask, cache, past, fused, softmax_dtype)
+    return DenseAttention(mask, cache, past, fused=fused, softmax_dtype=softmax_dtype)

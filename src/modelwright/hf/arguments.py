@@ -11,6 +11,7 @@ from torch import Tensor
 
 from modelwright.errors import RequestError
 from modelwright.hf.caches import Cache
+from modelwright.hf.documents import DocumentMarks
 
 # What callers pass to every model alike and has no meaning here: transformers before 5.18 hands each pass its
 # cache_position, generate() the tokenizer that knows its stop_strings, and many tokenizers return token_type_ids.
@@ -45,6 +46,7 @@ class PassInputs:
         mask: ``[batch, past + tokens]`` with 0 at padding, 4-D (see :class:`DenseAttention`), or None.
         cache: keys and values of earlier tokens, which the pass extends; None where there are none to be kept.
         past: how many tokens of each row are in the cache.
+        documents: ``[batch, tokens]``, the number of each token's document, where the caller packed several into a row.
     """
 
     batch: int
@@ -54,6 +56,7 @@ class PassInputs:
     mask: Tensor | None = None
     cache: Cache | None = None
     past: int = 0
+    documents: Tensor | None = None
 
     @classmethod
     def of(
@@ -62,17 +65,20 @@ class PassInputs:
         inputs_embeds: Tensor | None = None,
         mask: Tensor | None = None,
         cache: Cache | None = None,
+        marks: DocumentMarks | None = None,
     ) -> Self:
-        """Check what a caller gives.
+        """Check what a caller gives; without ``marks``, rows are not asked for documents.
 
         Raises:
-            RequestError: not exactly one of ids and embeddings, or a mask that does not cover them.
+            RequestError: not exactly one of ids and embeddings, a mask that does not cover them, or marks of documents
+                that do not.
         """
         tokens = one_of(input_ids, inputs_embeds)
         batch, length = tokens.shape[:2]
         past = int(cache.get_seq_length()) if cache is not None else 0
         check_mask(mask, batch, past, length)
-        return cls(batch, length, tokens.device, input_ids, mask, cache, past)
+        documents = None if marks is None else marks.documents(batch, length, past, mask)
+        return cls(batch, length, tokens.device, input_ids, mask, cache, past, documents)
 
     def positions(self) -> Tensor:
         """``[batch, tokens]``: counted from the past, padding included."""

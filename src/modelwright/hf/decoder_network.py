@@ -6,18 +6,23 @@ the cache, kept hidden states and the output are the same for all and stand here
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from modelwright.attention import AttentionBackend
+from modelwright.errors import RequestError
 from modelwright.hf.arguments import PassInputs, refuse_attentions, refuse_unknown
 from modelwright.hf.cache_names import either_cache_name, of_cache
 from modelwright.hf.caches import Cache, pass_cache
+from modelwright.hf.documents import DocumentMarks
 from modelwright.hf.network import Network
 from modelwright.hf.outputs import DecoderOutput
 from modelwright.layers import Routing, StackOutput
+from modelwright.ops.dispatch import numbers_are_known
+from modelwright.ops.packing import positions_in_documents
 
 
 class DecoderNetwork(Network):
@@ -32,6 +37,9 @@ class DecoderNetwork(Network):
 
     norm_name: ClassVar[str]
     """The module that :meth:`finish` needs."""
+
+    packs_documents: ClassVar[bool] = False
+    """Whether :meth:`attention_of` keeps the documents of ``PassInputs.documents`` apart."""
 
     def get_input_embeddings(self) -> nn.Module:
         """The table of the tokens' embeddings."""
@@ -70,8 +78,11 @@ class DecoderNetwork(Network):
         """The final norm: what a head reads."""
 
     @abstractmethod
-    def balance_loss(self, routings: Sequence[Routing], batch: int) -> Tensor | None:
-        """The scaled balance losses of a pass's routers, summed; only asked where there are any."""
+    def balance_loss(self, routings: Sequence[Routing], batch: int, documents: Tensor | None = None) -> Tensor | None:
+        """The scaled balance losses of a pass's routers, summed; only asked where there are any.
+
+        ``documents`` ``[batch, tokens]`` are those of rows that hold several.
+        """
 
     @either_cache_name
     def forward(
@@ -86,6 +97,11 @@ class DecoderNetwork(Network):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         attention: AttentionBackend | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        cu_seq_lens_k: Tensor | None = None,
+        max_length_q: int | Tensor | None = None,
+        max_length_k: int | Tensor | None = None,
+        seq_idx: Tensor | None = None,
         **extras,
     ) -> DecoderOutput | tuple:
         """One pass.
@@ -94,32 +110,61 @@ class DecoderNetwork(Network):
             input_ids: ``[batch, tokens]``, or ``inputs_embeds`` ``[batch, tokens, dim]``; one of the two.
             attention_mask: ``[batch, past + tokens]`` with 0 at padding, or 4-D: see :class:`DenseAttention`. Some
                 families find padding in the ids where there is none.
-            position_ids: ``[batch, tokens]``; by default each family counts them its own way.
+            position_ids: ``[batch, tokens]``; by default each family counts them its own way. Positions that start anew
+                mark documents that do not see each other, see :class:`DocumentMarks`.
             cache: a transformers cache of what the layers keep of each token.
             attention: a backend to use instead of the one built from the mask and the cache.
+            cu_seq_lens_q, cu_seq_lens_k, seq_idx: other marks of documents, see :class:`DocumentMarks`; without
+                ``position_ids``, positions then start anew with each document.
+            max_length_q, max_length_k: tokens of the longest document, which the other marks say already.
 
         Raises:
-            RequestError: the arguments contradict each other or the config, or attention weights are asked for.
+            RequestError: the arguments contradict each other or the config, attention weights are asked for, or rows
+                hold several documents and the family does not keep them apart.
             TypeError: an argument that is not known here.
         """
         refuse_unknown(extras, type(self))
         refuse_attentions(self.config, output_attentions)
         wanted = self.config.use_cache if use_cache is None else use_cache
+        given = cache is not None
         cache = pass_cache(cache, bool(wanted), attention, self.stack())
-        inputs = PassInputs.of(input_ids, inputs_embeds, attention_mask, cache)
-        positions = self.positions_of(inputs) if position_ids is None else position_ids
+        marks = None
+        if attention is None:
+            marks = DocumentMarks(position_ids, cu_seq_lens_q, cu_seq_lens_k, seq_idx, cache is not None, given)
+        inputs = PassInputs.of(input_ids, inputs_embeds, attention_mask, cache, marks)
+        if inputs.documents is not None:
+            inputs = self._packed(inputs)
+        positions = position_ids
+        if positions is None:
+            packed = inputs.documents is not None
+            positions = positions_in_documents(inputs.documents) if packed else self.positions_of(inputs)
         attention = self.attention_of(inputs) if attention is None else attention
         keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
 
         ran = self.run_layers(self.embed(positions, input_ids, inputs_embeds), positions, attention, bool(keep))
         x = self.finish(ran.x)
+        aux_loss = None
+        if self.training and ran.routings:
+            aux_loss = self.balance_loss(ran.routings, inputs.batch, inputs.documents)
         output = DecoderOutput(
             last_hidden_state=x,
             **of_cache(cache),
             hidden_states=(*ran.inputs, x) if keep else None,
-            aux_loss=self.balance_loss(ran.routings, inputs.batch) if self.training and ran.routings else None,
+            aux_loss=aux_loss,
         )
         return self.returned(output, return_dict)
+
+    def _packed(self, inputs: PassInputs) -> PassInputs:
+        """The inputs of a pass whose rows hold documents; refused by families that cannot keep them apart."""
+        if self.packs_documents:
+            return inputs
+        assert inputs.documents is not None
+        if not numbers_are_known(inputs.documents):  # a graph is not refused for what its inputs may hold
+            return replace(inputs, documents=None)
+        raise RequestError(
+            f"{type(self).__name__} does not keep documents of one row apart: position_ids must count on from token to "
+            "token, and cu_seq_lens_q, cu_seq_lens_k and seq_idx must not be given; give each document a row"
+        )
 
     @torch.no_grad()
     def keep_stage(self, layers: range, *, embedding: bool, head: bool) -> None:

@@ -9,11 +9,16 @@ from torch import Tensor, nn
 from modelwright.layers.moe import Router, Routing
 
 
-def balance_loss(routings: Sequence[Routing], batch: int, factor: float, by_sequence: bool) -> Tensor | None:
-    """``factor`` times the balance losses of all layers, summed; None where there is nothing to balance."""
+def balance_loss(
+    routings: Sequence[Routing], batch: int, factor: float, by_sequence: bool, documents: Tensor | None = None
+) -> Tensor | None:
+    """``factor`` times the balance losses of all layers, summed; None where there is nothing to balance.
+
+    The sequences are the rows, or the ``documents`` ``[batch, tokens]`` in them.
+    """
     if not routings or not factor:
         return None
-    losses = [routing.balance_loss(batch, by_sequence) for routing in routings]
+    losses = [routing.balance_loss(batch, by_sequence, documents) for routing in routings]
     return torch.stack(losses).sum() * factor
 
 

@@ -16,6 +16,7 @@ from modelwright.ops.gated import Activation
 from modelwright.ops.routing import (
     batch_balance_loss,
     biased_topk,
+    document_balance_loss,
     expert_load,
     greedy_topk,
     group_balance_loss,
@@ -40,8 +41,13 @@ class Routing:
     scores: Tensor
     logits: Tensor
 
-    def balance_loss(self, batch: int, per_sequence: bool) -> Tensor:
-        """The unscaled balance loss over ``batch`` sequences of equal length: one number, see ``ops/routing.py``."""
+    def balance_loss(self, batch: int, per_sequence: bool, documents: Tensor | None = None) -> Tensor:
+        """The unscaled balance loss over ``batch`` sequences of equal length: one number, see ``ops/routing.py``.
+
+        Rows that hold ``documents`` ``[batch, tokens]`` have one sequence in each of those.
+        """
+        if per_sequence and documents is not None:
+            return document_balance_loss(self.scores, self.chosen, documents)
         if per_sequence:
             return sequence_balance_loss(self.scores, self.chosen, batch)
         return batch_balance_loss(self.scores, self.chosen)

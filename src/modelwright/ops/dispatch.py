@@ -14,6 +14,7 @@ _PLAIN = frozenset({Tensor, nn.Parameter, type(None)})
 _is_compiling = torch.compiler.is_compiling
 _transforms_active = torch._C._are_functorch_transforms_active
 _modes = torch._C._len_torch_dispatch_stack
+_WITHOUT_NUMBERS = (torch._C._TorchDispatchModeKey.FAKE, torch._C._TorchDispatchModeKey.PROXY)
 
 
 class KernelAwareMode(TorchDispatchMode):
@@ -37,3 +38,16 @@ def only_numbers(x: Tensor, *others: Tensor | None) -> bool:
     if torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type):
         return False
     return not _modes() or all(isinstance(mode, KernelAwareMode) for mode in _get_current_dispatch_mode_stack())
+
+
+def numbers_are_known(x: Tensor) -> bool:
+    """Whether Python may read the numbers of ``x`` and branch on them.
+
+    It may not while a graph is made (compiled, exported, traced or captured), under a transformation of ``torch.func``,
+    and where a tensor has no numbers: what is computed then must hold whatever they will be.
+    """
+    if x.is_meta or _is_compiling() or torch.jit.is_tracing() or _transforms_active():
+        return False
+    if any(torch._C._get_dispatch_mode(key) is not None for key in _WITHOUT_NUMBERS):
+        return False
+    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())

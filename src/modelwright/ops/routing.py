@@ -81,6 +81,24 @@ def sequence_balance_loss(scores: Tensor, chosen: Tensor, batch: int) -> Tensor:
     return (share * scores.view(batch, -1, experts).mean(dim=1)).sum(dim=1).mean()
 
 
+def document_balance_loss(scores: Tensor, chosen: Tensor, documents: Tensor) -> Tensor:
+    """:func:`sequence_balance_loss` where a sequence is a document: neighbours of one number in a row of ``documents``.
+
+    ``documents`` is ``[batch, tokens]``, and ``batch * tokens`` the tokens scored. A scalar, the mean over documents.
+    """
+    experts, top_k = scores.shape[-1], chosen.shape[-1]
+    starts = torch.ones_like(documents, dtype=torch.bool)
+    starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    own = (starts.flatten().cumsum(0) - 1).to(scores.device)  # counted through; as many as tokens at most
+    lengths = scores.new_zeros(len(own)).scatter_add(0, own, scores.new_ones(len(own)))
+    cells = (own[:, None] * experts + chosen).flatten()
+    counts = scores.new_zeros(len(own) * experts).scatter_add(0, cells, scores.new_ones(len(cells)))
+    shares = counts.view(-1, experts) * experts / top_k
+    sums = torch.zeros_like(scores).index_add(0, own, scores)
+    losses = (shares * sums).sum(dim=1) / lengths.clamp(min=1).square()
+    return losses.sum() / (lengths > 0).sum()
+
+
 def batch_balance_loss(scores: Tensor, chosen: Tensor) -> Tensor:
     """Expert-level balance over all tokens of the batch together, unscaled: a scalar."""
     experts = scores.shape[-1]

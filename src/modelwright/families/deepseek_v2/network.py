@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from modelwright.attention import AttentionBackend, DenseAttention
+from modelwright.attention import AttentionBackend, attention_over
 from modelwright.families.deepseek_v2.config import DeepseekV2Config
 from modelwright.families.deepseek_v2.parts import DecoderLayer, build_rope
 from modelwright.hf.arguments import PassInputs
@@ -38,6 +38,7 @@ class DeepseekV2Decoder(DeepseekV2Network, DecoderNetwork):
     unused_tensors = (*Network.unused_tensors, r"^(lm_head|score)\.weight$")
     embedding_names = ("embed_tokens",)
     norm_name = "norm"
+    packs_documents = True
 
     def __init__(self, config: DeepseekV2Config):
         super().__init__(config)
@@ -57,7 +58,7 @@ class DeepseekV2Decoder(DeepseekV2Network, DecoderNetwork):
 
     def attention_of(self, inputs: PassInputs) -> AttentionBackend:
         fused = self.config._attn_implementation != "eager"
-        return DenseAttention(inputs.mask, inputs.cache, inputs.past, fused=fused)
+        return attention_over(inputs.documents, inputs.mask, inputs.cache, inputs.past, fused)
 
     def embed(self, positions: Tensor, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None) -> Tensor:
         return self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
@@ -68,8 +69,8 @@ class DeepseekV2Decoder(DeepseekV2Network, DecoderNetwork):
     def finish(self, x: Tensor) -> Tensor:
         return self.norm(x)
 
-    def balance_loss(self, routings: Sequence[Routing], batch: int) -> Tensor | None:
-        return balance_loss(routings, batch, self.config.aux_loss_alpha, self.config.seq_aux)
+    def balance_loss(self, routings: Sequence[Routing], batch: int, documents: Tensor | None = None) -> Tensor | None:
+        return balance_loss(routings, batch, self.config.aux_loss_alpha, self.config.seq_aux, documents)
 
 
 class DeepseekV2Causal(DeepseekV2Network, CausalNetwork):

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from modelwright.attention import AttentionBackend, DenseAttention, PackedAttention
+from modelwright.attention import AttentionBackend, attention_over
 from modelwright.errors import CheckpointError
 from modelwright.families.llama.balance import llama_balance_loss
 from modelwright.families.llama.config import LlamaConfig
@@ -64,6 +64,7 @@ class LlamaDecoder(LlamaNetwork, DecoderNetwork):
     unused_tensors = (*Network.unused_tensors, r"^(lm_head|score)\.weight$")
     embedding_names = ("embed_tokens",)
     norm_name = "norm"
+    packs_documents = True
 
     def __init__(self, config: LlamaConfig):
         super().__init__(config)
@@ -87,13 +88,9 @@ class LlamaDecoder(LlamaNetwork, DecoderNetwork):
         return inputs.positions()
 
     def attention_of(self, inputs: PassInputs) -> AttentionBackend:
-        """Packed attention over documents, unless a 4-D mask is the whole rule; dense attention otherwise."""
         documents, mask = packed_documents(self.config, inputs), padding_mask(self.config, inputs)
         fused = self.config.use_flash_attention and self.config._attn_implementation != "eager"
-        how = {"fused": fused, "softmax_dtype": self.types.softmax}
-        if documents is not None and (mask is None or mask.dim() == 2):
-            return PackedAttention(documents, mask, inputs.cache, inputs.past, **how)
-        return DenseAttention(mask, inputs.cache, inputs.past, **how)
+        return attention_over(documents, mask, inputs.cache, inputs.past, fused, self.types.softmax)
 
     def embed(self, positions: Tensor, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None) -> Tensor:
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
@@ -106,7 +103,7 @@ class LlamaDecoder(LlamaNetwork, DecoderNetwork):
         rows = x.flatten(0, 1) if self.config.rmsnorm_compute_2d else x  # [batch * tokens, dim]
         return self.norm(rows).view(x.shape)
 
-    def balance_loss(self, routings: Sequence[Routing], batch: int) -> Tensor | None:
+    def balance_loss(self, routings: Sequence[Routing], batch: int, documents: Tensor | None = None) -> Tensor | None:
         return llama_balance_loss(self.config, routings)
 
 

@@ -29,10 +29,12 @@ def padding_mask(config: LlamaConfig, inputs: PassInputs) -> Tensor | None:
 
 
 def packed_documents(config: LlamaConfig, inputs: PassInputs) -> Tensor | None:
-    """The documents of a pass that starts its rows, with ``use_eod_attn_mask_compression``; else None.
+    """The documents that the caller marked, or with ``use_eod_attn_mask_compression`` those of rows that start here.
 
     Later tokens belong to the last document of their row; a mask hides the others from them.
     """
+    if inputs.documents is not None:
+        return inputs.documents
     if not config.use_eod_attn_mask_compression or inputs.past:
         return None
     if inputs.input_ids is None:
