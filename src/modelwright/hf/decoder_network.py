@@ -53,7 +53,7 @@ class DecoderNetwork(Network):
     def stack(self) -> nn.ModuleList:
         """The layers; one that another stage holds is None."""
 
-    def layers_in_use(self) -> list[nn.Module | None]:
+    def layers_in_use(self) -> Sequence[nn.Module | None]:
         """The first ``num_hidden_layers`` of them: an early exit, which drafts tokens, lowers it for some passes."""
         return list(self.stack())[: self.config.num_hidden_layers]
 
