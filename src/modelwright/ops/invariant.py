@@ -25,8 +25,8 @@ def invariant_rows() -> Iterator[None]:
 
 
 def rows_are_invariant() -> bool:
-    """Whether it is asked for."""
-    return _ASKED.get()
+    """Whether it is asked for; never in a graph that torch compiles or exports, whose rows are what its kernels make."""
+    return not torch.compiler.is_compiling() and _ASKED.get()
 
 
 def row_wise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
