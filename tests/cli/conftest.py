@@ -4,6 +4,7 @@ import logging
 import sys
 import warnings
 from dataclasses import dataclass
+from typing import TextIO
 
 import pytest
 import transformers
@@ -33,12 +34,12 @@ class Run:
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """``run("chat", ..., stdin="lines")``; the libraries' logging is as before afterwards."""
+    """``run("chat", ..., stdin="lines")``, or a stream for stdin; the libraries' logging is as before afterwards."""
     verbosity, level = transformers.logging.get_verbosity(), logging.getLogger("modelwright").level
 
-    def command(*args, stdin: str = "") -> Run:
+    def command(*args, stdin: str | TextIO = "") -> Run:
         monkeypatch.setattr(sys, "argv", ["modelwright", *map(str, args)])
-        monkeypatch.setattr(sys, "stdin", _Lines(stdin))
+        monkeypatch.setattr(sys, "stdin", _Lines(stdin) if isinstance(stdin, str) else stdin)
         capsys.readouterr()
         with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
             main()

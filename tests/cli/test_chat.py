@@ -219,7 +219,7 @@ def test_nothing_to_draw_says_so(ask, says, tmp_path):
         ("out", "the name must end like a picture's, for example .png or .jpg"),
         ("out.txt", "the name must end like a picture's, for example .png or .jpg"),
         ("gone/out.png", "there is no folder {folder}/gone"),
-        ("folder.png", "the file cannot be written"),
+        ("folder.png", "it is a folder, and must be a file"),
     ],
 )
 def test_a_drawing_that_cannot_be_written_is_refused_at_once(ask, tmp_path, target, sentence):

@@ -247,19 +247,19 @@ def test_help_imports_nothing_heavy():
         ("out", "the name must end in .png"),
         ("out.jpg", "the name must end in .png"),
         ("gone/out.png", "there is no folder {folder}/gone"),
-        ("folder.png", "the file cannot be written"),
+        ("folder.png", "it is a folder, and must be a file"),
     ],
 )
 def test_a_sheet_that_cannot_be_written_is_refused_at_once(run, tmp_path, target, sentence):
     (tmp_path / "folder.png").mkdir()
     ended = run("complete-image", "--keep", 0, "-o", tmp_path / target)
-    assert refused(ended) == f"-o {tmp_path / target}: {sentence.format(folder=tmp_path)}"
+    assert refused(ended) == f"--output {tmp_path / target}: {sentence.format(folder=tmp_path)}"
 
 
 def test_the_picture_itself_is_not_overwritten(run, nano, picture):
     before = picture.read_bytes()
     ended = run("complete-image", picture, "--model", nano, "-o", picture)
-    assert refused(ended) == f"-o {picture} is the PICTURE itself, which would be lost"
+    assert refused(ended) == f"--output {picture} is the PICTURE itself, which would be lost"
     assert picture.read_bytes() == before
 
 

@@ -365,8 +365,8 @@ def test_files_that_cannot_be(run, v2, tmp_path):
     there.write_text("{}\n")
     for source, output, sentence in (
         (tmp_path / "gone", tmp_path / "o", f"--input {tmp_path / 'gone'}: there is no such file"),
-        (there, tmp_path, f"--output {tmp_path}: the file cannot be written"),
-        (there, tmp_path / "gone" / "o", f"--output {tmp_path / 'gone' / 'o'}: the file cannot be written"),
+        (there, tmp_path, f"--output {tmp_path}: it is a folder, and must be a file"),
+        (there, tmp_path / "gone" / "o", f"--output {tmp_path / 'gone' / 'o'}: there is no folder {tmp_path / 'gone'}"),
         (there, there, f"--output {there} must not be the input"),
     ):
         ended = run("generate", v2, "-i", source, "-o", output)

@@ -8,7 +8,7 @@ import pytest
 from modelwright import zoo
 from modelwright.cli.chat_options import ChatOptions, choose_model
 from modelwright.cli.option_names import in_options
-from modelwright.cli.options import ChatEngine, EngineOptions, Machine, Sampling
+from modelwright.cli.options import MOST_RANKS, ChatEngine, EngineOptions, Machine, Sampling
 from modelwright.configs.limits import ENGINE, SAMPLING
 from modelwright.engine.engine_config import EngineConfig
 from modelwright.engine.params import SamplingParams
@@ -156,7 +156,14 @@ def test_of_two_words_the_first_is_the_model_whatever_it_looks_like(folder):
             "--requests must be at most 1000000, got 1000000000",
         ),
         (("bench", "latency", "vl2-nano", "--input-len", 10**12), f"--input-len must be at most 1000000, got {10**12}"),
-        (("chat", "vl2-nano", "hi", "--tensor-parallel", 5000), "--tensor-parallel must be at most 1024, got 5000"),
+        (
+            ("chat", "vl2-nano", "hi", "--tensor-parallel", 5000),
+            f"--tensor-parallel must be at most {MOST_RANKS}, got 5000",
+        ),
+        (("chat", "vl2-nano", "--num-pages", "1e11"), "--num-pages must be a whole number, got '1e11'"),
+        (("generate", "vl2-nano", "--block-size=1e9"), "--page-size must be a whole number, got '1e9'"),
+        (("chat", "--temperature", "warm"), "--temperature must be a number, got 'warm'"),
+        (("complete-image", "-n", "many"), "--samples must be a whole number, got 'many'"),
         (("chat", "vl2-nano", "hi", "--num-pages", 10**11), f"--num-pages must be at most 2147483647, got {10**11}"),
         (("complete-image", "--keep", 0, "-n", 10**6), "--samples must be at most 4096, got 1000000"),
         (("plan", "vl2-nano", "--batch", 10**30), f"--batch must be at most 1099511627776, got {10**30}"),

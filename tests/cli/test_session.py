@@ -138,7 +138,7 @@ def test_a_transcript_as_markdown(session, tmp_path):
 
 
 def test_a_transcript_that_cannot_be_written(session, tmp_path):
-    with pytest.raises(RequestError, match=r"cannot write .*talk\.md: No such file or directory"):
+    with pytest.raises(RequestError, match=r"/save .*talk\.md: the file cannot be written: No such file or directory"):
         session.take(f"/save {tmp_path / 'gone' / 'talk.md'}")
 
 

@@ -309,7 +309,7 @@ def test_a_full_disk_keeps_the_checkpoint_that_was_there(tmp_path, monkeypatch):
     model.save_pretrained(tmp_path)
     before = (tmp_path / "model.safetensors").read_bytes()
     monkeypatch.setattr(shards, "save_file", fails)
-    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be written: .*No space left"):
+    with pytest.raises(CheckpointError, match=r"cannot be written: No space left on device$"):
         tiny_v2(seed=1).save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before and not list(tmp_path.glob("*.part"))
 

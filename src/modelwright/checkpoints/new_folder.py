@@ -35,7 +35,7 @@ def new_folder(path: Path) -> Iterator[Path]:
                 path.rmdir()  # empty, or this fails
             os.rename(content, path)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error}") from error
+        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def check_new(path: Path) -> None:

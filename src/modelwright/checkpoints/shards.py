@@ -161,7 +161,8 @@ def write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]], max_shard_
     earlier checkpoint in ``folder`` that are not written again are removed, last.
 
     Raises:
-        CheckpointError: a file cannot be written, for want of space say.
+        OSError: a file cannot be written, for want of space say.
+        CheckpointError: safetensors refuses the tensors.
     """
     write_planned(folder, [_planned(name, tensor) for name, tensor in tensors], max_shard_bytes)
 
@@ -243,8 +244,11 @@ def _write_shard(path: Path, group: list[PlannedTensor]) -> None:
         save_file({entry.name: entry.make() for entry in group}, part, metadata={"format": "pt"})
         part.chmod(mode)
         os.replace(part, path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be written: {' '.join(str(error).split())}") from error
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise CheckpointError(f"{path.name} cannot be written: {' '.join(str(error).split())}") from error
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -5,6 +5,7 @@ Leaves out the tensors themselves (``shards.py``) and what a class demands of th
 
 import copy
 import json
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,15 +38,15 @@ def find_folder(name: str | Path, kwargs: dict[str, Any], companions: Iterable[s
     """
     hub = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
     subfolder, inside = kwargs.pop("subfolder", ""), kwargs.pop("gguf_file", None)
-    if Path(name).suffix == SUFFIX and not Path(name).is_dir():
+    if Path(name).suffix == SUFFIX and not os.path.isdir(name):
         return folder_of(Path(name))
-    if inside is not None and Path(name).is_dir():
+    if inside is not None and os.path.isdir(name):
         return folder_of(Path(name) / subfolder / inside)
     folder = Path(name)
-    if not folder.is_dir():
-        if folder.is_file() and folder.suffix in YAMLS:
+    if not os.path.isdir(folder):  # which knows of names that are too long
+        if os.path.isfile(folder) and folder.suffix in YAMLS:
             refuse_other_dialects(folder.parent)
-        if folder.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
+        if os.path.exists(folder) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
             raise CheckpointError(f"{name} is not a folder and not a hub id")
         try:
             which = {"allow_patterns": [*HUB_FILES, *companions], "ignore_patterns": list(HUB_DUPLICATES)}

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from modelwright.cli.console import write
 from modelwright.cli.lines import Line
@@ -30,7 +32,7 @@ def whole_answers(path: Path, lines: Iterator[Line]) -> Kept:
         RequestError: a line of it is not the answer to the input's line.
     """
     count = errors = size = 0
-    if not path.exists():
+    if not path.is_file():  # a pipe or a device keeps nothing
         return Kept()
     with path.open("rb") as file:
         for raw in file:
@@ -68,10 +70,13 @@ class AnswerFile:
 
     def __init__(self, path: Path | None, kept: int = 0):
         self._path = path
-        self._file: BinaryIO | None = None
+        self._file: BufferedIOBase | None = None
         if path is None:
             return
         try:
+            if path.exists() and not path.is_file():
+                self._file = path.open("wb")
+                return
             self._file = path.open("r+b" if path.exists() else "w+b")
             self._file.truncate(kept)
             self._file.seek(kept)
@@ -85,7 +90,8 @@ class AnswerFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # what could not be written has been told
+                self._file.close()
 
     def write(self, answer: dict[str, Any]) -> None:
         """One answer as a line."""

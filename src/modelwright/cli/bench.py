@@ -9,19 +9,19 @@ from dataclasses import asdict
 from itertools import accumulate, cycle, islice
 from typing import Any
 
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from modelwright.cli import terminal
 from modelwright.cli.asking import Reader
 from modelwright.cli.bench_options import BenchOptions
-from modelwright.cli.bench_report import as_object, as_table
+from modelwright.cli.bench_report import as_object, as_rows, title
 from modelwright.cli.bench_round import Round, run_round
 from modelwright.cli.console import errors, say, write
 from modelwright.cli.interrupt import INTERRUPTED
 from modelwright.cli.lines import read_lines
 from modelwright.cli.memory import peak_bytes
 from modelwright.cli.source import open_lines
+from modelwright.cli.tables import write_lines, write_table
 from modelwright.engine.engine import Engine
 from modelwright.engine.params import SamplingParams
 from modelwright.errors import RequestError
@@ -60,7 +60,8 @@ def _run(options: BenchOptions, ranks: Ranks) -> int:
     if options.measuring.as_json:
         write(json.dumps(report) + "\n")
     else:
-        Console(soft_wrap=True).print(as_table(report))
+        write_lines(title(report))
+        write_table(as_rows(report), ("", "mean", "P50", "P99"))
     return 0
 
 

@@ -9,6 +9,7 @@ from typer import Option
 
 from modelwright.cli.options import ChatTemplate, EngineOptions, Machine, Model, require_at_least, require_at_most
 from modelwright.cli.quick_checks import check_model
+from modelwright.cli.source import check_input
 from modelwright.errors import RequestError
 
 MOST = 10**6
@@ -47,8 +48,8 @@ class Measuring:
         require_at_least(1, input_len=self.input_len, output_len=self.output_len)
         require_at_least(0, warmup=self.warmup, seed=self.seed)
         require_at_most(MOST, input_len=self.input_len, output_len=self.output_len, warmup=self.warmup)
-        if self.input is not None and not self.input.is_file():
-            raise RequestError(f"--input {self.input}: there is no such file")
+        if self.input is not None:
+            check_input(self.input)
         if self.chat_template is not None and self.input is None:
             raise RequestError("--chat-template prints the messages of a file, so it needs --input")
 

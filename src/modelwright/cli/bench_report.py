@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from modelwright.cli.bench_round import Record, Round
 
@@ -80,25 +79,29 @@ def as_object(rounds: Sequence[Round]) -> dict[str, Any]:
     }
 
 
-def as_table(report: dict[str, Any]) -> Table:
-    """The object of ``--json`` as a table."""
-    pages, count = report["kv_pages"], report["requests"]
-    title = f"{report['model']}: {report['benchmark']}, {count} request{'s' * (count != 1)} a round, "
-    title += f"{report['prompt_tokens']} tokens in and {report['output_tokens']} out"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in ("", "mean", "P50", "P99"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
-    for name, words in TIMES.items():
-        spread = report[name]
-        table.add_row(words, *("-" if spread is None else f"{spread[each]:.2f} ms" for each in ("mean", "p50", "p99")))
-    for name, words in RATES.items():
-        table.add_row(words, f"{report['tokens_per_second'][name]:.1f}")
+def title(report: dict[str, Any]) -> str:
+    """What was measured, in a line."""
+    count = report["requests"]
+    said = f"{report['model']}: {report['benchmark']}, {count} request{'s' * (count != 1)} a round, "
+    return said + f"{report['prompt_tokens']} tokens in and {report['output_tokens']} out"
+
+
+def as_rows(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """The object of ``--json`` as rows: what, and its mean, median and 99th percentile where it has them."""
+    pages = report["kv_pages"]
+    rows = [(words, *_shown(report[name])) for name, words in TIMES.items()]
+    single = {words: f"{report['tokens_per_second'][name]:.1f}" for name, words in RATES.items()}
     for where, size in report["peak_memory_bytes"].items():
-        table.add_row(f"peak memory, {where}", f"{size / 2**20:.0f} MiB")
-    table.add_row("pages of the cache in use", f"{pages['max_used']} of {pages['all']}")
-    table.add_row("of the prompts found in the cache", f"{report['hit_rate']:.1%}")
-    table.add_row("preempted", str(report["preempted"]))
-    return table
+        single[f"peak memory, {where}"] = f"{size / 2**20:.0f} MiB"
+    single["pages of the cache in use"] = f"{pages['max_used']} of {pages['all']}"
+    single["of the prompts found in the cache"] = f"{report['hit_rate']:.1%}"
+    single["preempted"] = str(report["preempted"])
+    return rows + [(words, value, "", "") for words, value in single.items()]
+
+
+def _shown(spread: dict[str, float] | None) -> tuple[str, str, str]:
+    mean, p50, p99 = ("-" if spread is None else f"{spread[each]:.2f} ms" for each in ("mean", "p50", "p99"))
+    return mean, p50, p99
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:

@@ -1,11 +1,12 @@
 """The boxes of an answer: found, and drawn into the file of ``--draw``."""
 
-import os
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
 
 from modelwright.cli.conversation import Picture
+from modelwright.cli.files import check_place, write_whole
 from modelwright.errors import RequestError
 from modelwright.processing import GroundingReport, draw_groundings, parse_grounding_report
 
@@ -16,11 +17,7 @@ def check_target(path: Path) -> None:
     kinds = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.SAVE}
     if path.suffix.lower() not in kinds:
         raise RequestError(f"--draw {path}: the name must end like a picture's, for example .png or .jpg")
-    folder = path.parent
-    if not folder.is_dir():
-        raise RequestError(f"--draw {path}: there is no folder {folder}")
-    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
-        raise RequestError(f"--draw {path}: the file cannot be written")
+    check_place(path, f"--draw {path}")
 
 
 def find_boxes(text: str, pictures: tuple[Picture, ...]) -> GroundingReport:
@@ -36,9 +33,12 @@ def draw_boxes(path: Path, report: GroundingReport, pictures: tuple[Picture, ...
         return "nothing to draw on: no picture was shown"
     if not report.groundings:
         return f"nothing to draw: the answer holds no boxes, so {path} was not written"
-    try:
-        draw_groundings(pictures[-1].image, report.groundings).save(path)
-    except (OSError, ValueError) as error:
-        raise RequestError(f"--draw {path}: the picture cannot be written: {error}") from error
+    with BytesIO() as content:
+        try:
+            kind = Image.registered_extensions()[path.suffix.lower()]
+            draw_groundings(pictures[-1].image, report.groundings).save(content, format=kind)
+        except (OSError, ValueError) as error:  # a size or a mode that this kind of file does not have
+            raise RequestError(f"--draw {path}: the picture cannot be written: {error}") from error
+        write_whole(path, content.getvalue(), f"--draw {path}")
     count = sum(len(grounding.boxes) for grounding in report.groundings)
     return f"{count} box{'es' * (count != 1)} drawn in {path}"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,10 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from modelwright.cli.complete_image_options import ColourSampling, CompleteImageOptions, kept_rows
 from modelwright.cli.console import errors, say, write
+from modelwright.cli.files import write_whole
 from modelwright.cli.interrupt import INTERRUPTED
 from modelwright.cli.memory import peak_memory
 from modelwright.cli.still import cut_middle, open_still
-from modelwright.errors import ConfigError, RequestError
+from modelwright.errors import ConfigError
 from modelwright.processing.contact_sheet import contact_sheet
 from modelwright.processing.pixel_settings import PixelSettings
 from modelwright.processing.pixels import Pixels
@@ -152,10 +154,9 @@ def _bar(total: int) -> Iterator[Callable[[], None]]:
 
 
 def _save(options: CompleteImageOptions, sheet: Any) -> None:
-    try:
-        sheet.save(options.output, format="PNG")
-    except OSError as error:
-        raise RequestError(f"-o {options.output}: the sheet cannot be written: {error}") from error
+    with BytesIO() as content:
+        sheet.save(content, format="PNG")
+        write_whole(options.output, content.getvalue(), f"--output {options.output}")
 
 
 def _report(options: CompleteImageOptions, done: Completion, size: PixelSettings, rows: int, device: str) -> None:

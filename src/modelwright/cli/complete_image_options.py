@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 from typer import Argument, Option
 
 from modelwright.cli import completions
+from modelwright.cli.files import check_place
 from modelwright.cli.options import Place, require_at_least, require_at_most
 from modelwright.cli.quick_checks import HUB_ID, check_model, looks_like_a_model
 from modelwright.configs.limits import check_sampling
@@ -128,15 +129,17 @@ class CompleteImageOptions:
                 )
 
     def _check_output(self) -> None:
-        path, folder = self.output, self.output.parent
-        if path.suffix.lower() != ".png":
-            raise RequestError(f"-o {path}: the name must end in .png")
-        if not folder.is_dir():
-            raise RequestError(f"-o {path}: there is no folder {folder}")
-        if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
-            raise RequestError(f"-o {path}: the file cannot be written")
+        path = self.output
+        if path.suffix.lower() != ".png" and not _is_device(path):
+            raise RequestError(f"--output {path}: the name must end in .png")
+        check_place(path, f"--output {path}")
         if self.picture is not None and path.exists() and self.picture.exists() and path.samefile(self.picture):
-            raise RequestError(f"-o {path} is the PICTURE itself, which would be lost")
+            raise RequestError(f"--output {path} is the PICTURE itself, which would be lost")
+
+
+def _is_device(path: Path) -> bool:
+    """Whether it is a pipe or a device, whose name says nothing of what is written to it."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def _names_a_model(text: str) -> bool:

@@ -1,6 +1,7 @@
 """stdout and stderr: answers to the one as they come, everything else to the other; imports no model library."""
 
 import sys
+from contextlib import suppress
 
 from rich.console import Console
 
@@ -13,7 +14,8 @@ _SHOWN = _CONTROL | _C1 | _DIRECTIONS
 
 def say(message: str) -> None:
     """One line on stderr."""
-    errors.print(harmless(message))
+    with suppress(OSError):  # a full or closed stderr stops no answer
+        errors.print(harmless(message))
 
 
 def write(text: str) -> None:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 from modelwright.checkpoints.conversion_source import Dropped
 from modelwright.checkpoints.convert import Report, convert
 from modelwright.checkpoints.shards import Progress as ConvertProgress
-from modelwright.cli.console import errors
+from modelwright.cli.console import errors, write
 from modelwright.serving.names import model_path, user_path
 from modelwright.serving.quiet import quieten_libraries
 
@@ -47,7 +47,7 @@ def run_convert(options: ConvertOptions) -> None:
             max_shard_size=int(size) if size.isdecimal() else size,
             progress=progress,
         )
-    print(summary(options.dst, report))
+    write(summary(options.dst, report) + "\n")
 
 
 def summary(dst: Path, report: Report) -> str:

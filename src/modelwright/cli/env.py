@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from modelwright.cli.console import write
+from modelwright.cli.tables import write_lines, write_table
 from modelwright.cli.terminal import kernels_compiling
 from modelwright.engine.check import Replayed, replayed
 from modelwright.engine.machine_memory import memory_limit
@@ -61,7 +61,7 @@ def run_env(check: bool, as_json: bool) -> int:
             return 0 if not wrong and all(one.right for one in (*rows, *passes.values())) else WRONG
         found = environment(devices)
     if as_json:
-        print(json.dumps(asdict(found), indent=2))
+        write(json.dumps(asdict(found), indent=2) + "\n")
     else:
         _print_environment(found)
     return 0
@@ -125,19 +125,15 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def _print_environment(found: Environment) -> None:
-    console = _console()
     facts = {**found.versions, **{name: _shown(value) for name, value in found.machine.items()}}
     facts |= {f"{name} kernels": state for name, state in found.kernels.items()}
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in facts.items():
-        table.add_row(name, value)
-    console.print(table)
-    console.print()
-    table = Table("operation", "device", "computed by", "and not by", box=None, pad_edge=False)
+    write_table(list(facts.items()), left=(0, 1))
+    write_lines("")
+    rows = []
     for one in found.operations:  # torch can compute all of them
         others = "; ".join(f"{name}: {reason}" for name, reason in one.others.items() if name != "torch")
-        table.add_row(one.op, one.device, one.backend, others)
-    console.print(table)
+        rows.append((one.op, one.device, one.backend, others))
+    write_table(rows, ("operation", "device", "computed by", "and not by"), left=(0, 1, 2, 3))
 
 
 def _shown(value: Any) -> str:
@@ -147,26 +143,26 @@ def _shown(value: Any) -> str:
 
 
 def _print_check(rows: list[Compared], passes: dict[str, Replayed], wrong: list[str]) -> None:
-    table = Table("operation", "backend", "device", "type", "worst error", "allowed", "", box=None, pad_edge=False)
-    for row in rows:
-        errors = f"{row.worst:.1e}", f"{row.allowed:.1e}"
-        table.add_row(row.op, row.backend, row.device, row.dtype, *errors, "" if row.right else "WRONG")
+    table = [
+        (row.op, row.backend, row.device, row.dtype, f"{row.worst:.1e}", f"{row.allowed:.1e}",
+         "" if row.right else "WRONG") for row in rows
+    ]  # fmt: skip
     for device, one in passes.items():
         said = one.refusal or ("" if one.right else "WRONG")
-        table.add_row("replayed decode", one.backend, device, "bfloat16", f"{one.worst:.1e}", "0", said)
-    console = _console()
-    if table.row_count:
-        console.print(table)
+        table.append(("replayed decode", one.backend, device, "bfloat16", f"{one.worst:.1e}", "0", said))
+    if table:
+        headings = ("operation", "backend", "device", "type", "worst error", "allowed", "")
+        write_table(table, headings, left=(0, 1, 2, 3, 6))
     else:
-        console.print(f"there are no kernels to compare here: {kernels.reason()}")
+        write_lines(f"there are no kernels to compare here: {kernels.reason()}")
     for reason in wrong:
-        console.print(reason)
+        write_lines(reason)
 
 
 def _print_check_json(rows: list[Compared], passes: dict[str, Replayed], wrong: list[str]) -> None:
     replays = [{"device": device, **asdict(one), "right": one.right} for device, one in passes.items()]
     kept = [{**asdict(row), "right": row.right} for row in rows]
-    print(json.dumps(_finite({"kernels": kept, "replays": replays, "refused": wrong}), indent=2))
+    write(json.dumps(_finite({"kernels": kept, "replays": replays, "refused": wrong}), indent=2) + "\n")
 
 
 def _finite(value: Any) -> Any:
@@ -176,7 +172,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(one) for one in value]
     return None if isinstance(value, float) and not abs(value) < float("inf") else value
-
-
-def _console() -> Console:
-    return Console(markup=False, highlight=False, soft_wrap=True)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from modelwright.cli.console import errors
+from modelwright.cli.console import errors, write
 from modelwright.export.onnx import Progress, Report, export_onnx
 from modelwright.export.verify import Delta
 from modelwright.serving.names import model_path, user_path
@@ -37,7 +37,7 @@ def run_export(options: ExportOptions) -> None:
             seed=options.seed,
             progress=progress,
         )
-    print(summary(report))
+    write(summary(report) + "\n")
 
 
 def summary(report: Report) -> str:

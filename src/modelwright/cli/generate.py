@@ -113,8 +113,8 @@ def _bar(source: Path, kept: int) -> Iterator[Callable[[Progress], None]]:
 
 
 def _count(source: Path) -> int | None:
-    """How many lines there are to answer; None for stdin, which is read once."""
-    if source == STANDARD:
+    """How many lines there are to answer; None for stdin and for a pipe, which are read once."""
+    if source == STANDARD or not source.is_file():
         return None
     with source.open("rb") as lines:
         return _filled(lines)

@@ -6,8 +6,10 @@ from typing import Annotated, Any
 
 from typer import Option
 
+from modelwright.cli.files import check_place
 from modelwright.cli.options import ChatTemplate, EngineOptions, Machine, Model, Sampling
 from modelwright.cli.quick_checks import check_model
+from modelwright.cli.source import check_input
 from modelwright.errors import RequestError
 
 STANDARD = Path("-")
@@ -51,12 +53,10 @@ class GenerateOptions:
         self.engine.check()
         self.machine.check()
         check_model(self.model)
-        if self.input != STANDARD and not self.input.is_file():
-            raise RequestError(f"--input {self.input}: there is no such file")
+        check_input(self.input)
         if self.output == STANDARD:
             return
-        if self.output.is_dir() or not self.output.parent.is_dir():
-            raise RequestError(f"--output {self.output}: the file cannot be written")
+        check_place(self.output, f"--output {self.output}")
         if self.input != STANDARD and self.output.exists() and self.output.samefile(self.input):
             raise RequestError(f"--output {self.output} must not be the input")
 

@@ -42,8 +42,13 @@ class LineReader:
             EOFError: there are no more.
             KeyboardInterrupt: the user gave the line up.
         """
-        lines = [input(PROMPT if self.at_terminal else "")]
-        while self.at_terminal and _more_is_there():
+        if not self.at_terminal:
+            line = sys.stdin.readline()
+            if not line:
+                raise EOFError
+            return line.removesuffix("\n")
+        lines = [input(PROMPT)]
+        while _more_is_there():
             try:
                 lines.append(input())
             except EOFError:

@@ -1,8 +1,8 @@
 """The ``modelwright`` command, put together from its commands, and how its errors end; their options are theirs."""
 
-import io
 import sys
-from typing import Annotated
+from contextlib import suppress
+from typing import Annotated, NoReturn
 
 import typer
 from typer import Option
@@ -10,17 +10,13 @@ from typer import Option
 import modelwright
 from modelwright.cli import examples
 from modelwright.cli.engine_commands import bench, chat, complete_image, generate
+from modelwright.cli.exit_status import USER_ERROR, status_of
 from modelwright.cli.model_commands import env, models, plan
 from modelwright.cli.option_names import Command, in_options
+from modelwright.cli.streams import discard_stdout, flush_stdout, open_streams, sentence
 from modelwright.cli.weight_commands import convert, export, quantize
-from modelwright.errors import RequestFailed, UserError
+from modelwright.errors import UserError
 from modelwright.ops.backends.switch import SwitchError
-
-USER_ERROR = 2
-"""The exit status of a request that cannot be served as it was made; also that of a wrong option."""
-
-FAILED = 1
-"""The exit status of a request that was begun and could not be finished."""
 
 app = typer.Typer(
     help="From a config to a running model.",
@@ -31,18 +27,26 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; a user's error is one sentence on stderr and exit status 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # an answer may hold what the terminal cannot show
+    """Run the command line; a user's error, or what the system refuses, is one sentence on stderr."""
+    open_streams()
     try:
-        app(prog_name="modelwright")  # also where it is run by python -m modelwright
+        try:
+            app(prog_name="modelwright")  # also where it is run by python -m modelwright
+        finally:
+            flush_stdout()
     except UserError as error:
-        print(f"modelwright: {in_options(error, sys.argv[1:])}", file=sys.stderr)
-        sys.exit(FAILED if isinstance(error, RequestFailed) else USER_ERROR)
+        _end(in_options(error, sys.argv[1:]), status_of(error))
     except SwitchError as error:
-        print(f"modelwright: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        _end(str(error))
+    except OSError as error:
+        discard_stdout()
+        _end(sentence(error), status_of(error))
+
+
+def _end(reason: str, status: int = USER_ERROR) -> NoReturn:
+    with suppress(OSError, ValueError):  # stderr may be full or closed, too
+        print(f"modelwright: {reason}", file=sys.stderr, flush=True)
+    sys.exit(status)
 
 
 def _print_version(asked: bool) -> None:

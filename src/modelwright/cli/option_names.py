@@ -4,10 +4,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from typer import BadParameter
 from typer.core import TyperCommand
 
+from modelwright.cli.streams import is_text
 from modelwright.configs.limits import ENGINE
-from modelwright.errors import UserError
+from modelwright.errors import RequestError, UserError
 
 OLD_NAMES = {
     "--max-new-tokens": "--max-tokens",
@@ -20,8 +22,12 @@ UNLIKE = {"as_json": "--json", "evaluate": "--eval", "devices": "--device"}
 """Options that are called otherwise than their fields."""
 
 
+KINDS = {"integer": "a whole number", "float": "a number", "number": "a number"}
+"""Types of options whose values are numbers, by words of typer's messages, which differ among its releases."""
+
+
 class Command(TyperCommand):
-    """A command that also understands the old names of its options."""
+    """A command that also understands the old names of its options, and takes no bytes that are no text."""
 
     def make_parser(self, ctx: Any) -> Any:
         parser = super().make_parser(ctx)
@@ -30,6 +36,40 @@ class Command(TyperCommand):
             if name in known:
                 known.setdefault(old, known[name])
         return parser
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = list(args)  # which parsing takes apart
+        try:
+            return super().parse_args(ctx, args)
+        except BadParameter as error:
+            kind = next((kind for word, kind in KINDS.items() if word in error.message), None)
+            if kind is None or error.param is None or not error.param.opts:
+                raise
+            called = max(error.param.opts, key=len)
+            raise RequestError(f"{called} must be {kind}{_got(given, {*error.param.opts, *_old(called)})}") from error
+
+    def invoke(self, ctx: Any) -> Any:
+        for param in self.get_params(ctx):
+            value = ctx.params.get(param.name)
+            words = value if isinstance(value, list | tuple) else [value]
+            for word in words:
+                if isinstance(word, str) and not is_text(word):
+                    called = param.metavar if param.param_type_name == "argument" else option_name(str(param.name))
+                    raise RequestError(f"{called} must be text in UTF-8, got {word!r:.80}")
+        return super().invoke(ctx)
+
+
+def _old(name: str) -> list[str]:
+    return [old for old, new in OLD_NAMES.items() if new == name]
+
+
+def _got(words: Sequence[str], names: set[str]) -> str:
+    """What stands behind an option of one of the names, as the end of a sentence; empty where it is not found."""
+    for word, after in zip(words, (*words[1:], ""), strict=True):
+        name, mark, value = word.partition("=")
+        if name in names:
+            return f", got {value if mark else after!r:.80}"
+    return ""
 
 
 def option_name(field: str, typed: Sequence[str] = ()) -> str:

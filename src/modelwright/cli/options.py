@@ -1,5 +1,6 @@
 """The options that several commands share, checked before anything heavy is imported; ranges are `configs.limits`'."""
 
+import os
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar
 
@@ -35,8 +36,8 @@ ChatTemplate = Annotated[
     ),
 ]
 AsJson = Annotated[bool, Option("--json", help="Print one JSON object instead of text.")]
-MOST_RANKS = 1024
-"""Processes that are started at most."""
+MOST_RANKS = max(16, 4 * (os.cpu_count() or 1))
+"""Processes that are started at most: more than any machine has GPUs, and than have a use for its CPUs."""
 WITH_SAMPLING = "Left out: 1 with --top-p, --top-k or --min-p, otherwise 0."
 
 

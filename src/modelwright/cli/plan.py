@@ -10,6 +10,8 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 
 from modelwright import zoo
+from modelwright.cli.console import say, write
+from modelwright.cli.files import check_place, write_whole
 from modelwright.cli.plan_tables import show
 from modelwright.configs import CheckedConfig
 from modelwright.errors import CheckpointError, RequestError
@@ -51,6 +53,8 @@ class PlanOptions:
                 raise RequestError(f"{name} says how to train, so it needs --train")
         if self.plot is not None and self.plot.suffix.lower() != ".svg":
             raise RequestError(f"--plot {self.plot}: the picture is an SVG, so its name must end in .svg")
+        if self.plot is not None:
+            check_place(self.plot, f"--plot {self.plot}")
 
 
 def run_plan(options: PlanOptions) -> None:
@@ -74,7 +78,7 @@ def run_plan(options: PlanOptions) -> None:
     )
     name = options.config.rstrip("/").rpartition("/")[2] or options.config
     if options.as_json:
-        print(json.dumps(as_object(result), indent=2))
+        write(json.dumps(as_object(result), indent=2) + "\n")
     else:
         show(result, name)
     if options.plot is not None:
@@ -124,7 +128,5 @@ def parse_image(text: str) -> tuple[int, int]:
 
 
 def _draw(path: Path, result: Plan, name: str) -> None:
-    try:
-        path.write_text(draw(result, name), encoding="utf-8")
-    except OSError as error:
-        raise RequestError(f"--plot {path}: the file cannot be written: {error}") from error
+    write_whole(path, draw(result, name).encode("utf-8", "replace"), f"--plot {path}")
+    say(f"{path}: the memory of the fullest rank, and memory against context")

@@ -1,8 +1,6 @@
 """A plan as tables for people, on stdout."""
 
-from rich.console import Console
-from rich.table import Table
-
+from modelwright.cli.tables import write_lines, write_table
 from modelwright.planner.memory import Memory
 from modelwright.planner.plan import Plan
 from modelwright.planner.precision import BYTES_OF
@@ -25,20 +23,19 @@ MEMORY_NAMES = {"kv": "keys and values", "optimizer": "optimizer states"}
 
 def show(plan: Plan, name: str) -> None:
     """Print the tables of a plan; `name` is what the user called the model."""
-    console = Console(markup=False, highlight=False, soft_wrap=True)
     counts, work = plan.counts, plan.work
     every, activated = format_count(counts.parameters.total), format_count(counts.activated.total)
     layers = f"{counts.model_type}, {len(counts.layers)} layers"
-    console.print(f"{name}: {layers}, {every} parameters, {activated} activated per token")
     sequences = f"{work.batch} sequence{'s' * (work.batch != 1)} of {work.context} tokens"
-    console.print(f"planned for {sequences}, {_types(plan)}{_beyond(plan)}\n")
-    for table in (_parameters(plan), _costs(plan), _weights(plan), _memory(plan), _ranks(plan)):
-        console.print(table)
-        console.print()
+    write_lines(f"{name}: {layers}, {every} parameters, {activated} activated per token")
+    write_lines(f"planned for {sequences}, {_types(plan)}{_beyond(plan)}\n")
+    for headings, rows in (_parameters(plan), _costs(plan), _weights(plan), _memory(plan), _ranks(plan)):
+        write_table(rows, headings)
+        write_lines("")
     if plan.devices is not None:
-        console.print(verdict(plan))
+        write_lines(verdict(plan))
     if plan.without_effect:
-        console.print(f"no effect on torch: {', '.join(plan.without_effect)}")
+        write_lines(f"no effect on torch: {', '.join(plan.without_effect)}")
 
 
 def verdict(plan: Plan) -> str:
@@ -72,61 +69,60 @@ def _beyond(plan: Plan) -> str:
     return f"; longer than the {plan.max_context} tokens that the model was made for" if longer else ""
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", no_wrap=True)
-    return table
+Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]
+"""The headings of a table, and its rows."""
 
 
-def _parameters(plan: Plan) -> Table:
-    table = _table("parameters", "all", "activated")
+def _parameters(plan: Plan) -> Rows:
     every, activated = plan.counts.parameters, plan.counts.activated
-    for part, number in every.items().items():
-        if number or activated.items()[part]:
-            table.add_row(PART_NAMES[part], f"{number:,}", f"{activated.items()[part]:,}")
-    table.add_row("total", f"{every.total:,}", f"{activated.total:,}")
-    return table
+    rows = [
+        (PART_NAMES[part], f"{number:,}", f"{activated.items()[part]:,}")
+        for part, number in every.items().items()
+        if number or activated.items()[part]
+    ]
+    return ("parameters", "all", "activated"), [*rows, ("total", f"{every.total:,}", f"{activated.total:,}")]
 
 
-def _costs(plan: Plan) -> Table:
+def _costs(plan: Plan) -> Rows:
     work, counts = plan.work, plan.counts
-    table = _table("per sequence", "")
-    table.add_row("one token of cache", format_bytes(plan.kv_bytes_per_token))
-    table.add_row("  as multi-head attention", format_bytes(plan.mha_kv_bytes_per_token))
-    table.add_row(f"reading {work.context} tokens", format_operations(counts.prefill(work.context, work.tiles).total))
-    table.add_row(f"decoding token {work.context}", format_operations(counts.decode(work.context).total))
+    rows = [
+        ("one token of cache", format_bytes(plan.kv_bytes_per_token)),
+        ("  as multi-head attention", format_bytes(plan.mha_kv_bytes_per_token)),
+        (f"reading {work.context} tokens", format_operations(counts.prefill(work.context, work.tiles).total)),
+        (f"decoding token {work.context}", format_operations(counts.decode(work.context).total)),
+    ]
     if plan.image is not None:
         width, height = plan.image.size
-        table.add_row(f"picture of {width}x{height}", f"{plan.image.tokens} tokens in {plan.image.tiles} tiles")
-    return table
+        rows.append((f"picture of {width}x{height}", f"{plan.image.tokens} tokens in {plan.image.tiles} tiles"))
+    return ("per sequence", ""), rows
 
 
-def _weights(plan: Plan) -> Table:
-    table = _table("weights", "")
-    for name, size in plan.weights.items():
-        table.add_row(name if name in BYTES_OF else f"{name} over {plan.precision.weights}", format_bytes(size))
-    return table
+def _weights(plan: Plan) -> Rows:
+    return ("weights", ""), [
+        (name if name in BYTES_OF else f"{name} over {plan.precision.weights}", format_bytes(size))
+        for name, size in plan.weights.items()
+    ]
 
 
-def _memory(plan: Plan) -> Table:
+def _memory(plan: Plan) -> Rows:
     columns = {"serving": plan.serving, "training": plan.training, "with recompute": plan.recomputing}
     heading = "memory" if plan.layout.ranks == 1 else "memory of the fullest rank"
-    table = _table(heading, *columns)
-    for part in Memory(0).items():
-        table.add_row(MEMORY_NAMES.get(part, part), *(_bytes(memory.items()[part]) for memory in columns.values()))
-    table.add_row("total", *(format_bytes(memory.total) for memory in columns.values()))
-    return table
+    rows = [
+        (MEMORY_NAMES.get(part, part), *(_bytes(memory.items()[part]) for memory in columns.values()))
+        for part in Memory(0).items()
+    ]
+    total = ("total", *(format_bytes(memory.total) for memory in columns.values()))
+    return (heading, *columns), [*rows, total]
 
 
-def _ranks(plan: Plan) -> Table:
-    table = _table("each rank of", "layers", "heads", "kv heads", "experts", "memory")
+def _ranks(plan: Plan) -> Rows:
+    rows = []
     for rank in plan.ranks:
         name = str(rank.first) if rank.first == rank.last else f"{rank.first}-{rank.last}"
         layers = f"{rank.layers.start}-{rank.layers.stop - 1}"
         held = (str(number) for number in (rank.heads, rank.kv_heads, rank.experts))
-        table.add_row(name, layers, *held, format_bytes(rank.memory.total))
-    return table
+        rows.append((f"{name}", layers, *held, format_bytes(rank.memory.total)))
+    return ("each rank of", "layers", "heads", "kv heads", "experts", "memory"), rows
 
 
 def _bytes(size: int) -> str:

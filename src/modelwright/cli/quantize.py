@@ -23,7 +23,7 @@ from modelwright.checkpoints.new_folder import check_new
 from modelwright.checkpoints.quantize import QuantizeReport, quantize
 from modelwright.checkpoints.quantized_model import quantize_model, settings_for
 from modelwright.cli.calibration import read_passes
-from modelwright.cli.console import errors
+from modelwright.cli.console import errors, write
 from modelwright.cli.held_out import HeldOut, held_out_loss, read_texts
 from modelwright.errors import RequestError
 from modelwright.serving.load import load
@@ -68,11 +68,11 @@ def run_quantize(options: QuantizeOptions) -> None:
             calibrated=calibrated,
             progress=None if bar is None else lambda _, done, total: bar(done, total),
         )
-    print(summary(options.out, report), flush=True)
+    write(summary(options.out, report) + "\n")
     if texts is not None:
         before = _measured(source, options.device, texts)
         after = _measured(options.out.expanduser(), options.device, texts)
-        print(compared(before, after, options.method))
+        write(compared(before, after, options.method) + "\n")
 
 
 def _calibrated(source: str | Path, file: Path, options: QuantizeOptions) -> Any:
@@ -85,7 +85,7 @@ def _calibrated(source: str | Path, file: Path, options: QuantizeOptions) -> Any
     passes = read_passes(file, loaded)
     with _bar("calibrating", MofNCompleteColumn()) as bar:
         model = quantize_model(loaded.model, *how, calibration=passes.batches, progress=bar)
-    print(f"calibrated on {'' if passes.whole else 'the first '}{passes.tokens:,} tokens of {file}", flush=True)
+    write(f"calibrated on {'' if passes.whole else 'the first '}{passes.tokens:,} tokens of {file}\n")
     return model
 
 

@@ -30,7 +30,7 @@ def check_model(name: str) -> None:
     if name in zoo.names() or _exists(name):
         return
     if HUB_ID.fullmatch(name) and not name.startswith("~"):
-        if Path(name.partition("/")[0]).is_dir():
+        if _exists(name.partition("/")[0]):
             near = _did_you_mean(_nearest_beside(name))
             raise CheckpointError(
                 f"{name} is not a folder and not a file here, where {name.partition('/')[0]} is{near}"

@@ -9,7 +9,10 @@ from urllib.parse import unquote, urlsplit
 
 from modelwright.cli.console import say
 from modelwright.cli.conversation import Picture, Utterance, ask, open_pictures, refuse_pictures
+from modelwright.cli.exit_status import status_of
+from modelwright.cli.files import write_whole
 from modelwright.cli.line_reader import LineReader
+from modelwright.cli.streams import is_text
 from modelwright.errors import RequestError
 from modelwright.serving.answer import Answer
 from modelwright.serving.names import user_path
@@ -34,7 +37,8 @@ class Session:
     """The conversation so far, and the pictures that wait for the next question.
 
     Lines come from stdin, a terminal or not. A line that cannot be served is one sentence on stderr and changes
-    nothing; where stdin is no terminal, the session then ends with exit status 2 after its last line.
+    nothing; where stdin is no terminal, the session then ends with exit status 2 after its last line, and with 1 where
+    an answer could not be finished.
     """
 
     def __init__(self, chat: Replies, model: Named, pictures: tuple[Picture, ...] = ()):
@@ -57,7 +61,7 @@ class Session:
         reader = LineReader(list(self._commands), ("/image", "/save"))
         if reader.at_terminal:
             say(f"{self.model.name}: ask away, /help lists the commands")
-        failed = False
+        statuses: set[int] = set()
         while not self._left:
             try:
                 line = reader.read()
@@ -68,18 +72,22 @@ class Session:
             except KeyboardInterrupt:
                 say("")
                 continue
+            except OSError as error:
+                raise RequestError(f"stdin cannot be read: {error.strerror}") from error
             try:
                 self.take(line)
             except RequestError as error:
                 say(f"modelwright: {error}")
-                failed = True
+                statuses.add(status_of(error))
         reader.close()
-        return 2 if failed and not reader.at_terminal else 0
+        return min(statuses, default=0) if not reader.at_terminal else 0
 
     def take(self, line: str) -> None:
         """A command, with what was pasted after it, or a question; nothing changes when a RequestError is raised."""
         if not line.strip():
             return
+        if not is_text(line):
+            raise RequestError("the line is no text in UTF-8")
         if line.lstrip().startswith("/"):
             command, _, below = line.lstrip().partition("\n")
             name, _, rest = command.partition(" ")
@@ -118,10 +126,8 @@ class Session:
         path = user_path(name)
         if path.suffix.lower() not in formats:
             raise RequestError(f"/save needs a file that ends in .json or .md, got {name!r}")
-        try:
-            path.write_text(formats[path.suffix.lower()](self.model.name, self.said), encoding="utf-8")
-        except OSError as error:
-            raise RequestError(f"cannot write {path}: {error.strerror}") from error
+        said = formats[path.suffix.lower()](self.model.name, self.said)
+        write_whole(path, said.encode("utf-8", "replace"), f"/save {path}")
         say(f"saved {path}")
 
 

@@ -12,7 +12,7 @@ from modelwright.errors import RequestError
 def open_lines(path: Path) -> Iterator[Iterable[str]]:
     """The lines of `path`; ``-`` is stdin. A RequestError where it cannot be read."""
     if str(path) == "-":
-        yield iter(sys.stdin.readline, "")
+        yield _of_stdin()
         return
     try:
         file = path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n")
@@ -20,3 +20,20 @@ def open_lines(path: Path) -> Iterator[Iterable[str]]:
         raise RequestError(f"--input {path}: the file cannot be read: {error.strerror}") from error
     with file:
         yield file
+
+
+def check_input(path: Path) -> None:
+    """Raise a RequestError where no lines can be read: nothing is there, or a folder. Pipes and devices are read."""
+    if str(path) == "-":
+        return
+    if path.is_dir():
+        raise RequestError(f"--input {path} is a folder; it must be a file")
+    if not path.exists():
+        raise RequestError(f"--input {path}: there is no such file")
+
+
+def _of_stdin() -> Iterator[str]:
+    try:
+        yield from iter(sys.stdin.readline, "")
+    except OSError as error:
+        raise RequestError(f"stdin cannot be read: {error.strerror}") from error

@@ -270,7 +270,9 @@ class Engine:
 def _context(served: ServedModel, settings: EngineConfig) -> int:
     asked = settings.max_context
     if asked is not None and asked > served.context:
-        raise ConfigError(f"max_context ({asked}) must be at most the model's context ({served.context})")
+        raise ConfigError(
+            f"max_context ({asked}) must be at most the model's context ({served.context})", field="max_context"
+        )
     return asked or served.context
 
 

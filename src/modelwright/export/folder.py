@@ -57,7 +57,7 @@ def exported_folder(path: Path) -> Iterator[Path]:
                     os.rename(old, path)
                 raise
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error}") from error
+        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _list_files(folder: Path) -> None:

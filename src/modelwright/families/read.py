@@ -1,7 +1,7 @@
 """One way from a file to a checked configuration of any family; it looks at no weights and at no network."""
 
 import json
-from os import PathLike
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from modelwright.families import Dialect, families, find_family, resolve
 YAMLS = (".yaml", ".yml")
 
 
-def read_config(path: str | PathLike) -> CheckedConfig:
+def read_config(path: str | os.PathLike) -> CheckedConfig:
     """The checked configuration in a `config.json`, in a MindFormers YAML, or in the folder that holds one.
 
     A folder's `config.json` is taken before its YAML. JSON that holds a run, or MindFormers' names and no `model_type`,
@@ -40,9 +40,9 @@ def _dialect_of_runs() -> Dialect:
 
 
 def _find(path: Path) -> Path:
-    if path.is_file():
+    if os.path.isfile(path):  # which knows of names that are too long
         return path
-    require(path.is_dir(), f"{path} is neither a file nor a folder")
+    require(os.path.isdir(path), f"{path} is neither a file nor a folder")
     if (path / "config.json").is_file():
         return path / "config.json"
     found = sorted(file for file in path.iterdir() if file.suffix in YAMLS)

@@ -263,7 +263,7 @@ def _whole(folder: Path) -> Iterator[None]:
         if new:
             shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):
-            raise CheckpointError(f"{folder} cannot be written: {error}") from error
+            raise CheckpointError(f"{folder} cannot be written: {error.strerror or error}") from error
         raise
 
 

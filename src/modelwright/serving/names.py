@@ -11,7 +11,7 @@ def model_path(name: str) -> str | Path:
     if name in zoo.names():
         return zoo.path(name)
     path = user_path(name)
-    return path if path.exists() or name.startswith("~") else name
+    return path if os.path.exists(path) or name.startswith("~") else name
 
 
 def user_path(path: str | Path) -> Path:
