@@ -25,7 +25,7 @@ def invariant_rows() -> Iterator[None]:
 
 
 def rows_are_invariant() -> bool:
-    """Whether it is asked for; never in a graph that torch compiles or exports, whose rows are what its kernels make."""
+    """Whether it is asked for; never in a graph that torch compiles or exports, where kernels are its own."""
     return not torch.compiler.is_compiling() and _ASKED.get()
 
 
