@@ -136,8 +136,8 @@ class DecoderNetwork(Network):
             inputs = self._packed(inputs)
         positions = position_ids
         if positions is None:
-            packed = inputs.documents is not None
-            positions = positions_in_documents(inputs.documents) if packed else self.positions_of(inputs)
+            documents = inputs.documents
+            positions = self.positions_of(inputs) if documents is None else positions_in_documents(documents)
         attention = self.attention_of(inputs) if attention is None else attention
         keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
 
