@@ -27,6 +27,7 @@ LINEAR = {"rope_type": "linear", "factor": 4.0}
 ROUTED = EXPERTS | {"use_gmm": False, "capacity_factor": 0.5, "aux_loss_types": ["device"], "aux_loss_factors": [0.1]}
 GROUPS = {"topk_method": "group_limited_greedy", "n_group": 2, "topk_group": 1, "shared_expert_num": 1}
 DEGREES = {"model_parallel": 2, "data_parallel": 2, "pipeline_stage": 2, "micro_batch_num": 4}
+SHARDED: dict[str, Any] = {"enable_parallel_optimizer": True, "parallel_config": {"data_parallel": 2}}
 BASES: dict[Any, dict[str, dict[str, Any]]] = {
     LlamaConfig: {
         "hugging_face": HUGGING_FACE,
@@ -40,6 +41,8 @@ BASES: dict[Any, dict[str, dict[str, Any]]] = {
         "grouped": MINDFORMERS | {"moe_config": EXPERTS | GROUPS | {"balance_via_topk_bias": True}},
         "parallel": HUGGING_FACE | {"num_hidden_layers": 4, "qkv_concat": True, "parallel_config": DEGREES},
         "parallel_experts": MINDFORMERS | {"moe_config": EXPERTS, "parallel_config": {"model_parallel": 2}},
+        "sharded": MINDFORMERS | SHARDED | {"gradient_accumulation_shard": False},
+        "accumulated": MINDFORMERS | SHARDED | {"gradient_accumulation_steps": 2},
         "ring": HUGGING_FACE | {"parallel_config": {"context_parallel": 2}},
         "swapped": HUGGING_FACE | {"parallel_config": {"swap": {"swap": True}}},
     },
@@ -118,6 +121,9 @@ LLAMA_VALUES: dict[str, Any] = {
     "pretraining_tp": 2,
     "use_cache": False,
     "reset_position_ids": True,
+    "enable_parallel_optimizer": True,
+    "gradient_accumulation_shard": False,
+    "gradient_accumulation_steps": 4,
     "parallel_config.data_parallel": 4,
     "parallel_config.model_parallel": 2,
     "parallel_config.context_parallel": 2,
@@ -392,7 +398,7 @@ def test_a_field_acts_or_is_listed(family, name):
 def test_the_ulysses_degree_waits_for_the_trainer():
     degrees = {"context_parallel": 2, "context_parallel_algo": "hybrid_cp"}
     plain, split = (
-        LlamaConfig(**HUGGING_FACE, parallel_config=degrees | more) for more in ({}, {"ulysses_degree_in_cp": 2})
+        LlamaConfig(**HUGGING_FACE | {"parallel_config": degrees | more}) for more in ({}, {"ulysses_degree_in_cp": 2})
     )
     assert not differences(seen_of(plain), seen_of(split))
     assert "parallel_config.ulysses_degree_in_cp" in split.fields_without_effect()

@@ -101,7 +101,6 @@ def test_a_wrong_layout_is_refused(values, message):
         ({"router_dense_type": "int8"}, 'one of "float16", "bfloat16", "float32"; got "int8"'),
         ({"routed_scaling_factor": 0.0}, "routed_scaling_factor must be above 0, got 0.0"),
         ({"aux_loss_factor": 1.0}, "aux_loss_factor must be between 0 and 1, got 1.0"),
-        ({"topk_bias_update_rate": 0.1}, r"topk_bias_update_rate \(0.1\) needs balance_via_topk_bias=True, got False"),
         (
             {"aux_loss_types": ["expert"]},
             r"aux_loss_types \(\['expert'\]\) and aux_loss_factors \(None\) must be equally",

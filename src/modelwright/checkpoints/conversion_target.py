@@ -31,7 +31,7 @@ def write_config(folder: Path, source: Source, dialect: TensorDialect | None, co
             Dropped(f"{GENERATION_FILE} {name}", f"{dialect.title}' config has no such field")
             for name in dialect.unsaid(config, source.folder)
         ]
-        dropped += _run_sections(source)
+        dropped += [] if source.dialect is dialect else _run_sections(source)  # which is written again
     passed_over = {source.config_file.name, "config.json", INDEX_FILE}
     passed_over |= {name for other in other_dialects().values() for name in other.own_files}
     passed_over |= set() if dialect is None else {GENERATION_FILE}

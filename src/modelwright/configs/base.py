@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 from huggingface_hub.errors import StrictDataclassError
 from transformers.configuration_utils import PreTrainedConfig
 
-from modelwright.configs.field_types import ReadOnlyDict, describe, fits, plain, shown, torch_dtype
+from modelwright.configs.field_types import ReadOnlyDict, as_filed, describe, fits, plain, shown, torch_dtype
 from modelwright.configs.quantization import is_foreign, is_transformers_quantization, method_of
 from modelwright.errors import ConfigError
 
@@ -105,12 +105,15 @@ class CheckedConfig(PreTrainedConfig):
     def without_strange_keys(cls, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """A file's `values` in two: what the constructor takes, and what it would refuse.
 
-        That is keys that look misspelt, and the quantization of a program that nobody knows.
+        That is keys that look misspelt, and the quantization of a program that nobody knows. A whole float is taken as
+        the int that its field means.
         """
         strange = {key: values[key] for key in values if cls._meant(key) is not None}
         if is_foreign(quantized := values.get("quantization_config")) and not is_transformers_quantization(quantized):
             strange["quantization_config"] = quantized
-        known = {key: value for key, value in values.items() if key not in strange}
+        own = own_fields(cls)
+        names = {key: cls.attribute_map.get(key, key) for key in values if key not in strange}
+        known = {key: as_filed(values[key], own.get(name)) for key, name in names.items()}
         for name, config_class in cls.sub_configs.items():
             if isinstance(known.get(name), dict):
                 known[name], inside = config_class.without_strange_keys(known[name])
@@ -251,7 +254,7 @@ class CheckedConfig(PreTrainedConfig):
         listed = {name: idle[name] for name in idle if _value_at(self, name) != _value_at(default, name)}
         listed |= {name: self._why_unknown(name) for name in self.unknown_keys()}
         if is_foreign(quantized := getattr(self, "quantization_config", None)):
-            reason = f'weights stored by "{method_of(quantized)}" are not read here, and are counted in the type stated'
+            reason = f'weights stored by "{method_of(quantized)}" are not read here'
             listed["quantization_config"] = reason
         for part in self.sub_configs:
             inside = getattr(self, part).fields_without_effect()

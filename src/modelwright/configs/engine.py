@@ -7,7 +7,7 @@ from typing import Any
 from modelwright.configs.base import require, require_one_of
 from modelwright.configs.limits import BACKENDS
 from modelwright.configs.part import ConfigPart
-from modelwright.configs.quantization import QUANT_METHODS
+from modelwright.configs.quantization import QUANT_METHODS, stated
 from modelwright.errors import ConfigError
 
 INT4_GROUPS = (32, 64, 128)
@@ -90,9 +90,9 @@ def read_quantization(values: Mapping[str, Any] | None) -> QuantSettings | None:
     method = values.get("quant_method")
     if method not in QUANT_METHODS:
         raise ConfigError(f"quant_config quant_method must be one of {', '.join(QUANT_METHODS)}; got {method!r}")
-    given = {key: value for key, value in values.items() if key != "quant_method" and value is not None}
     if method == "rtn":
-        return _rounding(given)
+        return _rounding({key: value for key, value in stated(values).items() if key != "quant_method"})
+    given = {key: value for key, value in values.items() if key != "quant_method" and value is not None}
     more = [key for key in given if key not in WEIGHT_KEYS.get(method, ())]
     require(not more, f'quant_config of quant_method "{method}" takes no more keys, got {sorted(more)}')
     settings = {

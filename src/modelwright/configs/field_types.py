@@ -78,6 +78,22 @@ def plain(value: Any, expected: Any) -> Any:
     return value
 
 
+def as_filed(value: Any, expected: Any) -> Any:
+    """`value` of a file as its field means it: a whole float such as 8.0 is an int where no float is meant."""
+    whole = isinstance(value, float) and value.is_integer()
+    return int(value) if whole and _takes(int, expected) and not _takes(float, expected) else value
+
+
+def means_none(value: Any, expected: Any) -> bool:
+    """Whether `value` is the text that YAML makes of a bare `None`, for a field that takes no text."""
+    return value == "None" and not _takes(str, expected) and expected is not Any
+
+
+def _takes(kind: type, expected: Any) -> bool:
+    options = get_args(expected) if get_origin(expected) in (Union, types.UnionType) else (expected,)
+    return kind in options
+
+
 def _as_float(value: int) -> int | float:
     try:
         return float(value)
@@ -86,8 +102,7 @@ def _as_float(value: int) -> int | float:
 
 
 def _takes_floats_alone(expected: Any) -> bool:
-    options = get_args(expected) if get_origin(expected) in (Union, types.UnionType) else (expected,)
-    return float in options and int not in options
+    return _takes(float, expected) and not _takes(int, expected)
 
 
 def fits(value: Any, expected: Any) -> bool:

@@ -8,7 +8,8 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 from modelwright.configs.base import MISSPELT
-from modelwright.configs.part import ConfigPart
+from modelwright.configs.field_types import as_filed, means_none
+from modelwright.configs.part import ConfigPart, types_of
 from modelwright.errors import ConfigError
 
 
@@ -54,10 +55,15 @@ class FilePart(ConfigPart):
 
     @classmethod
     def read_file(cls, values: Any, name: str) -> Self:
-        """As `read`, of a file that another program wrote: keys that are no field are kept in `unknown_keys`."""
+        """As `read`, of a file that another program wrote: keys that are no field are kept in `unknown_keys`.
+
+        A whole float is taken as the int that its field means, and the text None as nothing said where no text is.
+        """
         if isinstance(values, cls):
             return values
-        given = dict(cls._as_mapping(values, name))
+        types = types_of(cls)
+        stated = cls._as_mapping(values, name).items()
+        given = {key: as_filed(value, types.get(key)) for key, value in stated if not _unsaid(key, value, types)}
         unknown = {str(key): given.pop(key) for key in list(given) if key not in cls.names()}
         for key, part in cls.PARTS.items():
             if key in given:
@@ -115,6 +121,10 @@ class FilePart(ConfigPart):
         if hasattr(values, "__dict__"):
             return {key: value for key, value in vars(values).items() if not key.startswith("_")}
         raise ConfigError(f"{name} must be a dict, an object or None, got {values!r}")
+
+
+def _unsaid(key: Any, value: Any, types: Mapping[str, Any]) -> bool:
+    return key in types and means_none(value, types[key])
 
 
 def _unknown(meant: str | None) -> str:

@@ -116,6 +116,8 @@ class MoEConfig(FilePart):
         if self.topk_method == "greedy":
             reason = 'topk_method "greedy" has no groups'
             yield from dict.fromkeys(("n_group", "topk_group"), reason).items()
+        if not self.balance_via_topk_bias:
+            yield "topk_bias_update_rate", "balance_via_topk_bias is off: there is no bias to update"
         if self.aux_loss_types:
             yield "aux_loss_factor", "aux_loss_factors weigh the losses of aux_loss_types"
         if "device" not in (self.aux_loss_types or ()):
@@ -136,8 +138,6 @@ class MoEConfig(FilePart):
         require(0 < self.aux_loss_factor < 1, f"aux_loss_factor must be between 0 and 1, got {self.aux_loss_factor}")
         if self.topk_method != "greedy":
             self._check_groups()
-        rate, bias = self.topk_bias_update_rate, self.balance_via_topk_bias
-        require(rate == 0 or bias, f"topk_bias_update_rate ({rate}) needs balance_via_topk_bias=True, got {bias}")
         self._check_losses()
 
     def _check_groups(self) -> None:

@@ -134,6 +134,7 @@ class ParallelSettings:
         stage_layers: layers of each stage, `[virtual stages][stages]`; layers run in the order of this table's rows.
         first_stage: the pipeline stage that holds this model's first layers (0 unless `pipeline_stage` places it).
         shard_optimizer: parameters and optimizer states are sharded over the data-parallel ranks.
+        whole_gradients: each rank sums whole gradients over the micro-batches of a step, though all else is sharded.
         ring: keys and values travel round a ring of the context-parallel ranks instead of being gathered.
         token_chunks: in how many chunks the tokens go through a layer, so that communication overlaps computation.
     """
@@ -142,6 +143,7 @@ class ParallelSettings:
     stage_layers: tuple[tuple[int, ...], ...]
     first_stage: int = 0
     shard_optimizer: bool = False
+    whole_gradients: bool = False
     ring: bool = False
     token_chunks: int = 1
 

@@ -18,7 +18,7 @@ class ConfigPart:
     """
 
     def __post_init__(self) -> None:
-        for name, expected in _types(type(self)).items():
+        for name, expected in types_of(type(self)).items():
             value = plain(getattr(self, name), expected)
             if not fits(value, expected):
                 raise ConfigError(f"{name} must be {describe(expected)}, got {shown(value)}")
@@ -37,7 +37,8 @@ class ConfigPart:
 
 
 @functools.cache
-def _types(cls: type[ConfigPart]) -> dict[str, Any]:
+def types_of(cls: type[ConfigPart]) -> dict[str, Any]:
+    """Field name to type."""
     names = {each.name for each in fields(cls)}
     owners = [owner for owner in reversed(cls.__mro__) if issubclass(owner, ConfigPart)]
     annotations = [inspect.get_annotations(owner, eval_str=True) for owner in owners]

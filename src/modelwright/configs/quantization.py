@@ -18,10 +18,25 @@ def is_transformers_quantization(value: Any) -> bool:
 
 
 def is_foreign(value: Any) -> bool:
-    """Whether a file's `quantization_config` is none of ours: transformers' own, or of an unknown program."""
-    if isinstance(value, Mapping):
-        return bool(value) and value.get("quant_method") not in QUANT_METHODS
-    return value is not None
+    """Whether a file's `quantization_config` is none of ours: transformers' own, or of an unknown program.
+
+    MindFormers' `rtn` is ours where it leaves out the head alone and smooths nothing.
+    """
+    if not isinstance(value, Mapping):
+        return value is not None
+    method = value.get("quant_method")
+    return bool(value) and (method not in QUANT_METHODS or (method == "rtn" and _does_more(value)))
+
+
+def stated(value: Mapping[str, Any]) -> dict[str, Any]:
+    """What a `rtn` section says, without the keys that say nothing: None (which YAML reads as text), or ours anyway."""
+    said = {key: each for key, each in value.items() if each not in (None, "None", {}, [])}
+    return {key: each for key, each in said.items() if (key, each) != ("modules_to_not_convert", ["lm_head"])}
+
+
+def _does_more(value: Mapping[str, Any]) -> bool:
+    extra = ("modules_to_not_convert", "outliers_suppression", "algorithm_args")
+    return not stated(value).keys().isdisjoint(extra)
 
 
 def foreign_quantization(config: Any) -> Any:

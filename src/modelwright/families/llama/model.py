@@ -23,7 +23,8 @@ class LlamaPreTrainedModel(RouterBiases, LlamaNetwork, ModelwrightPreTrainedMode
     _no_split_modules: ClassVar[list[str]] = ["LlamaDecoderLayer"]
 
     def router_bias_rate(self) -> float:
-        return self.config.moe_config.topk_bias_update_rate
+        moe = self.config.moe_config
+        return moe.topk_bias_update_rate if moe.balance_via_topk_bias else 0.0
 
 
 class LlamaModel(LlamaDecoder, LlamaPreTrainedModel, Decoder):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Any, ClassVar
 
-from modelwright.configs.base import require
+from modelwright.configs.base import own_fields, require
 from modelwright.configs.engine import EngineSettings, weight_quantization
 from modelwright.configs.field_types import ReadOnlyDict, dtype_name, torch_dtype
 from modelwright.configs.mindformers import merge_run, read_yaml, to_run, write_yaml
@@ -33,6 +33,7 @@ from modelwright.families.llama.config.names import (
     WRITTEN,
 )
 from modelwright.families.llama.config.rules import check_llama
+from modelwright.families.llama.config.run import RUN, RUN_FIELDS, Run, set_aside
 from modelwright.families.llama.config.views import (
     engine_settings,
     idle_fields,
@@ -117,13 +118,17 @@ class LlamaConfig(LlamaFields):
         """The config of a MindFormers run: a YAML file, or what one holds, under `overrides` in either vocabulary.
 
         Its top-level `parallel_config`, `moe_config`, `recompute_config`, `swap_config`, `calculate_per_token_loss` and
-        `runner_config.batch_size` override `model.model_config`, as in MindFormers' trainer.
+        `runner_config.batch_size` override `model.model_config`, as in MindFormers' trainer. The other keys of the run
+        are kept for `to_mindformers` and listed by `fields_without_effect`, by their path.
 
         Raises:
             ConfigError: the file cannot be read, is no Llama's, or breaks a rule.
         """
         run = source if isinstance(source, Mapping) else read_yaml(source)
-        return cls.from_dict(merge_run(run), **{"dialect": MINDFORMERS} | overrides)
+        values, unused = set_aside(merge_run(run), own_fields(cls))
+        config = cls.from_dict(values, **{"dialect": MINDFORMERS} | overrides)
+        vars(config)[RUN] = Run.of(run, unused)
+        return config
 
     def to_mindformers(self, path: str | PathLike | None = None) -> dict[str, Any]:
         """The MindFormers run config of this model; with `path` it is also written there as YAML.
@@ -133,11 +138,13 @@ class LlamaConfig(LlamaFields):
         """
         self.check()
         self.check_mindformers()
-        values = {name: getattr(self, name) for name in MINDFORMERS_FIELDS} | self.unknown_keys()
+        values = {name: getattr(self, name) for name in (*MINDFORMERS_FIELDS, *RUN_FIELDS)} | self.unknown_keys()
         values["pad_token_id"] = -1 if self.pad_token_id is None else self.pad_token_id
         if self.norm_init_type is not None:  # no field of MindFormers', which keeps unknown keys
             values["norm_init_type"] = self.norm_init_type
-        run = to_run(values | {name: getattr(self, name).to_dict() for name in _PARTS})
+        read: Run = vars(self).get(RUN, Run())
+        values |= read.unused(self)
+        run = to_run(values | {name: getattr(self, name).to_dict() for name in _PARTS}, read.rest)
         if path is not None:
             write_yaml(run, path)
         return run
@@ -240,10 +247,10 @@ class LlamaConfig(LlamaFields):
         return idle_fields(self)
 
     def fields_without_effect(self) -> dict[str, str]:
-        """As `CheckedConfig.fields_without_effect`, with the unknown keys of a file's parts."""
+        """As `CheckedConfig.fields_without_effect`, with the unknown keys of a file's parts and of a run."""
         strange = {name: getattr(self, name).strange() for name in _PARTS}
         inside = {f"{name}.{key}": reason for name, keys in strange.items() for key, reason in keys.items()}
-        return super().fields_without_effect() | inside
+        return super().fields_without_effect() | inside | vars(self).get(RUN, Run()).without_effect
 
     def defaults(self) -> "LlamaConfig":
         """The config of the same dialect whose fields were all left out."""
@@ -266,7 +273,8 @@ class LlamaConfig(LlamaFields):
         if weight_quantization(self) is not None:  # whoever reads the weights must know that they are integers
             views |= {"quantization_config": self.quant_config, "quant_config": None}
         values = super().to_dict() | views
-        values.pop(STATED_HEAD_DIM, None)
+        for kept in (STATED_HEAD_DIM, RUN):
+            values.pop(kept, None)
         return values
 
     def essential_keys(self) -> Iterable[str]:

@@ -93,6 +93,10 @@ class LlamaFields(CheckedConfig):
     use_cache: bool = True
     reset_position_ids: bool = False
     norm_init_type: str | None = "float32"
+    # Of other sections of a MindFormers run.
+    enable_parallel_optimizer: bool | None = None
+    gradient_accumulation_shard: bool | None = None
+    gradient_accumulation_steps: int = 1
 
     @property
     def head_dim(self) -> int:
@@ -146,6 +150,19 @@ class LlamaFields(CheckedConfig):
     def has_experts(self) -> bool:
         """Whether the feed-forward layers route to experts."""
         return self.moe_config.expert_num > 1
+
+    @property
+    def shards_optimizer(self) -> bool:
+        """Whether weights, gradients and optimizer states are sharded: as the run says, else the model's own switch."""
+        run = self.enable_parallel_optimizer
+        return self.parallel_optimizer if run is None else run
+
+    @property
+    def keeps_whole_gradients(self) -> bool:
+        """Whether each rank sums whole gradients over the micro-batches of a step, though all else is sharded."""
+        degrees = self.parallel_config
+        steps = degrees.micro_batch_num if degrees.pipeline_stage > 1 else self.gradient_accumulation_steps
+        return steps > 1 and self.shards_optimizer and self.gradient_accumulation_shard is False
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

@@ -51,7 +51,8 @@ def parallel_settings(config: LlamaFields) -> ParallelSettings:
         config=degrees,
         stage_layers=stage_layers(config.num_hidden_layers, stages, config.pp_interleave_num, offset),
         first_stage=first,
-        shard_optimizer=config.parallel_optimizer,
+        shard_optimizer=config.shards_optimizer,
+        whole_gradients=config.keeps_whole_gradients,
         ring=config.use_ring_attention,
         token_chunks=config.fine_grain_interleave,
     )
@@ -101,13 +102,39 @@ def _idle_in_the_model(config: LlamaFields) -> Iterator[tuple[str, str]]:
 
 def _idle_in_a_layout(config: LlamaFields) -> Iterator[tuple[str, str]]:
     degrees = config.parallel_config
+    switches = ("parallel_optimizer", "enable_parallel_optimizer")
     if degrees.devices == 1:
-        yield "parallel_optimizer", "parallel_config asks for one device: there is nothing to shard over"
+        yield from dict.fromkeys(
+            switches, "parallel_config asks for one device: there is nothing to shard over"
+        ).items()
+    elif config.enable_parallel_optimizer is not None:
+        yield "parallel_optimizer", "the run's enable_parallel_optimizer decides"
+        if not (config.enable_parallel_optimizer or config.parallel_optimizer):
+            yield "enable_parallel_optimizer", "nothing is sharded without it either"
+    yield from _idle_in_accumulation(config)
     if degrees.model_parallel == 1:
         yield "parallel_config.use_seq_parallel", "model_parallel is 1"
         yield "moe_config.expert_model_parallel", "model_parallel is 1"
     if config.pipeline_stage is not None:
         yield "offset", "pipeline_stage states its own"
+
+
+def _idle_in_accumulation(config: LlamaFields) -> Iterator[tuple[str, str]]:
+    """Gradients are whole or sharded where several micro-batches add to them on sharded ranks, and nowhere else."""
+    degrees, shard, steps = (
+        config.parallel_config,
+        config.gradient_accumulation_shard,
+        config.gradient_accumulation_steps,
+    )
+    if degrees.pipeline_stage > 1:
+        yield "gradient_accumulation_steps", "pipeline_stage is above 1: micro_batch_num counts instead"
+    elif degrees.devices == 1 or not (config.shards_optimizer and shard is False):
+        yield "gradient_accumulation_steps", "only the trainer reads it: micro-batches whose gradients are summed"
+    several = degrees.micro_batch_num > 1 if degrees.pipeline_stage > 1 else steps > 1
+    if degrees.devices == 1 or not config.shards_optimizer or not several:
+        yield "gradient_accumulation_shard", "no sharded gradients are summed over micro-batches"
+    elif shard:
+        yield "gradient_accumulation_shard", "sharded gradients stay sharded unless it says otherwise"
 
 
 def _idle_in_serving(config: LlamaFields) -> Iterator[tuple[str, str]]:

@@ -38,10 +38,11 @@ class MindFormers:
 
     def read_config(self, file: Path) -> tuple[LlamaConfig, list[str]]:
         values = read_yaml(file) if file.suffix in YAMLS else read_json(file)
-        if "model" in values:
-            values = merge_run(values)
         nowhere = {CHECKPOINT_PATH: ""}  # the checkpoint that a file names may lie on another machine
-        config = LlamaConfig.from_dict({"dialect": "mindformers"} | values, **nowhere)
+        if "model" in values:
+            config, values = LlamaConfig.from_mindformers(values, **nowhere), merge_run(values)
+        else:
+            config = LlamaConfig.from_dict({"dialect": "mindformers"} | values, **nowhere)
         path = values.get(CHECKPOINT_PATH)
         return config, [f"{CHECKPOINT_PATH} ({path})"] if path else []
 
