@@ -8,8 +8,10 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+from safetensors.torch import load_file, save_file
 
 from modelwright.cli import plan as plan_command
+from tests.llamas import HUGGING_FACE, tiny_llama
 
 HUB = Path(__file__).parents[1] / "data" / "hub_configs"
 LITE = HUB / "deepseek-v2-lite"
@@ -168,3 +170,29 @@ finally:
         "serving",
         "zoo",
     }  # fmt: skip; of serving, what a user may call a model
+
+
+def test_a_folder_whose_tensors_differ_is_planned_untied(run, tmp_path):
+    tiny_llama(base=HUGGING_FACE, tie_word_embeddings=True).save_pretrained(tmp_path)
+    tied = json.loads(run("plan", tmp_path, "--json").out)["parameters"]["total"]
+    weights = load_file(tmp_path / "model.safetensors")
+    embedding = weights["model.embed_tokens.weight"]
+    save_file(weights | {"lm_head.weight": embedding + 1}, tmp_path / "model.safetensors", {"format": "pt"})
+    for path in (tmp_path, tmp_path / "config.json"):
+        apart = json.loads(run("plan", path, "--json").out)["parameters"]
+        assert (apart["total"] - tied, apart["head"]) == (embedding.numel(), embedding.numel())
+    save_file(weights | {"lm_head.weight": embedding.clone()}, tmp_path / "model.safetensors", {"format": "pt"})
+    assert json.loads(run("plan", tmp_path, "--json").out)["parameters"]["total"] == tied
+    (tmp_path / "model.safetensors").write_bytes(b"damaged")
+    assert json.loads(run("plan", tmp_path, "--json").out)["parameters"]["total"] == tied
+
+
+def test_the_keys_of_a_run_are_told_by_section(run, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(YAML + "context: {mode: 0, device_id: 1}\nseed: 3\n")
+    told = run("plan", path).out.splitlines()[-1]
+    assert "context.* (it is about MindSpore's runtime), seed (only the trainer reads it)" in told
+    assert (
+        "context.mode (it is about MindSpore's runtime)"
+        in json.loads(run("plan", path, "--json").out)["fields_without_effect"]
+    )

@@ -98,7 +98,7 @@ def find_config(name: str) -> CheckedConfig:
     if path.suffix == ".gguf" and path.is_file():
         return _config_in_gguf(path)
     if os.path.lexists(path):
-        return read_config(path)
+        return _with_ties_as_stored(read_config(path), path if path.is_dir() else path.parent)
     if not _HUB_ID.fullmatch(name):
         raise CheckpointError(
             f"{name} is no folder or file here, no name of the zoo ({', '.join(zoo.names()) or 'which is empty'}) and "
@@ -110,6 +110,26 @@ def find_config(name: str) -> CheckedConfig:
         raise CheckpointError(
             f"{name} is not here, and the hub did not answer with its config.json: {error}"
         ) from error
+
+
+def _with_ties_as_stored(config: CheckedConfig, folder: Path) -> CheckedConfig:
+    """The config of a folder whose tensors decide, as in loading, whether a head that it ties is the embedding."""
+    if not config.get_text_config().tie_word_embeddings or not any(folder.glob("*.safetensors")):
+        return config
+    from modelwright.checkpoints.dialect import other_dialects  # which needs torch, as the comparison does
+    from modelwright.checkpoints.shards import headers_of
+    from modelwright.checkpoints.ties import settle_ties
+
+    try:
+        found = headers_of(sorted(folder.glob("*.safetensors")))
+        other = next((dialect.ties for dialect in other_dialects().values() if dialect.holds(found)), None)
+        if other is not None:
+            settle_ties(config, other, found)
+        else:
+            family_of(config).network_class.settle_ties(config, found)
+    except CheckpointError:  # files that cannot be read decide nothing
+        pass
+    return config
 
 
 def _config_in_gguf(path: Path) -> CheckedConfig:

@@ -35,7 +35,7 @@ def show(plan: Plan, name: str) -> None:
     if plan.devices is not None:
         write_lines(verdict(plan))
     if plan.without_effect:
-        write_lines(f"no effect on torch: {', '.join(plan.without_effect)}")
+        write_lines(f"no effect on torch: {', '.join(_by_section(plan.without_effect))}")
 
 
 def verdict(plan: Plan) -> str:
@@ -56,11 +56,20 @@ def verdict(plan: Plan) -> str:
     return "\n".join(lines)
 
 
+def _by_section(lines: tuple[str, ...]) -> list[str]:
+    """The lines ``key (reason)``, those of one section with one reason as one: ``context.* (reason)``."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for line in lines:
+        name, _, reason = line.partition(" ")
+        found.setdefault((name.partition(".")[0], reason), []).append(name)
+    names = ((names[0] if len(names) == 1 else f"{section}.*", reason) for (section, reason), names in found.items())
+    return [f"{name} {reason}" for name, reason in names]
+
+
 def _types(plan: Plan) -> str:
     precision = plan.precision
-    weights = (
-        f"{precision.quant} weights over {precision.weights}" if precision.quant else f"{precision.weights} weights"
-    )
+    quant = plan.quantized_by
+    weights = f"{quant} weights over {precision.weights}" if quant else f"{precision.weights} weights"
     return f"{weights}, {precision.kv} cache, {'eager' if plan.work.explicit else 'fused'} attention"
 
 

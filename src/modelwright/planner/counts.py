@@ -1,9 +1,10 @@
 """What one model counts: parameters, cached numbers and FLOPs, summed over its layers; it knows no bytes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from modelwright.planner.parts import ByPart, summed
 from modelwright.planner.shapes import Layer, Linear
+from modelwright.planner.stored import ModuleNames, StoredWeights, WeightFormat
 from modelwright.planner.vision import Vision
 
 
@@ -14,7 +15,8 @@ class Counts:
     `dim` is the width of the residual stream; `vocab` and `positions` are the rows of the token embedding and of the
     learned positions. `layers` are the decoder in order, `final_norm` (parameters) and `head` what follows it. With
     `tied` the head's matrix is the embedding's: it multiplies and adds no parameters (a pipeline's last stage holds a
-    copy of `head.parameters`). `vision` stands before the decoder where pictures come in.
+    copy of `head.parameters`). `vision` stands before the decoder where pictures come in. `names` are those of its
+    modules on disk, and `head_format` is how another program has stored the head, where it has quantized it.
     """
 
     model_type: str
@@ -26,6 +28,18 @@ class Counts:
     tied: bool = False
     positions: int = 0
     vision: Vision | None = None
+    names: ModuleNames = field(default_factory=ModuleNames)
+    head_format: WeightFormat | None = None
+
+    def stored_as(self, stored: StoredWeights) -> "Counts":
+        """The same model with its matrices in the formats that another program has stored them in."""
+        layers = []
+        for index, layer in enumerate(self.layers):
+            parts = ((part, linear.name) for part, linears in layer.parts.items() for linear in linears)
+            kinds = ((f"{part}.{name}", stored.format_of(self.names.of(index, part, name))) for part, name in parts)
+            layers.append(replace(layer, stored=tuple((key, kind) for key, kind in kinds if kind is not None)))
+        head = None if self.tied else stored.format_of((self.names.head,))
+        return replace(self, layers=tuple(layers), head_format=head)
 
     @property
     def embedding(self) -> int:

@@ -17,7 +17,8 @@ class Layout:
     consecutive layers, `context` ranks hold slices of each sequence, and `expert` ranks share out the routed experts,
     each of which `expert_model` ranks cut again. In training, `sharded` deals weights, gradients and optimizer states
     out over the data and context ranks, which gather a layer's weights when its turn comes. `sequence_parallel` divides
-    what tensor parallelism would keep whole on each of its ranks. `stage_layers` is None where layers are dealt evenly.
+    what tensor parallelism would keep whole on each of its ranks, and with `whole_gradients` sharded ranks sum whole
+    gradients over the micro-batches of a step. `stage_layers` is None where layers are dealt evenly.
     """
 
     data: int = 1
@@ -28,6 +29,7 @@ class Layout:
     expert_model: int = 1
     sharded: bool = False
     sequence_parallel: bool = False
+    whole_gradients: bool = False
     micro_batches: int | None = None
     stage_layers: tuple[int, ...] | None = None
 

@@ -5,6 +5,7 @@ Leaves out what an allocator rounds up, communication buffers, and what a device
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import groupby
 from typing import Self
@@ -14,6 +15,7 @@ from modelwright.planner.counts import Counts
 from modelwright.planner.layout import Layout
 from modelwright.planner.precision import BYTES_OF, Precision
 from modelwright.planner.shapes import FeedForward, Layer, Linear
+from modelwright.planner.stored import WeightFormat
 from modelwright.planner.vision import Vision
 
 OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2 + 2 * 4 / 256, "lion": 4.0, "sgd": 0.0}
@@ -105,13 +107,14 @@ def stage_memory(counts: Counts, layout: Layout, stage: int, precision: Precisio
         kv = sum(times * _layer_kv(layer, layout, precision, work) for layer, times in runs)
         workspace = _workspace(counts, runs, layout, precision, work, first, last)
         return Memory(common.bytes + experts.bytes, kv, workspace)
+    whole = common + experts
     if layout.sharded:
         common, experts = common.shared_by(layout.replicas), experts.shared_by(layout.expert_replicas)
     held = common + experts
     return Memory(
         weights=held.bytes,
         workspace=2 * largest if layout.sharded else 0,  # one layer gathered, and its gradients
-        gradients=held.bytes,
+        gradients=whole.bytes if layout.whole_gradients else held.bytes,
         optimizer=math.ceil(held.parameters * OPTIMIZER_BYTES[work.optimizer]) + held.low * FLOAT32,
         activations=_activations(counts, runs, layout, stage, precision, work),
     )
@@ -144,24 +147,27 @@ def _layer_weights(layer: Layer, layout: Layout, precision: Precision) -> tuple[
     """The layer's weights on one rank, but the routed experts, and those."""
     part = layer.feed_forward
     held = Stored.of(layer.norms + layer.attention.norms, precision.norms)
-    held += _matrices(layer.attention.linears, layout.model, precision)
+    held += _matrices(layer.attention.linears, layout.model, precision, layer.formats("attention"))
     if isinstance(part, FeedForward):
-        return held + _matrices(part.linears, layout.model, precision), Stored()
+        return held + _matrices(part.linears, layout.model, precision, layer.formats("dense")), Stored()
     held += Stored.of(sum(gate.parameters for gate in part.gates), precision.weights)
     if part.shared:
-        held += _matrices(part.shared.linears, layout.model, precision)
-    one = _matrices(part.expert.linears, layout.expert_model, precision)
+        held += _matrices(part.shared.linears, layout.model, precision, layer.formats("shared"))
+    one = _matrices(part.expert.linears, layout.expert_model, precision, layer.formats("experts"))
     return held, one.times(part.experts // layout.expert)
 
 
-def _matrices(linears: tuple[Linear, ...], tensor: int, precision: Precision) -> Stored:
-    """Linear layers on one rank, quantized where that is asked for; their biases are not."""
+def _matrices(
+    linears: tuple[Linear, ...], tensor: int, precision: Precision, formats: Mapping[str, WeightFormat]
+) -> Stored:
+    """Linear layers on one rank, quantized where that is asked for or stored so; their biases are not."""
     held = Stored()
     for linear in linears:
         biases = linear.held(tensor) - replace(linear, bias=False).held(tensor)
         weights = linear.held(tensor) - biases
         low = weights if precision.width < FLOAT32 else 0
-        held += Stored(weights, precision.matrix_bytes(linear, tensor), low) + Stored.of(biases, precision.weights)
+        stored = Stored(weights, precision.matrix_bytes(linear, tensor, formats.get(linear.name)), low)
+        held += stored + Stored.of(biases, precision.weights)
     return held
 
 
@@ -181,7 +187,8 @@ def _outside(counts: Counts, layout: Layout, precision: Precision, first: bool, 
         held += Stored.of(counts.final_norm, precision.norms)
         if not counts.tied:
             head = replace(counts.head, kept=not precision.head)
-            held += _matrices((head,), ways, precision)
+            kind = {} if counts.head_format is None else {head.name: counts.head_format}
+            held += _matrices((head,), ways, precision, kind)
         elif not first:
             held += Stored.of(counts.head.held(ways), precision.embedding)
     return held

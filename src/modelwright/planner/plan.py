@@ -5,12 +5,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from modelwright.configs import CheckedConfig
+from modelwright.configs.quantization import foreign_quantization
 from modelwright.configs.tiling import Size
 from modelwright.errors import ConfigError, RequestError
 from modelwright.families import family_of, resolve
 from modelwright.planner.counting import count
 from modelwright.planner.counts import Counts
 from modelwright.planner.device import Devices
+from modelwright.planner.foreign import read_foreign
 from modelwright.planner.layout import Layout, candidates, check_layout
 from modelwright.planner.memory import (
     OPTIMIZER_BYTES,
@@ -24,6 +26,7 @@ from modelwright.planner.memory import (
 from modelwright.planner.precision import BYTES_OF, KV_BYTES_OF, QUANTS, Precision
 from modelwright.planner.settings import RunSettings, explicit_attention, precision_of
 from modelwright.planner.shapes import ExpertFeedForward
+from modelwright.planner.stored import StoredWeights
 
 DEFAULT_CONTEXT = 4096
 _BEYOND = 2**40
@@ -68,6 +71,7 @@ class Plan:
         fits: whether the fullest rank does.
         largest_context, largest_batch: the largest that fits this layout, the other as planned; 0 where nothing does.
         without_effect: fields of the config that do nothing on torch, each with the reason.
+        stored: how another program has quantized the weights, None where none has.
     """
 
     counts: Counts
@@ -85,6 +89,7 @@ class Plan:
     largest_context: int | None
     largest_batch: int | None
     without_effect: tuple[str, ...]
+    stored: StoredWeights | None = None
 
     @property
     def memory(self) -> Memory:
@@ -92,10 +97,21 @@ class Plan:
         return max((rank.memory for rank in self.ranks), key=lambda memory: memory.total)
 
     @property
+    def quantized_by(self) -> str | None:
+        """What quantizes the weights that are planned: a type of ours, or what another program calls its method."""
+        stored = self.stored.method if self.stored is not None and self.precision.as_stored else None
+        return self.precision.quant or stored
+
+    @property
     def weights(self) -> dict[str, int]:
         """Bytes of all weights on one device in each type and quantization; a quantized model's rest is as planned."""
         plain = {dtype: weight_bytes(self.counts, Precision.uniform(dtype)) for dtype in BYTES_OF}
-        return plain | {quant: weight_bytes(self.counts, replace(self.precision, quant=quant)) for quant in QUANTS}
+        own = replace(self.precision, as_stored=False)
+        made = {quant: weight_bytes(self.counts, replace(own, quant=quant)) for quant in QUANTS}
+        if self.stored is None or not self.stored.groups:
+            return plain | made
+        as_stored = replace(self.precision, quant=None, as_stored=True)
+        return plain | {f"{self.stored.method}, as stored": weight_bytes(self.counts, as_stored)} | made
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -130,7 +146,8 @@ def plan(
     """Reckon what the model of `config` costs.
 
     Args:
-        context: tokens of each sequence, pictures included; by default 4096, or the model's own where that is shorter.
+        context: tokens of each sequence, pictures included; by default those of the run's rows in training, else 4096,
+            or the model's own where that is shorter.
         batch: sequences on each data-parallel rank; in training, of one micro-batch. By default the config's, else 1.
         dtype: `float32`, `bfloat16` or `float16`; by default the config's.
         kv_dtype: one of those, `fp8` or `int8`; by default the type that is computed in.
@@ -146,18 +163,21 @@ def plan(
     """
     counts = count(config)
     stated: RunSettings = resolve(family_of(config).run_settings)(config)
-    precision = precision_of(config, stated.types, dtype, kv_dtype, quant)
-    if train and precision.quant:
-        raise RequestError(
-            f"quant ({precision.quant}) cannot be trained: weights must be whole to learn", field="quant"
-        )
+    section = foreign_quantization(config)
+    foreign = None if section is None else read_foreign(section)
+    if foreign is not None:
+        counts = counts.stored_as(foreign)
+    precision = precision_of(config, stated.types, dtype, kv_dtype, quant, foreign)
+    if train and (precision.quant or precision.as_stored):
+        kind = precision.quant or (foreign.method if foreign else "")
+        raise RequestError(f"quant ({kind}) cannot be trained: weights must be whole to learn", field="quant")
     if optimizer not in OPTIMIZER_BYTES:
         names = ", ".join(OPTIMIZER_BYTES)
         raise RequestError(f"optimizer must be one of {names}, got {optimizer!r}", field="optimizer")
     limit = _max_context(config)
     seen = None if image is None else _image_tokens(config, counts, image)
     work = Workload(
-        context=_context(context, limit, counts, seen),
+        context=_context(stated.row if context is None and train else context, limit, counts, seen),
         batch=_batch(stated.batch, batch),
         optimizer=optimizer if train else None,
         recompute=stated.recompute if recompute is None else recompute,
@@ -165,7 +185,7 @@ def plan(
         tiles=seen.tiles if seen else 0,
     )
     layout = _layout(stated, counts, precision, work, devices)
-    trained = replace(precision, quant=None)
+    trained = replace(precision, quant=None, as_stored=False)
     training = [
         peak_memory(counts, layout, trained, replace(work, optimizer=optimizer, recompute=again))
         for again in (False, True)
@@ -186,8 +206,18 @@ def plan(
         fits=None if devices is None else needed <= devices.memory,
         largest_context=_largest(counts, layout, precision, work, devices, "context", counts.positions or _BEYOND),
         largest_batch=_largest(counts, layout, precision, work, devices, "batch", _BEYOND),
-        without_effect=tuple(f"{name} ({why})" for name, why in config.fields_without_effect().items()),
+        without_effect=_without_effect(config, counts, foreign),
+        stored=foreign,
     )
+
+
+def _without_effect(config: CheckedConfig, counts: Counts, foreign: StoredWeights | None) -> tuple[str, ...]:
+    """The config's fields, and what of another program's quantization is not counted."""
+    unknown = () if foreign is None else foreign.unknown
+    if foreign is not None and foreign.groups and counts.vision is not None:
+        unknown = (*unknown, "tower and projector are counted in the type stated")
+    lines = tuple(f"{name} ({why})" for name, why in config.fields_without_effect().items())
+    return (*lines, *(f"quantization_config ({why})" for why in unknown))
 
 
 def _max_context(config: CheckedConfig) -> int:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from modelwright.errors import RequestError
 from modelwright.planner.shapes import Linear
+from modelwright.planner.stored import WeightFormat
 
 Quant = Literal["fp8", "int8", "int4"]
 
@@ -28,7 +29,8 @@ class Precision:
     activations and `kv` that of the cache.
     With `quant` the matrices of attention, feed-forwards and experts are stored as ``modelwright quantize`` stores
     them; embedding, router, biases and norms, vision and projector are not quantized, nor what attention needs wide
-    (`Linear.kept`). In int4 `group` inputs share a scale and, unless `symmetric`, an offset; `head` is whether the
+    (`Linear.kept`). With `as_stored` matrices have the formats in which another program has stored them, where it has.
+    In int4 `group` inputs share a scale and, unless `symmetric`, an offset; `head` is whether the
     output head is quantized too.
     """
 
@@ -41,6 +43,7 @@ class Precision:
     group: int = 32
     symmetric: bool = False
     head: bool = False
+    as_stored: bool = False
 
     @classmethod
     def uniform(cls, dtype: str, kv: str | None = None, quant: Quant | None = None) -> "Precision":
@@ -57,12 +60,14 @@ class Precision:
         """Bytes of one activation."""
         return BYTES_OF[self.compute]
 
-    def matrix_bytes(self, linear: Linear, tensor: int = 1) -> int:
-        """The weight of `linear` (not its bias) on one of `tensor` ranks, scales included.
+    def matrix_bytes(self, linear: Linear, tensor: int = 1, stored: WeightFormat | None = None) -> int:
+        """The weight of `linear` (not its bias) on one of `tensor` ranks, scales included; `stored` is its format.
 
         int8 and fp8 have one scale per output; int4 has one for every output and `group` inputs, and as many offsets.
         """
         inputs, outputs = (size // (tensor if linear.cut == side else 1) for side, size in _sides(linear))
+        if stored is not None and self.as_stored:
+            return stored.bytes_of(inputs, outputs)
         if self.quant is None or linear.kept:
             return inputs * outputs * self.width
         if self.quant == "int4":

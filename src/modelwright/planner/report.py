@@ -38,7 +38,7 @@ def as_object(plan: Plan) -> dict[str, Any]:
             "dtype": plan.precision.weights,
             "compute_dtype": plan.precision.compute,
             "kv_dtype": plan.precision.kv,
-            "quant": plan.precision.quant,
+            "quant": plan.quantized_by,
         },
         "memory": {
             "serving": _memory(plan.serving),

@@ -11,6 +11,7 @@ from modelwright.configs.engine import QuantSettings, read_quantization
 from modelwright.errors import RequestError
 from modelwright.planner.layout import Layout
 from modelwright.planner.precision import Precision, Quant, float_type, kv_type, quantization
+from modelwright.planner.stored import StoredWeights
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class RunSettings:
         explicit_attention: whether attention scores are written out, instead of computed by a fused kernel.
         recompute: in training, whether all layers are recomputed, or how many leading ones of each pipeline stage.
         batch: sequences of a micro-batch.
+        row: tokens of a sequence in training; None where the config does not say.
     """
 
     types: Types = field(default_factory=lambda: Types.uniform("float32"))
@@ -62,6 +64,7 @@ class RunSettings:
     explicit_attention: bool = False
     recompute: bool | tuple[int, ...] = False
     batch: int = 1
+    row: int | None = None
 
 
 def plain_settings(config: CheckedConfig) -> RunSettings:
@@ -71,11 +74,17 @@ def plain_settings(config: CheckedConfig) -> RunSettings:
 
 
 def precision_of(
-    config: CheckedConfig, types: Types, dtype: str | None, kv_dtype: str | None, quant: str | None
+    config: CheckedConfig,
+    types: Types,
+    dtype: str | None,
+    kv_dtype: str | None,
+    quant: str | None,
+    foreign: StoredWeights | None = None,
 ) -> Precision:
     """The types of a plan: as asked for, else those that the config states, `types`.
 
-    A config's `quant_config` says what is quantized, and how where `quant` says what.
+    A config's `quant_config` says what is quantized, and how where `quant` says what; `foreign` is how another program
+    has stored it, which counts where `quant` does not ask for something else.
 
     Raises:
         RequestError: an option names no type.
@@ -90,8 +99,9 @@ def precision_of(
         embedding=used.embedding,
         norms=used.norms,
         compute=used.compute,
-        kv=cached or stored.kv_cache or used.compute,
+        kv=cached or stored.kv_cache or (foreign.kv if foreign else None) or used.compute,
         quant=method or _known_quant(stored.weights),
+        as_stored=foreign is not None and bool(foreign.groups) and method is None,
         group=stored.group,
         symmetric=stored.symmetric,
         head=stored.head,

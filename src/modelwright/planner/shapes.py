@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from modelwright.planner.parts import ByPart
+from modelwright.planner.stored import WeightFormat
 
 Cut = Literal["outputs", "inputs"]
 
@@ -17,7 +18,7 @@ class Linear:
     """`inputs` to `outputs`; `cut` is the side that tensor parallelism divides, None where each rank holds all of it.
 
     Cut by outputs a bias is divided with them; cut by inputs each rank's product is a part of the sum and the bias
-    stays whole. A matrix that is `kept` is not quantized where others are.
+    stays whole. A matrix that is `kept` is not quantized where others are. `name` is what it is usually called on disk.
     """
 
     inputs: int
@@ -25,6 +26,7 @@ class Linear:
     bias: bool = False
     cut: Cut | None = None
     kept: bool = False
+    name: str = ""
 
     @property
     def parameters(self) -> int:
@@ -75,8 +77,9 @@ class GroupedAttention:
     def linears(self) -> tuple[Linear, ...]:
         """The projections q, k, v and output."""
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        into = tuple(Linear(self.dim, width, self.qkv_bias, "outputs") for width in (q, kv, kv))
-        return (*into, Linear(q, self.dim, self.out_bias, "inputs"))
+        widths = {"q_proj": q, "k_proj": kv, "v_proj": kv}
+        into = tuple(Linear(self.dim, width, self.qkv_bias, "outputs", name=name) for name, width in widths.items())
+        return (*into, Linear(q, self.dim, self.out_bias, "inputs", name="o_proj"))
 
     @property
     def kv_numbers(self) -> int:
@@ -135,16 +138,18 @@ class LatentAttention:
     def _every_token(self) -> tuple[Linear, ...]:
         """The projections that run once per new token whichever way attention is computed."""
         q_width = self.heads * (self.nope + self.rope)
-        q = (Linear(self.dim, q_width, cut="outputs"),)
+        q = (Linear(self.dim, q_width, cut="outputs", name="q_proj"),)
         if self.q_rank is not None:
-            q = (Linear(self.dim, self.q_rank, self.bias), Linear(self.q_rank, q_width, cut="outputs"))
-        kv_a = Linear(self.dim, self.kv_rank + self.rope, self.bias)
-        return (*q, kv_a, Linear(self.heads * self.v_dim, self.dim, self.bias, "inputs"))
+            into = Linear(self.dim, self.q_rank, self.bias, name="q_a_proj")
+            q = (into, Linear(self.q_rank, q_width, cut="outputs", name="q_b_proj"))
+        kv_a = Linear(self.dim, self.kv_rank + self.rope, self.bias, name="kv_a_proj_with_mqa")
+        return (*q, kv_a, Linear(self.heads * self.v_dim, self.dim, self.bias, "inputs", name="o_proj"))
 
     @property
     def _kv_b(self) -> Linear:
         """Out of the latent; kept, because absorbed attention multiplies with its numbers."""
-        return Linear(self.kv_rank, self.heads * (self.nope + self.v_dim), cut="outputs", kept=True)
+        width = self.heads * (self.nope + self.v_dim)
+        return Linear(self.kv_rank, width, cut="outputs", kept=True, name="kv_b_proj")
 
     @property
     def kv_numbers(self) -> int:
@@ -198,8 +203,9 @@ class FeedForward:
     @property
     def linears(self) -> tuple[Linear, ...]:
         """Gate (where there is one), up and down."""
-        into = (Linear(self.dim, self.width, self.bias, "outputs"),) * (2 if self.gated else 1)
-        return (*into, Linear(self.width, self.dim, self.bias, "inputs"))
+        names = ("gate_proj", "up_proj") if self.gated else ("up_proj",)
+        into = tuple(Linear(self.dim, self.width, self.bias, "outputs", name=name) for name in names)
+        return (*into, Linear(self.width, self.dim, self.bias, "inputs", name="down_proj"))
 
     def held(self, tensor: int = 1) -> int:
         """Parameters on one of `tensor` ranks."""
@@ -234,11 +240,30 @@ class ExpertFeedForward:
 
 @dataclass(frozen=True)
 class Layer:
-    """One decoder layer; `norms` are the parameters of the norms around its two halves."""
+    """One decoder layer; `norms` are the parameters of the norms around its two halves.
+
+    `stored` are the formats of the matrices that another program has quantized, each under its part of the layer
+    (`attention`, `dense`, `experts`, `shared`) and its name.
+    """
 
     attention: GroupedAttention | LatentAttention
     feed_forward: FeedForward | ExpertFeedForward
     norms: int
+    stored: tuple[tuple[str, WeightFormat], ...] = ()
+
+    def formats(self, part: str) -> dict[str, WeightFormat]:
+        """Of the matrices of a part of the layer that are stored quantized, by their names."""
+        found = ((*key.partition("."), kind) for key, kind in self.stored)
+        return {name: kind for within, _, name, kind in found if within == part}
+
+    @property
+    def parts(self) -> dict[str, tuple[Linear, ...]]:
+        """The matrices of each part; of the routed experts those of one."""
+        part = self.feed_forward
+        if isinstance(part, FeedForward):
+            return {"attention": self.attention.linears, "dense": part.linears}
+        shared = {"shared": part.shared.linears} if part.shared else {}
+        return {"attention": self.attention.linears, "experts": part.expert.linears, **shared}
 
     @property
     def has_experts(self) -> bool:

@@ -8,7 +8,11 @@ from modelwright.families.deepseek_v2.plan import count_deepseek_v2
 from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config, MlpProjectorConfig, VisionEncoderConfig
 from modelwright.planner.counts import Counts
 from modelwright.planner.shapes import FeedForward, GroupedAttention, Layer, Linear
+from modelwright.planner.stored import ModuleNames
 from modelwright.planner.vision import Rows, Tower, Vision
+
+NAMES = ModuleNames(layer="language.model.layers.{layer}", head="language.lm_head")
+"""Those of DeepSeek-V2 behind a prefix."""
 
 
 def count_deepseek_vl2(config: DeepseekVLV2Config) -> Counts:
@@ -26,7 +30,8 @@ def count_deepseek_vl2(config: DeepseekVLV2Config) -> Counts:
         tile_tag=config.tile_tag,
         batch=config.vision_batch_size,
     )
-    return replace(count_deepseek_v2(config.language_config), model_type=config.model_type, vision=vision)
+    language = count_deepseek_v2(config.language_config)
+    return replace(language, model_type=config.model_type, vision=vision, names=NAMES)
 
 
 def _tower(config: VisionEncoderConfig) -> Tower:

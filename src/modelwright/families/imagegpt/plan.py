@@ -3,6 +3,19 @@
 from modelwright.families.imagegpt.config import ImageGPTConfig
 from modelwright.planner.counts import Counts
 from modelwright.planner.shapes import FeedForward, GroupedAttention, Layer, Linear
+from modelwright.planner.stored import ModuleNames
+
+NAMES = ModuleNames(
+    layer="transformer.h.{layer}",
+    attention="attn",
+    others={
+        **{f"attention.{name}_proj": ("c_attn",) for name in "qkv"},
+        "attention.o_proj": ("c_proj",),
+        "dense.up_proj": ("c_fc",),
+        "dense.down_proj": ("c_proj",),
+    },
+)
+"""GPT-2's names of its matrices."""
 
 
 def count_imagegpt(config: ImageGPTConfig) -> Counts:
@@ -19,4 +32,5 @@ def count_imagegpt(config: ImageGPTConfig) -> Counts:
         final_norm=dim,
         head=Linear(dim, config.vocab_size - 1, cut="outputs"),
         tied=config.tie_word_embeddings,
+        names=NAMES,
     )

@@ -4,10 +4,26 @@ from typing import Any
 
 from modelwright.errors import ConfigError
 from modelwright.families.llama.config import LlamaConfig
+from modelwright.families.llama.config.names import MINDFORMERS
 from modelwright.planner.counts import Counts
 from modelwright.planner.layout import Layout
 from modelwright.planner.settings import RunSettings, Types
 from modelwright.planner.shapes import ExpertFeedForward, FeedForward, GroupedAttention, Layer, Linear
+from modelwright.planner.stored import ModuleNames
+
+_FUSED = {"q": ("wq", "w_qkv", "qkv_proj"), "k": ("wk", "w_qkv", "qkv_proj"), "v": ("wv", "w_qkv", "qkv_proj")}
+_FEED_FORWARD = {"gate": ("w1", "w_gate_hidden", "gate_up_proj"), "up": ("w3", "w_gate_hidden", "gate_up_proj")}
+NAMES = ModuleNames(
+    experts="block_sparse_moe.experts.0",
+    shared="block_sparse_moe.shared_experts",
+    others={f"attention.{name}_proj": others for name, others in (_FUSED | {"o": ("wo",)}).items()}
+    | {
+        f"{part}.{name}_proj": others
+        for part in ("dense", "experts", "shared")
+        for name, others in (_FEED_FORWARD | {"down": ("w2",)}).items()
+    },
+)
+"""Hugging Face's names, and beside them MindFormers' and those of fused matrices."""
 
 
 def count_llama(config: LlamaConfig) -> Counts:
@@ -31,6 +47,7 @@ def count_llama(config: LlamaConfig) -> Counts:
         final_norm=config.hidden_size,
         head=Linear(config.hidden_size, config.vocab_size, cut="outputs"),
         tied=config.tie_word_embeddings,
+        names=NAMES,
     )
 
 
@@ -50,6 +67,7 @@ def run_settings(config: LlamaConfig) -> RunSettings:
         explicit_attention=not config.use_flash_attention,
         recompute=_recompute(config),
         batch=config.batch_size,
+        row=config.seq_length if config.dialect == MINDFORMERS else None,
     )
 
 
@@ -71,6 +89,7 @@ def _layout(config: LlamaConfig) -> Layout | None:
         expert=degrees.expert_parallel,
         expert_model=_experts_cut(config, config.moe_config.expert_model_parallel or degrees.model_parallel),
         sharded=settings.shard_optimizer,
+        whole_gradients=settings.whole_gradients,
         sequence_parallel=degrees.use_seq_parallel,
         micro_batches=degrees.micro_batch_num if degrees.pipeline_stage > 1 else None,
         stage_layers=tuple(sum(virtual) for virtual in zip(*settings.stage_layers, strict=True)),
