@@ -313,7 +313,7 @@ def test_one_of_transformers_objects_is_read_as_its_dict():
 
 def test_a_model_that_no_memory_addresses_is_refused():
     with pytest.raises(
-        Exception, match=r"at most 2\*\*63 - 1 parameters.*and the sizes of this config make about 2\.7"
+        ConfigError, match=r"at most 2\*\*63 - 1 parameters.*and the sizes of this config make about 2\.7"
     ):
         plan(LlamaConfig(hidden_size=2**62, num_attention_heads=2**31, num_key_value_heads=2**31))
     with pytest.raises(RequestError, match="context must be at most 1099511627776"):
