@@ -11,6 +11,7 @@ from modelwright.hf.caches import Cache
 from modelwright.hf.network import Network
 from modelwright.hf.outputs import CausalOutput
 from modelwright.hf.targets import Targets
+from modelwright.ops.routing import switch_balance_loss
 
 
 class CausalNetwork(Network):
@@ -98,7 +99,9 @@ class CausalNetwork(Network):
 
         Returns:
             ``loss`` is what to backpropagate; ``aux_loss`` is its balance part, so ``loss - aux_loss`` is the
-            language-model loss.
+            language-model loss. With ``output_router_logits`` balance is as in transformers' mixtures of experts, in
+            evaluation too: ``aux_loss`` is :func:`switch_balance_loss` of the ``router_logits``, and
+            ``config.router_aux_loss_coef`` weighs it in the loss.
         """
         shift_labels = kwargs.pop("shift_labels", None)  # in the signature, Trainer would always wait for it
         targets = Targets.of(labels, shift_labels, attention_mask, cache, self.takes_aligned_labels)
@@ -114,20 +117,25 @@ class CausalNetwork(Network):
             return_dict=True,
             **kwargs,
         )
-        hidden, loss, aux_loss = outputs.last_hidden_state, None, outputs.aux_loss
+        hidden, loss, balance, routed = outputs.last_hidden_state, None, outputs.aux_loss, outputs.router_logits
+        aux_loss = None
+        if routed is not None:
+            aux_loss = switch_balance_loss(routed, self.config.num_experts_per_tok, real_tokens(attention_mask, hidden))
+            balance = self.config.router_aux_loss_coef * aux_loss
         if targets is None:
             logits = self.head(kept_tokens(hidden, logits_to_keep))
         else:
             logits = self.head(targets.beside(hidden))
-            loss, aux_loss = self._loss(logits, targets, input_ids, aux_loss, num_items_in_batch)
+            loss, balance = self._loss(logits, targets, input_ids, balance, num_items_in_batch)
             logits = logits[:, : hidden.shape[1]]
         output = CausalOutput(
             loss=loss,
-            aux_loss=aux_loss,
+            aux_loss=balance if routed is None else aux_loss,
             logits=logits,
             **of_cache(outputs.cache),
             hidden_states=outputs.hidden_states,
             last_hidden_state=hidden if self.returns_hidden else None,
+            router_logits=routed,
         )
         return self.returned(output, return_dict)
 
@@ -160,6 +168,11 @@ class CausalNetwork(Network):
 def kept_tokens(hidden: Tensor, logits_to_keep: int | Tensor) -> Tensor:
     """The tokens of ``hidden`` ``[batch, tokens, dim]`` that get logits: the last n (0: all), or those at indices."""
     return hidden[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep]
+
+
+def real_tokens(mask: Tensor | None, hidden: Tensor) -> Tensor | None:
+    """Which of the new tokens of ``hidden`` ``[batch, tokens, dim]`` a 2-D mask calls real; None where all are."""
+    return None if mask is None or mask.dim() != 2 else mask[:, mask.shape[1] - hidden.shape[1] :]
 
 
 def with_balance(

@@ -102,6 +102,7 @@ class DecoderNetwork(Network):
         max_length_q: int | Tensor | None = None,
         max_length_k: int | Tensor | None = None,
         seq_idx: Tensor | None = None,
+        output_router_logits: bool | None = None,
         **extras,
     ) -> DecoderOutput | tuple:
         """One pass.
@@ -117,6 +118,8 @@ class DecoderNetwork(Network):
             cu_seq_lens_q, cu_seq_lens_k, seq_idx: other marks of documents, see :class:`DocumentMarks`; without
                 ``position_ids``, positions then start anew with each document.
             max_length_q, max_length_k: tokens of the longest document, which the other marks say already.
+            output_router_logits: whether to return each router's logits, ``[batch * tokens, experts]`` in fp32; by
+                default as the config says.
 
         Raises:
             RequestError: the arguments contradict each other or the config, attention weights are asked for, or rows
@@ -143,6 +146,8 @@ class DecoderNetwork(Network):
 
         ran = self.run_layers(self.embed(positions, input_ids, inputs_embeds), positions, attention, bool(keep))
         x = self.finish(ran.x)
+        routed = getattr(self.config, "output_router_logits", False)
+        logits = routed if output_router_logits is None else output_router_logits
         aux_loss = None
         if self.training and ran.routings:
             aux_loss = self.balance_loss(ran.routings, inputs.batch, inputs.documents)
@@ -150,6 +155,7 @@ class DecoderNetwork(Network):
             last_hidden_state=x,
             **of_cache(cache),
             hidden_states=(*ran.inputs, x) if keep else None,
+            router_logits=tuple(r.logits for r in ran.routings) if logits and ran.routings else None,
             aux_loss=aux_loss,
         )
         return self.returned(output, return_dict)

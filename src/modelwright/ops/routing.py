@@ -5,6 +5,7 @@ weights taken from the unbiased scores and not yet normalised or scaled.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -97,6 +98,28 @@ def document_balance_loss(scores: Tensor, chosen: Tensor, documents: Tensor) -> 
     sums = torch.zeros_like(scores).index_add(0, own, scores)
     losses = (shares * sums).sum(dim=1) / lengths.clamp(min=1).square()
     return losses.sum() / (lengths > 0).sum()
+
+
+def switch_balance_loss(logits: Sequence[Tensor], top_k: int, real: Tensor | None = None) -> Tensor:
+    """transformers' balance loss of all layers together (arXiv:2101.03961, eq. 4 to 6), unscaled: a scalar.
+
+    It knows softmax scores and the ``top_k`` largest of them, whatever the routers do, and takes the layers' shares and
+    scores together before it multiplies them.
+
+    Args:
+        logits: ``[batch * tokens, experts]`` of each layer's router.
+        real: ``[batch, tokens]``, 0 where a token is padding and does not count.
+    """
+    experts = logits[0].shape[-1]
+    counts = scores = logits[0].new_zeros(experts, dtype=torch.float32)
+    for own in logits:
+        probabilities = own.to(counts.device, torch.float32).softmax(dim=-1)
+        weights = torch.ones_like(probabilities[:, 0]) if real is None else real.flatten().to(probabilities)
+        chosen = probabilities.topk(top_k, dim=-1).indices
+        counts = counts.scatter_add(0, chosen.flatten(), weights[:, None].expand(chosen.shape).flatten())
+        scores = scores + (probabilities * weights[:, None]).sum(dim=0)
+    tokens = len(logits) * (len(logits[0]) if real is None else real.sum())
+    return experts * ((counts / tokens) * (scores / tokens)).sum()
 
 
 def batch_balance_loss(scores: Tensor, chosen: Tensor) -> Tensor:

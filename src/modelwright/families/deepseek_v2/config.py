@@ -20,6 +20,7 @@ from modelwright.configs.rope import (
     check_rope_theta,
     parse_rope_scaling,
 )
+from modelwright.configs.router_outputs import RouterOutputs
 from modelwright.errors import ConfigError
 
 TOPK_METHODS = ("greedy", "group_limited_greedy", "noaux_tc")
@@ -42,19 +43,22 @@ _WHICH_LAYERS = ("first_k_dense_replace", "moe_layer_freq")
 _ROPE_KEYS = ("rope_theta", "rope_scaling", "rope_parameters")
 
 
-class DeepseekV2Config(CheckedConfig):
+class DeepseekV2Config(RouterOutputs, CheckedConfig):
     """DeepSeek-V2, -V2-Lite, -V2.5, -Coder-V2 and the language models of DeepSeek-VL2 (arXiv 2405.04434).
 
     Field names and defaults are the official ones. `use_attention_bias` is an alias of `attention_bias`; the official
     spelling `topk_method="gready"` is read as `"greedy"`. RoPE is read from `rope_theta`/`rope_scaling` or from
     transformers v5's `rope_parameters`, and both are kept and saved. Ours beyond the official fields: `ffn_dropout`,
-    `qkv_concat`, `gated_mlp`, `topk_bias_update_rate`.
+    `qkv_concat`, `gated_mlp`, `topk_bias_update_rate`. A config with experts has the attributes of `RouterOutputs`,
+    where `router_aux_loss_coef` is another name of `aux_loss_alpha`.
     """
 
     model_type = "deepseek_v2"
     base_config_key = "language_config"
     keys_to_ignore_at_inference = ["past_key_values", "cache"]
-    aliases: ClassVar[frozenset[str]] = frozenset({"use_attention_bias", "head_dim", "qk_head_dim"})
+    aliases: ClassVar[frozenset[str]] = frozenset(
+        {"use_attention_bias", "head_dim", "qk_head_dim", "output_router_logits"}
+    )
 
     vocab_size: int = 102400
     hidden_size: int = 4096
@@ -128,6 +132,8 @@ class DeepseekV2Config(CheckedConfig):
             )
         if values.get("num_key_value_heads", 0) is None:
             values["num_key_value_heads"] = values.get("num_attention_heads", cls.num_attention_heads)
+        if "router_aux_loss_coef" in values:
+            values.setdefault("aux_loss_alpha", values.pop("router_aux_loss_coef"))
         if values.get("topk_method") == "gready":
             values["topk_method"] = "greedy"
         return values | cls._rope_views(values)
@@ -200,6 +206,18 @@ class DeepseekV2Config(CheckedConfig):
         if self.n_routed_experts is None or index < self.first_k_dense_replace:
             return False
         return index % self.moe_layer_freq == 0
+
+    def routed(self) -> dict[str, Any]:
+        """See `RouterOutputs`."""
+        if not any(self.is_moe_layer(index) for index in range(self.num_hidden_layers)):
+            return {}
+        return {"output_router_logits": False, "num_experts": self.n_routed_experts}
+
+    def balance_factor(self) -> float:
+        return self.aux_loss_alpha
+
+    def set_balance_factor(self, value: float) -> None:
+        self.aux_loss_alpha = value
 
     def idle_fields(self) -> dict[str, str]:
         """The fields that nothing reads with the config's other values, each with the reason."""

@@ -11,6 +11,7 @@ from modelwright.configs.mindformers import merge_run, read_yaml, to_run, write_
 from modelwright.configs.moe import MoEConfig
 from modelwright.configs.parallel import ParallelConfig, ParallelSettings
 from modelwright.configs.rope_extensions import HF_DYNAMIC, extend_method, read_hugging_face
+from modelwright.configs.router_outputs import OfExperts, RouterOutputs
 from modelwright.configs.sampling import SamplingSettings
 from modelwright.configs.training import TrainingSettings
 from modelwright.families.llama.config.dialects import (
@@ -47,7 +48,7 @@ from modelwright.families.llama.config.widths import feed_forward_width
 _PARTS = {"parallel_config": ParallelConfig, "moe_config": MoEConfig}
 
 
-class LlamaConfig(LlamaFields):
+class LlamaConfig(RouterOutputs, LlamaFields):
     """Llama 1 to 3.3 and its kin, from MindFormers' 61 fields or from a Hugging Face config.
 
     Fields are named as in Hugging Face where it has a name; MindFormers' (`num_layers`, `num_heads`, `n_kv_heads`,
@@ -64,7 +65,8 @@ class LlamaConfig(LlamaFields):
     `parallel_config` and `moe_config` are dicts or objects, and read as `ParallelConfig` and `MoEConfig`. RoPE is read
     from `theta`, `extend_method` and `scaling_factor`, or from `rope_theta` with `rope_parameters` or `rope_scaling`.
     `dtype` is the `torch.dtype` of `param_init_type`. Where computing and rotating used the same type, setting it later
-    takes them along, as transformers expects. A negative `pad_token_id` means none.
+    takes them along, as transformers expects. A negative `pad_token_id` means none. A config with experts has the
+    attributes of `RouterOutputs`, where `router_aux_loss_coef` is another name of `moe_config.aux_loss_factor`.
     """
 
     model_type = "llama"
@@ -72,10 +74,13 @@ class LlamaConfig(LlamaFields):
     attribute_map: ClassVar[dict[str, str]] = dict(ALIASES)
     aliases: ClassVar[frozenset[str]] = frozenset(ALIASES) | {
         "attention_bias",
+        "output_router_logits",
         "head_dim",
         "rope_parameters",
         "rope_scaling",
     }
+
+    num_experts_per_tok = OfExperts()
 
     @classmethod
     def without_strange_keys(cls, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -241,6 +246,29 @@ class LlamaConfig(LlamaFields):
     def training(self) -> TrainingSettings:
         """How a trainer feeds this model and weighs its loss."""
         return training_settings(self)
+
+    def routed(self) -> dict[str, Any]:
+        """See `RouterOutputs`."""
+        moe = self.moe_config
+        if not self.has_experts:
+            return {}
+        return {
+            "output_router_logits": False,
+            "num_experts": moe.expert_num,
+            "num_experts_per_tok": moe.num_experts_chosen,
+        }
+
+    def balance_factor(self) -> float:
+        moe = self.moe_config
+        require(
+            not moe.z_loss_factor and not moe.aux_loss_types,
+            "router_aux_loss_coef and output_router_logits stand for one balance loss, that of experts: z_loss_factor "
+            f"({moe.z_loss_factor}) must be 0 and aux_loss_types ({moe.aux_loss_types}) must be None",
+        )
+        return moe.aux_loss_factor
+
+    def set_balance_factor(self, value: float) -> None:
+        self.moe_config = self.moe_config.changed_by({"aux_loss_factor": value}, "moe_config")
 
     def idle_fields(self) -> dict[str, str]:
         """The fields that nothing reads with the config's other values, each with the reason."""
