@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,6 +26,7 @@ from modelwright.ops import host_memory
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+_VARIANT = re.compile(r"[\w-]+(\.[\w-]+)*")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 INTEGERS = {"I8": torch.int8, "U8": torch.uint8}
 """Types of quantized weights: one step to a byte, or two."""
@@ -57,18 +59,52 @@ class TensorHeader:
         return 0 if dtype is None else math.prod(self.shape) * dtype.itemsize
 
 
-def read_headers(folder: Path) -> dict[str, TensorHeader]:
+@dataclass(frozen=True)
+class FileNames:
+    """What the weights of a folder are called: those of no variant, or of one that lies beside them, such as ``fp16``.
+
+    Attributes:
+        single: the only file; index: where there are several, what says which tensor is in which.
+        stem: what their names begin with.
+    """
+
+    single: str = SINGLE_FILE
+    index: str = INDEX_FILE
+    stem: str = "model"
+
+    @classmethod
+    def of(cls, variant: str | None) -> Self:
+        """transformers' names of a variant; a :class:`ConfigError` for one that is no part of a file's name."""
+        if variant is None:
+            return cls()
+        if not isinstance(variant, str) or not _VARIANT.fullmatch(variant):
+            raise ConfigError(f"variant must be a word such as fp16, got {variant!r}", field="variant")
+        return cls(f"model.{variant}.safetensors", f"model.safetensors.index.{variant}.json", f"model.{variant}")
+
+    def shard(self, number: int, count: int) -> str:
+        """The name of a shard, counted from 1."""
+        return f"{self.stem}-{number:05d}-of-{count:05d}.safetensors"
+
+    def holds(self, name: str) -> bool:
+        """Whether a file of that name holds weights of this variant."""
+        shard = re.fullmatch(rf"{re.escape(self.stem)}-\d{{5}}-of-\d{{5,6}}\.safetensors", name)
+        return name == self.single or shard is not None
+
+
+def read_headers(folder: Path, variant: str | None = None) -> dict[str, TensorHeader]:
     """Every tensor of the checkpoint in ``folder`` by name, from the shards' headers alone.
 
     Raises:
-        CheckpointError: no weights, only pickles, an index that is not one or points outside the folder, a missing or
-            damaged shard, a tensor that the index places wrongly or that two shards hold.
+        CheckpointError: no weights (of that ``variant``), only pickles, an index that is not one or points outside the
+            folder, a missing or damaged shard, a tensor that the index places wrongly or that two shards hold.
+        ConfigError: a variant that is no part of a file's name.
     """
-    indexed = {} if (folder / SINGLE_FILE).is_file() else _read_index(folder)
-    headers = headers_of(_shards(folder, indexed))
+    files = FileNames.of(variant)
+    indexed = {} if (folder / files.single).is_file() else _read_index(folder / files.index)
+    headers = headers_of(_shards(folder, files, indexed))
     for name, shard in indexed.items():
         if name not in headers or headers[name].shard.name != shard:
-            raise CheckpointError(f"{INDEX_FILE} places {name} in {shard}, which does not hold it")
+            raise CheckpointError(f"{files.index} places {name} in {shard}, which does not hold it")
     return headers
 
 
@@ -154,32 +190,37 @@ def _damage_named(path: Path):
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
 
 
-def write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int) -> None:
+def write_shards(
+    folder: Path, tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int, variant: str | None = None
+) -> None:
     """Write named tensors as one file or as shards with an index; no more than one shard is copied at a time.
 
     Each file is written beside its place and then moved there, so that one that is being read stays whole. Files of an
-    earlier checkpoint in ``folder`` that are not written again are removed, last.
+    earlier checkpoint of the same ``variant`` in ``folder`` that are not written again are removed, last.
 
     Raises:
         OSError: a file cannot be written, for want of space say.
         CheckpointError: safetensors refuses the tensors.
     """
-    write_planned(folder, [_planned(name, tensor) for name, tensor in tensors], max_shard_bytes)
+    write_planned(folder, [_planned(name, tensor) for name, tensor in tensors], max_shard_bytes, variant)
 
 
-def write_planned(folder: Path, planned: Iterable[PlannedTensor], max_shard_bytes: int) -> list[Path]:
+def write_planned(
+    folder: Path, planned: Iterable[PlannedTensor], max_shard_bytes: int, variant: str | None = None
+) -> list[Path]:
     """:func:`write_shards` for tensors that are made one shard at a time; the files, in order."""
-    entries = list(planned)
+    entries, files = list(planned), FileNames.of(variant)
     groups = _fill(entries, max_shard_bytes)
-    names = [SINGLE_FILE]
+    names = [files.single]
     if len(groups) > 1:
-        names = [f"model-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1)]
-    stale = {path for path in folder.glob("model*.safetensors") if path.name not in names}
+        names = [files.shard(i, len(groups)) for i in range(1, len(groups) + 1)]
+    written = {path for path in folder.glob("model*.safetensors") if files.holds(path.name)}
+    stale = {path for path in written if path.name not in names}
     weight_map: dict[str, str] = {}
     for name, group in zip(names, groups, strict=True):
         _write_shard(folder / name, group)
         weight_map |= dict.fromkeys((entry.name for entry in group), name)
-    index = folder / INDEX_FILE
+    index = folder / files.index
     if len(groups) > 1:
         total = sum(entry.nbytes for entry in entries)
         content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
@@ -265,9 +306,8 @@ def _fill(entries: list[PlannedTensor], limit: int) -> list[list[PlannedTensor]]
     return groups
 
 
-def _read_index(folder: Path) -> dict[str, str]:
+def _read_index(path: Path) -> dict[str, str]:
     """``weight_map`` of the index, checked; empty when the checkpoint is a single file."""
-    path = folder / INDEX_FILE
     if not path.is_file():
         return {}
     try:
@@ -284,7 +324,7 @@ def _read_index(folder: Path) -> dict[str, str]:
     return weight_map
 
 
-def _shards(folder: Path, indexed: dict[str, str]) -> list[Path]:
+def _shards(folder: Path, files: FileNames, indexed: dict[str, str]) -> list[Path]:
     if indexed:
         shards = [folder / name for name in sorted(set(indexed.values()))]
         missing = [shard.name for shard in shards if not shard.is_file()]
@@ -293,12 +333,16 @@ def _shards(folder: Path, indexed: dict[str, str]) -> list[Path]:
                 f"{folder} lacks {len(missing)} of its {len(shards)} shards: {', '.join(missing[:5])}"
             )
         return shards
-    if (folder / SINGLE_FILE).is_file():
-        return [folder / SINGLE_FILE]
+    if (folder / files.single).is_file():
+        return [folder / files.single]
+    absent = f"{folder} holds no weights: neither {files.single} nor {files.index}"
+    others = sorted(path.name for path in folder.glob("model*.safetensors"))
+    if others and files == FileNames.of(None):
+        raise CheckpointError(f"{absent}; variant= reads those of another name, such as {others[0]}")
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
-    if pickles:
+    if pickles and not others:
         raise CheckpointError(
             f"{folder} holds only pickled weights ({pickles[0]}), which can run code when read; "
             "convert them to safetensors"
         )
-    raise CheckpointError(f"{folder} holds no weights: neither {SINGLE_FILE} nor {INDEX_FILE}")
+    raise CheckpointError(absent)

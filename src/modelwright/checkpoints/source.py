@@ -17,7 +17,7 @@ from huggingface_hub import snapshot_download
 from modelwright.checkpoints.dialect import YAMLS, refuse_other_dialects
 from modelwright.checkpoints.gguf.file import SUFFIX
 from modelwright.checkpoints.gguf.folder import folder_of
-from modelwright.checkpoints.shards import TensorHeader, dtype_of
+from modelwright.checkpoints.shards import FileNames, TensorHeader, dtype_of
 from modelwright.configs.quantization import foreign_quantization, method_of
 from modelwright.errors import CheckpointError, ConfigError
 
@@ -34,7 +34,7 @@ def find_folder(name: str | Path, kwargs: dict[str, Any], companions: Iterable[s
 
     Of the hub's files weights are fetched as safetensors only. Takes the hub's arguments, ``subfolder`` and
     ``gguf_file`` (a file's name in the folder) out of ``kwargs``. ``companions`` are patterns of files that are to be
-    carried along and not read.
+    carried along and not read. With a ``variant`` in ``kwargs`` no other weights are fetched.
     """
     hub = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
     subfolder, inside = kwargs.pop("subfolder", ""), kwargs.pop("gguf_file", None)
@@ -49,7 +49,8 @@ def find_folder(name: str | Path, kwargs: dict[str, Any], companions: Iterable[s
         if os.path.exists(folder) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
             raise CheckpointError(f"{name} is not a folder and not a hub id")
         try:
-            which = {"allow_patterns": [*HUB_FILES, *companions], "ignore_patterns": list(HUB_DUPLICATES)}
+            which = {"allow_patterns": [*_hub_files(kwargs.get("variant")), *companions]}
+            which["ignore_patterns"] = list(HUB_DUPLICATES)
             folder = Path(snapshot_download(str(name), **which, **hub))
         except Exception as error:
             raise CheckpointError(
@@ -127,6 +128,12 @@ def _named_dtype(asked: Any) -> torch.dtype:
         allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
         raise ConfigError(f"dtype must be auto or one of {allowed}; got {asked!r}", field="dtype")
     return named
+
+
+def _hub_files(variant: str | None) -> list[str]:
+    """Patterns of what is read of a hub's repository, of all weights or of a variant alone."""
+    wanted = "*.safetensors" if variant is None else f"{FileNames.of(variant).stem}*.safetensors"
+    return [wanted if pattern == "*.safetensors" else pattern for pattern in HUB_FILES]
 
 
 def _one_line(error: Exception) -> str:

@@ -41,6 +41,7 @@ from modelwright.checkpoints.ties import same_rows, settle_ties, without_tied
 from modelwright.checkpoints.weights import weights_in
 from modelwright.configs.engine import weight_quantization
 from modelwright.errors import CheckpointError
+from modelwright.hf.derived import inherited_names, is_derived
 
 logger = logging.getLogger(__name__)
 Output = TypeVar("Output", bound=ModelOutput)
@@ -225,10 +226,12 @@ class Network(nn.Module):
         """What the config ties: each official name with the one of the tensor that it is."""
         return self._tied_weights_keys or {} if self.config.get_text_config().tie_word_embeddings else {}
 
-    def match(self, found: dict[str, TensorHeader], ignore_mismatched_heads: bool = False) -> dict[str, TensorHeader]:
+    def match(self, found: dict[str, TensorHeader], ignore_mismatched: bool = False) -> dict[str, TensorHeader]:
         """The headers that this model will read, by its own names; raises on a misfit, the tensors named.
 
-        Of what is tied one is read (see :meth:`settle_ties`), whichever the checkpoint holds.
+        Of what is tied one is read (see :meth:`settle_ties`), whichever the checkpoint holds. With
+        ``ignore_mismatched`` parameters of another shape are left aside, whole. A class that a caller derived of a
+        family's may have parameters that the checkpoint lacks, and lack tensors that it holds beside the decoder's.
         """
         refuse_foreign_quantization(self.config)
         for folder in {header.shard.parent for header in found.values()}:
@@ -239,18 +242,34 @@ class Network(nn.Module):
         unused = sorted(n for n in found if n not in places and any(re.search(p, n) for p in patterns))
         unexpected = sorted(n for n in found if n not in places and n not in unused)
         missing = sorted(n for n in places if n not in found and n not in {*self.tied_names(), *self.new_heads})
+        if (missing or unexpected) and is_derived(type(self)):
+            required = inherited_names(self, places)
+            beside = [name for name in unexpected if not name.startswith(f"{self.base_model_prefix}.")]
+            missing = [name for name in missing if name in required]  # transformers reports those that start afresh
+            unexpected = [name for name in unexpected if name not in beside]
+            unused = sorted({*unused, *beside})
         if missing or unexpected:
             raise CheckpointError(_misfit(type(self).__name__, missing, unexpected, "checkpoint"))
         if unused:
             logger.warning("the checkpoint's tensors %s are not used by %s", _listed(unused), type(self).__name__)
         used, stored = {}, self.state_dict()
+        other = {name for name, *_ in self.of_other_shapes(found)} if ignore_mismatched else set()
+        afresh = {places[name].parameter for name in other}
+        if afresh:
+            logger.warning("%s have another shape in the checkpoint and start afresh", _listed(sorted(afresh)))
         for name, header in found.items():
-            other_shape = name in places and header.shape != places[name].shape
-            if name not in places or (ignore_mismatched_heads and other_shape and name in self.new_heads):
+            if name not in places or places[name].parameter in afresh:
                 continue
             _check_header(name, header, places[name].shape, stored[places[name].parameter].dtype)
             used[name] = header
         return used
+
+    def of_other_shapes(self, found: Mapping[str, TensorHeader]) -> set[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+        """The tensors of a checkpoint that have another shape here: own name, shape there and shape here."""
+        places = self.places()
+        fitting = _fit_prefix(dict(found), places, self.base_model_prefix)
+        named = ((name, header.shape, places[name].shape) for name, header in fitting.items() if name in places)
+        return {each for each in named if each[1] != each[2]}
 
     def source_of(self, found: dict[str, TensorHeader]) -> "Network":
         """The model whose checkpoint these headers are of: this one, or what it was before its weights were rounded."""

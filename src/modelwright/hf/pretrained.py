@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from modelwright.checkpoints.places import split
 from modelwright.checkpoints.quantized_model import drop_offsets, settle_offsets
 from modelwright.checkpoints.shards import (
+    FileNames,
     Progress,
     parse_size,
     write_shards,
@@ -37,7 +38,7 @@ from modelwright.configs.quantization import (
 )
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families import find_family
-from modelwright.hf.adapters import refuse_adapters_of_parts
+from modelwright.hf.adapters import Adapter, refuse_adapters_of_parts, without_places
 from modelwright.hf.network import STEERING, Network
 from modelwright.hf.registry import register_with_auto
 from modelwright.layers import Experts, Router
@@ -138,9 +139,10 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
     ) -> Any:
         """Load the official layout from a folder (or a hub id), shard by shard, and check that nothing is left over.
 
-        Keyword arguments are those of transformers: ``dtype``, ``device_map``, ``attn_implementation``,
+        Keyword arguments are those of transformers: ``dtype``, ``device_map``, ``attn_implementation``, ``variant``,
         ``quantization_config``, ``output_loading_info``, and fields of the config to override. With
-        ``ignore_mismatched_sizes`` a new head (of another number of labels) may differ in shape and starts afresh.
+        ``ignore_mismatched_sizes`` parameters of another shape (a head for other labels, a longer vocabulary) start
+        afresh. A folder in which peft saved an adapter gives the model that it is of, with the adapter.
         A config (or a ``quantization_config`` of ours, as a dict) that asks for quantized weights rounds those of a
         checkpoint of floats as they are read, and expects those of any other as they are then stored.
 
@@ -148,7 +150,8 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
             progress: called after each tensor with its name, the bytes read so far and the bytes to read.
 
         Returns:
-            The model, in eval mode; with ``output_loading_info`` also the lists of missing and unused tensors.
+            The model, in eval mode; with ``output_loading_info`` also the lists of missing and unused tensors, and of
+            those of another shape.
 
         Raises:
             CheckpointError: a tensor is missing, unexpected, misshapen, of a wrong type or not finite, or the files are
@@ -161,13 +164,29 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
             raise CheckpointError("give a folder or a state_dict, and not both")
         kwargs.pop("trust_remote_code", None)  # nothing is ever imported because of a checkpoint
         kwargs = {key: value for key, value in kwargs.items() if key not in ("_from_auto", "_commit_hash")}
+        asked = dict(kwargs)
         folder = find_folder(pretrained_model_name_or_path, kwargs)
-        quantization = _take_quantization(kwargs)
+        adapter = Adapter.of(pretrained_model_name_or_path, folder, kwargs)
+        if adapter is None:
+            name = str(pretrained_model_name_or_path)
+            return cls._from_folder(folder, name, *args, config=config, progress=progress, **kwargs)
+        if adapter.is_apart:  # the base is found by arguments of its own
+            base = cls.from_pretrained(adapter.base, *args, config=config, progress=progress, **without_places(asked))
+        else:
+            base = cls._from_folder(folder, str(adapter.base), *args, config=config, progress=progress, **kwargs)
+        return adapter.upon(base)
+
+    @classmethod
+    def _from_folder(
+        cls, folder: Path, name: str, *args: Any, config: Any, progress: Progress | None, **kwargs: Any
+    ) -> Any:
+        """:meth:`from_pretrained` of the weights in ``folder``, which a caller called ``name``."""
+        quantization, variant = _take_quantization(kwargs), kwargs.pop("variant", None)
         config, kwargs = read_config(cls.config_class, folder, config, kwargs)
         if quantization is not None:
             config.quant_config = quantization
         config.dtype = asked_dtype(kwargs) or config.dtype
-        found = weights_in(folder)
+        found = weights_in(folder, variant)
         settle_offsets(config, found.values())
         cls.settle_ties(config, found)
         with torch.device("meta"):
@@ -183,11 +202,15 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         model, *info = loaded if isinstance(loaded, tuple) else (loaded,)
         if (family := find_family(model)) is not None:
             register_with_auto(family)  # so that transformers' Auto classes read what this model saves
-        model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
+        model.name_or_path = model.config.name_or_path = name
         if not info:
             return model
+        other, places = source.of_other_shapes(found), source.places()
+        parameters = {places[key].parameter for key, *_ in other}
         read = {header.name for header in used.values()} | skeleton.tied_names()
-        return model, info[0] | {"unexpected_keys": set(found) - read}
+        read |= {key for key, place in places.items() if place.parameter in parameters}
+        lists = {"missing_keys": info[0]["missing_keys"] - parameters, "mismatched_keys": other}
+        return model, info[0] | lists | {"unexpected_keys": set(found) - read}
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -196,6 +219,7 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         state_dict: Mapping[str, Tensor] | None = None,
         push_to_hub: bool = False,
         max_shard_size: int | str = "5GB",
+        variant: str | None = None,
         **kwargs,
     ) -> None:
         """Write config, generation config and weights in the official layout: stacks apart, tied heads once.
@@ -203,6 +227,8 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         Args:
             state_dict: what to write instead of the model's own weights, under official names or those in memory.
             max_shard_size: bytes of one file at most, or text such as ``200MB`` or ``5GiB``.
+            variant: a word in the names of the weights' files, such as ``fp16``; those without it, or of another, stay
+                where they are.
 
         Raises:
             CheckpointError: weights are missing, or the folder cannot be written; one that was not there is then not
@@ -215,6 +241,7 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
             weights = None if state_dict is None else dict(state_dict)
             return super().save_pretrained(save_directory, state_dict=weights, push_to_hub=push_to_hub, **kwargs)
         folder, limit = Path(save_directory), parse_size(max_shard_size)
+        FileNames.of(variant)  # raises
         config: Any = copy.deepcopy(self.config)
         if foreign_quantization(config) is not None and getattr(self, "hf_quantizer", None) is None:
             _forget_quantization(config)  # a model built of such a config holds floats
@@ -232,7 +259,7 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
             config.save_pretrained(folder)
             if self.can_generate() and self.generation_config is not None:
                 _write_generation(folder, self.generation_config)
-            write_shards(folder, weights, limit)
+            write_shards(folder, weights, limit, variant)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
 

@@ -14,6 +14,7 @@ from modelwright.configs.rope_extensions import Extension, extend_method, read_h
 from modelwright.families.llama.config.names import (
     ALIASES,
     DIALECTS,
+    DOUBLE,
     DTYPE_FIELDS,
     DTYPES,
     HUGGING_FACE,
@@ -82,7 +83,10 @@ def completed(values: dict[str, Any]) -> dict[str, Any]:
         return canonical(PLAIN_DEFAULTS) | {"norm_init_type": None} | values
     values = HUGGING_FACE_DEFAULTS | KIN_DEFAULTS.get(kin if isinstance(kin, str) else "", {}) | values
     values = {"param_init_type": "float32", "compute_dtype": "float32"} | values
-    values = {"rotary_dtype": values["compute_dtype"], "norm_init_type": values["param_init_type"]} | values
+    values = {
+        "rotary_dtype": _rotated_in(values["compute_dtype"]),
+        "norm_init_type": values["param_init_type"],
+    } | values
     return {"seq_length": values["max_position_embeddings"]} | values
 
 
@@ -131,7 +135,13 @@ def moved_dtype(values: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
     old, new = values.get("param_init_type"), dtype_name(dtype)
     others = ("compute_dtype", "rotary_dtype", "embedding_init_type", "norm_init_type")
     together = [name for name in others if values.get(name) == old]
-    return dict.fromkeys(["param_init_type", *together], new)
+    moved = dict.fromkeys(["param_init_type", *together], new)
+    return moved | {name: _rotated_in(new) for name in together if name == "rotary_dtype"}
+
+
+def _rotated_in(dtype: Any) -> Any:
+    """The type that a model which computes in `dtype` rotates in: doubles by angles of fp32, as in other families."""
+    return "float32" if dtype == DOUBLE else dtype
 
 
 def merge_rope(values: dict[str, Any], max_position_embeddings: int) -> dict[str, Any]:
@@ -229,7 +239,7 @@ def _read_dtype(values: dict[str, Any]) -> None:
             values[name] = dtype_name(values[name])
     if stored in (None, "auto"):
         return
-    require_one_of("dtype", stored, DTYPES)
+    require_one_of("dtype", stored, (*DTYPES, DOUBLE))
     said = values.setdefault("param_init_type", stored)
     require(said == stored, f"param_init_type ({said}) contradicts its alias dtype ({stored})")
     values.setdefault("compute_dtype", stored)

@@ -147,6 +147,8 @@ NONE_MEANS: dict[str, Any] = {
 }
 DTYPES = ("float32", "float16", "bfloat16")
 """The types that a Llama stores and computes in."""
+DOUBLE = "float64"
+"""What a model's weights may be stored in as a whole, and its other types then too: `.double()` makes such a model."""
 DTYPE_FIELDS = (
     "compute_dtype",
     "embedding_init_type",

@@ -2,7 +2,7 @@
 
 from modelwright.configs.base import MOST_LAYERS, require, require_divides, require_experts, require_one_of
 from modelwright.families.llama.config.fields import LlamaFields
-from modelwright.families.llama.config.names import DIALECTS, DTYPE_FIELDS, DTYPES
+from modelwright.families.llama.config.names import DIALECTS, DOUBLE, DTYPE_FIELDS, DTYPES
 
 
 def check_llama(config: LlamaFields) -> None:
@@ -24,9 +24,10 @@ def _check_ranges(config: LlamaFields) -> None:
     for name in ("rms_norm_eps", "ffn_dim_multiplier"):
         value = getattr(config, name)
         require(value is None or value > 0, f"{name} must be above 0, got {value}")
+    allowed = (*DTYPES, DOUBLE) if config.param_init_type == DOUBLE else DTYPES  # a model moved by .double()
     for name in DTYPE_FIELDS:
         if (dtype := getattr(config, name)) is not None:
-            require_one_of(name, dtype, DTYPES)
+            require_one_of(name, dtype, allowed)
     pad, rows = config.pad_token_id, config.vocab_size
     require(pad is None or 0 <= pad < rows, f"pad_token_id ({pad}) must be below vocab_size ({rows})")
 
