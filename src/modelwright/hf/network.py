@@ -132,7 +132,7 @@ class Network(nn.Module):
             setattr(self.get_submodule(module), name, self.get_parameter(own))
         for module in self.modules():
             for name, buffer in module.named_buffers(recurse=False):
-                if buffer.is_meta:  # a router's load, which no file holds
+                if buffer.is_meta:  # one that no file holds
                     setattr(module, name, torch.zeros_like(buffer, device="cpu"))
 
     @property

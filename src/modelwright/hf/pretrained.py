@@ -275,7 +275,6 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
             init.normal_(module.weight, std=std)
             if module.method == "noaux_tc":
                 init.zeros_(module.e_score_correction_bias)
-                init.zeros_(module.load)
         self.initialise(module)
 
 

@@ -26,7 +26,8 @@ def balance_loss(
 def accumulate_load(layer: nn.Module, routing: Routing) -> None:
     """Add a training pass's choices to what a ``noaux_tc`` router of ``layer`` counts until its bias moves."""
     for router in steered_routers(layer):
-        router.load += routing.load().to(router.load.dtype)
+        counted = routing.load()
+        router.load = router.load.to(counted.device) + counted.long()
 
 
 @torch.no_grad()

@@ -106,8 +106,21 @@ class Router(nn.Module):
         if method == "noaux_tc":
             self.e_score_correction_bias: Tensor
             self.register_buffer("e_score_correction_bias", torch.zeros(experts), persistent=bias_on_disk)
-            self.load: Tensor  # choices since the bias last moved; the model adds to it in training
-            self.register_buffer("load", torch.zeros(experts, dtype=torch.long), persistent=False)
+        self._load: Tensor | None = None
+
+    @property
+    def load(self) -> Tensor:
+        """How many choices fell on each expert in training since the bias last moved, ``[experts]``; the model counts.
+
+        It is no buffer: data parallelism would send the first rank's over those of the others before each pass.
+        """
+        if self._load is None:
+            self._load = torch.zeros(len(self.weight), dtype=torch.long, device=self.weight.device)
+        return self._load
+
+    @load.setter
+    def load(self, value: Tensor) -> None:
+        self._load = value
 
     def forward(self, x: Tensor) -> Routing:
         """``[tokens, dim]`` to the routing of those tokens."""
