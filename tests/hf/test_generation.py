@@ -5,10 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
+from transformers.utils import logging
 
 from modelwright.errors import RequestError, RequestFailed
 from modelwright.hf.offload import OffloadedCache
-from tests.fakes import MHA, MOE, NOAUX, tiny_v2, tiny_vl2, tokens, vl2_inputs
+from modelwright.layers.balance import steered_routers
+from tests.fakes import MHA, MOE, NOAUX, recompute_layers, tiny_v2, tiny_vl2, tokens, vl2_inputs
+from tests.imagegpts import tiny_imagegpt
+from tests.llamas import HUGGING_FACE, tiny_llama
 
 GREEDY = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None}
 TEXT = {"latent": MOE, "mha": MHA, "noaux": NOAUX}
@@ -344,3 +348,38 @@ def test_scores_that_overflow_raise_with_the_type_and_the_way_out(how):
     sentence = r"the model's scores of the next token are (NaN|infinite) in float16.* load it in bfloat16 or float32"
     with pytest.raises(RequestFailed, match=sentence):
         model.generate(torch.tensor([[3, 4, 5]]), max_new_tokens=3, **how)
+
+
+TRAINED = {
+    "llama": lambda: tiny_llama(base=HUGGING_FACE),
+    "mindformers": tiny_llama,
+    "latent": lambda: tiny_v2(base=NOAUX),
+    "heads": lambda: tiny_v2(base=MHA),
+    "pictures": tiny_vl2,
+    "imagegpt": lambda: tiny_imagegpt(embd_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.0),
+}
+
+
+@pytest.mark.parametrize(
+    "plan", [{}, {"use_cache": False}, {"num_beams": 2}, {"cache_implementation": "static"}], ids=str
+)
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("build", TRAINED.values(), ids=TRAINED)
+def test_a_model_in_training_that_recomputes_layers_generates_as_in_evaluation(build, reentrant, plan):
+    model, ids = build(), tokens(2, 5, vocab=16)
+    wanted = model.generate(ids, max_new_tokens=6, **GREEDY, **plan)
+    recompute_layers(model.train(), {"use_reentrant": reentrant})
+    assert torch.equal(model.generate(ids, max_new_tokens=6, **GREEDY, **plan), wanted)
+    assert all(router.load.sum() == 0 for router in steered_routers(model))  # nothing was learned of these tokens
+
+
+@pytest.mark.parametrize("build", TRAINED.values(), ids=TRAINED)
+def test_a_training_pass_that_recomputes_layers_says_that_it_keeps_no_cache(build, caplog):
+    logging.get_logger("modelwright").warning_once.cache_clear()
+    model = build().train()
+    recompute_layers(model)
+    with caplog.at_level("WARNING"):
+        assert model(tokens(1, 4, vocab=16), use_cache=False).past_key_values is None
+        assert not caplog.messages
+        assert model(tokens(1, 4, vocab=16), use_cache=True).past_key_values is None
+    assert "use_cache=True is incompatible with gradient checkpointing: this pass keeps no cache" in caplog.messages

@@ -38,8 +38,9 @@ class _Factor(OfExperts):
     """The factor of the balance loss, which is a field of its own in each family."""
 
     def __get__(self, config: Any, owner: type | None = None) -> Any:
-        routes = config is not None and config.routed()
-        return config.balance_factor() if routes else super().__get__(config, owner)
+        if config is None or not config.routed():
+            return super().__get__(config, owner)
+        return config.balance_factor()
 
     def __set__(self, config: Any, value: Any) -> None:
         if config.routed():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from torch import nn
-from transformers.utils import is_peft_available
+from transformers.utils.import_utils import is_peft_available
 
 from modelwright.checkpoints.places import places_of
 from modelwright.checkpoints.source import find_folder, read_json

@@ -19,6 +19,7 @@ from modelwright.hf.cache_names import EitherCacheName
 class DecoderOutput(EitherCacheName, MoeModelOutputWithPast):
     """A decoder's output; ``aux_loss`` is the scaled balance loss of a training pass, otherwise None."""
 
+    router_logits: tuple[Tensor, ...] | None = None
     aux_loss: Tensor | None = None
 
 
@@ -26,6 +27,7 @@ class DecoderOutput(EitherCacheName, MoeModelOutputWithPast):
 class CausalOutput(EitherCacheName, MoeCausalLMOutputWithPast):
     """Logits and loss, of which ``aux_loss`` is a part; ``last_hidden_state`` where the config asks for it."""
 
+    router_logits: tuple[Tensor, ...] | None = None
     last_hidden_state: Tensor | None = None
 
 

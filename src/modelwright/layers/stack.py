@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from modelwright.layers.balance import accumulate_load
@@ -30,7 +31,8 @@ def run_stack(layers: Iterable[nn.Module | None], x: Tensor, *around: Any, keep:
 
     A layer returns ``x``, or ``x`` and then the tensors of its :class:`Routing`: bare ones, so that gradients of the
     balance losses pass through either kind of gradient checkpointing. In training a router's load is counted here, once
-    per pass, because a recomputed layer runs twice.
+    per pass, because a recomputed layer runs twice. A pass without gradients, such as those of ``generate()``, trains
+    nothing and counts nothing.
 
     Args:
         layers: in order; None stands for a layer that another stage of the pipeline holds.
@@ -47,6 +49,6 @@ def run_stack(layers: Iterable[nn.Module | None], x: Tensor, *around: Any, keep:
         x, *routed = made if isinstance(made, tuple) else (made,)
         if routed:
             routings.append(Routing(*routed))
-            if layer.training:
+            if layer.training and torch.is_grad_enabled():
                 accumulate_load(layer, routings[-1])
     return StackOutput(x, tuple(inputs), tuple(routings))

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 _PLAIN = frozenset({Tensor, nn.Parameter, type(None)})
 _is_compiling = torch.compiler.is_compiling
 _transforms_active = torch._C._are_functorch_transforms_active
+_tracing_state = torch._C._get_tracing_state
 _modes = torch._C._len_torch_dispatch_stack
 _WITHOUT_NUMBERS = (torch._C._TorchDispatchModeKey.FAKE, torch._C._TorchDispatchModeKey.PROXY)
 
@@ -46,7 +47,7 @@ def numbers_are_known(x: Tensor) -> bool:
     It may not while a graph is made (compiled, exported, traced or captured), under a transformation of ``torch.func``,
     and where a tensor has no numbers: what is computed then must hold whatever they will be.
     """
-    if x.is_meta or _is_compiling() or torch.jit.is_tracing() or _transforms_active():
+    if x.is_meta or _is_compiling() or _tracing_state() is not None or _transforms_active():
         return False
     if any(torch._C._get_dispatch_mode(key) is not None for key in _WITHOUT_NUMBERS):
         return False
