@@ -14,6 +14,7 @@ from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM, Deepse
 from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
 from modelwright.hf import pretrained
 from tests.fakes import DENSE, MHA, MOE, VARIANTS, official_weights, tiny_v2, tiny_vl2, tokens
+from tests.imagegpts import tiny_imagegpt
 from tests.llamas import EXPERTS, HUGGING_FACE, tiny_llama
 
 FUSED = MHA | {"qkv_concat": True, "attention_bias": True}
@@ -318,3 +319,28 @@ def test_weights_may_be_read_by_whoever_may_read_the_config(tmp_path):
     tiny_v2().save_pretrained(tmp_path, max_shard_size="40KB")
     modes = {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert len(modes) == 1
+
+
+RESIZED = {
+    "llama": lambda: tiny_llama(base=HUGGING_FACE),
+    "llama, tied": lambda: tiny_llama(base=HUGGING_FACE, tie_word_embeddings=True),
+    "deepseek_v2": tiny_v2,
+    "deepseek_vl2": tiny_vl2,
+    "imagegpt": tiny_imagegpt,
+}
+
+
+@pytest.mark.parametrize("change", [3, -3])
+@pytest.mark.parametrize("make", RESIZED.values(), ids=RESIZED)
+def test_resized_embeddings_are_scored_by_a_head_of_their_size_and_load(make, change, tmp_path):
+    """Scores of tokens that were there before and stay are the same; ImageGPT's start, the last, is never scored."""
+    model, ids = make(), torch.arange(2, 8)[None]
+    before, tokens_before = model(ids).logits, model.get_input_embeddings().num_embeddings
+    unscored = tokens_before - before.shape[-1]
+    model.resize_token_embeddings(tokens_before + change, mean_resizing=False)
+    after = model(ids).logits
+    assert after.shape[-1] == tokens_before + change - unscored
+    kept = min(before.shape[-1], after.shape[-1])
+    torch.testing.assert_close(after[..., :kept], before[..., :kept])
+    model.save_pretrained(tmp_path)
+    assert torch.equal(type(model).from_pretrained(tmp_path)(ids).logits, after)

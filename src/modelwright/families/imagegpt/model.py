@@ -1,8 +1,8 @@
 """ImageGPT as transformers' callers know it: the networks of ``network.py``, loaded, saved, and drawn from."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from modelwright.attention import AttentionBackend
 from modelwright.families.imagegpt.config import ImageGPTConfig
@@ -39,6 +39,11 @@ class ImageGPTForCausalImageModeling(ImageGPTCausal, ImageGPTPreTrainedModel, Ca
     """The decoder with a head over the colours: it never predicts the start token."""
 
     decoder = ImageGPTModel
+
+    def _get_resized_lm_head(self, old_lm_head: nn.Linear, new_num_tokens: int | None = None, **how: Any) -> nn.Linear:
+        """For ``resize_token_embeddings``: the head of so many tokens, of which the last, the start, is never drawn."""
+        colours = None if new_num_tokens is None else new_num_tokens - 1
+        return super()._get_resized_lm_head(old_lm_head, colours, **how)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class ImageGPTForImageClassification(ImageGPTPreTrainedModel, Classifier):
