@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,12 @@ from recipes.vl2_nano.packing import Packer, collate
 from recipes.vl2_nano.questions import make_example
 
 BLOCK = 32
-METHODS = {"int8": ("int8", 64), "int4, groups of 32": ("int4", 32), "int4, groups of 64": ("int4", 64)}
+METHODS: dict[str, dict[str, Any]] = {
+    "int8": {"method": "int8"},
+    "int4": {"method": "int4"},
+    "int4, symmetric, groups of 32": {"method": "int4", "group": 32, "symmetric": True},
+    "int4, symmetric, groups of 64": {"method": "int4", "group": 64, "symmetric": True},
+}
 Rounding = Callable[[Tensor], Tensor]
 
 
@@ -52,7 +58,7 @@ def load() -> DeepseekVLV2ForCausalLM:
 
 def rounded_by(rounding: Rounding) -> DeepseekVLV2ForCausalLM:
     """The model with each matrix rounded that our methods round."""
-    model, like = load(), quantize_model(load(), "int4", 32)
+    model, like = load(), quantize_model(load(), "int8")
     names = quantized_names(like.places())
     model.load_state_dict({name: rounding(tensor) for name, tensor in official(model).items() if name in names}, False)
     return model
@@ -87,13 +93,13 @@ def main() -> None:
     batches = [collate(rows[i : i + 8], packer.processor) for i in range(0, len(rows), 8)]
     models: dict[str, Callable[[], DeepseekVLV2ForCausalLM]] = {
         "as trained": load,
-        **{name: lambda how=how: quantize_model(load(), *how) for name, how in METHODS.items()},
+        **{name: lambda how=how: quantize_model(load(), **how) for name, how in METHODS.items()},
         "llama.cpp Q8_0": lambda: rounded_by(q8_0),
         "llama.cpp Q4_0": lambda: rounded_by(q4_0),
     }
     found = {name: perplexity(make(), batches) for name, make in models.items()}
     for name, value in found.items():
-        print(f"{name:20} {value:.5f}")
+        print(f"{name:32} {value:.5f}")
     if args.out:
         args.out.write_text(json.dumps({"examples": args.examples, "perplexity": found}, indent=2) + "\n")
 
