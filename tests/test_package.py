@@ -1,9 +1,14 @@
 """The front door: what ``import modelwright`` offers and leaves unimported; the rooms have tests of their own."""
 
 import ast
+import importlib.util
+import re
 import subprocess
 import sys
+import tomllib
+import types
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +80,33 @@ def test_using_a_model_class_registers_the_family_with_transformers():
     assert modelwright.DeepseekVLV2ForCausalLM.__module__.startswith("modelwright.families.")
     config = AutoConfig.for_model("deepseek_vl_v2")
     assert type(config) is modelwright.DeepseekVLV2Config
+
+
+def test_a_package_index_gets_a_readme_without_links_into_the_source(monkeypatch):
+    folder = Path(__file__).parents[1]
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for name in ("DeepSeek-V2", "DeepSeek-VL2", "Llama", "Mistral", "Qwen2", "ImageGPT"):
+        assert name in project["description"]
+    builder = types.ModuleType("hatchling.metadata.plugin.interface")  # which only builds have
+    builder.MetadataHookInterface = object  # pyright: ignore[reportAttributeAccessIssue]
+    for name in ("hatchling", "hatchling.metadata", "hatchling.metadata.plugin"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, builder.__name__, builder)
+    spec = importlib.util.spec_from_file_location("hatch_build", folder / "hatch_build.py")
+    assert spec is not None and spec.loader is not None
+    hatch_build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hatch_build)
+    shown = hatch_build.as_description((folder / "README.md").read_text(encoding="utf-8"))
+    assert re.findall(r"\]\((?!https?:)[^)]*\)", shown) == []
+    assert "`docs/engine.md` says how it works" in shown and "Apache-2.0 (`LICENSE`)" in shown
+    assert hatch_build.as_description("a\n\n![p](docs/p.png)\n\nb [c](https://d.e) [f](#g)") == (
+        "a\n\nb [c](https://d.e) [f](#g)"
+    )
+
+
+def test_a_source_archive_holds_what_its_documents_name():
+    folder = Path(__file__).parents[1]
+    included = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    assert {"/README.md", "/CONTRIBUTING.md", "/CHANGELOG.md", "/docs"} <= set(included["targets"]["sdist"]["include"])
+    listed = re.findall(r"^- \[([^]]+)\]", (folder / "docs" / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted({path.name for path in (folder / "docs").glob("*.md")} - {"README.md"})

@@ -34,6 +34,7 @@ _ROOM_OF = {
     "DeepseekVLV2Processor": "families.deepseek_vl2.processor",
     "Grounding": "processing",
     "draw_groundings": "processing",
+    "fit_clusters": "processing.palette",
     "parse_grounding": "processing",
     "AsyncEngine": "engine.async_engine",
     "Engine": "engine.engine",

@@ -35,6 +35,7 @@ from modelwright.hf.registry import register as register
 from modelwright.processing import Grounding as Grounding
 from modelwright.processing import draw_groundings as draw_groundings
 from modelwright.processing import parse_grounding as parse_grounding
+from modelwright.processing.palette import fit_clusters as fit_clusters
 from modelwright.serving.load import load as load
 
 __version__: str

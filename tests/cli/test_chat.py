@@ -10,11 +10,13 @@ import pytest
 from PIL import Image
 
 from modelwright.cli import chat as chat_module
+from modelwright.errors import RequestFailed
 from modelwright.serving.answer import Answer
 from modelwright.serving.load import load
 from tests.checkpoints.tiny import PICTURE, write_v2
 from tests.imagegpts import tiny_imagegpt
 
+CUT = "(the answer was cut at 12 tokens; --max-tokens allows more)\n"
 BOXES = "<|ref|>the red circle<|/ref|><|det|>[[100, 200, 500, 600], [0, 0, 999, 999], [5, 5, 5, 5]]<|/det|>"
 
 
@@ -59,7 +61,7 @@ def expected_text(checkpoint: Path, prompt: str, tokens: int = 12) -> str:
 
 def test_the_answer_alone_is_printed(ask, vl2):
     ended = ask("What is it?", "--image", PICTURE)
-    assert (ended.code, ended.err) == (0, "")
+    assert (ended.code, ended.err) == (0, CUT)
     assert ended.out.strip() == expected_text(vl2, "What is it?") != ""
 
 
@@ -77,7 +79,7 @@ def test_json_is_one_object_and_nothing_else(ask, vl2):
     assert ended.err == ""
     answer = json.loads(ended.out)
     assert ended.out.count("\n") == 1
-    assert list(answer) == ["text", "groundings", "usage", "timings"]
+    assert list(answer) == ["text", "finish_reason", "groundings", "usage", "timings"]
     assert answer["text"] == expected_text(vl2, "What is it?")
     assert list(answer["usage"]) == ["prompt_tokens", "image_tokens", "completion_tokens"]
     assert answer["usage"]["image_tokens"] == 27  # 2 x 3 + 1 + the mosaic of 4 x 5, of a picture cut into 2 x 2 tiles
@@ -91,7 +93,7 @@ def test_json_is_one_object_and_nothing_else(ask, vl2):
 def test_the_slow_path_is_told_in_a_line_by_every_command_that_runs_a_model(run, ask, v2, tmp_path, monkeypatch):
     monkeypatch.setattr("modelwright.ops.backends.cpu.reason", lambda: "there is no C++ compiler")
     line = "modelwright: torch computes instead of the compiled kernels, more slowly: there is no C++ compiler\n"
-    assert ask("Hi").err == line
+    assert ask("Hi").err == line + CUT
     (tmp_path / "in.jsonl").write_text('{"prompt_token_ids": [5, 6], "max_tokens": 1}\n')
     assert run("generate", v2, "-i", tmp_path / "in.jsonl", "-o", "-").err.startswith(line + "stdout: 1 line")
     brief = ("--input-len", 4, "--output-len", 1, "--warmup", 0, "--repeats", 1)
@@ -146,7 +148,7 @@ def test_a_system_text_and_a_repetition_penalty_change_the_prompt_and_the_answer
 def test_stats_are_on_stderr(ask):
     ended = ask("What is it?", "--image", PICTURE, "--stats")
     assert ended.out == ask("What is it?", "--image", PICTURE).out
-    names = [line.split("  ")[0] for line in ended.err.splitlines()]
+    names = [line.split("  ")[0] for line in ended.err.removeprefix(CUT).splitlines()]
     assert names == ["prompt", "answer", "first token", "peak memory"]
     assert ", 27 of them of pictures, 0 found in the cache" in ended.err
     assert "MiB of the process" in ended.err
@@ -334,3 +336,36 @@ def test_a_model_of_pictures_cannot_chat(run, tmp_path):
     tiny_imagegpt().save_pretrained(folder)
     sentence = f"{folder} continues pictures and cannot chat: that is `modelwright complete-image`"
     assert refused(run("chat", folder, "Hi")) == sentence
+
+
+def test_an_answer_cut_at_its_length_says_so(run, ask, v2):
+    ended = run("chat", v2, "Hi", "--max-tokens", 1)
+    assert ended.err == "(the answer was cut at 1 token; --max-tokens allows more)\n"
+    ended = run("chat", v2, "Hi", "--max-tokens", 1, "--json")
+    assert (json.loads(ended.out)["finish_reason"], ended.err) == ("length", "")
+    ended = run("chat", v2, "Hi", "--max-context", 16)
+    assert ended.err == "(the answer was cut at 1 token: the context of 16 tokens is full)\n"
+
+
+def test_a_session_ends_with_status_1_where_an_answer_could_not_be_finished(run, v2, monkeypatch):
+    def fail(*_, **__):
+        raise RequestFailed("the scores are no numbers")
+
+    monkeypatch.setattr(chat_module, "answer", fail)
+    ended = run("chat", v2, stdin="Hi\n/nothing\n")
+    assert ended.code == 1
+    assert ended.err.splitlines()[0] == "modelwright: the scores are no numbers"
+
+
+def test_an_animated_picture_is_told(ask, tmp_path):
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    ended = ask("What is it?", "--image", tmp_path / "a.gif", "--json")
+    assert ended.code == 0
+    assert ended.err == f"modelwright: {tmp_path / 'a.gif'} is animated; the first of its 2 frames is shown\n"
+
+
+def test_a_picture_on_the_network_is_called_as_it_was_typed(ask):
+    assert refused(ask("Hi", "--image", "http://host/a.png")).startswith(
+        "pictures are not fetched from the network (http://host/a.png)"
+    )

@@ -452,3 +452,16 @@ def test_an_answer_ends_at_the_generation_configs_ends_and_at_the_tokenizers(gen
         drawn = [token["token_id"] for token in first["logprobs"]]
         assert drawn == list(said.tokens[: said.tokens.index(end) + 1]) and first["finish_reason"] == "stop"
         assert (second["completion_tokens"], second["finish_reason"]) == (1, "stop")
+
+
+def test_ids_that_are_the_same_and_a_top_p_of_nothing_are_told(run, v2, tmp_path):
+    lines = [{"id": "a"}, {"id": 3}, {"top_p": 0.0}, {"id": "a"}, {"id": "a"}]
+    asked = [json.dumps({"prompt_token_ids": [5, 6], "max_tokens": 1} | line) for line in lines]
+    (tmp_path / "in").write_text("\n".join(asked))
+    for _ in range(2):  # also where all is answered already
+        ended = run("generate", v2, "-i", tmp_path / "in", "-o", tmp_path / "out")
+        assert ended.code == 0
+        assert ended.err.splitlines()[1:] == [
+            "modelwright: lines 2 and 3 have the same id, 3, and 2 more lines repeat one",
+            "modelwright: line 3: top_p 0 leaves the likeliest token alone, whatever the temperature",
+        ]

@@ -1,8 +1,12 @@
 """``modelwright plan``: what it shows for each kind of CONFIG, its JSON and picture, and the refusals' sentences."""
 
+import contextlib
 import json
+import os
+import socket
 import subprocess
 import sys
+import threading
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -10,7 +14,7 @@ import huggingface_hub
 import pytest
 from safetensors.torch import load_file, save_file
 
-from modelwright.cli import plan as plan_command
+from modelwright.cli import hub_config
 from tests.llamas import HUGGING_FACE, tiny_llama
 
 HUB = Path(__file__).parents[1] / "data" / "hub_configs"
@@ -75,13 +79,13 @@ def test_a_zoo_name_comes_first(run):
 def test_a_hub_ids_config_alone_is_fetched(run, monkeypatch):
     asked = []
 
-    def download(name, file):
-        asked.append((name, file))
-        return str(LITE / "config.json")
+    def download(name, allow_patterns):
+        asked.append((name, allow_patterns))
+        return str(LITE)
 
-    monkeypatch.setattr(plan_command, "hf_hub_download", download)
+    monkeypatch.setattr(hub_config, "snapshot_download", download)
     assert run("plan", "org/model", "--json").code == 0
-    assert asked == [("org/model", "config.json")]
+    assert asked == [("org/model", ["config.json"])]
 
 
 def test_a_hub_that_does_not_answer_is_one_sentence(run, monkeypatch):
@@ -90,6 +94,37 @@ def test_a_hub_that_does_not_answer_is_one_sentence(run, monkeypatch):
     assert (ended.code, ended.out) == (2, "")
     [line] = ended.err.splitlines()
     assert line.startswith("modelwright: nobody/nothing is not here, and the hub did not answer with its config.json: ")
+
+
+def test_a_misspelt_model_is_told_at_once_where_there_is_no_network():
+    """Nobody waits to ask the hub again and nothing heavy is imported, so that it takes two seconds on any machine."""
+    asked = []
+    code = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+sys.argv = ["modelwright", "plan", "typo/name"]
+from modelwright.cli.main import main
+try:
+    main()
+finally:
+    print("torch" in sys.modules, "transformers" in sys.modules, file=sys.stderr)
+"""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up():
+            with contextlib.suppress(OSError):  # the server is closed
+                while True:
+                    connection, _ = server.accept()
+                    asked.append(connection.recv(100))
+                    connection.close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        hub = os.environ | {"HF_ENDPOINT": f"http://127.0.0.1:{server.getsockname()[1]}", "HF_HUB_OFFLINE": "0"}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=hub)
+    sentence, imported = done.stderr.splitlines()
+    assert sentence.startswith("modelwright: typo/name is not here, and the hub did not answer with its config.json: ")
+    assert (done.returncode, imported) == (2, "False False")
+    assert len(asked) <= 2  # hf_hub_download asks six times, over half a minute
 
 
 def test_training_and_its_options_are_planned(run):
@@ -134,7 +169,7 @@ def test_a_plot_that_cannot_be_written_is_named(run, tmp_path):
 def test_a_config_that_is_nowhere_is_refused(run):
     ended = run("plan", "not a model")
     assert ended.code == 2
-    assert ended.err.startswith("modelwright: not a model is no folder or file here, no name of the zoo (")
+    assert ended.err.startswith("modelwright: 'not a model' is no name from `modelwright models` (")
 
 
 def test_a_model_whose_attention_slides_is_refused_by_the_rule_it_breaks(run):

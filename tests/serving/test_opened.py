@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from modelwright import zoo
-from modelwright.errors import RequestError
+from modelwright.errors import CheckpointError, RequestError
 from modelwright.families.deepseek_v2.model import DeepseekV2Model
 from modelwright.hf.pretrained import ModelwrightPreTrainedModel
 from modelwright.serving.answer import answer
+from modelwright.serving.load import load
 from modelwright.serving.names import model_path
 from modelwright.serving.opened import find_model, open_model
 from modelwright.serving.prompts import encode_messages
@@ -56,6 +57,13 @@ def test_the_slow_path_is_told_with_its_reason_unless_it_was_asked_for(v2, monke
     assert opened.notices() == ()
 
 
+def test_a_name_longer_than_any_file_has_is_refused_in_a_sentence():
+    for name in ("x" * 300, "x" * 300 + "/y", "a\0b"):
+        for find in (find_model, load):
+            with pytest.raises(CheckpointError, match="is not a folder"):
+                find(name)
+
+
 def test_the_pieces_of_an_answer_are_its_text_and_it_ends_when_it_is_told_to(vl2):
     opened = open_alone(vl2)
     prompt, params = (
@@ -68,6 +76,7 @@ def test_the_pieces_of_an_answer_are_its_text_and_it_ends_when_it_is_told_to(vl2
     assert (whole.interrupted, whole.tokens > 3, whole.reused) == (False, True, 0)
     asked = iter([False, False, True])
     part = answer(opened.engine, prompt, params, lambda _: None, lambda: next(asked))
+    assert (whole.finish_reason, part.finish_reason) == ("length", "abort")
     assert part.interrupted and part.tokens == 2 and whole.text.startswith(part.text)
     assert not opened.engine.has_work
     plain = opened.engine.generate([prompt], params)[0]

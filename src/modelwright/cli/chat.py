@@ -13,6 +13,7 @@ from modelwright.cli.conversation import Picture, Utterance, ask, open_pictures,
 from modelwright.cli.interrupt import INTERRUPTED, Interrupt
 from modelwright.cli.report import Usage, as_lines, as_object
 from modelwright.cli.session import Session
+from modelwright.engine.output import FinishReason
 from modelwright.errors import RequestError
 from modelwright.serving.answer import Answer, answer
 from modelwright.serving.load import pick_device
@@ -86,6 +87,8 @@ class Chat:
         if options.as_json:
             write(json.dumps(as_object(usage, find_boxes(reply.text, pictures).groundings)))
         write("\n")
+        if reply.finish_reason is FinishReason.LENGTH and not options.as_json:
+            say(_cut(reply.tokens, self.params.max_tokens, self.opened.engine.context))
         if options.draw is not None:
             self._draw(options.draw, reply.text, pictures)
         if options.stats:
@@ -97,6 +100,14 @@ class Chat:
         for skipped in report.skipped:
             say(f"skipped {skipped.text!r}: {skipped.reason}")
         say(draw_boxes(path, report, pictures))
+
+
+def _cut(tokens: int, allowed: int | None, context: int) -> str:
+    """Why an answer ends where it does, which is no end of its own."""
+    cut = f"the answer was cut at {tokens} token{'s' * (tokens != 1)}"
+    if allowed is None or tokens < allowed:
+        return f"({cut}: the context of {context} tokens is full)"
+    return f"({cut}; --max-tokens allows more)"
 
 
 def _limits(asked: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import Any
 
 from PIL import Image
 
+from modelwright.cli.console import say
+from modelwright.cli.still import count_frames
 from modelwright.errors import RequestError
 from modelwright.processing.images import load_image
 from modelwright.processing.messages import count_mismatch
@@ -36,8 +38,15 @@ class Utterance:
 
 
 def open_pictures(paths: Sequence[Path]) -> tuple[Picture, ...]:
-    """The pictures in files; a RequestError names the first that is missing, too large or no picture."""
-    return tuple(Picture(path, load_image(path)) for path in paths)
+    """The pictures in files; a RequestError names the first that is missing, too large or no picture.
+
+    Of an animated one the first frame is shown, and said to be.
+    """
+    opened = tuple(Picture(path, load_image(path)) for path in paths)
+    for path in paths:
+        if (frames := count_frames(path)) > 1:
+            say(f"modelwright: {path} is animated; the first of its {frames} frames is shown")
+    return opened
 
 
 def refuse_pictures(model: str, family: str, count: int) -> RequestError:

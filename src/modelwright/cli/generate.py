@@ -17,6 +17,7 @@ from modelwright.cli.console import errors, say
 from modelwright.cli.generate_options import STANDARD, GenerateOptions
 from modelwright.cli.interrupt import INTERRUPTED, Interrupt
 from modelwright.cli.lines import Line, read_lines
+from modelwright.cli.oddities import Watched
 from modelwright.cli.source import open_lines
 from modelwright.serving.load import pick_device
 from modelwright.serving.opened import Named, find_model
@@ -46,13 +47,16 @@ def _run(options: GenerateOptions, ranks: Ranks) -> int:
     settings |= {} if template is None else {"chat_template": template}
     path = None if options.output == STANDARD else options.output
     with open_lines(options.input) as source:
-        lines = read_lines(source, settings)
+        lines = Watched(read_lines(source, settings))
         kept = Kept() if path is None or options.overwrite else whole_answers(path, lines)
         with AnswerFile(path, kept.bytes) as file:
             try:
-                return _answer(options, model, template, lines, kept, file, ranks)
+                status = _answer(options, model, template, lines, kept, file, ranks)
             except KeyboardInterrupt:
                 return INTERRUPTED
+    for sentence in lines.told():
+        say(f"modelwright: {sentence}")
+    return status
 
 
 def _answer(

@@ -6,6 +6,8 @@ from typing import Annotated
 from typer import Argument, Exit, Option
 
 from modelwright.cli import completions
+from modelwright.cli.plan_options import PlanOptions
+from modelwright.cli.quick_checks import is_on_hub
 
 
 def models(
@@ -56,8 +58,6 @@ def plan(
     plot: Annotated[Path | None, Option(help="Draw the memory.", metavar="OUT.svg")] = None,
 ) -> None:
     """Say what a model costs and whether it fits, from its config alone."""
-    from modelwright.cli.plan import PlanOptions, run_plan
-
     options = PlanOptions(
         config=config,
         context=context,
@@ -74,7 +74,16 @@ def plan(
         as_json=as_json,
         plot=plot,
     )
-    run_plan(options)
+    options.check()
+    fetched = None
+    if is_on_hub(config):
+        from modelwright.cli.hub_config import fetch_config
+
+        fetched = fetch_config(config)
+
+    from modelwright.cli.plan import run_plan
+
+    run_plan(options, fetched)
 
 
 def env(

@@ -4,14 +4,12 @@ import json
 import logging
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
-
-from huggingface_hub import hf_hub_download
 
 from modelwright import zoo
 from modelwright.cli.console import say, write
-from modelwright.cli.files import check_place, write_whole
+from modelwright.cli.files import write_whole
+from modelwright.cli.plan_options import PlanOptions
 from modelwright.cli.plan_tables import show
 from modelwright.configs import CheckedConfig
 from modelwright.errors import CheckpointError, RequestError
@@ -23,45 +21,13 @@ from modelwright.planner.plot import draw
 from modelwright.planner.report import as_object
 from modelwright.serving.names import user_path
 
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _IMAGE = re.compile(r"([1-9]\d{0,5})[xX]([1-9]\d{0,5})")
 
 
-@dataclass(frozen=True)
-class PlanOptions:
-    """The options of ``modelwright plan``, named as there; None is one that was not given."""
-
-    config: str
-    context: int | None = None
-    batch: int | None = None
-    dtype: str | None = None
-    kv_dtype: str | None = None
-    quant: str | None = None
-    image: str | None = None
-    device: str | None = None
-    train: bool = False
-    optimizer: str | None = None
-    recompute: bool | None = None
-    attention: str | None = None
-    as_json: bool = False
-    plot: Path | None = None
-
-    def check(self) -> None:
-        """Raise a RequestError for options that contradict each other, before anything is read."""
-        for name, given in (("--optimizer", self.optimizer), ("--recompute", self.recompute)):
-            if given is not None and not self.train:
-                raise RequestError(f"{name} says how to train, so it needs --train")
-        if self.plot is not None and self.plot.suffix.lower() != ".svg":
-            raise RequestError(f"--plot {self.plot}: the picture is an SVG, so its name must end in .svg")
-        if self.plot is not None:
-            check_place(self.plot, f"--plot {self.plot}")
-
-
-def run_plan(options: PlanOptions) -> None:
-    """Print the plan as tables or as one JSON object, and draw it if asked."""
-    options.check()
+def run_plan(options: PlanOptions, fetched: Path | None = None) -> None:
+    """Print the plan as tables or as one JSON object, and draw it if asked; ``fetched`` is a hub model's config."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    config = find_config(options.config)
+    config = read_config(fetched) if fetched is not None else find_config(options.config)
     result = plan(
         config,
         context=options.context,
@@ -86,30 +52,17 @@ def run_plan(options: PlanOptions) -> None:
 
 
 def find_config(name: str) -> CheckedConfig:
-    """The config of a zoo name (which comes first), a folder, a ``config.json``, a YAML, a GGUF file or a hub id.
+    """The config of a zoo name (which comes first), a folder, a ``config.json``, a YAML or a GGUF file.
 
     Raises:
-        CheckpointError: it is nothing of these, or the hub does not answer.
-        ConfigError: what it holds breaks a rule.
+        ConfigError: there is none, or what it holds breaks a rule.
     """
     if name in zoo.names():
         return read_config(zoo.path(name))
     path = user_path(name)
     if path.suffix == ".gguf" and path.is_file():
         return _config_in_gguf(path)
-    if os.path.lexists(path):
-        return _with_ties_as_stored(read_config(path), path if path.is_dir() else path.parent)
-    if not _HUB_ID.fullmatch(name):
-        raise CheckpointError(
-            f"{name} is no folder or file here, no name of the zoo ({', '.join(zoo.names()) or 'which is empty'}) and "
-            "no hub id like org/name"
-        )
-    try:
-        return read_config(hf_hub_download(name, "config.json"))
-    except OSError as error:
-        raise CheckpointError(
-            f"{name} is not here, and the hub did not answer with its config.json: {error}"
-        ) from error
+    return _with_ties_as_stored(read_config(path), path if os.path.isdir(path) else path.parent)
 
 
 def _with_ties_as_stored(config: CheckedConfig, folder: Path) -> CheckedConfig:

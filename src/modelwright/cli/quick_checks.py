@@ -44,6 +44,11 @@ def check_model(name: str) -> None:
     )
 
 
+def is_on_hub(name: str) -> bool:
+    """Whether a model that passed `check_model` is none of the zoo and not here, so that a hub is asked for it."""
+    return name not in zoo.names() and not _exists(name) and HUB_ID.fullmatch(name) is not None
+
+
 def check_choice(field: str, value: str | None, choices: Iterable[str]) -> None:
     """Raise a ConfigError where `value` is given and none of the `choices`."""
     choices = tuple(choices)

@@ -25,6 +25,7 @@ def as_object(usage: Usage, groundings: list[Grounding]) -> dict[str, Any]:
     answer = usage.answer
     return {
         "text": answer.text,
+        "finish_reason": answer.finish_reason.value,
         "groundings": [
             {"label": found.label, "boxes": [[round(value, 2) for value in box] for box in found.boxes]}
             for found in groundings

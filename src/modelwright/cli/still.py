@@ -20,13 +20,14 @@ def open_still(path: Path) -> Image.Image:
         RequestError: it is missing, no picture, damaged, too large, without pixels, or moves.
     """
     picture = load_image(path)
-    frames = _frames(path)
+    frames = count_frames(path)
     if frames > 1:
         raise RequestError(f"{path} is animated, {frames} frames; one still picture is completed")
     return picture
 
 
-def _frames(path: Path) -> int:
+def count_frames(path: Path) -> int:
+    """How many pictures a file shows one after another; 1 where it is not animated."""
     try:
         with Image.open(path) as image:
             return getattr(image, "n_frames", 1) if image.format in MOVING else 1

@@ -1,5 +1,6 @@
 """The ranks that share a model: how they meet and part, and what they say to each other; slicing is elsewhere."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from torch.distributed.distributed_c10d import Store
 
 from modelwright.errors import ConfigError
 
+TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun tells the processes that it starts."""
 PATIENCE = timedelta(days=365)
 """How long a rank waits for the others: a session may lie idle for long, and one that died is noticed at once."""
 
@@ -97,11 +100,17 @@ def process_group(
         rank, size, store: which of how many, and where they meet; left out, as torchrun's environment says.
 
     Raises:
-        ConfigError: a kind of device between which nothing carries tensors.
+        ConfigError: a kind of device between which nothing carries tensors, or nothing says which rank this is.
     """
     kind = torch.device(device).type
     if kind not in ("cpu", "cuda"):
         raise ConfigError(f"several ranks compute on cpu or cuda, got {kind}")
+    missing = [name for name in TORCHRUN if name not in os.environ]
+    if store is None and missing:
+        raise ConfigError(
+            f"ranks meet as torchrun says, and {missing[0]} is not set: start this with torchrun --nproc-per-node N, "
+            "or pass rank, size and store"
+        )
     carriers = "gloo" if kind == "cpu" else "cpu:gloo,cuda:nccl"  # orders go between CPUs in any case
     with _linked():
         dist.init_process_group(carriers, timeout=PATIENCE, rank=rank, world_size=size, store=store)

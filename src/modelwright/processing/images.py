@@ -4,6 +4,7 @@ import base64
 import binascii
 import io
 import os
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -70,6 +71,7 @@ def _open_named(name: str) -> tuple[str, IO[bytes]]:
     """A file by its path or ``file:`` URL, or text that is a picture in base64."""
     shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
     if name.lower().startswith(("http:/", "https:/")):  # a Path holds one slash less
+        shown = re.sub(r"^(https?:)/+", r"\1//", shown, flags=re.IGNORECASE)
         raise RequestError(f"pictures are not fetched from the network ({shown}): pass a file or a data: URL")
     path = Path(url2pathname(urlsplit(name).path)) if name.lower().startswith("file:/") else Path(name)
     try:

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from modelwright.engine.engine import Engine
+from modelwright.engine.output import FinishReason
 from modelwright.engine.params import SamplingParams
+from modelwright.engine.results import Completion
 from modelwright.errors import RequestFailed
 from modelwright.processing.batching import ProcessedPrompt
 
@@ -23,6 +25,7 @@ class Answer:
         interrupted: it was ended early.
         reused: how many of the prompt's tokens the engine found in its pages instead of computing them.
         said: the text with the white space around it, as the conversation goes on with it.
+        finish_reason: why it ended: at an end token or text, at its length, or because it was ended early.
     """
 
     text: str
@@ -33,6 +36,7 @@ class Answer:
     interrupted: bool = False
     reused: int = 0
     said: str = ""
+    finish_reason: FinishReason = FinishReason.STOP
 
 
 def answer(
@@ -54,6 +58,7 @@ def answer(
     """
     shown = _Shown(emit)
     start, times, computed = time.perf_counter(), [], 0
+    completion: Completion | None = None
     request = engine.add_request(prompt, params)
     try:
         while engine.serves(request) and not stopped():
@@ -65,15 +70,19 @@ def answer(
                     raise RequestFailed(update.completion.error)
                 times += [time.perf_counter()] * len(update.tokens)
                 shown.add(update.text)
+                completion = update.completion or completion
         interrupted = engine.serves(request)
     finally:
         rest = engine.abort(request)
     for update in rest:
         shown.add(update.text)
+        completion = update.completion or completion
     seconds = time.perf_counter() - start
     first = times[0] - start if times else None
     reused = len(prompt) - computed if times else 0
-    return Answer(shown.text.rstrip(), len(times), first, seconds, _rate(times), interrupted, reused, shown.said)
+    reason = FinishReason.ABORT if completion is None else completion.finish_reason
+    text, rate = shown.text.rstrip(), _rate(times)
+    return Answer(text, len(times), first, seconds, rate, interrupted, reused, shown.said, reason)
 
 
 class _Shown:
