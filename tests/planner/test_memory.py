@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from modelwright.planner.activations import Numbers, alive_in_prefill, kept_for_backward, score_bytes
+from modelwright.planner.activations import Kept, alive_in_prefill, kept_for_backward, score_bytes
 from modelwright.planner.counting import count
 from modelwright.planner.layout import Layout
 from modelwright.planner.memory import Workload, kv_bytes_per_token, peak_memory, stage_memory, weight_bytes
 from modelwright.planner.precision import Precision
-from modelwright.planner.shapes import FeedForward, GroupedAttention, Layer
 from tests.planner.small import deepseek, llama
 
 BF16, FP32 = Precision.uniform("bfloat16"), Precision.uniform("float32")
@@ -63,27 +62,26 @@ def test_written_out_attention_adds_two_float32_matrices_of_scores():
 def test_training_keeps_what_each_operation_reads_again():
     counts = count(llama())
     memory = peak_memory(counts, Layout(), BF16, Workload(context=10, batch=3, optimizer="adamw"))
-    attention = DIM + HEAD * (2 * HEADS + 2 * KV_HEADS)
-    feed_forward = DIM + 4 * WIDTH
-    layer = 2 * DIM + attention + feed_forward
-    assert memory.activations == 30 * LAYERS * layer * 2 + 30 * VOCAB * (2 + 8)
+    norm = DIM * (4 + 2) + 4  # the input in float32, the rounded quotient, and what divides a token
+    turned = 4 * HEAD * 2  # cosines and sines of queries and keys
+    attention = 2 * DIM + turned + 2 * HEAD * (2 * HEADS + 2 * KV_HEADS) + 4 * HEADS
+    feed_forward = 2 * DIM + 2 * 4 * WIDTH
+    layer = 2 * norm + attention + feed_forward
+    outside = 8 + norm + 2 * DIM + 4 * VOCAB + 8  # which token, the last norm, what the head reads, softmax and label
+    assert memory.activations == 30 * (LAYERS * layer + outside)
     assert memory.gradients == memory.weights == 2 * PARAMETERS
     assert memory.optimizer == (8 + 4) * PARAMETERS  # two moments and the float32 copy
-    assert memory.kv == memory.workspace == 0
+    assert memory.kv == 0
+    assert memory.workspace == 30 * VOCAB * (2 + 4)  # the logits and their gradient
 
 
-def test_recomputing_keeps_the_layers_inputs_and_one_layer():
+def test_recomputing_keeps_the_layers_inputs_and_one_layer_for_a_moment():
     counts = count(llama())
-    memory = peak_memory(counts, Layout(), BF16, Workload(context=10, optimizer="adamw", recompute=True))
-    one = 10 * kept_for_backward(counts.layers[0]).bytes_of(2)
-    assert memory.activations == LAYERS * 10 * DIM * 2 + one + 10 * VOCAB * (2 + 8)
-
-
-def test_a_plain_feed_forward_agrees_with_the_paper():
-    """34 bytes per token and channel, without the dropout masks (2 bytes) and with no mask of the attention's own."""
-    dim = 64
-    layer = Layer(GroupedAttention(dim, 8, 8, dim // 8), FeedForward(dim, 4 * dim, gated=False), norms=4 * dim)
-    assert kept_for_backward(layer).bytes_of(2) == (34 - 2) * dim
+    work = Workload(context=10, optimizer="adamw", recompute=True)
+    memory = peak_memory(counts, Layout(), BF16, work)
+    norm = DIM * (4 + 2) + 4
+    assert memory.activations == 10 * (LAYERS * DIM * 2 + 8 + norm + 2 * DIM + 4 * VOCAB + 8)
+    assert memory.workspace == 10 * kept_for_backward(counts.layers[0], 2).on_rank()
 
 
 @pytest.mark.parametrize(
@@ -116,7 +114,7 @@ def test_a_sharded_step_divides_states_and_gathers_a_layer():
     whole, sharded = (peak_memory(counts, Layout(data=4, sharded=flag), BF16, work) for flag in (False, True))
     assert sharded.weights == whole.weights // 4
     assert sharded.optimizer == whole.optimizer // 4
-    assert sharded.workspace == 2 * 2 * LAYER
+    assert sharded.workspace - whole.workspace == 2 * 2 * LAYER
     assert sharded.activations == whole.activations
 
 
@@ -125,8 +123,10 @@ def test_stages_hold_their_layers_and_the_first_more_micro_batches():
     first, last = (stage_memory(counts, Layout(pipeline=2), stage, BF16, work) for stage in (0, 1))
     assert first.weights == 2 * (LAYER + VOCAB * DIM)
     assert last.weights == 2 * (LAYER + VOCAB * DIM + DIM)
-    layer = 10 * kept_for_backward(counts.layers[0]).bytes_of(2)
-    assert (first.activations, last.activations) == (2 * layer, layer + 10 * VOCAB * 10)
+    layer = 10 * kept_for_backward(counts.layers[0], 2).on_rank()
+    norm = DIM * (4 + 2) + 4
+    assert first.activations == 2 * (layer + 10 * 8)
+    assert last.activations == layer + 10 * (norm + 2 * DIM + 4 * VOCAB + 8)
 
 
 def test_the_last_stage_holds_a_copy_of_a_tied_head():
@@ -145,9 +145,9 @@ def test_context_ranks_hold_slices():
 
 def test_experts_keep_rows_for_each_choice():
     layer = count(deepseek()).layers[1]
-    routed = Numbers(whole=2 * 2 * 16, cut=2 * 4 * 8)
-    latent = Numbers(whole=16 + 2 * 8 + 2, cut=4 * 2 * (4 + 2 + 4))
-    assert kept_for_backward(layer) == (
-        Numbers(whole=2 * 16) + latent + Numbers(whole=16, cut=4 * 8) + routed + Numbers(float32=8)
-    )
+    norms = 2 * (16 * 8 + 4) + 8 * 8 + 4
+    latent = Kept(4 * (16 + 8 + 2), 4 * 4 * (2 * (4 + 2) + 4 + 4 + 4) + 4 * 4)
+    routed = Kept(4 * 3 * 2 * 16 + 2 * (3 * 8 + 4), 4 * 2 * 4 * 8)  # rows gathered, computed and put back in order
+    shared = Kept(4 * 16, 4 * 4 * 8)
+    assert kept_for_backward(layer, 4) == Kept(norms) + latent + shared + routed + Kept(4 * 8)
     assert alive_in_prefill(layer).whole >= 2 * 16

@@ -1,6 +1,7 @@
 """`plan`: what it takes from configs, what it answers about devices, and the sentences for what cannot be planned."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,10 +40,17 @@ def test_what_is_left_out_is_the_configs():
 
 
 def test_a_mindformers_llama_says_its_types_batch_attention_and_quantization():
-    config = {"num_layers": 2, "num_heads": 4, "hidden_size": 8, "multiple_of": 8, "vocab_size": 32, "seq_length": 64}
-    types = {"param_init_type": "float16", "compute_dtype": "bfloat16", "embedding_init_type": "float32"}
+    fields: dict[str, Any] = {
+        "num_layers": 2,
+        "num_heads": 4,
+        "hidden_size": 8,
+        "multiple_of": 8,
+        "vocab_size": 32,
+        "seq_length": 64,
+    }
+    fields |= {"param_init_type": "float16", "compute_dtype": "bfloat16", "embedding_init_type": "float32"}
     config = type(llama())(
-        **config, **types, dialect="mindformers", batch_size=3, quant_config={"quant_method": "int8_weight_only"}
+        **fields, dialect="mindformers", batch_size=3, quant_config={"quant_method": "int8_weight_only"}
     )
     planned = plan(config)
     assert planned.precision == Precision("float16", "float32", "float32", "bfloat16", "bfloat16", "int8")
@@ -78,11 +86,11 @@ def test_leading_layers_of_each_stage_are_recomputed():
         config = llama(num_hidden_layers=4, parallel_config=degrees | {"recompute": rule})
         return plan(config, train=True, context=10, attention="fused").ranks[0].memory.activations
 
-    layer = 10 * kept_for_backward(count(llama()).layers[0]).bytes_of(2)
-    inputs = 10 * 8 * 2
-    assert first_stage(False) == 2 * 2 * layer  # two micro-batches of two layers
-    assert first_stage([1, 0]) == 2 * (inputs + layer) + layer
-    assert first_stage(True) == first_stage([2, 2]) == 2 * 2 * inputs + layer
+    layer = 10 * kept_for_backward(count(llama()).layers[0], 2).on_rank()
+    inputs, tokens = 10 * 8 * 2, 10 * 8
+    assert first_stage(False) == 2 * (2 * layer + tokens)  # two micro-batches of two layers
+    assert first_stage([1, 0]) == 2 * (inputs + layer + tokens)
+    assert first_stage(True) == first_stage([2, 2]) == 2 * (2 * inputs + tokens)
     with pytest.raises(ConfigError, match=r"recompute \(\[1\]\) must state a number for each pipeline_stage \(2\)"):
         first_stage([1])
 

@@ -10,7 +10,14 @@ from dataclasses import dataclass, fields, replace
 from itertools import groupby
 from typing import Self
 
-from modelwright.planner.activations import FLOAT32, alive_in_prefill, kept_for_backward, score_bytes
+from modelwright.planner.activations import (
+    alive_in_prefill,
+    kept_by_tile,
+    kept_for_backward,
+    kept_scores,
+    score_bytes,
+)
+from modelwright.planner.computing import FLOAT32, INT64
 from modelwright.planner.counts import Counts
 from modelwright.planner.layout import Layout
 from modelwright.planner.precision import BYTES_OF, Precision
@@ -29,7 +36,8 @@ class Memory:
 
     Serving has `kv` and `workspace`: the activations alive at once while the prompts are read, the vision tower's
     where that takes more, and the logits. Training has `gradients`, `optimizer` (states, and a float32 copy of weights
-    of a shorter type), `activations` kept for the backward pass, and as `workspace` the gathered weights of sharding.
+    of a shorter type), `activations` kept for the backward pass, and as `workspace` what is alive for a moment: the
+    gathered weights of sharding, and a layer that is computed again or the logits with their gradient.
     """
 
     weights: int
@@ -113,7 +121,8 @@ def stage_memory(counts: Counts, layout: Layout, stage: int, precision: Precisio
     held = common + experts
     return Memory(
         weights=held.bytes,
-        workspace=2 * largest if layout.sharded else 0,  # one layer gathered, and its gradients
+        workspace=(2 * largest if layout.sharded else 0)  # one layer gathered, and its gradients
+        + _training_workspace(counts, runs, layout, stage, precision, work),
         gradients=whole.bytes if layout.whole_gradients else held.bytes,
         optimizer=math.ceil(held.parameters * OPTIMIZER_BYTES[work.optimizer]) + held.low * FLOAT32,
         activations=_activations(counts, runs, layout, stage, precision, work),
@@ -242,21 +251,53 @@ def _activations(
 ) -> int:
     """What the micro-batches in flight keep: with one forward, one backward (1F1B) the first stage has most of them.
 
-    Source: arXiv:2205.05198, section 4 (full recomputation keeps each layer's input and recomputes one layer at a time;
-    a pipeline of p stages keeps p micro-batches on its first). The last stage adds the logits in their own type, and
-    in float32 their softmax and its gradient.
+    Source: arXiv:2205.05198, section 4 (full recomputation keeps each layer's input; a pipeline of p stages keeps p
+    micro-batches on its first).
     """
-    tokens = work.batch * math.ceil(work.context / layout.context)
+    tokens, width = _tokens(layout, work), precision.computed_width
     flying = min(layout.micro_batches or layout.pipeline, layout.pipeline - stage)
     spread = layout.model if layout.sequence_parallel else 1
-    kept = [_kept(layer, tokens, layout, precision, work, spread) for layer, times in runs for _ in range(times)]
+    kept = [_kept(layer, tokens, layout, precision, work) for layer, times in runs for _ in range(times)]
     again = _recomputed(work, stage, len(kept))
-    inputs = again * math.ceil(tokens * counts.dim * precision.computed_width / spread)
-    total = flying * (inputs + sum(kept[again:])) + max(kept[:again], default=0)
-    if stage < layout.pipeline - 1:
-        return total
-    ways = layout.model if counts.vocab % layout.model == 0 else 1
-    return total + math.ceil(tokens * counts.vocab / ways) * (precision.computed_width + 2 * FLOAT32)
+    total = again * math.ceil(tokens * counts.dim * width / spread) + sum(kept[again:])
+    if stage == 0:
+        total += math.ceil(tokens * _kept_before(counts, width) / spread)
+        if counts.vision and work.tiles:
+            total += work.batch * work.tiles * kept_by_tile(counts.vision, width, work.explicit)
+    if stage == layout.pipeline - 1:
+        norm = runs[-1][0].computing.norm_of(counts.dim, width) + counts.dim * width
+        softmax = math.ceil(tokens * counts.head.outputs / _vocabulary_ways(counts, layout)) * FLOAT32
+        total += math.ceil(tokens * norm / spread) + softmax + tokens * INT64
+    return flying * total
+
+
+def _kept_before(counts: Counts, width: int) -> int:
+    """Per token, of the embedding: which rows were read, and the mask of its dropout."""
+    how = counts.layers[0].computing
+    return INT64 * (2 if counts.positions else 1) + counts.dim * how.mask(width) * how.embedding_dropout
+
+
+def _training_workspace(
+    counts: Counts, runs: list[tuple[Layer, int]], layout: Layout, stage: int, precision: Precision, work: Workload
+) -> int:
+    """The most that is alive for a moment in the backward pass, beside what is kept: a layer that is computed again, or
+    the logits in their own type and their gradient in float32."""
+    tokens = _tokens(layout, work)
+    kept = [_kept(layer, tokens, layout, precision, work) for layer, times in runs for _ in range(times)]
+    moments = kept[: _recomputed(work, stage, len(kept))]
+    if stage == layout.pipeline - 1:
+        ways = _vocabulary_ways(counts, layout)
+        moments.append(math.ceil(tokens * counts.head.outputs / ways) * (precision.computed_width + FLOAT32))
+    return max(moments, default=0)
+
+
+def _tokens(layout: Layout, work: Workload) -> int:
+    """Of a micro-batch on one rank."""
+    return work.batch * math.ceil(work.context / layout.context)
+
+
+def _vocabulary_ways(counts: Counts, layout: Layout) -> int:
+    return layout.model if counts.vocab % layout.model == 0 else 1
 
 
 def _recomputed(work: Workload, stage: int, layers: int) -> int:
@@ -266,6 +307,26 @@ def _recomputed(work: Workload, stage: int, layers: int) -> int:
     return layers if work.recompute else 0
 
 
-def _kept(layer: Layer, tokens: int, layout: Layout, precision: Precision, work: Workload, spread: int) -> int:
-    numbers = kept_for_backward(layer)
-    return tokens * numbers.bytes_of(precision.computed_width, layout.model, spread) + _scores(layer, layout, work)
+def _kept(layer: Layer, tokens: int, layout: Layout, precision: Precision, work: Workload) -> int:
+    """What one layer keeps of a micro-batch: activations, scores, and weights cast to the type of the products."""
+    width, spread = precision.computed_width, layout.model if layout.sequence_parallel else 1
+    total = tokens * kept_for_backward(layer, width, work.explicit, not work.recompute).on_rank(layout.model, spread)
+    if work.explicit:
+        queries = math.ceil(work.context / layout.context)
+        total += kept_scores(layer, width, work.batch, queries, work.context, layout.model)
+    if precision.width != width and not layout.sharded:  # sharded weights are gathered in the type of the products
+        common, experts = (_matrices_cast(layer, layout, "rest"), _matrices_cast(layer, layout, "experts"))
+        total += (common + experts) * width
+    return total
+
+
+def _matrices_cast(layer: Layer, layout: Layout, which: str) -> int:
+    """Numbers of a layer's matrices on one rank: of all but the routed experts, or of those."""
+    part = layer.feed_forward
+    if which == "experts":
+        if isinstance(part, FeedForward):
+            return 0
+        one = sum(replace(linear, bias=False).held(layout.expert_model) for linear in part.expert.linears)
+        return one * (part.experts // layout.expert)
+    names = [name for name in layer.parts if name != "experts"]
+    return sum(replace(linear, bias=False).held(layout.model) for name in names for linear in layer.parts[name])

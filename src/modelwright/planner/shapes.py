@@ -4,9 +4,10 @@ FLOPs are those of matrix products, `2 * m * n * k` each, as `torch.utils.flop_c
 norms, activations and rotations are left out, and a causal product counts like a full one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from modelwright.planner.computing import Computing
 from modelwright.planner.parts import ByPart
 from modelwright.planner.stored import WeightFormat
 
@@ -243,13 +244,14 @@ class Layer:
     """One decoder layer; `norms` are the parameters of the norms around its two halves.
 
     `stored` are the formats of the matrices that another program has quantized, each under its part of the layer
-    (`attention`, `dense`, `experts`, `shared`) and its name.
+    (`attention`, `dense`, `experts`, `shared`) and its name. `computing` decides what training keeps of it.
     """
 
     attention: GroupedAttention | LatentAttention
     feed_forward: FeedForward | ExpertFeedForward
     norms: int
     stored: tuple[tuple[str, WeightFormat], ...] = ()
+    computing: Computing = field(default_factory=Computing)
 
     def formats(self, part: str) -> dict[str, WeightFormat]:
         """Of the matrices of a part of the layer that are stored quantized, by their names."""

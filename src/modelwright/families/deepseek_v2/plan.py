@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from modelwright.configs import CheckedConfig
 from modelwright.families.deepseek_v2.config import DeepseekV2Config
+from modelwright.planner.computing import Computing, kept_by_activation
 from modelwright.planner.counts import Counts
 from modelwright.planner.settings import RunSettings, plain_settings
 from modelwright.planner.shapes import (
@@ -38,7 +39,12 @@ def run_settings(config: CheckedConfig) -> RunSettings:
 def _layer(config: DeepseekV2Config, index: int) -> Layer:
     dense = FeedForward(config.hidden_size, config.intermediate_size, config.gated_mlp)
     feed_forward = _experts(config) if config.is_moe_layer(index) else dense
-    return Layer(_attention(config), feed_forward, norms=2 * config.hidden_size)
+    how = Computing(
+        kept_by_activation=kept_by_activation(config.hidden_act),
+        attention_dropout=config.attention_dropout > 0,
+        hidden_dropout=config.ffn_dropout > 0,
+    )
+    return Layer(_attention(config), feed_forward, norms=2 * config.hidden_size, computing=how)
 
 
 def _attention(config: DeepseekV2Config) -> GroupedAttention | LatentAttention:

@@ -6,6 +6,7 @@ from itertools import pairwise
 from modelwright.configs.tiling import tile_count
 from modelwright.families.deepseek_v2.plan import count_deepseek_v2
 from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config, MlpProjectorConfig, VisionEncoderConfig
+from modelwright.planner.computing import Computing
 from modelwright.planner.counts import Counts
 from modelwright.planner.shapes import FeedForward, GroupedAttention, Layer, Linear
 from modelwright.planner.stored import ModuleNames
@@ -38,7 +39,7 @@ def _tower(config: VisionEncoderConfig) -> Tower:
     width, patches = config.width, config.grid**2
     tokens = patches + int(config.class_token)
     attention = GroupedAttention(width, config.heads, config.heads, config.head_dim, qkv_bias=True, out_bias=True)
-    block = Layer(attention, _mlp(config), norms=2 * 2 * width)
+    block = Layer(attention, _mlp(config), norms=2 * 2 * width, computing=Computing(norm="layer", causal_mask=False))
     mapped = not config.ignore_head and config.global_pool == "map"
     learned = tokens * width + int(config.class_token) * width + 2 * width  # positions, class token, last norm
     return Tower(

@@ -1,6 +1,7 @@
 """ImageGPT's sizes from its config: learned positions, biased projections, a plain feed-forward."""
 
 from modelwright.families.imagegpt.config import ImageGPTConfig
+from modelwright.planner.computing import Computing, kept_by_activation
 from modelwright.planner.counts import Counts
 from modelwright.planner.shapes import FeedForward, GroupedAttention, Layer, Linear
 from modelwright.planner.stored import ModuleNames
@@ -22,7 +23,15 @@ def count_imagegpt(config: ImageGPTConfig) -> Counts:
     """The decoder with its head over colours, which is one narrower than the vocabulary."""
     dim, heads = config.n_embd, config.n_head
     attention = GroupedAttention(dim, heads, heads, config.head_dim, qkv_bias=True, out_bias=True)
-    layer = Layer(attention, FeedForward(dim, config.inner_width, gated=False, bias=True), norms=2 * dim)
+    how = Computing(
+        kept_by_activation=kept_by_activation(config.activation_function),
+        merged_and_cached=config.use_cache,
+        attention_dropout=config.attn_pdrop > 0,
+        residual_dropout=config.resid_pdrop > 0,
+        embedding_dropout=config.embd_pdrop > 0,
+    )
+    feed_forward = FeedForward(dim, config.inner_width, gated=False, bias=True)
+    layer = Layer(attention, feed_forward, norms=2 * dim, computing=how)
     return Counts(
         model_type=config.model_type,
         dim=dim,

@@ -5,8 +5,10 @@ from typing import Any
 from modelwright.errors import ConfigError
 from modelwright.families.llama.config import LlamaConfig
 from modelwright.families.llama.config.names import MINDFORMERS
+from modelwright.planner.computing import Computing, kept_by_activation
 from modelwright.planner.counts import Counts
 from modelwright.planner.layout import Layout
+from modelwright.planner.precision import BYTES_OF
 from modelwright.planner.settings import RunSettings, Types
 from modelwright.planner.shapes import ExpertFeedForward, FeedForward, GroupedAttention, Layer, Linear
 from modelwright.planner.stored import ModuleNames
@@ -38,7 +40,7 @@ def count_llama(config: LlamaConfig) -> Counts:
         turned_by_matrix=not config.use_rope_slice,
     )
     feed_forward = _experts(config) if config.has_experts else _feed_forward(config)
-    layer = Layer(attention, feed_forward, norms=2 * config.hidden_size)
+    layer = Layer(attention, feed_forward, norms=2 * config.hidden_size, computing=_computing(config))
     return Counts(
         model_type=config.model_type,
         dim=config.hidden_size,
@@ -68,6 +70,17 @@ def run_settings(config: LlamaConfig) -> RunSettings:
         recompute=_recompute(config),
         batch=config.batch_size,
         row=config.seq_length if config.dialect == MINDFORMERS else None,
+    )
+
+
+def _computing(config: LlamaConfig) -> Computing:
+    return Computing(
+        norm="fused_rms" if config.fused_rms_norm else "rms",
+        norm_bytes=BYTES_OF[config.layernorm_compute_type],
+        kept_by_activation=kept_by_activation(config.hidden_act),
+        attention_dropout=config.attention_dropout > 0,
+        softmax_bytes=BYTES_OF[config.softmax_compute_type],
+        rotary_bytes=None if config.rotary_dtype == config.compute_dtype else BYTES_OF[config.rotary_dtype],
     )
 
 
