@@ -217,6 +217,21 @@ def test_merged_adapters_are_saved_in_the_official_layout(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")  # peft's, on what is missing
+@pytest.mark.parametrize("layer", ["layers.0.mlp.up_proj", "layers.1.mlp.shared_experts.down_proj"])
+def test_an_adapter_that_peft_reads_as_experts_is_refused(layer, tmp_path):
+    """Of a deepseek_v2 peft makes LoRA of the experts alone, and leaves out what a file has for other layers."""
+    shapes = {"lora_A.weight": (2, 32), "lora_B.weight": (48, 2)}
+    adapter = {f"base_model.model.model.{layer}.{name}": torch.ones(shape) for name, shape in shapes.items()}
+    save_file(adapter, tmp_path / "adapter_model.safetensors")
+    modules = ["gate_proj", "up_proj", "down_proj"]
+    peft.LoraConfig(target_modules=modules, r=2, task_type="CAUSAL_LM").save_pretrained(tmp_path)
+    with pytest.raises(
+        CheckpointError, match=rf"an adapter of model\.{layer} cannot be loaded, for peft has put none there"
+    ):
+        peft.PeftModel.from_pretrained(tiny_v2(base=MOE), tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")  # peft's, on what is missing
 @pytest.mark.parametrize(
     ("build", "expert"),
     [

@@ -3,6 +3,7 @@
 Official layers that are stored here as parts of a stack are no modules: their adapters are refused, by name.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +16,7 @@ from modelwright.checkpoints.source import find_folder, read_json
 from modelwright.errors import CheckpointError
 
 _OWN = ("weight", "bias")
+_ADAPTER = re.compile(r"\.(lora|ia3|hada|lokr|oft|boft|vera)_")  # tensors of adapters, as peft calls them
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,12 @@ def without_places(kwargs: dict[str, Any]) -> dict[str, Any]:
 _CONFIG, _BASE = "adapter_config.json", "base_model_name_or_path"
 
 
-def refuse_adapters_of_parts(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Raise where a state dict brings adapters, such as LoRA, for layers that a stack holds and no module stands for.
+def refuse_lost_adapters(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Raise where a state dict brings adapters, such as LoRA, for official layers that have none to take them.
 
-    A pre-hook of torch's ``load_state_dict``: an adapter that peft loads finds no module there, and would be left out.
+    A pre-hook of torch's ``load_state_dict``, which peft calls without ``strict``: what finds no module is left out.
+    Layers that a stack holds are none. And peft (from 0.19 on) reads ``gate_proj``, ``up_proj`` and ``down_proj`` of a
+    ``deepseek_v2`` as those of the experts alone, whatever else is called so.
 
     Raises:
         CheckpointError: it does.
@@ -95,14 +99,20 @@ def refuse_adapters_of_parts(model: nn.Module, state: dict[str, Any], prefix: st
     if not strange:
         return
     places = {name.replace(".base_layer", ""): place for name, place in places_of(model).items()}  # peft's wrappers
-    parts = {name.rpartition(".")[0] for name, place in places.items() if place.index}
+    layers = {name.rpartition(".")[0]: place for name, place in places.items()}
     for name in strange:
-        layer = next((stem for stem in _stems(name) if stem in parts), None)
-        if layer is not None and name.removeprefix(f"{layer}.") not in _OWN:
-            raise CheckpointError(
-                f"an adapter of {layer} cannot be loaded, for the layer is part of a stack here and has no module: "
-                f"merge the adapter into the checkpoint first (got {name})"
-            )
+        layer = next((stem for stem in _stems(name) if stem in layers), None)
+        if layer is None or name.removeprefix(f"{layer}.") in _OWN:
+            continue
+        if layers[layer].index:
+            why = "the layer is part of a stack here and has no module"
+        elif _ADAPTER.search(name):
+            why = "peft has put none there: it reads gate_proj, up_proj and down_proj of some models as experts' alone"
+        else:
+            continue
+        raise CheckpointError(
+            f"an adapter of {layer} cannot be loaded, for {why}: merge it into the checkpoint first (got {name})"
+        )
 
 
 def _stems(name: str) -> list[str]:

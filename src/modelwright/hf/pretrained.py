@@ -38,7 +38,7 @@ from modelwright.configs.quantization import (
 )
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families import find_family
-from modelwright.hf.adapters import Adapter, refuse_adapters_of_parts, without_places
+from modelwright.hf.adapters import Adapter, refuse_lost_adapters, without_places
 from modelwright.hf.network import STEERING, Network
 from modelwright.hf.registry import register_with_auto
 from modelwright.layers import Experts, Router
@@ -72,7 +72,7 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
             self._keep_in_fp32_modules_strict = {STEERING}
         PreTrainedModel.post_init(self)
         Network.post_init(self)
-        self.register_load_state_dict_pre_hook(refuse_adapters_of_parts)
+        self.register_load_state_dict_pre_hook(refuse_lost_adapters)
 
     def ends_of_sentence(self) -> int | list[int] | None:
         """Those of the generation config, which a caller may have changed."""
