@@ -52,7 +52,7 @@ def test_axes_are_labelled_and_what_fits_is_marked():
     words = [text.text for text in parts(draw(planned, "small"), "text")]
     assert "small: memory of the fullest rank" in words
     assert "context of each sequence, in tokens" in words
-    assert "391 KiB device" in words
+    assert words[words.index("391 KiB") + 1] == "device"
     assert f"{planned.largest_context} tokens fit" in words
 
 
@@ -67,3 +67,28 @@ def test_ticks_are_few_and_even(most):
     assert 2 <= len(ticks) <= 7
     assert ticks[0] == 0 and ticks[-1] <= most
     assert len({after - before for before, after in pairwise(ticks)}) <= 2  # rounded to bytes
+
+
+def frames(svg):
+    """The labels of a drawing as left, top, right and bottom, each character taken for as wide as a wide one."""
+    for text in parts(svg, "text"):
+        wide = (9.5 if text.get("class") == "title" else 7.2) * len(text.text)
+        x, y = float(text.get("x")), float(text.get("y"))
+        left = {"start": x, "middle": x - wide / 2, "end": x - wide}[text.get("text-anchor")]
+        yield text.text, (left, y - 11, left + wide, y + 2)
+
+
+@pytest.mark.parametrize("config", [deepseek(), llama()])
+@pytest.mark.parametrize("memory", [100_000, 200_000, 300_000, 330_000, 360_000, 400_000, 10**6, 2 * 10**6, 10**7])
+@pytest.mark.parametrize(("context", "train"), [(16, False), (100, False), (64, True)])
+def test_no_label_lies_on_another_or_on_the_line_of_the_device(config, memory, context, train):
+    svg = draw(plan(config, devices=Devices(memory), train=train, context=context), "small")
+    labels = list(frames(svg))
+    for number, (one, (left, top, right, bottom)) in enumerate(labels):
+        assert left >= 0 and right <= WIDTH, one
+        for other, (left2, top2, right2, bottom2) in labels[number + 1 :]:
+            apart = right <= left2 or right2 <= left or bottom <= top2 or bottom2 <= top
+            assert apart, f"{one!r} lies on {other!r}"
+        for line in (line for line in parts(svg, "line") if line.get("class") == "limit"):
+            x1, y1, x2, y2 = (float(line.get(name)) for name in ("x1", "y1", "x2", "y2"))
+            assert x2 <= left or right <= x1 or y2 <= top or bottom <= y1, f"the device's line runs through {one!r}"

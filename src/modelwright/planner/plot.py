@@ -32,6 +32,10 @@ STYLE = """
     text { fill: #ddd } .axis { fill: #aaa } .mark { stroke: #ddd; fill: #ddd }
     .over { fill: #f77 } .limit { stroke: #f55 }
   }"""
+LONGEST = 56
+"""Characters of a model's name for which there is room."""
+CHARACTER = 7.6
+"""Pixels of the width of a character, about."""
 _SAMPLES = 64
 
 
@@ -62,7 +66,8 @@ class Scale:
 def draw(plan: Plan, title: str) -> str:
     """The SVG document; `title` names the model."""
     bars = (("serving", plan.serving), ("training", plan.training), ("with recompute", plan.recomputing))
-    head = _text(24, 34, f"{title}: memory of the fullest rank", "title")
+    shown = title if len(title) <= LONGEST else f"{title[: LONGEST - 3]}..."
+    head = _text(24, 34, f"{shown}: memory of the fullest rank", "title")
     body = [head, *_legend(), *_bars(plan, bars), *_curve(plan)]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
@@ -86,7 +91,9 @@ def _bars(plan: Plan, bars: Sequence[tuple[str, Memory]]) -> list[str]:
     """One stacked bar a row, its total behind it; a dashed line where the device ends."""
     limit = plan.devices.memory if plan.devices else 0
     scale = Scale(max(limit, *(memory.total for _, memory in bars)) * 1.02, LEFT, RIGHT)
-    pieces = _grid_x(scale, 84, 236, [(tick, format_bytes(tick)) for tick in scale.ticks(1024)])
+    ticks = scale.ticks(1024)
+    pieces = _grid_x(scale, 84, 236, [(tick, format_bytes(tick)) for tick in ticks])
+    upright = sorted(scale(place) for place in (*ticks, *([limit] if limit else [])))
     if limit:
         pieces.append(_line(scale(limit), 84, scale(limit), 236, "limit"))
     for row, (name, memory) in enumerate(bars):
@@ -98,8 +105,16 @@ def _bars(plan: Plan, bars: Sequence[tuple[str, Memory]]) -> list[str]:
             pieces.append(f"{shape}<title>{NAMES.get(part, part)}: {format_bytes(size)}</title></rect>")
             done += size
         over = "over" if limit and done > limit else ""
-        pieces.append(_text(scale(done) + 6, y + 22, format_bytes(done), over))
+        pieces.append(_text(_beside(scale(done) + 6, format_bytes(done), upright), y + 22, format_bytes(done), over))
     return pieces
+
+
+def _beside(x: float, words: str, upright: Sequence[float]) -> float:
+    """Where words that would begin at `x` begin so that none of the upright lines, from left to right, meets them."""
+    for line in upright:
+        if x - 4 < line < x + CHARACTER * len(words):
+            x = line + 6
+    return x
 
 
 def _curve(plan: Plan) -> list[str]:
@@ -134,11 +149,13 @@ def _marks(plan: Plan, x: Scale, y: Scale, limit: int) -> list[str]:
     ]
     if limit and limit <= y.most:
         pieces.append(_line(LEFT, y(limit), RIGHT, y(limit), "limit"))
-        pieces.append(_text(LEFT + 6, y(limit) - 6, f"{format_bytes(limit)} device"))
+        pieces.append(_text(RIGHT + 8, y(limit) - 3, format_bytes(limit), "axis"))
+        pieces.append(_text(RIGHT + 8, y(limit) + 11, "device", "axis"))
     largest = plan.largest_context
-    if largest and largest <= x.most:
+    if largest and largest <= x.most:  # what the dot means stands beside the title, where there is no curve
         pieces.append(f'<circle cx="{x(largest)}" cy="{y(limit)}" r="4.5" fill="#c00"/>')
-        pieces.append(_text(x(largest) - 8, y(limit) - 6, f"{largest} tokens fit", anchor="end"))
+        pieces.append(f'<circle cx="{RIGHT - 4}" cy="288" r="4.5" fill="#c00"/>')
+        pieces.append(_text(RIGHT - 14, 292, f"{largest} tokens fit", anchor="end"))
     return pieces
 
 
