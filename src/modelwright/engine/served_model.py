@@ -62,6 +62,10 @@ class ServedModel:
         devices = sorted({str(parameter.device) for parameter in model.parameters()})
         if len(devices) > 1:
             raise ConfigError(f"the engine needs all weights on one device, got {', '.join(devices)}")
+        if devices == ["meta"]:
+            raise ConfigError(
+                "the engine needs weights in memory, and this model's lie on disk: load it without device_map"
+            )
         if is_sliced(model):
             raise ConfigError("the engine needs a whole model, of which it keeps its rank's part; got such a part")
         config: Any = model.config.get_text_config()

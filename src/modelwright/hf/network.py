@@ -215,6 +215,12 @@ class Network(nn.Module):
         """Official names that a file need not hold because they are another tensor's."""
         return set(self._ties())
 
+    def tied_tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is tied to tensors of ``state`` and is not in it, by the names that parameters have in memory."""
+        places = self.places()
+        pairs = [(places[tied].parameter, places[own].parameter) for tied, own in self._ties().items()]
+        return {tied: state[own] for tied, own in pairs if tied not in state and own in state}
+
     def tied_in(self, state: Mapping[str, Tensor]) -> set[str]:
         """Those of the tied names that ``state`` holds no other numbers for than for the tensor they are."""
         pairs = self._ties().items()

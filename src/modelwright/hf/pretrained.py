@@ -195,6 +195,8 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         used = source.match(found, bool(kwargs.pop("ignore_mismatched_sizes", False)))
         dtype = choose_dtype(kwargs, config, used.values())
         state = skeleton.tensors_of(used, dtype, progress, source)
+        if kwargs.get("device_map") is not None:  # what lies on disk is found by its own name, tied or not
+            state |= skeleton.tied_tensors(state)
         if "generation_config" not in kwargs and cls.can_generate():
             kwargs |= _generation_config(folder)
         with no_progress_bar():

@@ -201,7 +201,10 @@ class DeepseekVLV2Network(DeepseekV2Network):
                 )
         weight = self.vision.patch_embed.proj.weight
         tiles = torch.cat([row[:count] for row, count in zip(images, counts, strict=True)])
-        chunks = tiles.to(weight.device, weight.dtype).split(self.config.vision_batch_size)
+        place = (
+            tiles.device if weight.is_meta else weight.device
+        )  # a tower that lies on disk is brought when it is called
+        chunks = tiles.to(place, weight.dtype).split(self.config.vision_batch_size)
         features = torch.cat([self.projector(self.vision(chunk)) for chunk in chunks])
         return list(features.split(counts))
 
