@@ -4,7 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modelwright.ops.experts import expert_hidden, grouped_experts, grouped_linear, looped_experts, segmented_linear
+from modelwright.ops.experts import (
+    expert_hidden,
+    grouped_experts,
+    grouped_linear,
+    looped_experts,
+    recorded_linear,
+    segmented_linear,
+)
 
 COUNTS = torch.tensor([2, 0, 3, 1])
 
@@ -108,3 +115,19 @@ def test_dropout_falls_on_hidden_units_and_on_outputs():
     out = grouped_experts(x, chosen, weights, w_in, w_out, torch.relu, gated=False, dropout=0.5)
     assert set(out.flatten().tolist()) == {0.0, 4.0}  # kept twice, each time doubled
     assert (out > 0).float().mean().item() == pytest.approx(0.25, abs=0.04)
+
+
+@pytest.mark.parametrize("width", [16, 6], ids=["torch's kernel", "one product each"])
+@pytest.mark.parametrize("counts", [[3, 0, 4], [0, 0, 7]])
+def test_the_step_of_a_graph_is_the_grouped_product(width, counts):
+    """What a compiled or exported pass holds in place of it, by torch's own check of such operations too."""
+    draw = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(7, 8, generator=draw), torch.randn(3, width, 8, generator=draw)
+    given = (x.requires_grad_(), weight.requires_grad_(), torch.tensor(counts))
+    found, wanted = recorded_linear(*given), grouped_linear(*given)
+    torch.testing.assert_close(found, wanted)
+    along = torch.randn(7, width, generator=draw)
+    gradients = [torch.autograd.grad((each * along).sum(), (x, weight)) for each in (found, wanted)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+    torch.library.opcheck(recorded_linear, given)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from modelwright.attention.protocol import Projection
 from modelwright.ops.attention import attention, causal_mask, reference_attention, upcast_attention
+from modelwright.ops.dispatch import numbers_are_known
 from modelwright.ops.latent import absorbed_attention, expanded_attention, prefers_absorbing
 
 
@@ -121,13 +122,16 @@ def _whole_rule(mask: Tensor, keys: int) -> Tensor:
 
 
 def _real_keys(mask: Tensor, known: int, keys: int) -> Tensor | None:
-    """``[batch, keys]``, True at what is not padding (slots beyond the ``known`` tokens too); None if nothing is."""
+    """``[batch, keys]``, True at what is not padding (slots beyond the ``known`` tokens too); None if nothing is.
+
+    Whether a mask hides nothing is not asked while a graph is made, which serves other masks too.
+    """
     if mask.dim() != 2 or mask.shape[1] < known:
         raise ValueError(
             f"attention_mask must be [batch, keys] with a column for each of the {known} past and new tokens, "
             f"or have 4 dimensions; got {list(mask.shape)}"
         )
-    if bool(mask.all()):
+    if numbers_are_known(mask) and bool(mask.all()):
         return None
     return F.pad(mask.bool()[:, :keys], (0, max(keys - mask.shape[1], 0)), value=True)
 

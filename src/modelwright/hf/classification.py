@@ -71,7 +71,7 @@ class TextClassifier(Classifier):
 
     def pooled(self, hidden: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
         last = last_tokens(input_ids, attention_mask, hidden, self.config.pad_token_id)
-        return hidden[torch.arange(len(last), device=last.device), last]
+        return hidden[torch.arange(last.shape[0], device=last.device), last]
 
 
 def last_tokens(

@@ -41,14 +41,19 @@ def only_numbers(x: Tensor, *others: Tensor | None) -> bool:
     return not _modes() or all(isinstance(mode, KernelAwareMode) for mode in _get_current_dispatch_mode_stack())
 
 
+def graph_is_made(x: Tensor) -> bool:
+    """Whether an operation on ``x`` is recorded for later, by a compiler, an export or a trace, and has no numbers."""
+    if x.is_meta or _is_compiling() or _tracing_state() is not None:
+        return True
+    return any(torch._C._get_dispatch_mode(key) is not None for key in _WITHOUT_NUMBERS)
+
+
 def numbers_are_known(x: Tensor) -> bool:
     """Whether Python may read the numbers of ``x`` and branch on them.
 
-    It may not while a graph is made (compiled, exported, traced or captured), under a transformation of ``torch.func``,
-    and where a tensor has no numbers: what is computed then must hold whatever they will be.
+    It may not while a graph is made or captured, nor under a transformation of ``torch.func``: what is computed then
+    must hold whatever they will be.
     """
-    if x.is_meta or _is_compiling() or _tracing_state() is not None or _transforms_active():
-        return False
-    if any(torch._C._get_dispatch_mode(key) is not None for key in _WITHOUT_NUMBERS):
+    if graph_is_made(x) or _transforms_active():
         return False
     return not (x.is_cuda and torch.cuda.is_current_stream_capturing())

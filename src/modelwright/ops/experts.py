@@ -7,6 +7,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.backends import triton as gpu_kernels
 from modelwright.ops.backends.cpu import Unit
 from modelwright.ops.backends.cpu.thresholds import ROWS_OF_AN_EXPERT
-from modelwright.ops.dispatch import only_numbers
+from modelwright.ops.dispatch import graph_is_made, only_numbers
 from modelwright.ops.gated import Activation
 from modelwright.ops.invariant import one_by_one, rows_are_invariant
 
@@ -131,8 +132,10 @@ def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
+    if graph_is_made(x) and x.dtype != torch.bfloat16:  # torch's rules for graphs know its kernel in bf16 alone
+        return recorded_linear(x, weight, counts)
     if not _grouped_mm_serves(x, weight):
-        return segmented_linear(x, weight, counts)
+        return recorded_linear(x, weight, counts) if graph_is_made(x) else segmented_linear(x, weight, counts)
     ends = counts.cumsum(0).to(torch.int32)
     product = F.grouped_mm(x.contiguous(), weight.transpose(1, 2), offs=ends)
     if product.requires_grad:
@@ -148,8 +151,47 @@ def segmented_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     return torch.cat(runs) if runs else F.linear(x, experts[0])
 
 
+@torch.library.custom_op("modelwright::grouped_linear", mutates_args=())
+def recorded_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+    """:func:`grouped_linear` as one step of a graph, which cannot hold what depends on how long each run is."""
+    with torch.no_grad():
+        return grouped_linear(x, weight, counts).clone()
+
+
+@torch.library.custom_op("modelwright::grouped_linear_of_weight", mutates_args=())
+def _weight_gradient(gradient: Tensor, x: Tensor, counts: Tensor) -> Tensor:
+    """``gradient[rows of e].T @ x[rows of e]`` for each expert: ``[experts, out, in]``."""
+    sizes = counts.tolist()
+    runs = zip(gradient.split(sizes), x.split(sizes), strict=True)
+    return torch.stack([of_run.T @ run for of_run, run in runs])
+
+
+@recorded_linear.register_fake
+def _(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[1])
+
+
+@_weight_gradient.register_fake
+def _(gradient: Tensor, x: Tensor, counts: Tensor) -> Tensor:
+    return gradient.new_empty(counts.shape[0], gradient.shape[1], x.shape[1])
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, counts = ctx.saved_tensors
+    wanted, of_weight, _ = ctx.needs_input_grad
+    back = recorded_linear(gradient.contiguous(), weight.transpose(1, 2).contiguous(), counts) if wanted else None
+    return back, _weight_gradient(gradient.contiguous(), x, counts) if of_weight else None, None
+
+
+recorded_linear.register_autograd(_backward, setup_context=_keep)
+
+
 def _grouped_mm_serves(x: Tensor, weight: Tensor) -> bool:
     """torch's grouped kernel wants rows of whole 16-byte units, on CUDA bf16 and on CPU at most fp32."""
     kinds = {"cuda": {torch.bfloat16}, "cpu": {torch.bfloat16, torch.float16, torch.float32}}
     kind = x.dtype == weight.dtype and x.dtype in kinds.get(x.device.type, ())
-    return kind and len(x) > 0 and all(size * x.element_size() % 16 == 0 for size in weight.shape[1:])
+    return kind and x.shape[0] > 0 and all(size * x.element_size() % 16 == 0 for size in weight.shape[1:])

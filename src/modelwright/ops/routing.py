@@ -25,10 +25,10 @@ def router_scores(x: Tensor, weight: Tensor, scoring: str, compute: torch.dtype)
     x ``[tokens, dim]``, weight ``[experts, dim]``; ``compute`` is the type of the product.
     """
     alone = rows_are_invariant()
-    few = (alone or len(x) <= ROUTED_TOKENS) and compute == torch.float32 and weight.dtype in _SCORED
+    few = (alone or x.shape[0] <= ROUTED_TOKENS) and compute == torch.float32 and weight.dtype in _SCORED
     if few and only_numbers(x, weight) and x.is_contiguous() and kernels.serves_rows(x, weight):
         return kernels.route(x, weight, scoring == "softmax")  # token by token
-    if alone and len(x) > 1:
+    if alone and x.shape[0] > 1:
         each = [reference_router_scores(row.clone(), weight, scoring, compute) for row in x.split(1)]
         logits, scores = (torch.cat(part) for part in zip(*each, strict=True))
         return logits, scores
@@ -91,9 +91,9 @@ def document_balance_loss(scores: Tensor, chosen: Tensor, documents: Tensor) -> 
     starts = torch.ones_like(documents, dtype=torch.bool)
     starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
     own = (starts.flatten().cumsum(0) - 1).to(scores.device)  # counted through; as many as tokens at most
-    lengths = scores.new_zeros(len(own)).scatter_add(0, own, scores.new_ones(len(own)))
+    lengths = scores.new_zeros(own.shape[0]).scatter_add(0, own, scores.new_ones(own.shape[0]))
     cells = (own[:, None] * experts + chosen).flatten()
-    counts = scores.new_zeros(len(own) * experts).scatter_add(0, cells, scores.new_ones(len(cells)))
+    counts = scores.new_zeros(own.shape[0] * experts).scatter_add(0, cells, scores.new_ones(cells.shape[0]))
     shares = counts.view(-1, experts) * experts / top_k
     sums = torch.zeros_like(scores).index_add(0, own, scores)
     losses = (shares * sums).sum(dim=1) / lengths.clamp(min=1).square()
@@ -118,7 +118,7 @@ def switch_balance_loss(logits: Sequence[Tensor], top_k: int, real: Tensor | Non
         chosen = probabilities.topk(top_k, dim=-1).indices
         counts = counts.scatter_add(0, chosen.flatten(), weights[:, None].expand(chosen.shape).flatten())
         scores = scores + (probabilities * weights[:, None]).sum(dim=0)
-    tokens = len(logits) * (len(logits[0]) if real is None else real.sum())
+    tokens = len(logits) * (logits[0].shape[0] if real is None else real.sum())
     return experts * ((counts / tokens) * (scores / tokens)).sum()
 
 
@@ -151,7 +151,7 @@ def within_capacity(weights: Tensor, chosen: Tensor, experts: int, factor: float
     preference = weights.argsort(dim=-1, descending=True, stable=True)
     ranked = chosen.gather(-1, preference)  # best choice first
     queue = (ranked if by_token else ranked.T).flatten()
-    asked = torch.zeros(len(queue), experts, dtype=torch.long, device=chosen.device).scatter(1, queue[:, None], 1)
+    asked = torch.zeros(queue.shape[0], experts, dtype=torch.long, device=chosen.device).scatter(1, queue[:, None], 1)
     place = asked.cumsum(dim=0).gather(1, queue[:, None]).squeeze(1)  # how many ask the same expert, up to this one
     fits = place <= room
     fits = fits.view(tokens, top_k) if by_token else fits.view(top_k, tokens).T

@@ -100,6 +100,8 @@ class DeepseekVLV2Network(DeepseekV2Network):
             RequestError: the three do not fit each other: one is missing, or places, tiles and rows differ in number.
         """
         embeds = self.get_input_embeddings()(input_ids)
+        if images is None and images_seq_mask is None:
+            return embeds
         crops = self._crops(input_ids, images, images_seq_mask, images_spatial_crop)
         counts = [0] * len(input_ids)
         if images_seq_mask is not None:

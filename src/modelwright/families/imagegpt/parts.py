@@ -4,7 +4,6 @@ Leaves out the models around them (``model.py``). Projections are transformers' 
 ``[in, out]``: that is the official layout, and what adapters look for.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from modelwright.hf.modules import Conv1D
 from modelwright.layers import RMSNorm
 from modelwright.layers.activations import activation
 from modelwright.layers.checkpointed import CheckpointedLayer
+from modelwright.ops.dispatch import numbers_are_known
 from modelwright.ops.input_major import input_major_linear
 from modelwright.ops.invariant import row_wise, rows_are_invariant
 from modelwright.ops.linear import linear
@@ -129,9 +129,7 @@ def colour_loss(logits: Tensor, labels: Tensor, num_items: Tensor | int | None =
 
 def check_range(name: str, values: Tensor, limit: int, limit_name: str) -> None:
     """Raise a :class:`RequestError` unless ``0 <= values < limit``; while a graph is made there are no values yet."""
-    if values.is_meta or values.numel() == 0 or torch.compiler.is_compiling():
-        return
-    if values.is_cuda and torch.cuda.is_current_stream_capturing():
+    if not numbers_are_known(values) or values.numel() == 0:
         return
     low, high = (int(value) for value in values.aminmax())
     if low < 0 or high >= limit:

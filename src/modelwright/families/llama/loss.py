@@ -6,13 +6,13 @@ Leaves out the balance losses of experts (``balance.py``) and sums over ranks, w
 import torch.nn.functional as F
 from torch import Tensor
 
-from modelwright.configs.training import TrainingSettings
+from modelwright.families.llama.config import LlamaConfig
 
 IGNORED = -100  # what transformers' collators write, whatever ignore_token_id is
 
 
 def language_loss(
-    logits: Tensor, labels: Tensor, input_ids: Tensor | None, settings: TrainingSettings, num_items: Tensor | int | None
+    logits: Tensor, labels: Tensor, input_ids: Tensor | None, config: LlamaConfig, num_items: Tensor | int | None
 ) -> tuple[Tensor, Tensor]:
     """The loss over the labels that count, in fp32, and how many they are.
 
@@ -24,12 +24,12 @@ def language_loss(
             labels are those of the tokens themselves and are shifted here, so that the last logits foresee nothing.
         num_items: labels that count in all micro-batches and ranks.
     """
-    if not settings.input_sliced_sig:
+    if not config.input_sliced_sig:
         logits, labels = logits[:, :-1], labels[:, 1:]
         input_ids = None if input_ids is None else input_ids[:, :-1]
-    counts = (labels != settings.ignore_token_id) & (labels != IGNORED)
-    if input_ids is not None and settings.pad_token_id is not None:
-        counts = counts & (input_ids != settings.pad_token_id)
+    counts = (labels != config.ignore_token_id) & (labels != IGNORED)
+    if input_ids is not None and config.padding_by_id is not None:
+        counts = counts & (input_ids != config.padding_by_id)
     targets = labels.masked_fill(~counts, IGNORED).to(logits.device)
     total = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
     counted = counts.sum()

@@ -138,4 +138,4 @@ class LlamaCausal(LlamaNetwork, CausalNetwork):
         self, logits: Tensor, labels: Tensor, input_ids: Tensor | None, num_items: Tensor | int | None
     ) -> tuple[Tensor, Tensor]:
         """See :func:`language_loss` for what is shifted, masked and averaged."""
-        return language_loss(logits, labels, input_ids, self.config.training, num_items)
+        return language_loss(logits, labels, input_ids, self.config, num_items)

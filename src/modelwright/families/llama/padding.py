@@ -6,6 +6,7 @@ from torch import Tensor
 from modelwright.errors import RequestError
 from modelwright.families.llama.config import LlamaConfig
 from modelwright.hf.arguments import PassInputs
+from modelwright.ops.dispatch import numbers_are_known
 from modelwright.ops.packing import documents_of
 
 
@@ -25,7 +26,7 @@ def padding_mask(config: LlamaConfig, inputs: PassInputs) -> Tensor | None:
     if mask is not None or inputs.input_ids is None or pad is None:
         return mask
     real = inputs.input_ids != pad
-    return None if bool(real.all()) else F.pad(real, (inputs.past, 0), value=True)
+    return None if numbers_are_known(real) and bool(real.all()) else F.pad(real, (inputs.past, 0), value=True)
 
 
 def packed_documents(config: LlamaConfig, inputs: PassInputs) -> Tensor | None:
@@ -47,7 +48,7 @@ def packed_documents(config: LlamaConfig, inputs: PassInputs) -> Tensor | None:
 def _refuse_early_padding(mask: Tensor) -> None:
     real = mask.bool()
     early = ~real & (real.flip(-1).cumsum(-1).flip(-1) > 0)
-    if bool(early.any()):
+    if numbers_are_known(early) and bool(early.any()):
         raise RequestError(
             "use_attn_mask_compression=True attends without a mask, so padding must follow all real tokens: "
             f"attention_mask has {int(early.sum())} zeros before a one"
