@@ -21,6 +21,8 @@ from modelwright.checkpoints.quantize import quantize
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("prefill 512", "decode b1 @512", "decode b8")
+FOUND = Case("found 2048", "found", (2048,))
+"""A prompt that was read before: what is timed is looking for its pages, and computing its last token."""
 
 
 class Engine:
@@ -50,8 +52,9 @@ class Engine:
 
     def speed(self, case: Case, turn: int) -> float:
         """Tokens a second of one turn; prompts that are read are new in each turn."""
-        if case.kind == "prefill":
-            answer = self.ask(do="prefill", prompts=seeded_prompts(case.lengths, seed=100 + turn))
+        if case.kind in ("prefill", "found"):
+            seed = 100 + turn if case.kind == "prefill" else 0
+            answer = self.ask(do="prefill", prompts=seeded_prompts(case.lengths, seed=seed))
         else:
             answer = self.ask(do="decode", prompts=seeded_prompts(case.lengths, seed=0), steps=case.steps)
         return answer["tokens"] / answer["seconds"]
@@ -87,7 +90,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=Path("checkouts.json"))
     asked = parser.parse_args()
-    cases = [case for case in CASES if case.name in NAMES]
+    cases = [*(case for case in CASES if case.name in NAMES), FOUND]
     found: dict[str, Any] = {}
     for model in asked.models:
         plain = make_checkpoint(model, asked.layers, asked.work / model / "bf16")

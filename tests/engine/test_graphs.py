@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from modelwright.engine.cache import make_pools
@@ -29,7 +30,6 @@ from modelwright.engine.model_pass import ModelPass
 from modelwright.engine.runner import Runner
 from modelwright.engine.served_model import ServedModel
 from modelwright.errors import ConfigError
-from modelwright.families.imagegpt.parts import ColourHead
 from modelwright.families.llama.config import LlamaConfig
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.dispatch import KernelAwareMode
@@ -75,7 +75,7 @@ def graphed(model: Any, capture: Replayed, **settings: Any) -> Engine:
     """An engine on the CPU whose decodes run as those of a GPU's graphs."""
     engine = engine_of(model, **settings)
     runner = engine._runner
-    pools = make_pools(runner._served, engine.config, engine.config.num_pages + 1)
+    pools = make_pools(runner._served, engine.config, engine._pages + 1)
     graphs = DecodeGraphs(runner._served, pools, engine.context, capture)
     engine._runner = Runner(runner._served, pools, engine._pictures, graphs=graphs)
     return engine
@@ -174,9 +174,9 @@ def test_tapes_give_what_eager_passes_give(name, kv_dtype):
 
 @needs_kernels
 def test_a_model_that_asks_for_numbers_is_not_recorded(monkeypatch):
-    """A head that looks at its numbers. Who asked for records is told; by default the passes run as they are."""
-    scores = ColourHead.forward
-    monkeypatch.setattr(ColourHead, "forward", lambda self, x: scores(self, x) * float(x.isfinite().all()))
+    """A product that looks at its numbers. Who asked for records is told; by default the passes run as they are."""
+    product = F.linear
+    monkeypatch.setattr(F, "linear", lambda x, *weights: product(x, *weights) * float(x.isfinite().all()))
     model = tiny_imagegpt()
     with pytest.raises(ConfigError, match=r'"record" cannot record the passes of this model: .* asks for'):
         engine_of(model, backend="record").generate([[1, 2]], greedy(3))

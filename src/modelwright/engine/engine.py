@@ -1,18 +1,23 @@
 """`Engine`, many requests through one model: schedule, run, sample, step by step; it knows no threads and no HTTP."""
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from collections.abc import Sequence as SequenceOf
 from itertools import count
 from typing import Any
 
+import torch
+
+from modelwright.attention import PagePool
 from modelwright.configs.field_types import fits, shown
 from modelwright.engine.blocks import BlockPool
 from modelwright.engine.cache import count_pages, make_host_pools, make_pools
 from modelwright.engine.engine_config import EngineConfig
 from modelwright.engine.freed_memory import keep_freed_memory
-from modelwright.engine.graphs import graphs_of, spare_pages
+from modelwright.engine.graphs import DecodeGraphs, graphs_of, spare_pages
 from modelwright.engine.intake import Intake
+from modelwright.engine.model_state import ModelState
+from modelwright.engine.one_thread import OneThread
 from modelwright.engine.params import SamplingParams
 from modelwright.engine.picture_rows import PictureRows
 from modelwright.engine.prompt import PromptPicture
@@ -34,7 +39,10 @@ from modelwright.parallel import Mesh
 class Engine:
     """Serves requests with one model; see `EngineConfig` for its limits.
 
-    Use `generate`, or `add_request`, `step` and `abort`. One thread at a time.
+    Use `generate`, or `add_request`, `step` and `abort`. One thread at a time: another one is refused meanwhile.
+
+    The model may change between two steps: its weights, type, adapters, hooks and attributes. Requests that wait are
+    computed by the model of then; those that run go on with the keys that they have.
 
     Args:
         model: a causal language model of ours, in evaluation mode; its device and type are the engine's.
@@ -57,23 +65,22 @@ class Engine:
         self.tokenizer = as_tokenizer(tokenizer)
         self.statistics: EngineStatistics | None = None
         mesh = mesh or Mesh()
-        served = ServedModel.of(model, mesh.size)
+        self._served = served = ServedModel.of(model, mesh.size)
         slice_decoder(served.decoder, mesh)
         keep_freed_memory()  # of one pass for the next
-        self.context = _context(served, settings)
-        self._intake = Intake(served, self.tokenizer, self.context)
-        self.ends = self._intake.ends
+        self._state, self._seeing = ModelState(served.decoder), ModelState(model) if served.sees else None
         self._pictures = PictureRows(model, settings.kept_pictures) if served.sees else None
-        pages = mesh.least(count_pages(served, settings, self.context))
-        spare = spare_pages(served, settings)
-        on_device, on_host = make_pools(served, settings, pages + spare), make_host_pools(served, settings)
-        graphs = graphs_of(served, settings, on_device, self.context)
+        self.context = _context(served, settings)
+        self._pages = mesh.least(count_pages(served, settings, self.context))
+        on_device, on_host, graphs = self._parts(served)
         self._runner = Runner(served, on_device, self._pictures, on_host, mesh, graphs, settings.batch_invariant)
-        pool = BlockPool(pages, settings.page_size, settings.reuse_prefixes)
+        self._intake = self._intake_of(served)
+        pool = BlockPool(self._pages, settings.page_size, settings.reuse_prefixes)
         self._scheduler = Scheduler(pool, _limits(served, settings, self.context), settings.host_pages)
         self._requests: dict[str, Request] = {}
         self._samples: dict[str, tuple[Request, Sample]] = {}  # by the ids of their sequences
         self._numbers = count()
+        self._alone = OneThread()
 
     @property
     def has_work(self) -> bool:
@@ -94,7 +101,7 @@ class Engine:
             on_update: called with every piece as it comes, those of requests that were added before included.
 
         Raises:
-            RequestError: a request that cannot be served; then none is.
+            RequestError: a request that cannot be served; then none is. Or another thread is using the engine.
             RequestFailed: one that could not be finished, once the others are: the model's scores were no numbers, or
                 a guide failed.
         """
@@ -105,10 +112,22 @@ class Engine:
         each = [params or SamplingParams()] * len(prompts) if not isinstance(params, SequenceOf) else params
         if len(each) != len(prompts):
             raise RequestError(f"there must be one SamplingParams for each prompt, got {len(each)} for {len(prompts)}")
+        with self._alone:
+            requests = self._run_to_ends(zip(prompts, each, strict=True), on_update)
+        for number, request in enumerate(requests):
+            if request.error is not None:
+                where = f"prompts[{number}]: " if len(requests) > 1 else ""
+                raise RequestFailed(f"{where}{request.error}")
+        return [request.result() for request in requests]
+
+    def _run_to_ends(
+        self, asked: Iterable[tuple[Any, SamplingParams]], on_update: Callable[[Update], None] | None
+    ) -> list[Request]:
+        """Requests of prompts and their settings, once all have ended; if anything fails they are aborted."""
         requests: list[Request] = []
         try:
-            for prompt, own in zip(prompts, each, strict=True):
-                requests.append(self._requests[self.add_request(prompt, own)])
+            for prompt, own in asked:
+                requests.append(self._add(prompt, own))
             while not all(request.ended for request in requests):
                 for update in self.step():
                     if on_update is not None:
@@ -117,11 +136,7 @@ class Engine:
             for request in requests:
                 self.abort(request.id)
             raise
-        for number, request in enumerate(requests):
-            if request.error is not None:
-                where = f"prompts[{number}]: " if len(requests) > 1 else ""
-                raise RequestFailed(f"{where}{request.error}")
-        return [request.result() for request in requests]
+        return requests
 
     def add_request(
         self, prompt: Any, params: SamplingParams | None = None, *, id: str | None = None, priority: int = 0
@@ -135,13 +150,21 @@ class Engine:
 
         Raises:
             RequestError: it cannot be served: too long, a token beyond the vocabulary, a guide that cannot be followed.
+                Or another thread is using the engine.
         """
+        with self._alone:
+            return self._add(prompt, params, id, priority).id
+
+    def _add(
+        self, prompt: Any, params: SamplingParams | None = None, id: str | None = None, priority: int = 0
+    ) -> Request:
         if not isinstance(id, str | None):
             raise RequestError(f"a request's id must be text, got {shown(id)}")
         if not fits(priority, int):
             raise RequestError(f"a request's priority must be an int, got {shown(priority)}")
         if not isinstance(params, SamplingParams | None):
             raise RequestError(f"params must be SamplingParams, got {shown(params)}")
+        self._renew()
         name = self._new_name() if id is None else id
         if name in self._requests:
             raise RequestError(f"a request needs an id of its own, {name!r} is being served")
@@ -150,7 +173,9 @@ class Engine:
         self._scheduler.add(first, others)
         self._requests[name] = request
         self._samples |= {own.sequence.id: (request, own) for own in request.samples}
-        return name
+        if self._pictures is not None and request.prompt.pictures and not self._shows:
+            self._pictures.forget()
+        return request
 
     def serves(self, id: str) -> bool:
         """Whether the request of that id has not ended."""
@@ -158,13 +183,14 @@ class Engine:
 
     def abort(self, id: str) -> list[Update]:
         """End a request wherever it stands; nothing if it has ended."""
-        request = self._requests.get(id)
-        if request is None:
-            return []
-        for own in request.samples:
-            self._scheduler.abort(own.sequence.id)
-        self._forget(request)
-        return request.abort()
+        with self._alone:
+            request = self._requests.get(id)
+            if request is None:
+                return []
+            for own in request.samples:
+                self._scheduler.abort(own.sequence.id)
+            self._forget(request)
+            return request.abort()
 
     def follow(self) -> None:
         """Compute what rank 0 serves, until it closes; for every other rank.
@@ -179,22 +205,28 @@ class Engine:
         self._runner.let_go()
 
     def forget_prefixes(self) -> None:
-        """Find nothing again that was computed so far, pictures included; call it when weights have changed.
+        """Find nothing again that was computed so far, pictures included.
 
-        Who runs goes on with the keys that it has; who waits is computed by the weights of then.
+        The engine does so itself whenever it sees that the model has changed. Call it when weights have changed in a
+        way that cannot be seen: on a GPU through ``.data`` or a library that does not tell torch, on a CPU in few
+        numbers that way. Who runs goes on with the keys that it has; who waits is computed by the weights of then.
         """
-        self._scheduler.forget_prefixes()
-        if self._pictures is not None:
-            self._pictures.forget()
+        with self._alone:
+            self._scheduler.forget_prefixes()
+            if self._pictures is not None:
+                self._pictures.forget()
 
     def step(self) -> list[Update]:
         """Compute one step and say what it added; nothing without work.
 
         If the model raises, so does this, and the step's requests will be computed again.
         """
-        if not self.has_work:
-            return []
+        with self._alone:
+            return self._step() if self.has_work else []
+
+    def _step(self) -> list[Update]:
         start = time.perf_counter()
+        self._look()
         step = self._scheduler.schedule()
         drawing = [sequence for chunk in step.chunks for sequence in chunk.draws]
         try:
@@ -209,6 +241,53 @@ class Engine:
         self._commit(step, drawing, sampled, damaged)
         self.statistics = EngineStatistics(step.statistics, time.perf_counter() - start)
         return updates
+
+    def _look(self) -> None:
+        """Follow the model in whatever has changed since the last step: nothing computed before is found again.
+
+        What weights are worth matters in steps that look for pages, and under autocast, which keeps what it has cast.
+        What sees pictures is looked at while a prompt with pictures is read.
+        """
+        casts = torch.is_autocast_enabled(self._served.device.type)
+        contents = casts or self._scheduler.admits
+        changed = self._state.look(contents)
+        if self._seeing is not None and any(request.reads_pictures for request in self._requests.values()):
+            changed |= self._seeing.look()
+        if not changed:
+            return
+        if casts:
+            torch.clear_autocast_cache()
+        self._renew()
+        self.forget_prefixes()
+        self._scheduler.pool.reuse = self.config.reuse_prefixes and self._shows
+
+    def _renew(self) -> None:
+        """Serve the model as it now is, if that is of another type, vocabulary or the like."""
+        served = self._served.renewed()
+        if served == self._served:
+            return
+        self.context = _context(served, self.config)
+        self._served, self._intake = served, self._intake_of(served)
+        self._runner.serve(served, *self._parts(served))
+        self._scheduler.restart()
+        self._scheduler.settings = _limits(served, self.config, self.context)
+        if self._pictures is not None:
+            self._pictures.forget()
+
+    @property
+    def _shows(self) -> bool:
+        return self._state.shows and (self._seeing is None or self._seeing.shows)
+
+    def _intake_of(self, served: ServedModel) -> Intake:
+        intake = Intake(served, self.tokenizer, self.context)
+        self.ends = intake.ends
+        return intake
+
+    def _parts(self, served: ServedModel) -> tuple[list[PagePool], list[PagePool], DecodeGraphs | None]:
+        """Empty pools on the device and on the host, and captured decodes, for the passes of a model."""
+        on_device = make_pools(served, self.config, self._pages + spare_pages(served, self.config))
+        graphs = graphs_of(served, self.config, on_device, self.context, self._state)
+        return on_device, make_host_pools(served, self.config), graphs
 
     def _pictures_in(self, step: Step) -> dict[str, tuple[PromptPicture, ...]]:
         """The pictures of the sequences of a step that have any."""

@@ -1,11 +1,13 @@
 """`Fingerprint`, what the Python of a model's passes depends on at one moment, to see whether it still is so.
 
-It says nothing of what weights are worth: a pass that was captured reads them where they lie. Asking again compares a
-copy of every module's attributes with what they now are, which for 300 modules takes a quarter of a millisecond.
+It says nothing of what weights are worth (``contents.py``): a pass that was captured reads them where they lie. Asking
+again compares a copy of every module's attributes with what they now are, which for 300 modules takes a quarter of a
+millisecond.
 """
 
 from dataclasses import dataclass
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from operator import attrgetter
+from types import BuiltinFunctionType, FunctionType, GenericAlias, ModuleType
 from typing import Any, Self
 
 import torch
@@ -14,7 +16,8 @@ from torch.nn.modules.module import _has_any_global_hook
 
 _VALUES = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, type)
 """Types whose values never change, so that equal ones are as good as the same."""
-_WITHOUT_STATE = (*_VALUES, Tensor, FunctionType, BuiltinFunctionType, ModuleType)
+_WITHOUT_STATE = (*_VALUES, Tensor, FunctionType, BuiltinFunctionType, ModuleType, GenericAlias)
+_FORM = attrgetter("shape", "dtype")
 
 
 class _Same:
@@ -41,16 +44,19 @@ class Fingerprint:
         live: the same attributes as they are, each an object's own dictionary.
         empty: the containers among them that were empty, most of which are for hooks; `kept` has these very ones,
             which is faster to compare than a copy of each.
-        places: each tensor, and where and how it lay.
-        forwards: the classes of the modules and the `forward` of each.
+        tensors: those among them, what wrapped ones hold included.
+        places: where and how each lay.
+        classes: the modules' classes and what those derive from, and a copy of the attributes of each: its methods and
+            what else all its modules share.
         surroundings: what is asked of torch rather than of the model.
     """
 
     kept: list[dict[str, Any]]
     live: list[dict[str, Any]]
     empty: list[Any]
-    places: tuple[list[Tensor], list[tuple[Any, ...]]]
-    forwards: list[tuple[type, Any]]
+    tensors: list[Tensor]
+    places: tuple[list[Any], ...]
+    classes: list[tuple[Any, dict[str, Any]]]
     surroundings: tuple[Any, ...]
 
     @classmethod
@@ -59,33 +65,33 @@ class Fingerprint:
         found: dict[int, Any] = {}
         _collect(model, found)
         live = [vars(each) for each in found.values() if not isinstance(each, Tensor)]
-        tensors = [each for each in found.values() if isinstance(each, Tensor)]
-        kinds = {type(each) for each in found.values() if isinstance(each, nn.Module)}
+        tensors = [plain for each in found.values() if isinstance(each, Tensor) for plain in _plain(each)]
+        kinds = {kind for each in found.values() if isinstance(each, nn.Module) for kind in type(each).__mro__}
         empty: list[Any] = []
         return cls(
             kept=[{name: _copy(value, empty) for name, value in attributes.items()} for attributes in live],
             live=live,
             empty=empty,
-            places=(tensors, _places(tensors)),
-            forwards=[(kind, kind.forward) for kind in kinds],
+            tensors=tensors,
+            places=_places(tensors),
+            classes=[(vars(kind), dict(vars(kind))) for kind in kinds if kind is not object],
             surroundings=_surroundings(),
         )
 
     def holds(self) -> bool:
         """Whether it still is."""
-        tensors, places = self.places
         return (
             not any(self.empty)
             and self._names_the_same()
-            and _places(tensors) == places
-            and all(kind.forward is forward for kind, forward in self.forwards)
+            and _places(self.tensors) == self.places
             and _surroundings() == self.surroundings
         )
 
     def _names_the_same(self) -> bool:
         try:
-            return self.kept == self.live  # in this order: what is kept says whether it is equal
-        except RuntimeError:  # another tensor, which cannot be said to be equal or not
+            # In this order: what is kept says whether it is equal.
+            return self.kept == self.live and all(kept == live for live, kept in self.classes)
+        except (RuntimeError, ValueError):  # another tensor or array, which cannot be said to be equal or not
             return False
 
 
@@ -120,11 +126,20 @@ def _copy(value: Any, empty: list[Any], inside: frozenset[int] = frozenset()) ->
     return value if several or isinstance(value, (*_VALUES, nn.Module)) else _Same(value)
 
 
-def _places(tensors: list[Tensor]) -> list[tuple[Any, ...]]:
-    return [(tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) for tensor in tensors]
+def _plain(tensor: Tensor) -> list[Tensor]:
+    """The tensors that hold the numbers of one: itself, or those inside that it wraps."""
+    if type(tensor) in (Tensor, nn.Parameter) or not hasattr(tensor, "__tensor_flatten__"):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
+    return [plain for name in names for plain in _plain(getattr(tensor, name))]
+
+
+def _places(tensors: list[Tensor]) -> tuple[list[Any], ...]:
+    return (list(map(Tensor.data_ptr, tensors)), list(map(Tensor.stride, tensors)), list(map(_FORM, tensors)))
 
 
 def _surroundings() -> tuple[Any, ...]:
-    """Threads of operations on the CPU, the types of autocast, and whether there are hooks of all modules."""
+    """Threads of operations on the CPU, the types of autocast, hooks of all modules, and modes that watch torch."""
     casts = (torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) for kind in ("cpu", "cuda"))
-    return torch.get_num_threads(), *casts, bool(_has_any_global_hook())
+    modes = torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack()
+    return torch.get_num_threads(), *casts, bool(_has_any_global_hook()), *modes

@@ -16,11 +16,10 @@ from torch import Tensor
 from modelwright.attention import PagedAttention, PagedBatch, PagePool
 from modelwright.attention.upcast import UpcastAttention
 from modelwright.engine.engine_config import EngineConfig
-from modelwright.engine.fingerprint import Fingerprint
 from modelwright.engine.model_pass import ModelPass
+from modelwright.engine.model_state import ModelState
 from modelwright.engine.served_model import ServedModel
 from modelwright.errors import ConfigError
-from modelwright.layers.bare import is_as_built
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.record import Memory, NotRecordable, record
 
@@ -136,7 +135,7 @@ class DecodeInputs:
 class DecodeGraphs:
     """The passes of one model over its pools, each captured when its size of batch is first met.
 
-    They are captured anew when anything has changed that a pass depends on (`Fingerprint`). A weight that changes where
+    They are captured anew when anything has changed that a pass depends on (`ModelState`). A weight that changes where
     it lies is read as it then is. While the model is not as it was built, having hooks, adapters or methods of somebody
     else's, its modules are to be called, and nothing is captured.
 
@@ -146,6 +145,7 @@ class DecodeGraphs:
         context: how many tokens a sequence may have.
         capture: how.
         optional: whether a model whose passes cannot be captured is served otherwise.
+        state: of the served decoder, where somebody else looks at it before each pass.
     """
 
     def __init__(
@@ -155,12 +155,14 @@ class DecodeGraphs:
         context: int,
         capture: Capture,
         optional: bool = False,
+        state: ModelState | None = None,
     ):
         self._served, self._pools, self._context = served, pools, context
         self._capture, self._optional = capture, optional
         self._captured: dict[int, tuple[DecodeInputs, Forward]] = {}
         self._refused = False
-        self._look()
+        self._looks, self._state = state is None, state or ModelState(served.decoder)
+        self._version = self._state.version
 
     def logits(self, one: ModelPass) -> Tensor | None:
         """``[sequences, vocabulary]`` of a decode; None for a pass that is to be computed by calling the model.
@@ -168,11 +170,14 @@ class DecodeGraphs:
         Raises:
             ConfigError: the model's passes cannot be captured, and it is not optional.
         """
-        if self._refused or not is_decode(one):
+        if not is_decode(one):
             return None
-        if not self._print.holds():
-            self._look()
-        if not self._as_built:
+        if self._looks:
+            self._state.look(contents=False)
+        if self._state.version != self._version:
+            self._version, self._refused = self._state.version, False
+            self._captured.clear()
+        if self._refused or not self._state.records:
             return None
         rows = len(one.tokens)
         batch = padded_batch(rows) if self._capture.pads else rows
@@ -185,13 +190,8 @@ class DecodeGraphs:
             replay = self._first(inputs)
         return None if replay is None else replay()[:rows].clone()
 
-    def _look(self) -> None:
-        """Take the model as it now is, and forget what was captured of it."""
-        self._print, self._as_built = Fingerprint.of(self._served.decoder), is_as_built(self._served.decoder)
-        self._captured.clear()
-
     def _first(self, inputs: DecodeInputs) -> Forward | None:
-        """Capture a size of batch with its first tokens; None, and never again, where that cannot be done."""
+        """Capture a size of batch with its first tokens; None, for the model as it is, where that cannot be done."""
         try:
             replay = self._capture(lambda: self._forward(inputs))
         except ConfigError:
@@ -219,16 +219,20 @@ class DecodeGraphs:
 
 
 def graphs_of(
-    served: ServedModel, settings: EngineConfig, pools: Sequence[PagePool], context: int
+    served: ServedModel,
+    settings: EngineConfig,
+    pools: Sequence[PagePool],
+    context: int,
+    state: ModelState | None = None,
 ) -> DecodeGraphs | None:
     """The graphs that `settings` ask for, if any: with backend ``auto`` tapes, where there are kernels to record."""
     if settings.backend == "cudagraph":
-        return DecodeGraphs(served, pools, context, CudaCapture(served.device))
+        return DecodeGraphs(served, pools, context, CudaCapture(served.device), state=state)
     if settings.backend == "record":
-        return DecodeGraphs(served, pools, context, TapeCapture())
+        return DecodeGraphs(served, pools, context, TapeCapture(), state=state)
     tapes = served.device.type == "cpu" and served.ranks == 1 and kernels.available()
     if settings.backend == "auto" and tapes:
-        return DecodeGraphs(served, pools, context, TapeCapture(), optional=True)
+        return DecodeGraphs(served, pools, context, TapeCapture(), optional=True, state=state)
     return None
 
 

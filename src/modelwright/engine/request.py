@@ -82,6 +82,14 @@ class Request:
         """Why it could not be finished; None where that did not happen."""
         return next((sample.error for sample in self.samples if sample.error is not None), None)
 
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether pictures of its prompt are to be read, or their pages to be found."""
+        length = len(self.prompt.tokens)
+        return bool(self.prompt.pictures) and any(
+            own.sequence.computed < length for own in self.samples if not own.ended
+        )
+
     def read_prompt(self, start: int, logits: Tensor) -> None:
         """Take the logits ``[tokens, vocabulary]`` of the prompt from token `start` on, perhaps for the second time."""
         del self.prompt_logprobs[start:]

@@ -60,10 +60,19 @@ class Runner:
         graphs: DecodeGraphs | None = None,
         invariant: bool = False,
     ):
-        self._served, self._pools, self._pictures = served, pools, pictures
-        self._host_pools, self._mesh, self._graphs = host_pools, mesh or Mesh(), graphs
-        self._invariant = invariant
+        self.serve(served, pools, host_pools, graphs)
+        self._pictures, self._mesh, self._invariant = pictures, mesh or Mesh(), invariant
         self._in_step = True  # with the other ranks: false from the beginning of a pass to its end
+
+    def serve(
+        self,
+        served: ServedModel,
+        pools: Sequence[PagePool],
+        host_pools: Sequence[PagePool] = (),
+        graphs: DecodeGraphs | None = None,
+    ) -> None:
+        """Go on with a model that has become another one, over pools of its own."""
+        self._served, self._pools, self._host_pools, self._graphs = served, pools, host_pools, graphs
 
     @torch.inference_mode()
     def run(self, step: Step, pictures: Pictures) -> Logits:

@@ -56,6 +56,11 @@ class Scheduler:
         """Those in the queue, by rank; samples that wait for their prompt to be read are behind their leader."""
         return tuple(self._queues.waiting)
 
+    @property
+    def admits(self) -> bool:
+        """Whether the next step may look for the pages of a sequence that waits."""
+        return bool(self._queues.waiting) and len(self._queues.running) < self.settings.max_batch
+
     def add(self, sequence: Sequence, siblings: Iterable[Sequence] = ()) -> None:
         """Let a sequence wait for its turn, with `siblings`: more samples of the same prompt, which is read once.
 
@@ -168,6 +173,13 @@ class Scheduler:
             sequence.publishes = False
         for sequence in self._queues.waiting:
             self.host.drop(sequence)
+
+    def restart(self) -> None:
+        """All pages are gone, those on the host too: who runs waits again, and is computed anew."""
+        assert self._step is None, "a step is in flight, and its pages are in use"
+        for sequence in list(self._queues.running):
+            self._queues.preempt(sequence, store=False)
+        self.forget_prefixes()
 
     def _check(self, samples: list[Sequence]) -> None:
         ids = [sample.id for sample in samples]

@@ -56,8 +56,7 @@ class ServedModel:
             ConfigError: its class has no tokens to draw, it is being trained, its weights are spread over devices, it
                 is one rank's part of a model, or its config asks for attention that pages do not serve.
         """
-        family = _family(model)
-        if model.training:
+        if _family(model) and model.training:
             raise ConfigError("the engine needs a model in evaluation mode: call model.eval() first")
         devices = sorted({str(parameter.device) for parameter in model.parameters()})
         if len(devices) > 1:
@@ -68,21 +67,35 @@ class ServedModel:
             )
         if is_sliced(model):
             raise ConfigError("the engine needs a whole model, of which it keeps its rank's part; got such a part")
+        return cls._read(model, ranks)
+
+    def renewed(self) -> Self:
+        """The model as it now is: its device, its type, its ends of sentence and whatever else has changed.
+
+        One that several ranks share is taken to be as it was, and so is the vocabulary of an embedding or a head in
+        whose place there is a module that does not tell.
+        """
+        return self if self.ranks > 1 else self._read(self.model, 1, self.reads, self.draws)
+
+    @classmethod
+    def _read(cls, model: Any, ranks: int, reads: int = 0, draws: int = 0) -> Self:
+        family = _family(model)
         config: Any = model.config.get_text_config()
         rules: DecodingRules = resolve(family.decoding)(config)
         cache: CacheLayout = resolve(family.cache)(config)
         decoder, ends = family.decoder_of(model), _ends(model.ends_of_sentence())
-        embedding = decoder.get_input_embeddings().weight
+        embedding, head = decoder.get_input_embeddings(), decoder.get_output_embeddings()
+        weight = getattr(embedding, "weight", None)
         return cls(
             model=model,
             decoder=decoder,
             config=config,
-            device=embedding.device,
+            device=(next(model.parameters()) if weight is None else weight).device,
             dtype=decoder.cache_dtype(),
             cache=cache.of_ranks(ranks),
             context=rules.context,
-            reads=embedding.shape[0],
-            draws=decoder.get_output_embeddings().out_features,
+            reads=reads if weight is None else weight.shape[0],
+            draws=getattr(head, "out_features", draws),
             ends=ends,
             padding=_padding(config.pad_token_id, ends, rules.attends_to_padding),
             upcasts=rules.upcasts,
