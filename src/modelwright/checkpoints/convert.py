@@ -16,7 +16,7 @@ from torch import Tensor
 
 from modelwright.checkpoints.conversion_source import Dropped, Source, TensorReader, open_source
 from modelwright.checkpoints.conversion_target import write_config
-from modelwright.checkpoints.dialect import GGUF, TensorDialect, dialect_called
+from modelwright.checkpoints.dialect import GGUF, HUGGING_FACE, TensorDialect, dialect_called
 from modelwright.checkpoints.finite import check_range
 from modelwright.checkpoints.gguf.file import SUFFIX
 from modelwright.checkpoints.gguf.model import write_model
@@ -74,7 +74,8 @@ def convert(
         src: a MindFormers folder (YAML and safetensors), its YAML, a Hugging Face folder, a GGUF file, or a hub id.
         dst: a folder that is not there yet, or is empty; for GGUF a file that is not there yet.
         to: ``hf``, ``mindformers`` or ``gguf``; None is GGUF where ``dst`` ends in ``.gguf``, else Hugging Face's
-            layout, which is the other one for a MindFormers source.
+            layout, which is the other one for a MindFormers source. ``hf`` from MindFormers asks for a folder that
+            transformers reads, and is refused for experts that none of its models has.
         qkv_concat: fuse (or split) the projections of a MindFormers target; None is as the config says.
         num_key_value_heads: pool the key and value heads down to this many, by their mean.
         dtype: ``float32``, ``float16`` or ``bfloat16`` for every tensor but a router's bias, and ``q8_0`` for the
@@ -99,6 +100,11 @@ def convert(
     if target == source.folder.resolve() or source.folder.resolve() in target.resolve().parents:
         raise CheckpointError(f"{target} must not lie inside the folder to convert, {source.folder}")
     config = _target_config(source, dialect, qkv_concat, num_key_value_heads, kind)
+    if to == HUGGING_FACE and source.dialect is not None and (beyond := config.beyond_transformers()) is not None:
+        raise ConfigError(
+            f"no model of transformers has these experts, so it would read a folder of hf without them: {beyond} "
+            "(without `to` the folder is written for modelwright alone)"
+        )
     recipes = _target_recipes(source, dialect, config, num_key_value_heads)
     with new_folder(target) as folder, TensorReader(source.tensors, limit // READ_AT_ONCE) as reader:
         planned = _plan(recipes, source, reader, kind, progress)

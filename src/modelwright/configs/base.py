@@ -238,6 +238,13 @@ class CheckedConfig(PreTrainedConfig):
         """Why a checkpoint of this config is read by modelwright alone; None where transformers reads it too."""
         return None
 
+    def beyond_transformers(self) -> str | None:
+        """What a folder for transformers must not be asked for: modules that no model of it has; None where it has all.
+
+        Part of `not_for_transformers`, whose other reasons transformers tells by missing or unexpected tensors.
+        """
+        return None
+
     def idle_fields(self) -> dict[str, str]:
         """The fields of one family that nothing reads with the config's other values, each with the reason."""
         return {}

@@ -31,6 +31,7 @@ from modelwright.families.llama.config.names import (
     KIN,
     MINDFORMERS,
     MINDFORMERS_FIELDS,
+    NO_KIN,
     WRITTEN,
 )
 from modelwright.families.llama.config.rules import check_llama
@@ -165,8 +166,13 @@ class LlamaConfig(RouterOutputs, LlamaFields):
 
     @property
     def kin(self) -> str:
-        """The `model_type` of the model of Hugging Face's that this is: a Llama, a Mistral or a Qwen2."""
-        if self.qkv_has_bias and not self.attn_proj_has_bias and not self.has_experts:
+        """The `model_type` of the model of Hugging Face's that this is: a Llama, a Mistral, a Mixtral or a Qwen2.
+
+        A Llama with experts that no Mixtral has is of none of them.
+        """
+        if self.has_experts:
+            return "mixtral" if self.beyond_transformers() is None else NO_KIN
+        if self.qkv_has_bias and not self.attn_proj_has_bias:
             return "qwen2"
         read = self.read_values().get("model_type")
         return "mistral" if read == "mistral" and not self.qkv_has_bias and not self.attn_proj_has_bias else "llama"
@@ -319,8 +325,16 @@ class LlamaConfig(RouterOutputs, LlamaFields):
         """As `CheckedConfig.as_written`, under the `model_type` and the architectures of its kin."""
         kin, named = self.kin, values.get("architectures")
         values = values | {"model_type": kin}
-        if named:
+        if named and kin in KIN:
             values["architectures"] = [name.replace(KIN["llama"], KIN[kin], 1) for name in named]
+        if kin == "mixtral":
+            moe = self.moe_config
+            values = {key: value for key, value in values.items() if key not in ("attention_bias", "mlp_bias")}
+            values |= {"num_local_experts": moe.expert_num, "num_experts_per_tok": moe.num_experts_chosen}
+            values |= {"router_aux_loss_coef": 0.0 if moe.aux_loss_types else moe.aux_loss_factor}
+            values.setdefault("sliding_window", None)
+            if not self.states_head_dim and self.read_values().get("head_dim", 0) is None:
+                values["head_dim"] = None
         return values
 
     def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
@@ -343,7 +357,30 @@ class LlamaConfig(RouterOutputs, LlamaFields):
         """Why a checkpoint of this config is read by modelwright alone; None where transformers reads it too."""
         if self.attn_proj_has_bias and not self.qkv_has_bias:
             return "attention has a bias on its output alone (attn_proj_has_bias), which no model of transformers has"
-        return None
+        beyond = self.beyond_transformers()
+        return beyond
+
+    def beyond_transformers(self) -> str | None:
+        """The first that no Mixtral of Hugging Face's has of a model with experts; None where it is one.
+
+        Capacity is left out: it drops tokens in training alone. So are the types of router and norms, which round.
+        """
+        moe = self.moe_config
+        if not self.has_experts:
+            return None
+        rules: dict[str, tuple[Any, bool, str]] = {
+            "shared_expert_num": (moe.shared_expert_num, not moe.shared_expert_num, "0"),
+            "use_gating_sigmoid": (moe.use_gating_sigmoid, not moe.use_gating_sigmoid, "False"),
+            "topk_method": (moe.topk_method, moe.topk_method == "greedy", '"greedy"'),
+            "norm_topk_prob": (moe.norm_topk_prob, moe.norm_topk_prob, "True"),
+            "num_experts_chosen": (moe.num_experts_chosen, moe.num_experts_chosen > 1, "at least 2"),
+            "routed_scaling_factor": (moe.routed_scaling_factor, moe.routed_scaling_factor == 1, "1"),
+            "balance_via_topk_bias": (moe.balance_via_topk_bias, not moe.balance_via_topk_bias, "False"),
+            "qkv_has_bias": (self.qkv_has_bias, not self.qkv_has_bias, "False"),
+            "attn_proj_has_bias": (self.attn_proj_has_bias, not self.attn_proj_has_bias, "False"),
+        }
+        broken = ((name, value, rule) for name, (value, holds, rule) in rules.items() if not holds)
+        return next((f"{name} must be {rule} in a Mixtral, got {value}" for name, value, rule in broken), None)
 
     def check_mindformers(self) -> None:
         """Raise `ConfigError`, with the reason, for what MindFormers' Llama cannot express."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from modelwright.configs.base import require, require_one_of
 from modelwright.configs.field_types import dtype_name, is_number
+from modelwright.configs.moe import MoEConfig
 from modelwright.configs.quantization import is_transformers_quantization
 from modelwright.configs.rope_extensions import Extension, extend_method, read_hugging_face
 from modelwright.families.llama.config.names import (
@@ -23,6 +24,8 @@ from modelwright.families.llama.config.names import (
     KIN_DEFAULTS,
     MINDFORMERS,
     MINDFORMERS_FIELDS,
+    MIXTRAL,
+    NO_KIN,
     NONE_MEANS,
     PLAIN_DEFAULTS,
     ROPE_VIEWS,
@@ -79,6 +82,8 @@ def completed(values: dict[str, Any]) -> dict[str, Any]:
     kin = values.get("model_type")
     if kin == "qwen2":  # whose projections have these biases, whatever a file says
         values |= {"qkv_has_bias": True, "attn_proj_has_bias": False}
+    if kin == "mixtral":
+        values = with_experts(values)
     if dialect == MINDFORMERS:
         return canonical(PLAIN_DEFAULTS) | {"norm_init_type": None} | values
     values = HUGGING_FACE_DEFAULTS | KIN_DEFAULTS.get(kin if isinstance(kin, str) else "", {}) | values
@@ -97,6 +102,8 @@ def as_llama(values: dict[str, Any]) -> dict[str, Any]:
         ConfigError: a window is shorter than the context.
     """
     kin = values.get("model_type")
+    if kin == NO_KIN:
+        return values | {"model_type": "llama"}
     if kin not in KIN_DEFAULTS:
         return values
     sliding, window, context = _slides(values, kin), values.get("sliding_window"), values["max_position_embeddings"]
@@ -114,9 +121,35 @@ def as_llama(values: dict[str, Any]) -> dict[str, Any]:
     return rest | {"model_type": "llama", "architectures": classes or None}
 
 
+def with_experts(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a Mixtral with what it says of its experts as the `moe_config` of a Llama.
+
+    Raises:
+        ConfigError: a `moe_config` beside them says otherwise, or noise is added to the router's input.
+    """
+    said = MIXTRAL | {key: values[key] for key in MIXTRAL if values.get(key) is not None}
+    noise, experts = said["router_jitter_noise"], said["num_local_experts"]
+    require(noise == 0, f"router_jitter_noise must be 0: a Llama routes without noise, got {noise}")
+    require(experts != 1, "num_local_experts must be at least 2 in a Mixtral, got 1")
+    rest = {key: value for key, value in values.items() if key not in MIXTRAL}
+    if said["output_router_logits"]:
+        rest["output_router_logits"] = True
+    moe = {"expert_num": experts, "num_experts_chosen": said["num_experts_per_tok"]}
+    if values.get("moe_config") is None:
+        factor = said["router_aux_loss_coef"]
+        weighed = {"aux_loss_factor": factor} if factor else {"aux_loss_types": ["expert"], "aux_loss_factors": [0.0]}
+        return rest | {"moe_config": MoEConfig.read({**moe, **weighed, "use_gmm": True}, "moe_config")}
+    given = MoEConfig.read_file(values["moe_config"], "moe_config")
+    stated = {"expert_num": "num_local_experts", "num_experts_chosen": "num_experts_per_tok"}
+    for name, theirs in stated.items():
+        found, value = getattr(given, name), values.get(theirs)
+        require(value is None or found == value, f"moe_config {name} ({found}) contradicts {theirs} ({value})")
+    return rest | {"moe_config": given}
+
+
 def _slides(values: Mapping[str, Any], kin: str) -> bool:
     """Whether some layer of a kin attends to a window."""
-    if kin == "mistral":
+    if kin in ("mistral", "mixtral"):
         return values.get("sliding_window") is not None
     layers, types = values.get("num_hidden_layers", 32), values.get("layer_types")
     if types is not None:

@@ -91,14 +91,31 @@ PLAIN_DEFAULTS: dict[str, Any] = {
 ROPE_VIEWS = ("rope_parameters", "rope_scaling")
 HUGGING_FACE_DEFAULTS: dict[str, Any] = {"intermediate_size": 11008, "max_position_embeddings": 2048}
 """Hugging Face's defaults of what MindFormers derives; its others are the class's."""
-KIN: dict[str, str] = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}
+KIN: dict[str, str] = {"llama": "Llama", "mistral": "Mistral", "mixtral": "Mixtral", "qwen2": "Qwen2"}
 """The `model_type` of each of Hugging Face's models that is a Llama here, and what its architectures begin with."""
+NO_KIN = "modelwright_llama"
+"""The `model_type` of a Llama whose experts no model of Hugging Face's has, so that none is taken for it."""
+MIXTRAL: dict[str, Any] = {
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "router_aux_loss_coef": 0.001,
+    "output_router_logits": False,
+    "router_jitter_noise": 0.0,
+}
+"""What Mixtral says of its experts, with its defaults."""
 KIN_DEFAULTS: dict[str, dict[str, Any]] = {
     "mistral": {
         "intermediate_size": 14336,
         "num_key_value_heads": 8,
         "max_position_embeddings": 131072,
         "sliding_window": 4096,
+    },
+    "mixtral": {
+        "intermediate_size": 14336,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "sliding_window": None,
     },
     "qwen2": {
         "vocab_size": 151936,
