@@ -1,6 +1,7 @@
 """Mixtral: a Llama with experts under another name, with transformers' logits both ways, and experts that none has."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -77,7 +78,8 @@ def test_a_mindformers_mixtral_becomes_a_mixtral_with_the_same_logits(name, tmp_
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert (config["model_type"], config["architectures"]) == ("mixtral", ["MixtralForCausalLM"])
     assert (config["num_local_experts"], config["num_experts_per_tok"]) == (4, 2)
-    model, info = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    model, info = loaded
     assert isinstance(model, MixtralForCausalLM)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     torch.testing.assert_close(logits(model.eval(), tokens(2, 9)), logits(ours, tokens(2, 9)), atol=1e-5, rtol=0)
