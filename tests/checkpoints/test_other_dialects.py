@@ -60,3 +60,23 @@ def test_weights_that_only_mindspore_reads_say_so(tmp_path):
     (tmp_path / "llama.ckpt").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"holds \.ckpt weights, which only MindSpore reads"):
         find_checkpoint(tmp_path)
+
+
+PARTS = r"holds the parts of 3 ranks \(rank_0 to rank_10\) and no whole checkpoint: merge them where they were saved"
+
+
+@pytest.mark.parametrize("read", [find_checkpoint, lambda path: convert(path, path / "NEW"), *ROADS.values()])
+@pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
+def test_the_parts_of_ranks_are_to_be_merged_first(read, suffix, tmp_path):
+    for rank in (0, 2, 10):
+        (tmp_path / f"rank_{rank}").mkdir()
+        (tmp_path / f"rank_{rank}" / f"llama_rank_{rank}-8_2.{suffix}").write_bytes(b"")
+    (tmp_path / "run.yaml").write_text("model: {}")
+    with pytest.raises(CheckpointError, match=PARTS):
+        read(tmp_path)
+
+
+def test_a_single_ranks_folder_is_to_be_named(tmp_path):
+    (tmp_path / "rank_0").mkdir()
+    with pytest.raises(CheckpointError, match="holds no weights, and its folder rank_0 may: name that one"):
+        find_checkpoint(tmp_path)

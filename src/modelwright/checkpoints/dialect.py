@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from modelwright.checkpoints.layouts import PackedTensor
-from modelwright.checkpoints.shards import headers_of
+from modelwright.checkpoints.shards import headers_of, refuse_parts_of_ranks
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families import families, resolve
 
@@ -92,6 +92,8 @@ def refuse_other_dialects(folder: Path) -> None:
     """Raise a :class:`CheckpointError` with the line to type where a folder's tensors are named in another dialect."""
     shards = sorted(folder.glob("*.safetensors"))
     refuse_names_of_others(folder, headers_of(shards))
+    if not shards:
+        refuse_parts_of_ranks(folder)
     if not shards and any(path.suffix in YAMLS for path in folder.glob("*")) and any(folder.glob("*.ckpt")):
         raise CheckpointError(
             f"{folder} holds .ckpt weights, which only MindSpore reads; save them as safetensors there"

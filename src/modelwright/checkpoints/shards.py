@@ -324,6 +324,19 @@ def _read_index(path: Path) -> dict[str, str]:
     return weight_map
 
 
+def refuse_parts_of_ranks(folder: Path) -> None:
+    """Raise a :class:`CheckpointError` where ranks of a distributed run have saved a part each, in folders of their own."""
+    ranks = sorted(int(path.name[5:]) for path in folder.glob("rank_*") if path.name[5:].isdecimal() and path.is_dir())
+    if len(ranks) == 1:
+        raise CheckpointError(f"{folder} holds no weights, and its folder rank_{ranks[0]} may: name that one")
+    if ranks:
+        raise CheckpointError(
+            f"{folder} holds the parts of {len(ranks)} ranks (rank_{ranks[0]} to rank_{ranks[-1]}) and no whole "
+            "checkpoint: merge them where they were saved (MindSpore's unified_safetensors, which reads the run's "
+            "strategy files), then name the merged folder"
+        )
+
+
 def _shards(folder: Path, files: FileNames, indexed: dict[str, str]) -> list[Path]:
     if indexed:
         shards = [folder / name for name in sorted(set(indexed.values()))]
@@ -335,6 +348,7 @@ def _shards(folder: Path, files: FileNames, indexed: dict[str, str]) -> list[Pat
         return shards
     if (folder / files.single).is_file():
         return [folder / files.single]
+    refuse_parts_of_ranks(folder)
     absent = f"{folder} holds no weights: neither {files.single} nor {files.index}"
     others = sorted(path.name for path in folder.glob("model*.safetensors"))
     if others and files == FileNames.of(None):
