@@ -325,7 +325,7 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def refuse_parts_of_ranks(folder: Path) -> None:
-    """Raise a :class:`CheckpointError` where ranks of a distributed run have saved a part each, in folders of their own."""
+    """Raise a :class:`CheckpointError` where ranks of a distributed run have saved a part each, in folders of it."""
     ranks = sorted(int(path.name[5:]) for path in folder.glob("rank_*") if path.name[5:].isdecimal() and path.is_dir())
     if len(ranks) == 1:
         raise CheckpointError(f"{folder} holds no weights, and its folder rank_{ranks[0]} may: name that one")
