@@ -16,18 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.layers import Experts, MoE, Routing
-from modelwright.ops.experts import segmented_linear
-
-
-@torch.library.custom_op("modelwright::grouped_linear", mutates_args=())
-def opaque_grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-    """``grouped_linear`` of ``ops/experts.py`` as one operator, so that no row count is seen by the tracer."""
-    return segmented_linear(x, weight, counts)
-
-
-@opaque_grouped_linear.register_fake
-def _(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[1])
+from modelwright.ops.experts import opaque_grouped_linear
 
 
 class GraphDispatcher:

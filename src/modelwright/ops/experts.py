@@ -133,9 +133,9 @@ def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
     if graph_is_made(x) and x.dtype != torch.bfloat16:  # torch's rules for graphs know its kernel in bf16 alone
-        return recorded_linear(x, weight, counts)
+        return opaque_grouped_linear(x, weight, counts)
     if not _grouped_mm_serves(x, weight):
-        return recorded_linear(x, weight, counts) if graph_is_made(x) else segmented_linear(x, weight, counts)
+        return opaque_grouped_linear(x, weight, counts) if graph_is_made(x) else segmented_linear(x, weight, counts)
     ends = counts.cumsum(0).to(torch.int32)
     product = F.grouped_mm(x.contiguous(), weight.transpose(1, 2), offs=ends)
     if product.requires_grad:
@@ -152,10 +152,10 @@ def segmented_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("modelwright::grouped_linear", mutates_args=())
-def recorded_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+def opaque_grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     """:func:`grouped_linear` as one step of a graph, which cannot hold what depends on how long each run is."""
     with torch.no_grad():
-        return grouped_linear(x, weight, counts).clone()
+        return grouped_linear(x, weight, counts)
 
 
 @torch.library.custom_op("modelwright::grouped_linear_of_weight", mutates_args=())
@@ -166,7 +166,7 @@ def _weight_gradient(gradient: Tensor, x: Tensor, counts: Tensor) -> Tensor:
     return torch.stack([of_run.T @ run for of_run, run in runs])
 
 
-@recorded_linear.register_fake
+@opaque_grouped_linear.register_fake
 def _(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[1])
 
@@ -183,11 +183,11 @@ def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, counts = ctx.saved_tensors
     wanted, of_weight, _ = ctx.needs_input_grad
-    back = recorded_linear(gradient.contiguous(), weight.transpose(1, 2).contiguous(), counts) if wanted else None
+    back = opaque_grouped_linear(gradient.contiguous(), weight.transpose(1, 2).contiguous(), counts) if wanted else None
     return back, _weight_gradient(gradient.contiguous(), x, counts) if of_weight else None, None
 
 
-recorded_linear.register_autograd(_backward, setup_context=_keep)
+opaque_grouped_linear.register_autograd(_backward, setup_context=_keep)
 
 
 def _grouped_mm_serves(x: Tensor, weight: Tensor) -> bool:
