@@ -114,7 +114,7 @@ def test_a_sharded_step_divides_states_and_gathers_a_layer():
     whole, sharded = (peak_memory(counts, Layout(data=4, sharded=flag), BF16, work) for flag in (False, True))
     assert sharded.weights == whole.weights // 4
     assert sharded.optimizer == whole.optimizer // 4
-    assert sharded.workspace - whole.workspace == 2 * 2 * LAYER
+    assert sharded.workspace == 2 * 2 * LAYER > whole.workspace
     assert sharded.activations == whole.activations
 
 

@@ -110,7 +110,8 @@ def stage_memory(counts: Counts, layout: Layout, stage: int, precision: Precisio
     for layer, times in runs:
         rest, routed = _layer_weights(layer, layout, precision)
         common, experts = common + rest.times(times), experts + routed.times(times)
-        largest = max(largest, rest.bytes + routed.bytes)
+        whole = rest + routed  # one layer gathered in the type of its products, and its gradients
+        largest = max(largest, whole.parameters * precision.computed_width + whole.bytes)
     if work.optimizer is None:
         kv = sum(times * _layer_kv(layer, layout, precision, work) for layer, times in runs)
         workspace = _workspace(counts, runs, layout, precision, work, first, last)
@@ -121,8 +122,7 @@ def stage_memory(counts: Counts, layout: Layout, stage: int, precision: Precisio
     held = common + experts
     return Memory(
         weights=held.bytes,
-        workspace=(2 * largest if layout.sharded else 0)  # one layer gathered, and its gradients
-        + _training_workspace(counts, runs, layout, stage, precision, work),
+        workspace=_training_workspace(counts, runs, layout, stage, precision, work, largest if layout.sharded else 0),
         gradients=whole.bytes if layout.whole_gradients else held.bytes,
         optimizer=math.ceil(held.parameters * OPTIMIZER_BYTES[work.optimizer]) + held.low * FLOAT32,
         activations=_activations(counts, runs, layout, stage, precision, work),
@@ -278,17 +278,26 @@ def _kept_before(counts: Counts, width: int) -> int:
 
 
 def _training_workspace(
-    counts: Counts, runs: list[tuple[Layer, int]], layout: Layout, stage: int, precision: Precision, work: Workload
+    counts: Counts,
+    runs: list[tuple[Layer, int]],
+    layout: Layout,
+    stage: int,
+    precision: Precision,
+    work: Workload,
+    gathered: int,
 ) -> int:
-    """The most that is alive for a moment in the backward pass, beside what is kept: a layer that is computed again, or
-    the logits in their own type and their gradient in float32."""
+    """The most that is alive for a moment in the backward pass, beside what is kept.
+
+    That is a layer's `gathered` weights and gradients and what it keeps where it is computed again, or the logits in
+    their own type and their gradient in float32.
+    """
     tokens = _tokens(layout, work)
     kept = [_kept(layer, tokens, layout, precision, work) for layer, times in runs for _ in range(times)]
-    moments = kept[: _recomputed(work, stage, len(kept))]
+    moments = [gathered + max(kept[: _recomputed(work, stage, len(kept))], default=0)]
     if stage == layout.pipeline - 1:
         ways = _vocabulary_ways(counts, layout)
         moments.append(math.ceil(tokens * counts.head.outputs / ways) * (precision.computed_width + FLOAT32))
-    return max(moments, default=0)
+    return max(moments)
 
 
 def _tokens(layout: Layout, work: Workload) -> int:
