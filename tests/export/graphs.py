@@ -57,7 +57,7 @@ def largest_delta(
     for start, stop in ((0, past), (past, past + sequence)):
         if start == stop:
             continue
-        feeds = {"input_ids": ids[:, start:stop], **pasts}
+        feeds = {"input_ids": ids[:, start:stop], "logits_to_keep": np.array([0]), **pasts}
         if "attention_mask" in [tensor.name for tensor in session.get_inputs()]:
             feeds["attention_mask"] = mask[:, :stop]
         names = [tensor.name for tensor in session.get_outputs()]

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from modelwright.configs.activations import ACTIVATION_NAMES
-from modelwright.export.experts import GraphDispatcher, expert_translations, opaque_grouped_linear, traceable_experts
+from modelwright.export.experts import GraphDispatcher, opaque_grouped_linear, traceable_experts
 from modelwright.export.graphs import Graph
 from modelwright.export.session import open_session
 from modelwright.export.trace import write_graph
-from modelwright.layers import Experts, MoE, Router
+from modelwright.layers import Experts, MoE
 from modelwright.ops.experts import looped_experts
 from tests.fakes import tiny_v2
 
@@ -64,8 +64,7 @@ def open_experts(folder: Path, experts: Mapping[str, Experts], top_k: int = 2) -
     example = draw(5, top_k, 0, first.down_proj.dtype, count)
     inputs = {name: {0: "tokens"} for name in example}
     outputs = {f"out.{name}": {0: "tokens"} for name in experts}
-    translations = expert_translations(MoE(Router(DIM, count, top_k), first, None))
-    graph = Graph("experts", Routed(experts), inputs, outputs, example, translations)
+    graph = Graph("experts", Routed(experts), inputs, outputs, example)
     return open_session(write_graph(graph, folder), threads=1)
 
 
@@ -124,13 +123,14 @@ def test_only_the_chosen_experts_are_computed(made):
     assert np.isnan(found[3]).all() and np.isfinite(np.delete(found, 3, axis=0)).all()
 
 
-def test_the_graph_holds_one_loop_for_each_product_and_every_weight_once(made):
+def test_the_graph_holds_one_product_for_each_expert_and_every_weight_once(made):
     folder, experts, _ = made
     graph = onnx.load(folder / "experts.onnx").graph
-    assert [node.op_type for node in graph.node].count("Loop") == 2 * len(experts)
-    stacks = [list(tensor.dims) for tensor in graph.initializer if len(tensor.dims) == 3]
-    gated, plain, back = [EXPERTS, 2 * WIDTH, DIM], [EXPERTS, WIDTH, DIM], [EXPERTS, DIM, WIDTH]
-    assert sorted(stacks) == sorted([gated, gated, plain, back, back, back])
+    kinds = [node.op_type for node in graph.node]
+    assert kinds.count("MatMul") == 2 * EXPERTS * len(experts) and not {"Loop", "Gemm", "Einsum"} & set(kinds)
+    matrices = [list(tensor.dims) for tensor in graph.initializer if len(tensor.dims) > 1]
+    gated, plain, back = [DIM, 2 * WIDTH], [DIM, WIDTH], [WIDTH, DIM]
+    assert sorted(matrices) == sorted(EXPERTS * [gated, gated, plain, back, back, back])
 
 
 @pytest.mark.slow
@@ -170,10 +170,6 @@ def test_a_model_keeps_its_own_dispatchers():
         assert layers and all(isinstance(layer.dispatch, GraphDispatcher) for layer in layers)
         raise RuntimeError("halfway")
     assert [layer.dispatch for layer in layers] == before
-
-
-def test_a_model_without_experts_needs_no_translations():
-    assert expert_translations(tiny_v2(first_k_dense_replace=2)) == {}
 
 
 def test_the_operator_says_what_the_documented_product_says():

@@ -82,5 +82,6 @@ def visible(mask: Tensor | None, tokens: int, past: int, device: torch.device) -
     sees = (torch.arange(past + tokens, device=device) <= own[:, None])[None, None]
     if mask is None:
         return sees
-    sees = sees & mask.bool()[:, None, None]
-    return sees | ~sees.any(dim=-1, keepdim=True)
+    # How many keys each query may look at, [batch, tokens]. Picked by index: symbolic shapes lose count of a slice.
+    seen = mask.long().cumsum(dim=-1).index_select(1, own)
+    return (sees & mask.bool()[:, None, None]) | (seen == 0)[:, None, :, None]

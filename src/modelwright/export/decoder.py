@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from modelwright.configs.rope import RopeSettings
 from modelwright.export.attention import GraphAttention, visible
 from modelwright.export.cache_tensors import CacheTensors
-from modelwright.export.experts import expert_translations, traceable_experts
+from modelwright.export.experts import traceable_experts
 from modelwright.export.graphs import Graph, OnnxConfig
 from modelwright.layers import RotaryEmbedding, Rotation
 from modelwright.ops.rotary import rope_table, rotate_by_matrix, rotate_half_split
@@ -63,10 +63,11 @@ class DecoderGraph(nn.Module):
 
     def _positions(self, mask: Tensor | None, batch: int, tokens: int, past: int, device: torch.device) -> Tensor:
         """``[batch, tokens]``; padding that is not counted stands at position 1, as where the model counts itself."""
+        own = torch.arange(tokens, device=device) + past
         if mask is None or not self.skips_padding:
-            return (torch.arange(tokens, device=device) + past).expand(batch, -1)
+            return own.expand(batch, -1)
         counted = (mask.long().cumsum(dim=-1) - 1).masked_fill(mask == 0, 1)
-        return counted[:, past:]
+        return counted.index_select(1, own)
 
 
 class GraphRotary(nn.Module):
@@ -124,4 +125,4 @@ def decoder_graph(config: OnnxConfig, module: DecoderGraph, example: Mapping[str
     """The decoder's graph, whose logits may be those of a few tokens."""
     inputs = {**config.graph_inputs, KEPT: {0: "kept"}}
     chosen = {name: example[name] for name in config.graph_inputs} | {KEPT: torch.arange(2)}
-    return Graph("decoder", module, inputs, config.graph_outputs, chosen, expert_translations(module))
+    return Graph("decoder", module, inputs, config.graph_outputs, chosen)

@@ -4,9 +4,9 @@ Leaves out the tracing (``trace.py``), and how the families say it (their ``expo
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,7 +29,6 @@ class Graph:
         module: takes a dict of tensors by input name and returns one by output name; this is what is traced.
         inputs, outputs: names in order, each with its dynamic axes.
         example: an input of every name, each dynamic axis longer than 1 and no two of one length by chance.
-        translations: torch operators to the onnxscript functions that stand for them.
     """
 
     name: str
@@ -37,7 +36,6 @@ class Graph:
     inputs: Mapping[str, Axes]
     outputs: Mapping[str, Axes]
     example: Mapping[str, Tensor]
-    translations: Mapping[Callable, Callable] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

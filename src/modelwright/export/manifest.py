@@ -10,7 +10,7 @@ from modelwright.errors import CheckpointError
 FILE = "modelwright_onnx.json"
 FORMAT = 1
 LOGITS_TO_KEEP = "logits_to_keep"
-"""An optional input of the decoder, int64 ``[1]``: logits of the last n tokens only; 0, its default, means all."""
+"""An input of the decoder, int64 ``[1]``: logits of the last n tokens only; 0 means all."""
 
 
 @dataclass(frozen=True)

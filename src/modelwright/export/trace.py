@@ -7,7 +7,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,16 @@ def write_graph(graph: Graph, folder: Path, opset: int = DEFAULT_OPSET, external
     """
     from onnxscript import ir
 
+    from modelwright.export.products import drop_unread, expand_experts, fold_transposes
+
     with quiet():
         model = _traced(graph, opset)
+    expand_experts(model)
+    fold_transposes(model)
     _name_axes(model, graph)
     if KEPT in graph.inputs:
         _choose_logits(model)
+    drop_unread(model.graph)
     _tidy(model)
     path = folder / f"{graph.name}.onnx"
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
@@ -83,13 +88,27 @@ def _traced(graph: Graph, opset: int) -> Any:
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
             opset_version=opset,
-            custom_translation_table=dict(graph.translations) or None,
+            custom_translation_table=_translations(),
             verbose=False,
         )
     except torch.onnx.OnnxExporterError as error:
         raise ConfigError(f"torch cannot export the {graph.name} graph: {_first_line(error)}") from error
     assert exported is not None
     return exported.model
+
+
+def _translations() -> dict[Callable, Callable]:
+    """The operators of torch that have a translation of ours."""
+    from modelwright.export import products
+
+    aten = torch.ops.aten
+    return {
+        aten.linear.default: products.linear,
+        aten.addmm.default: products.addmm,
+        aten.amax.default: products.largest,
+        aten.sort.stable: products.stable_sort,
+        torch.ops.modelwright.grouped_linear.default: products.grouped_product,
+    }
 
 
 def _select_kept(program: Any) -> None:
@@ -119,17 +138,15 @@ def _name_axes(model: Any, graph: Graph) -> None:
 
 
 def _choose_logits(model: Any) -> None:
-    """The optional input ``logits_to_keep`` in place of the indices of the kept tokens, which follow from it."""
+    """The input ``logits_to_keep`` in place of the indices of the kept tokens, which follow from it.
+
+    It has no default: that would be an initializer among the inputs, of which onnxruntime warns.
+    """
     from onnxscript import ir
 
     [indices] = [value for value in model.graph.inputs if value.name == KEPT]
     content = model.graph.inputs[0]  # [batch, sequence, ...]
-    keep = ir.Value(
-        name=LOGITS_TO_KEEP,
-        type=ir.TensorType(ir.DataType.INT64),
-        shape=ir.Shape([1]),
-        const_value=_constant(LOGITS_TO_KEEP, [0]),
-    )
+    keep = ir.Value(name=LOGITS_TO_KEEP, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([1]))
     zero, one, none, end = (
         _initializer(model, f"kept.{name}", number)
         for name, number in (("zero", 0), ("one", 1), ("first", [0]), ("end", [_END]))
@@ -146,19 +163,12 @@ def _choose_logits(model: Any) -> None:
     indices.replace_all_uses_with(last.outputs[0])
     model.graph.inputs.remove(indices)
     model.graph.inputs.append(keep)
-    model.graph.register_initializer(keep)
-
-
-def _constant(name: str, numbers: int | list[int]) -> Any:
-    from onnxscript import ir
-
-    return ir.tensor(numbers, dtype=ir.DataType.INT64, name=name)
 
 
 def _initializer(model: Any, name: str, numbers: int | list[int]) -> Any:
     from onnxscript import ir
 
-    tensor = _constant(name, numbers)
+    tensor: Any = ir.tensor(numbers, dtype=ir.DataType.INT64, name=name)
     value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
     model.graph.register_initializer(value)
     return value
