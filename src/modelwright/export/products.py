@@ -64,7 +64,7 @@ def expand_experts(model: Any) -> None:
                 [part.outputs[0]],
                 {"axis": 0, "num_outputs": experts},
                 num_outputs=experts,
-                name=part.name + ".each",
+                name=f"{part.name}.each",
             )
             for part in (starts, ends)
         ]
