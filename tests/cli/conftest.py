@@ -32,10 +32,20 @@ class Run:
     err: str
 
 
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch):
+    """No width but the stream's own, which pytest's workers set, and the libraries' logging as before afterwards."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    verbosity, level = transformers.logging.get_verbosity(), logging.getLogger("modelwright").level
+    yield
+    transformers.logging.set_verbosity(verbosity)
+    transformers.logging.enable_progress_bar()
+    logging.getLogger("modelwright").setLevel(level)
+
+
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """``run("chat", ..., stdin="lines")``, or a stream for stdin; the libraries' logging is as before afterwards."""
-    verbosity, level = transformers.logging.get_verbosity(), logging.getLogger("modelwright").level
+    """``run("chat", ..., stdin="lines")``, or a stream for stdin."""
 
     def command(*args, stdin: str | TextIO = "") -> Run:
         monkeypatch.setattr(sys, "argv", ["modelwright", *map(str, args)])
@@ -46,10 +56,7 @@ def run(monkeypatch, capsys):
         written = capsys.readouterr()
         return Run(ended.value.code or 0, written.out, written.err)
 
-    yield command
-    transformers.logging.set_verbosity(verbosity)
-    transformers.logging.enable_progress_bar()
-    logging.getLogger("modelwright").setLevel(level)
+    return command
 
 
 class _Lines:
