@@ -5,7 +5,8 @@ UV_ARGS ?=
 LOCK_ARGS ?=
 PYTEST_ARGS ?=
 WORKERS ?= 2
-PYTEST := -m pytest -q -n $(WORKERS)
+# A module stays on one worker, so that its exports and models are made once.
+PYTEST := -m pytest -q -n $(WORKERS) --dist loadscope
 BIN := .venv/bin
 UV := .venv-uv/bin/uv
 READY := .venv/.ready
