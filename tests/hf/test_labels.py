@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-import transformers
 
 from tests.fakes import MHA, MOE, tiny_v2, tiny_vl2, tokens, vl2_inputs
 from tests.imagegpts import tiny_imagegpt
 from tests.llamas import HUGGING_FACE, left_padded, tiny_llama
+from tests.trainers import losses_of, make_trainer
 
 MODELS = {
     "llama": lambda **fields: tiny_llama(base=HUGGING_FACE, **fields),
@@ -145,18 +145,7 @@ def test_a_trainer_reads_the_loss_of_the_rows(name, accumulated, tmp_path):
         inputs["labels"][inputs["attention_mask"].diff(dim=1, prepend=torch.ones(4, 1)) == 1] = -100
     with torch.no_grad():
         total, counted = alone(model, inputs)
-    plan = transformers.TrainingArguments(
-        str(tmp_path),
-        max_steps=1,
-        per_device_train_batch_size=4 // accumulated,
-        gradient_accumulation_steps=accumulated,
-        save_strategy="no",
-        logging_steps=1,
-        report_to=[],
-        use_cpu=True,
-        disable_tqdm=True,
-    )
     rows = [{name: part[i] for name, part in inputs.items()} for i in range(4)]
-    trainer = transformers.Trainer(model, plan, train_dataset=rows)
-    trainer.train()
-    assert trainer.state.log_history[0]["loss"] == pytest.approx(float(total / counted), abs=1e-4)
+    how = {"batch": 4 // accumulated, "gradient_accumulation_steps": accumulated}
+    [loss] = losses_of(make_trainer(model, tmp_path, 1, rows, **how))
+    assert loss == pytest.approx(float(total / counted), abs=1e-4)

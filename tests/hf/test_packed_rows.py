@@ -16,6 +16,7 @@ from modelwright.ops import documents as by_document
 from tests.fakes import GROUPED, MHA, MOE, YARN, recompute_layers, tiny_v2, tiny_vl2, tokens, vl2_inputs
 from tests.imagegpts import colours, tiny_imagegpt
 from tests.llamas import HUGGING_FACE, pair, tiny_llama
+from tests.trainers import losses_of, make_trainer
 
 LENGTHS = [5, 1, 9, 3]
 BOUNDS = [0, *torch.tensor(LENGTHS).cumsum(0).tolist()]
@@ -249,22 +250,10 @@ class Documents(torch.utils.data.Dataset):
 def test_trainer_learns_from_packed_rows_what_transformers_learns(build, tmp_path):
     found = []
     for model in build():
-        plan = transformers.TrainingArguments(
-            str(tmp_path),
-            max_steps=5,
-            per_device_train_batch_size=3,
-            learning_rate=1e-3,
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            use_cpu=True,
-            disable_tqdm=True,
-        )
         model.config.aux_loss_alpha = 0.0  # transformers' has no balance loss
         collator = DataCollatorWithFlattening(return_flash_attn_kwargs=True, return_seq_idx=True)
-        run = transformers.Trainer(model, plan, train_dataset=Documents(), data_collator=collator)
-        run.train()
-        found.append([entry["loss"] for entry in run.state.log_history if "loss" in entry])
+        run = make_trainer(model, tmp_path, 5, Documents(), batch=3, collator=collator, learning_rate=1e-3)
+        found.append(losses_of(run))
     close(torch.tensor(found[0]), torch.tensor(found[1]), atol=1e-4, rtol=0)
 
 

@@ -10,6 +10,7 @@ from modelwright.families.deepseek_v2.config import DeepseekV2Config
 from modelwright.families.llama.config import LlamaConfig
 from tests.fakes import DENSE, GROUPED, MOE, NOAUX, tiny_v2, tiny_vl2, tokens
 from tests.llamas import EXPERTS, HUGGING_FACE, left_padded, tiny_llama
+from tests.trainers import losses_of, make_trainer
 
 close = torch.testing.assert_close
 ROUTED = {
@@ -102,32 +103,8 @@ def mixtral() -> tuple[torch.nn.Module, torch.nn.Module]:
     return ours, theirs
 
 
-class Rows(torch.utils.data.Dataset):
-    """Sixteen fixed rows of tokens."""
-
-    def __len__(self) -> int:
-        return 16
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        ids = tokens(12, seed=index)
-        return {"input_ids": ids, "labels": ids}
-
-
 def test_trainer_learns_what_transformers_mixtral_learns(tmp_path):
     found = []
     for model in mixtral():
-        plan = transformers.TrainingArguments(
-            str(tmp_path),
-            max_steps=4,
-            per_device_train_batch_size=2,
-            learning_rate=1e-3,
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            use_cpu=True,
-            disable_tqdm=True,
-        )
-        run = transformers.Trainer(model, plan, train_dataset=Rows())
-        run.train()
-        found.append([entry["loss"] for entry in run.state.log_history if "loss" in entry])
+        found.append(losses_of(make_trainer(model, tmp_path, 4, learning_rate=1e-3)))
     close(torch.tensor(found[0]), torch.tensor(found[1]), atol=1e-4, rtol=0)

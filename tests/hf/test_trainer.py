@@ -2,23 +2,12 @@
 
 import pytest
 import torch
-import transformers
 
 from modelwright.families.deepseek_v2.model import DeepseekV2ForSequenceClassification
 from modelwright.families.llama.model import LlamaForSequenceClassification
 from tests.fakes import NOAUX, tiny_v2, tokens
 from tests.llamas import tiny_llama
-
-
-class Rows(torch.utils.data.Dataset):
-    """Sixteen fixed rows of tokens."""
-
-    def __len__(self) -> int:
-        return 16
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        ids = tokens(12, seed=index)
-        return {"input_ids": ids, "labels": ids}
+from tests.trainers import Rows, losses_of, make_trainer
 
 
 class Labelled(Rows):
@@ -29,20 +18,8 @@ class Labelled(Rows):
 
 
 def trainer(model, folder, steps, rows=None):
-    plan = transformers.TrainingArguments(
-        str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=2,
-        gradient_accumulation_steps=2,
-        learning_rate=1e-2,
-        lr_scheduler_type="constant",
-        save_steps=2,
-        logging_steps=1,
-        report_to=[],
-        use_cpu=True,
-        disable_tqdm=True,
-    )
-    return transformers.Trainer(model, plan, train_dataset=rows or Rows())
+    rates = {"gradient_accumulation_steps": 2, "learning_rate": 1e-2, "lr_scheduler_type": "constant"}
+    return make_trainer(model, folder, steps, rows, **rates, save_strategy="steps", save_steps=2)
 
 
 # The trainer reads the checkpoint's config by a class that calls the official name of a field an old one.
@@ -50,8 +27,7 @@ def trainer(model, folder, steps, rows=None):
 def test_a_run_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(tmp_path):
     whole = tiny_v2(base=NOAUX)
     first = trainer(whole, tmp_path, steps=4)
-    first.train()
-    losses = [entry["loss"] for entry in first.state.log_history if "loss" in entry]
+    losses = losses_of(first)
     assert losses[-1] < losses[0]
     resumed = tiny_v2(base=NOAUX, seed=1)
     trainer(resumed, tmp_path, steps=4).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))

@@ -18,6 +18,7 @@ from modelwright.families.imagegpt.processor import ImageGPTImageProcessor
 from modelwright.hf.arguments import PassInputs
 from tests.fakes import recompute_layers
 from tests.imagegpts import TINY, colours, tiny_imagegpt, with_weights_of
+from tests.trainers import losses_of, make_trainer
 
 close = torch.testing.assert_close
 KINDS = {
@@ -354,22 +355,12 @@ class Rows(torch.utils.data.Dataset):
 
 @pytest.mark.parametrize("cls", [ImageGPTForCausalImageModeling, ImageGPTForImageClassification])
 def test_ten_steps_of_transformers_trainer_lower_the_loss(cls, tmp_path):
-    plan = transformers.TrainingArguments(
-        str(tmp_path),
-        max_steps=10,
-        per_device_train_batch_size=4,
-        gradient_accumulation_steps=2,
-        learning_rate=1e-2,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        use_cpu=True,
-        disable_tqdm=True,
+    how = {"batch": 4, "gradient_accumulation_steps": 2, "learning_rate": 1e-2}
+    losses = losses_of(
+        make_trainer(
+            tiny_imagegpt(cls, num_labels=2), tmp_path, 10, Rows(classes=cls is ImageGPTForImageClassification), **how
+        )
     )
-    data = Rows(classes=cls is ImageGPTForImageClassification)
-    trainer = transformers.Trainer(tiny_imagegpt(cls, num_labels=2), plan, train_dataset=data)
-    trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(losses) == 10
     assert losses[-1] < 0.8 * losses[0]
     assert 0.2 < losses[0] < 8  # a mean, however micro-batches are weighed

@@ -11,6 +11,7 @@ from modelwright.errors import CheckpointError, ConfigError, RequestError
 from modelwright.families.llama.model import LlamaForCausalLM, LlamaForSequenceClassification, LlamaModel
 from tests.fakes import official_weights, recompute_layers, tokens
 from tests.llamas import EXPERTS, HUGGING_FACE, MINDFORMERS, tiny_llama, with_weights_of
+from tests.trainers import losses_of, make_trainer
 
 close = torch.testing.assert_close
 KINDS = {
@@ -192,34 +193,10 @@ def test_lora_trains_and_merges(kind):
     close(logits(merged, ids), wanted, atol=atol, rtol=1e-4)
 
 
-class Rows(torch.utils.data.Dataset):
-    """Sixteen fixed rows of tokens."""
-
-    def __len__(self) -> int:
-        return 16
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        ids = tokens(12, seed=index)
-        return {"input_ids": ids, "labels": ids}
-
-
 @pytest.mark.parametrize("fields", [HUGGING_FACE, MINDFORMERS, MINDFORMERS | KINDS["experts"]], ids=["hf", "mf", "moe"])
 def test_ten_steps_of_transformers_trainer_lower_the_loss(fields, tmp_path):
-    plan = transformers.TrainingArguments(
-        str(tmp_path),
-        max_steps=10,
-        per_device_train_batch_size=4,
-        gradient_accumulation_steps=2,
-        learning_rate=1e-2,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        use_cpu=True,
-        disable_tqdm=True,
-    )
-    trainer = transformers.Trainer(tiny_llama(base=fields), plan, train_dataset=Rows())
-    trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    how = {"batch": 4, "gradient_accumulation_steps": 2, "learning_rate": 1e-2}
+    losses = losses_of(make_trainer(tiny_llama(base=fields), tmp_path, 10, **how))
     assert len(losses) == 10
     assert losses[-1] < 0.8 * losses[0]
     assert 3.5 < losses[0] < 8  # a mean over tokens, however micro-batches are weighed
