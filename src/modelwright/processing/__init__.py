@@ -15,7 +15,7 @@ _MODULE_OF = {
     "GroundingReport": "grounding",
     "Pixels": "pixels",
     "ProcessedPrompt": "batching",
-    "Skipped": "grounding",
+    "Skipped": "grounding_reader",
     "draw_groundings": "drawing",
     "fit_clusters": "palette",
     "format_grounding": "grounding",

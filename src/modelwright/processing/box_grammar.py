@@ -9,7 +9,7 @@ with whole numbers 0..999 without leading zeros, x1 < x2 and y1 < y2.
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from modelwright.processing.grounding import GRID
+from modelwright.processing.grounding_reader import GRID
 
 DET_CLOSE = "<|/det|>"
 ALPHABET = "[], 0123456789"

@@ -27,12 +27,14 @@ class Segment:
         text: what it prints; for a picture the image token.
         is_picture: stands for a picture, and becomes that picture's tokens.
         picture: the picture, None while it is still to be given.
+        detail: how closely it is looked at (`messages.PictureSlot`).
         is_answer: the assistant's words and their end, which training learns.
     """
 
     text: str
     is_picture: bool = False
     picture: Any = None
+    detail: str = "auto"
     is_answer: bool = False
 
 
@@ -234,7 +236,7 @@ class _Writer:
             if isinstance(piece, str):
                 self.text(piece)
             else:
-                self.segments.append(Segment(self.image_token, is_picture=True, picture=piece.picture))
+                self.segments.append(Segment(self.image_token, True, piece.picture, piece.detail))
                 self._joins = False
 
     def text(self, text: str, *, answer: bool = False) -> None:

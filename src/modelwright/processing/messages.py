@@ -29,11 +29,22 @@ _TEXT_ROLES = ("system", "developer", "user", "assistant", "tool", "function", "
 """Roles that templates for text know; besides these, any that a template names."""
 
 
+DETAILS = ("auto", "low", "high")
+"""How closely a picture is looked at, in OpenAI's words."""
+
+
 @dataclass(frozen=True)
 class PictureSlot:
-    """The place of a picture; ``picture`` is None where it is given beside the conversation."""
+    """The place of a picture.
+
+    Attributes:
+        picture: None where it is given beside the conversation.
+        detail: one of `DETAILS`. Low is the global view alone, high is local tiles too, however many pictures there
+            are, and auto is what the model was trained on: local tiles where there are few pictures.
+    """
 
     picture: Any = None
+    detail: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -162,16 +173,25 @@ def _read_part(where: str, part: Any) -> str | PictureSlot:
     if kind == "text" and isinstance(part.get("text"), str):
         return part["text"]
     if kind == "image_url":
-        address = part.get("image_url")
-        address = address.get("url") if isinstance(address, Mapping) else address
+        given = part.get("image_url")
+        address, detail = (given.get("url"), given.get("detail")) if isinstance(given, Mapping) else (given, None)
         if address is None:
             raise RequestError(f"{where} is an image_url part without a url")
-        return PictureSlot(address)
+        return PictureSlot(address, _read_detail(where, detail))
     if kind == "image":
         encoded = part.get("base64")
         sources = [part[key] for key in ("image", "path", "url") if part.get(key) is not None]
-        return PictureSlot(f"data:;base64,{encoded}" if encoded is not None else next(iter(sources), None))
+        picture = f"data:;base64,{encoded}" if encoded is not None else next(iter(sources), None)
+        return PictureSlot(picture, _read_detail(where, part.get("detail")))
     raise RequestError(f"{where} must be a part of type text, image_url or image, got {part!r:.80}")
+
+
+def _read_detail(where: str, detail: Any) -> str:
+    if detail is None:
+        return "auto"
+    if detail not in DETAILS:
+        raise RequestError(f"{where}: detail must be one of {', '.join(DETAILS)}, got {detail!r:.80}")
+    return detail
 
 
 def _with_lines(parts: list[str | PictureSlot]) -> list[str | PictureSlot]:

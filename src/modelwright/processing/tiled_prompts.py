@@ -40,7 +40,8 @@ class TiledPromptSettings:
         mask_prompt: whether labels leave out everything but the answers.
         add_special_token: accepted, without effect, as in the official code.
         tile_tag, global_view_pos: as in the model's configuration; they fix the number of image tokens.
-        max_cropped_images: pictures are cut into local tiles when the conversation holds at most this many.
+        max_cropped_images: pictures are cut into local tiles when the conversation holds at most this many, unless a
+            picture comes with a ``detail`` that says otherwise (`messages.PictureSlot`).
 
     Raises:
         ConfigError: an impossible setting.
@@ -243,7 +244,7 @@ class TiledPrompts:
                 places = sum(one.is_picture for one in row)
                 raise count_mismatch("what the chat template prints", places, len(slots), token)
             shown = iter(slots)
-            return tuple(replace(one, picture=next(shown).picture) if one.is_picture else one for one in row)
+            return tuple(_filled(one, next(shown)) if one.is_picture else one for one in row)
 
         rows = self._rows(split_rows(conversations), images, read)
         return [self._whole(row, "".join(segment.text for segment in row), inference_mode, marks) for row in rows]
@@ -311,9 +312,10 @@ class TiledPrompts:
         learn_all: bool,
         crop: bool | None = None,
     ) -> ProcessedPrompt:
-        if crop is None:
-            crop = sum(segment.is_picture for segment in segments) <= self.settings.max_cropped_images
-        tiles = [self.tiles(load_image(segment.picture), crop=crop) for segment in segments if segment.is_picture]
+        shown = [segment for segment in segments if segment.is_picture]
+        trained = len(shown) <= self.settings.max_cropped_images
+        crops = [{"low": False, "high": True}.get(one.detail, trained) if crop is None else crop for one in shown]
+        tiles = [self.tiles(load_image(one.picture), crop=cut) for one, cut in zip(shown, crops, strict=True)]
         counts = [self.num_image_tokens(tile.grid) for tile in tiles]
         supply, begins = iter(counts), begin and self.tokenizer.bos_token_id is not None
         ids: list[int] = [cast(int, self.tokenizer.bos_token_id)] if begins else []
@@ -335,3 +337,7 @@ class TiledPrompts:
             sft_format=printout,
             begins=begins,
         )
+
+
+def _filled(segment: Segment, slot: PictureSlot) -> Segment:
+    return replace(segment, picture=slot.picture, detail=slot.detail)

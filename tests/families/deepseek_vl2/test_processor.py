@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 from modelwright.errors import CheckpointError, RequestError
 from modelwright.families.deepseek_vl2.processor import DeepseekVLV2Processor
 from modelwright.processing import ProcessedPrompt
+from modelwright.processing.templates import Rendering
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "processor"
 CASES = json.loads((GOLDEN / "cases.json").read_text("utf-8"))
@@ -166,6 +167,51 @@ def test_tokens_tiles_and_crops_agree(processor, sizes, tile_tag):
     assert one.images_seq_mask.sum() == sum(expected)
     assert len(one.images) == max(1, sum(1 + tw * th for tw, th in grids))
     assert len(sizes) <= 2 or grids == [[1, 1]] * len(sizes)
+
+
+def look(images, details):
+    parts = [
+        {"type": "image_url", "image_url": {"url": image, "detail": detail}}
+        if number % 2
+        else {"type": "image", "image": image, "detail": detail}
+        for number, (image, detail) in enumerate(zip(images, details, strict=True))
+    ]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": "?"}]}]
+
+
+@pytest.mark.parametrize("template", [False, True])
+@pytest.mark.parametrize(
+    ("details", "tiled"),
+    [
+        (("auto", None), (True, True)),
+        (("auto", None, "auto"), (False, False, False)),
+        (("low", "auto"), (False, True)),
+        (("high", "low", "auto"), (True, False, False)),
+        (("low",), (False,)),
+        (("high", "high", "high"), (True, True, True)),
+    ],
+)
+def test_detail_says_which_pictures_are_cut_into_tiles(processor, details, tiled, template):
+    """Each picture is as it is alone in a conversation of few, or of many, pictures."""
+    images = [Image.linear_gradient("L").resize(size).convert("RGB") for size in ((70, 20), (30, 90), (60, 61))]
+    images = images[: len(details)]
+    few = [processor.process_one(look([image], [None])) for image in images]
+    many = [processor.process_one(look([image] * 3, [None] * 3)) for image in images]
+    expected = [one if cut else three for one, three, cut in zip(few, many, tiled, strict=True)]
+    how = Rendering(add_generation_prompt=True) if template else Rendering()
+    got = processor.process_messages(look(images, details), how)
+    assert any(one.images_spatial_crop.tolist() != [[1, 1]] for one in few)
+    assert got.images_spatial_crop.tolist() == [each.images_spatial_crop[0].tolist() for each in expected]
+    assert got.num_image_tokens == tuple(each.num_image_tokens[0] for each in expected)
+    tiles = [each.images[: 1 + int(each.images_spatial_crop[0].prod())] for each in expected]
+    np.testing.assert_array_equal(got.images, np.concatenate(tiles))
+
+
+def test_an_unknown_detail_is_refused(processor):
+    with pytest.raises(
+        RequestError, match=r"messages\[0\].content\[0\]: detail must be one of auto, low, high, got 'ultra'"
+    ):
+        processor.process_one(look([Image.new("RGB", (9, 9))], ["ultra"]))
 
 
 def test_unbatched_and_numpy_outputs(processor):
