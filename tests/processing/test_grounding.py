@@ -136,3 +136,9 @@ def test_printing_checks_what_it_prints():
     ):
         with pytest.raises(RequestError, match=message):
             format_grounding(label, given_boxes)
+
+
+def test_a_tag_that_closes_nothing_stays_in_what_is_open():
+    report = parse_grounding_report("<|ref|>a<|/det|>b<|/ref|><|det|>x<|/ref|>[1, 2, 3, 4]<|/det|>", (999, 999))
+    assert report.groundings == [Grounding("a<|/det|>b", ((1, 2, 3, 4),))]
+    assert [skipped.text for skipped in report.skipped] == ["<|/det|>", "<|/ref|>"]

@@ -69,6 +69,7 @@ class GroundingReader:
             self._opened = _Opened(name, end)
         elif self._opened is None or self._opened.tag != name[1:]:
             self._skip(written, f"it closes what <|{name[1:]}|> did not open")
+            self.words(written)
         else:
             opened, self._opened = self._opened, None
             self._take_label(opened, start) if name == "/ref" else self._take_boxes("".join(opened.body))

@@ -1,0 +1,51 @@
+"""Pictures inside a request: ``data:`` URLs, whose length is checked before they are decoded."""
+
+import binascii
+
+from modelwright.server.wire.errors import ApiError
+
+_BLANKS = " \t\r\n\f"
+_PIECE = 256 * 1024
+"""Characters decoded at once. Other threads, the event loop among them, run between two pieces."""
+
+
+def check_data_url(url: str, most: int, where: str) -> None:
+    """Refuse what cannot become a picture of at most `most` bytes, by its length.
+
+    Raises:
+        ApiError: no base64 by its header, or too long.
+    """
+    start = url.find(",", 0, 256)
+    if start < 0 or not url[:start].lower().endswith(";base64"):
+        message = f"{where}: a data: URL must read data:image/<type>;base64,<data>"
+        raise ApiError(400, "unsupported_picture", message, param=where)
+    characters = len(url) - start - 1
+    allowed = -(-most // 3) * 4
+    if characters > allowed:
+        characters -= sum(url.count(blank, start) for blank in _BLANKS)
+    size = characters * 3 // 4 - url[-2:].count("=")
+    if size > most:
+        message = f"{where}: the picture has {size} bytes, and at most {most} are taken"
+        raise ApiError(400, "picture_too_large", message, param=where)
+
+
+def decode_data_url(url: str, where: str) -> bytes:
+    """The bytes of a URL that `check_data_url` let pass; line breaks and blanks in base64 are left out.
+
+    Raises:
+        ApiError: it is not valid base64.
+    """
+    decoded, rest = bytearray(), b""
+    blanks = _BLANKS.encode()
+    try:
+        for start in range(url.index(",") + 1, len(url), _PIECE):
+            piece = rest + url[start : start + _PIECE].encode("ascii").translate(None, blanks)
+            whole = len(piece) // 4 * 4
+            if b"=" in rest[-4:] or (b"=" in piece[:whole] and start + _PIECE < len(url)):
+                whole = 0  # padding, after which nothing may come: kept, and decoded with the rest
+            decoded += binascii.a2b_base64(piece[:whole], strict_mode=True)
+            rest = piece[whole:]
+        decoded += binascii.a2b_base64(rest, strict_mode=True)
+    except ValueError:  # binascii.Error and UnicodeEncodeError are of this kind
+        raise ApiError(400, "unsupported_picture", f"{where}: the data: URL is not valid base64", param=where) from None
+    return bytes(decoded)

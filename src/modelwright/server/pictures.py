@@ -1,0 +1,137 @@
+"""The pictures of a request: found out what they are in the order of what that costs, and decoded beside the loop."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from modelwright.processing.images import MAX_PIXELS
+from modelwright.processing.messages import DETAILS
+from modelwright.server.data_urls import check_data_url, decode_data_url
+from modelwright.server.picture_bytes import EncodedPicture, too_large, too_slow
+from modelwright.server.settings import ServerSettings
+from modelwright.server.wire.errors import ApiError
+from modelwright.server.workers import Workers
+
+DECODING = 2
+"""Pictures that are decoded at once, in all requests together."""
+DECODE_SECONDS = 10.0
+WAIT_SECONDS = 10.0
+"""How long a picture waits until others are done."""
+TOGETHER = 4
+"""The pictures of one request may have so many times the pixels of the largest that is taken."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """A picture as a request names it.
+
+    Attributes:
+        url: ``data:``, ``https:``, ``http:`` or ``file:``.
+        detail: one of `processing.messages.DETAILS`; None is ``auto``.
+        where: the part of the request that it is, such as ``messages[0].content[1]``.
+    """
+
+    url: str
+    detail: str | None
+    where: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as the prompt takes it.
+
+    Attributes:
+        image: upright, RGB.
+        size: its (width, height) in pixels, which boxes are told in.
+        detail: how closely it is looked at.
+    """
+
+    image: Image.Image
+    size: tuple[int, int]
+    detail: str
+
+    @property
+    def part(self) -> dict[str, Any]:
+        """The part of a message's content that `serving.prompts.encode_messages` takes it as."""
+        return {"type": "image", "image": self.image, "detail": self.detail}
+
+
+class PictureReader:
+    """Reads the pictures of requests; one for a server, made where its event loop runs or before."""
+
+    def __init__(self, settings: ServerSettings):
+        self._settings = settings
+        self._most_pixels = min(settings.max_picture_pixels, MAX_PIXELS)
+        self._opening = Workers(DECODING, WAIT_SECONDS, "reading pictures")
+        self._decoding = Workers(DECODING, WAIT_SECONDS, "decoding pictures")
+
+    async def read(self, sources: Sequence[PictureSource]) -> list[Picture]:
+        """The pictures of one request, in order.
+
+        All are counted and their lengths checked before one is opened, and all headers are read before one is decoded.
+
+        Raises:
+            ApiError: 400 for what is not taken, 429 where others keep the decoders busy.
+        """
+        most = self._settings.max_pictures
+        if len(sources) > most:
+            message = f"the request shows {len(sources)} pictures, and at most {most} are taken"
+            raise ApiError(400, "too_many_pictures", message, param=sources[most].where)
+        details = [_read_detail(source) for source in sources]
+        fetches = [self._prepare(source) for source in sources]
+        opened = await _together(fetch() for fetch in fetches)
+        pixels, allowed = sum(each.pixels for each in opened), TOGETHER * self._most_pixels
+        if pixels > allowed:
+            message = f"the pictures have {pixels} pixels together, and at most {allowed} are taken"
+            raise too_large(sources[-1].where, message)
+        images = await _together(self._decode(each, source.where) for each, source in zip(opened, sources, strict=True))
+        return [Picture(image, image.size, detail) for image, detail in zip(images, details, strict=True)]
+
+    def close(self) -> None:
+        """Take no more pictures."""
+        for workers in (self._opening, self._decoding):
+            workers.close()
+
+    def _prepare(self, source: PictureSource) -> Callable[[], Awaitable[EncodedPicture]]:
+        """What opens a picture; everything that costs nothing is checked at once."""
+        where, settings = source.where, self._settings
+        scheme = source.url[:8].partition(":")[0].lower()
+        if scheme == "data":
+            check_data_url(source.url, settings.max_picture_bytes, where)
+            return partial(self._open, lambda: decode_data_url(source.url, where), where)
+        message = f"{where}: a picture's url must begin with data:"
+        raise ApiError(400, "invalid_value", message, param=where)
+
+    async def _open(self, encoded: Callable[[], bytes], where: str) -> EncodedPicture:
+        def work() -> EncodedPicture:
+            return EncodedPicture(encoded(), self._most_pixels, where)
+
+        return await self._opening.run(work, DECODE_SECONDS, too_slow(where, DECODE_SECONDS))
+
+    async def _decode(self, picture: EncodedPicture, where: str) -> Image.Image:
+        work = partial(picture.decode, DECODE_SECONDS)
+        return await self._decoding.run(work, DECODE_SECONDS, too_slow(where, DECODE_SECONDS))
+
+
+def _read_detail(source: PictureSource) -> str:
+    if source.detail is None or source.detail in DETAILS:
+        return source.detail or DETAILS[0]
+    message = f"{source.where}: detail must be one of {', '.join(DETAILS)}, got {source.detail[:40]!r}"
+    raise ApiError(400, "invalid_value", message, param=source.where)
+
+
+async def _together(work: Iterable[Awaitable[Result]]) -> list[Result]:
+    """All results in order; the first failure ends what is still waiting."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return [await task for task in tasks]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
