@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from modelwright.engine.async_engine import AsyncEngine
 from modelwright.engine.engine import Engine
 from modelwright.engine.params import SamplingParams
+from modelwright.engine.refusals import Died
 from modelwright.engine.results import Update
-from modelwright.errors import RequestError
+from modelwright.errors import RequestError, RequestFailed
 from tests.engine.engines import check_idle, engine_of, expected, greedy, tokens_of
 from tests.fakes import tokens
 from tests.llamas import HUGGING_FACE, tiny_llama
@@ -107,31 +108,32 @@ def test_leaving_the_loop_early_aborts():
     run(work, engine)
 
 
-def test_cancelling_before_the_request_reached_the_engine():
-    engine = engine_of(MODEL)
-
+def test_an_abort_before_the_request_reached_the_engine():
     async def work(serving: AsyncEngine) -> None:
-        with serving._awake:  # the thread cannot read its orders meanwhile
-            task = asyncio.create_task(collect(serving.stream(PROMPTS[0], LONG)))
-            serving._awake.release()
-            await asyncio.sleep(0)
-            serving._awake.acquire()
-            task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        await until(lambda: not engine.has_work and not serving._orders)
-        assert not serving._streams
+        prepared = serving.prepare(PROMPTS[0], LONG)
+        with serving._worker._awake:  # the thread cannot read its orders meanwhile
+            stream = serving.submit(prepared)
+            stream.abort()
+            stream.abort()
+        (update,) = [update async for update in stream]
+        assert update.completion is not None and update.completion.finish_reason == "abort"
+        await until(lambda: not serving.has_work)
+        assert not serving._worker._streams and not serving._worker._orders
 
-    run(work, engine)
+    run(work)
 
 
-def test_a_task_that_is_cancelled_before_it_ran_asks_nothing():
+@pytest.mark.parametrize("ticks", range(4))
+def test_a_task_that_is_cancelled_before_it_asked_leaves_nothing(ticks):
     async def work(serving: AsyncEngine) -> None:
         task = asyncio.create_task(collect(serving.stream(PROMPTS[0], LONG)))
+        for _ in range(ticks):
+            await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert not serving._orders and not serving._streams
+        await until(lambda: not serving.has_work and not serving._worker._orders)
+        assert not serving._worker._streams and (serving.waiting, serving.running, serving.queued_tokens) == (0, 0, 0)
 
     run(work)
 
@@ -181,7 +183,7 @@ def test_a_failing_model_is_heard_of_by_everyone_and_the_next_is_served(monkeypa
         errors = await asyncio.gather(*waiting, return_exceptions=True)
         monkeypatch.undo()
         for error in errors:
-            assert isinstance(error, RuntimeError) and str(error) == "the engine failed: division by zero"
+            assert isinstance(error, RequestFailed) and str(error).endswith("ZeroDivisionError: division by zero")
             assert isinstance(error.__cause__, ZeroDivisionError)
         assert len({id(error) for error in errors}) == 3
         assert await collect(serving.stream(PROMPTS[2], greedy(4))) == expected(MODEL, PROMPTS[2], 4).tokens
@@ -209,7 +211,7 @@ def test_forgetting_comes_before_what_is_asked_later():
 def test_closing_ends_streams_and_refuses_new_ones():
     async def work(serving: AsyncEngine) -> None:
         waiting = [asyncio.create_task(collect(serving.stream(PROMPTS[0], LONG))) for _ in range(3)]
-        await until(lambda: len(serving._streams) == 2)
+        await until(lambda: serving.waiting + serving.running == 2)
         await asyncio.to_thread(serving.close)
         for error in await asyncio.gather(*waiting, return_exceptions=True):
             assert isinstance(error, RequestError) and str(error) == "the engine is closed"
@@ -227,8 +229,9 @@ def test_a_thread_that_ends_for_whatever_reason_leaves_nobody_waiting(monkeypatc
     async def work(serving: AsyncEngine) -> None:
         monkeypatch.setattr(engine, "step", lambda: (_ for _ in ()).throw(SystemExit))
         for _ in range(2):
-            with pytest.raises(RequestError, match="the engine is closed"):
+            with pytest.raises(Died, match="the engine has ended: SystemExit"):
                 await collect(serving.stream(PROMPTS[0], LONG))
+        assert not serving.alive and not serving.has_work
 
     run(work, engine)
 

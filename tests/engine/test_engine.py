@@ -223,7 +223,7 @@ def test_a_better_priority_goes_first():
 
 
 REFUSED: list[tuple[Any, SamplingParams, str]] = [
-    ([], greedy(1), "a prompt needs at least 1 token, 'request-1' has 0"),
+    ([], greedy(1), "a prompt needs at least 1 token, got 0"),
     ([5, 300], greedy(1), "a prompt's tokens must be at least 0 and below the vocabulary's 258, got 300"),
     ([5, -1], greedy(1), "a prompt's tokens must be at least 0 and below the vocabulary's 258, got -1"),
     ([5] * 64, greedy(1), "the prompt is 64 tokens long and the model's context holds 64"),

@@ -44,7 +44,7 @@ def test_values_are_kept_in_their_plain_types():
         ({"repetition_penalty": 0.0}, "repetition_penalty must be above 0, got 0.0"),
         ({"presence_penalty": 2.5}, "presence_penalty must be from -2 to 2, got 2.5"),
         ({"frequency_penalty": -3}, "frequency_penalty must be from -2 to 2, got -3.0"),
-        ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
+        ({"max_tokens": -1}, "max_tokens must be at least 0, got -1"),
         ({"max_length": 0}, "max_length must be at least 1, got 0"),
         ({"min_tokens": -1}, "min_tokens must be at least 0, got -1"),
         ({"min_tokens": 5, "max_tokens": 4}, "min_tokens (5) must be at most max_tokens (4)"),

@@ -87,8 +87,8 @@ def test_finish_ends_a_sequence_between_steps():
 @pytest.mark.parametrize(
     ("prompt", "max_tokens", "message"),
     [
-        ((), 1, "a prompt needs at least 1 token, 'x' has 0"),
-        ((1,), 0, "max_tokens must be at least 1, got 0"),
+        ((), 1, "a prompt needs at least 1 token, got 0"),
+        ((1,), -1, "max_tokens must be at least 0, got -1"),
         (count(20), 13, r"prompt \(20 tokens\) \+ max_tokens \(13\) = 33 must be at most the context \(32 tokens\)"),
         (
             count(20),

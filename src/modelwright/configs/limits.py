@@ -85,7 +85,7 @@ BACKENDS = ("eager", "record", "cudagraph")
 KV_DTYPES = ("auto", "int8")
 
 SAMPLING: Mapping[str, Limit] = {
-    "max_tokens": Limit("Longest answer, in tokens.", least=1),
+    "max_tokens": Limit("Longest answer, in tokens; 0 only reads the prompt.", least=0),
     "max_length": Limit("Longest prompt and answer together, in tokens.", least=1),
     "min_tokens": Limit("An answer does not end before so many tokens.", least=0),
     "temperature": Limit("0 takes the likeliest token, more is wilder.", least=0),

@@ -1,62 +1,63 @@
 """`AsyncEngine`, an engine on a thread of its own that serves asyncio tasks: streams, cancellation, back-pressure."""
 
 import asyncio
-import threading
-from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
+import time
+from collections.abc import AsyncIterator
+from functools import partial
 from itertools import count
 from types import TracebackType
 from typing import Any, Self
 
-from modelwright.configs.field_types import shown
+from modelwright.configs.field_types import fits, shown
+from modelwright.engine.counts import Counts
 from modelwright.engine.engine import Engine
 from modelwright.engine.params import SamplingParams
+from modelwright.engine.prepared import Prepared
+from modelwright.engine.refusals import Draining, QueueFull, TimedOut
 from modelwright.engine.results import EngineStatistics, Update
-from modelwright.errors import RequestError, RequestFailed
+from modelwright.engine.streams import Stream
+from modelwright.engine.worker import Worker
+from modelwright.errors import RequestError
 
-_CLOSED = "the engine is closed"
-
-
-@dataclass(eq=False)
-class _Stream:
-    """Where the updates of a request go: a queue in the loop of the task that reads them."""
-
-    loop: asyncio.AbstractEventLoop
-    queue: asyncio.Queue[Update | BaseException] = field(default_factory=asyncio.Queue)
-
-    def put(self, item: Update | BaseException) -> None:
-        """Called on the engine's thread; a loop that is closed has nobody left to read."""
-        with suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self.queue.put_nowait, item)
+_CACHES = 4
+"""How many times the tokens of the cache may wait, where nobody says."""
 
 
 class AsyncEngine:
     """Runs `engine` on a thread, for the tasks of one event loop.
 
-    Use it as ``async with AsyncEngine(engine) as serving``, or call `close` in the end.
+    Use it as ``async with AsyncEngine(engine) as serving``, or call `close` in the end. `stream` is all that a program
+    needs. A server calls `prepare` in its worker threads and `submit` on its loop, which never waits.
 
     Args:
         engine: nobody else may use it meanwhile.
-        max_requests: how many are served or wait at once; `stream` waits while there are as many.
+        max_requests: how many are served or wait at once.
+        max_queued_tokens: how long the prompts of those that wait may be together; by default 4 times the cache. A
+            prompt that waits alone may be longer.
+        max_unread: bytes of updates that may wait in a stream for its reader.
     """
 
-    def __init__(self, engine: Engine, max_requests: int = 256):
-        if max_requests < 1:
-            raise RequestError(f"max_requests must be at least 1, got {max_requests}")
+    def __init__(
+        self,
+        engine: Engine,
+        max_requests: int = 256,
+        max_queued_tokens: int | None = None,
+        max_unread: int = 2**20,
+    ):
+        for name, limit in {"max_requests": max_requests, "max_queued_tokens": max_queued_tokens or 1}.items():
+            if limit < 1:
+                raise RequestError(f"{name} must be at least 1, got {limit}")
         if engine.has_work:
             raise RequestError("an AsyncEngine needs an engine of its own, and this one is serving requests")
-        self._engine = engine
-        self._room = asyncio.Semaphore(max_requests)
+        self._engine, self._counts = engine, Counts()
+        self._max_requests = max_requests
+        self._max_queued_tokens = max_queued_tokens or _CACHES * engine.cache_tokens
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._orders: deque[Callable[[], None]] = deque()  # what the thread is to do between steps
-        self._awake = threading.Condition()
-        self._streams: dict[str, _Stream] = {}
+        self._turn = asyncio.Lock()  # of whoever waits longest for room
+        self._changed = asyncio.Event()  # whether any request has begun or ended since somebody looked
+        self._draining = False
         self._numbers = count()
-        self._closed = False
-        self._thread = threading.Thread(target=self._run, name="modelwright-engine", daemon=True)
-        self._thread.start()
+        self._worker = Worker(engine, self._counts, max_unread, self._note_change)
 
     async def __aenter__(self) -> Self:
         return self
@@ -71,114 +72,180 @@ class AsyncEngine:
         """Of the last step."""
         return self._engine.statistics
 
+    @property
+    def waiting(self) -> int:
+        """Requests whose prompt nobody has begun to read."""
+        return self._counts.waiting
+
+    @property
+    def running(self) -> int:
+        """Requests that were begun and have not ended."""
+        return self._counts.running
+
+    @property
+    def queued_tokens(self) -> int:
+        """Of the prompts of those that wait."""
+        return self._counts.queued_tokens
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request has not ended."""
+        return self._counts.requests > 0
+
+    @property
+    def last_step(self) -> float:
+        """When the last step ended, by ``time.monotonic``, or when there was work again after none."""
+        return self._counts.last_step
+
+    @property
+    def longest_step(self) -> float:
+        """The seconds of the longest step so far."""
+        return self._counts.longest_step
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine's thread runs; one that has ended serves nobody any more."""
+        return self._worker.alive
+
+    def prepare(self, prompt: Any, params: SamplingParams | None = None, *, salt: str = "") -> Prepared:
+        """`Engine.prepare`: what takes time before a request can wait for its turn. For any thread but the loop's.
+
+        Raises:
+            RequestError: the request cannot be served.
+        """
+        return self._engine.prepare(prompt, params, salt=salt)
+
+    def submit(
+        self,
+        prepared: Prepared,
+        *,
+        priority: int = 0,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+    ) -> Stream:
+        """Let a request wait for its turn, on the loop's thread; it never waits itself.
+
+        Args:
+            prepared: by `prepare`; each is submitted once.
+            priority: lower goes first.
+            timeout: seconds until the last output must have ended; else the stream raises `TimedOut`.
+            queue_timeout: seconds until the prompt must be begun.
+
+        Raises:
+            QueueFull: there is no room; the request may be submitted later.
+            Closed: the engine takes nothing any more; `Draining` while it finishes what it has, `Died` by itself.
+            RequestError: the engine serves another event loop, or the request was submitted before.
+        """
+        loop = self._own_loop()
+        if not fits(priority, int):
+            raise RequestError(f"a request's priority must be an int, got {shown(priority)}")
+        if prepared.taken:
+            raise RequestError("a prepared request can be submitted once, and this one was: prepare another one")
+        full = self._full(prepared.prompt_tokens)
+        if full is not None:
+            raise full
+        stream = Stream(f"stream-{next(self._numbers)}", prepared, loop, self._order_abort)
+        self._counts.came(prepared.prompt_tokens)
+        if not self._worker.order(partial(self._worker.add, stream, priority, time.monotonic())):
+            self._counts.ended(prepared.prompt_tokens, started=False)
+            raise self._worker.closed()
+        for seconds, of_queue in ((timeout, False), (queue_timeout, True)):
+            if seconds is not None:
+                stream.set_timer(seconds, partial(_time_out, stream, seconds, of_queue))
+        return stream
+
     async def stream(
         self, prompt: Any, params: SamplingParams | None = None, *, priority: int = 0
     ) -> AsyncIterator[Update]:
-        """The updates of one request as they come, until all its outputs have ended.
+        """The updates of one request as they come, until all its outputs have ended; waits until there is room for it.
 
         Leaving the loop early, or cancelling the task, aborts the request.
 
         Raises:
             RequestError: the request cannot be served, the engine is closed, or it serves another event loop.
-            RequestFailed: the request could not be finished; others go on.
-            RuntimeError: the model failed, for the reason that is its cause; later requests may be served.
+            RequestFailed: the request could not be finished, for instance because the model raised what is the error's
+                cause; others go on.
         """
-        params, id_ = params or SamplingParams(), f"stream-{next(self._numbers)}"
-        if not isinstance(params, SamplingParams):
-            raise RequestError(f"params must be SamplingParams, got {shown(params)}")
-        loop = self._own_loop()
-        async with self._room:
-            stream, left = _Stream(loop), params.n
-            if not self._order(lambda: self._add(id_, stream, prompt, params, priority)):
-                raise RequestError(_CLOSED)
-            try:
-                while left:
-                    item = await stream.queue.get()
-                    if isinstance(item, BaseException):
-                        raise item
-                    left -= item.completion is not None
-                    if item.completion is not None and item.completion.error is not None:
-                        raise RequestFailed(item.completion.error)
-                    yield item
-            finally:
-                if left:
-                    self._order(lambda: self._abort(id_))
+        self._own_loop()
+        prepared = await asyncio.to_thread(self.prepare, prompt, params)
+        stream = await self._submit_when_there_is_room(prepared, priority)
+        try:
+            async for update in stream:
+                yield update
+        finally:
+            stream.abort()
+
+    async def drain(self, timeout: float | None = None) -> None:
+        """Take nothing new, and return once all requests have ended; those that have not by then are aborted.
+
+        Their readers get the text so far, with ``abort`` as the reason.
+
+        Args:
+            timeout: seconds; None for as long as it takes.
+        """
+        self._own_loop()
+        self._draining = True
+        self._changed.set()  # who waits for room is told
+        try:
+            await asyncio.wait_for(self._until_idle(), timeout)
+        except TimeoutError:
+            self._worker.order(self._worker.abort_all)
+            await self._until_idle()
 
     def forget_prefixes(self) -> None:
         """`Engine.forget_prefixes`, before the next step and before any request that is made later.
 
         Raises:
-            RequestError: the engine is closed.
+            Closed: the engine is closed.
         """
-        if not self._order(self._engine.forget_prefixes):
-            raise RequestError(_CLOSED)
+        if not self._worker.order(self._engine.forget_prefixes):
+            raise self._worker.closed()
 
     def close(self) -> None:
-        """End the thread after its step; requests that have not ended raise in the tasks that read them."""
-        with self._awake:
-            self._closed = True
-            self._awake.notify()
-        self._thread.join()
+        """End the thread after its step; requests that have not ended raise `Closed` in the tasks that read them."""
+        self._worker.close()
 
     def _own_loop(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
         if self._loop not in (None, loop):
             raise RequestError("an AsyncEngine serves one event loop, and was used in another one before")
         self._loop = loop
+        self._worker.serve(loop)
         return loop
 
-    def _order(self, order: Callable[[], None]) -> bool:
-        """Let the thread do something after its step; False if it does nothing any more."""
-        with self._awake:
-            if not self._closed:
-                self._orders.append(order)
-                self._awake.notify()
-            return not self._closed
+    def _full(self, tokens: int) -> RequestError | None:
+        """Why a request with so long a prompt is not taken now."""
+        if not self._worker.alive:
+            return self._worker.closed()
+        if self._draining:
+            return Draining()
+        counts = self._counts
+        if counts.requests >= self._max_requests:
+            return QueueFull("requests", self._max_requests, counts.requests + 1)
+        queued = counts.queued_tokens
+        if queued and queued + tokens > self._max_queued_tokens:
+            return QueueFull("tokens", self._max_queued_tokens, queued + tokens)
+        return None
 
-    def _run(self) -> None:
-        try:
-            while self._obey():
-                try:
-                    self._hand_out(self._engine.step())
-                except Exception as error:  # of the model: those who wait must hear of it, and the next may be served
-                    self._fail("the engine failed", error)
-        finally:  # whatever ends the thread, nobody waits for it forever
-            with self._awake:
-                self._closed = True
-                self._orders.clear()
-            self._fail(_CLOSED)
+    async def _submit_when_there_is_room(self, prepared: Prepared, priority: int) -> Stream:
+        async with self._turn:
+            while isinstance(self._full(prepared.prompt_tokens), QueueFull):
+                self._changed.clear()
+                await self._changed.wait()
+            return self.submit(prepared, priority=priority)
 
-    def _obey(self) -> bool:
-        """Wait for something to do and carry out what was ordered; False once the engine is closed."""
-        with self._awake:
-            self._awake.wait_for(lambda: self._closed or self._orders or self._engine.has_work)
-            orders = list(self._orders)
-            self._orders.clear()
-        for order in orders:
-            order()
-        return not self._closed
+    async def _until_idle(self) -> None:
+        while self.has_work and self.alive:
+            self._changed.clear()
+            await self._changed.wait()
 
-    def _add(self, id_: str, stream: _Stream, prompt: Any, params: SamplingParams, priority: int) -> None:
-        try:
-            self._engine.add_request(prompt, params, id=id_, priority=priority)
-            self._streams[id_] = stream
-        except Exception as error:  # refused: whoever asked is told
-            stream.put(error)
+    def _order_abort(self, stream: Stream) -> None:
+        self._worker.order(partial(self._worker.abort, stream))
 
-    def _abort(self, id_: str) -> None:
-        self._streams.pop(id_, None)
-        self._engine.abort(id_)
+    def _note_change(self) -> None:
+        self._changed.set()
 
-    def _hand_out(self, updates: list[Update]) -> None:
-        for update in updates:
-            self._streams[update.request].put(update)
-        for id_ in {update.request for update in updates if not self._engine.serves(update.request)}:
-            del self._streams[id_]
 
-    def _fail(self, message: str, cause: Exception | None = None) -> None:
-        """Tell everybody who waits, and abort what they wait for."""
-        for id_, stream in list(self._streams.items()):
-            error = RequestError(message) if cause is None else RuntimeError(f"{message}: {cause}")
-            error.__cause__ = cause
-            stream.put(error)
-            self._abort(id_)
+def _time_out(stream: Stream, seconds: float, of_queue: bool) -> None:
+    if not (of_queue and stream.started):
+        stream.give_up(TimedOut(seconds, not stream.started))

@@ -20,6 +20,7 @@ from modelwright.engine.model_state import ModelState
 from modelwright.engine.one_thread import OneThread
 from modelwright.engine.params import SamplingParams
 from modelwright.engine.picture_rows import PictureRows
+from modelwright.engine.prepared import Prepared
 from modelwright.engine.prompt import PromptPicture
 from modelwright.engine.request import Request, Sample
 from modelwright.engine.results import EngineStatistics, Result, Update
@@ -33,7 +34,7 @@ from modelwright.engine.slicing import slice_decoder
 from modelwright.engine.step import Step
 from modelwright.engine.tokenizer import as_tokenizer
 from modelwright.errors import ConfigError, RequestError, RequestFailed
-from modelwright.parallel import Mesh
+from modelwright.parallel import Mesh, RankLost
 
 
 class Engine:
@@ -55,6 +56,7 @@ class Engine:
         context: how many tokens a sequence may have, drawn ones included.
         ends: the tokens that end an output of a request that names none: the model's and the tokenizer's.
         statistics: of the last step; None before the first.
+        on_start: called with the id of each request whose first tokens are about to be computed.
 
     Raises:
         ConfigError: the engine does not serve that model, or not with that config, or the ranks do not divide it.
@@ -74,18 +76,27 @@ class Engine:
         self._pages = mesh.least(count_pages(served, settings, self.context))
         on_device, on_host, graphs = self._parts(served)
         self._runner = Runner(served, on_device, self._pictures, on_host, mesh, graphs, settings.batch_invariant)
-        self._intake = self._intake_of(served)
+        self._intake = Intake(served, self.tokenizer, self.context)
+        self.ends = self._intake.ends
         pool = BlockPool(self._pages, settings.page_size, settings.reuse_prefixes)
         self._scheduler = Scheduler(pool, _limits(served, settings, self.context), settings.host_pages)
         self._requests: dict[str, Request] = {}
         self._samples: dict[str, tuple[Request, Sample]] = {}  # by the ids of their sequences
         self._numbers = count()
         self._alone = OneThread()
+        self._steps = 0
+        self._suspects: dict[Request, dict[Sequence, int]] = {}  # of a step that raised, and how far they were to get
+        self.on_start: Callable[[str], None] = lambda id: None
 
     @property
     def has_work(self) -> bool:
         """Whether any request has not ended."""
         return bool(self._requests)
+
+    @property
+    def cache_tokens(self) -> int:
+        """How many tokens the pages of the cache hold."""
+        return self._pages * self.config.page_size
 
     def generate(
         self,
@@ -127,7 +138,7 @@ class Engine:
         requests: list[Request] = []
         try:
             for prompt, own in asked:
-                requests.append(self._add(prompt, own))
+                requests.append(self._add(self._prepared(prompt, own)))
             while not all(request.ended for request in requests):
                 for update in self.step():
                     if on_update is not None:
@@ -153,24 +164,73 @@ class Engine:
                 Or another thread is using the engine.
         """
         with self._alone:
-            return self._add(prompt, params, id, priority).id
+            return self._add(self._prepared(prompt, params), id, priority).id
+
+    def prepare(self, prompt: Any, params: SamplingParams | None = None, *, salt: str = "") -> Prepared:
+        """Check and tokenize a request and compile its guide, in any thread, also while another one uses the engine.
+
+        Args:
+            prompt, params: as for `generate`.
+            salt: what it computes is found again only by requests of the same salt.
+
+        Raises:
+            RequestError: it cannot be served: too long, a token beyond the vocabulary, a guide that cannot be followed.
+        """
+        served = self._served.renewed()
+        intake = self._intake if served == self._served else self._intake.renewed(served, _context(served, self.config))
+        return self._prepared(prompt, params, salt, intake)
+
+    def add(self, prepared: Prepared, *, id: str | None = None, priority: int = 0, arrived: float | None = None) -> str:
+        """Let a prepared request wait for its turn; returns its id. The length of its prompt does not matter here.
+
+        A model that has become another one since `prepare` reads the prompt again, in this thread.
+
+        Args:
+            prepared: each is added once.
+            id, priority: as for `add_request`.
+            arrived: when it was asked, by ``time.monotonic``; now, where that is left out.
+
+        Raises:
+            RequestError: as for `add_request`, or it was added before.
+        """
+        with self._alone:
+            return self._add(prepared, id, priority, arrived).id
+
+    def _prepared(
+        self, prompt: Any, params: SamplingParams | None, salt: str = "", intake: Intake | None = None
+    ) -> Prepared:
+        if not isinstance(params, SamplingParams | None):
+            raise RequestError(f"params must be SamplingParams, got {shown(params)}")
+        if intake is None:
+            self._renew()
+        prepared = (intake or self._intake).prepare(prompt, params or SamplingParams(), salt)
+        self._scheduler.check_size(prepared.samples[0].sequence)
+        return prepared
 
     def _add(
-        self, prompt: Any, params: SamplingParams | None = None, id: str | None = None, priority: int = 0
+        self, prepared: Prepared, id: str | None = None, priority: int = 0, arrived: float | None = None
     ) -> Request:
         if not isinstance(id, str | None):
             raise RequestError(f"a request's id must be text, got {shown(id)}")
         if not fits(priority, int):
             raise RequestError(f"a request's priority must be an int, got {shown(priority)}")
-        if not isinstance(params, SamplingParams | None):
-            raise RequestError(f"params must be SamplingParams, got {shown(params)}")
+        if prepared.taken:
+            raise RequestError("a prepared request can be added once, and this one was: prepare another one")
         self._renew()
+        asked = prepared
+        if (prepared.model, prepared.context) != (self._served, self.context):
+            prepared = self._prepared(asked.given, asked.params, asked.salt)
         name = self._new_name() if id is None else id
         if name in self._requests:
             raise RequestError(f"a request needs an id of its own, {name!r} is being served")
-        request = self._intake.request(name, prompt, params or SamplingParams(), priority)
-        first, *others = [own.sequence for own in request.samples]
+        for own in prepared.samples:
+            own.sequence.id = f"{name}#{own.index}" if own.index else name
+            own.sequence.priority = priority
+        first, *others = [own.sequence for own in prepared.samples]
         self._scheduler.add(first, others)
+        asked.taken = True
+        request = Request(name, prepared.prompt, prepared.params, prepared.samples)
+        request.arrived = request.arrived if arrived is None else arrived
         self._requests[name] = request
         self._samples |= {own.sequence.id: (request, own) for own in request.samples}
         if self._pictures is not None and request.prompt.pictures and not self._shows:
@@ -219,15 +279,58 @@ class Engine:
     def step(self) -> list[Update]:
         """Compute one step and say what it added; nothing without work.
 
-        If the model raises, so does this, and the step's requests will be computed again.
+        If the model raises, so does this, and the step's requests will be computed again; see `recover`.
         """
         with self._alone:
             return self._step() if self.has_work else []
 
-    def _step(self) -> list[Update]:
+    def recover(self, error: Exception) -> list[Update]:
+        """After `step` raised `error`: compute its requests one by one, and end those that raise alone.
+
+        Those that do not have had their step with this, and draw what they would have drawn. Where no request's tokens
+        were being computed yet, all end.
+
+        Raises:
+            RankLost: that was the error, or becomes it; there is nobody to go on with.
+        """
+        if isinstance(error, RankLost):
+            raise error
+        with self._alone:
+            if not self._suspects:
+                return [update for request in list(self._requests.values()) for update in self._blame(request, error)]
+            updates, suspects = [], self._suspects
+            for request, goals in suspects.items():
+                try:
+                    while any(own.computed < goal and not own.ended for own, goal in goals.items()):
+                        steps = self._steps
+                        updates += self._step({own.sequence for own in request.samples})
+                        if self._steps == steps:  # no room for it beside the others: it waits as ever
+                            break
+                except RankLost:
+                    raise
+                except Exception as own_error:
+                    updates += self._blame(request, own_error)
+            return updates
+
+    def _blame(self, request: Request, error: Exception) -> list[Update]:
+        """End a request because of what computing it raised."""
+        said = (str(error).splitlines() or [""])[0]
+        updates = request.fail(f"the model failed: {type(error).__name__}: {said}", error)
+        for own in request.samples:
+            self._scheduler.abort(own.sequence.id)
+        self._forget(request)
+        return updates
+
+    def _step(self, only: Collection[Sequence] | None = None) -> list[Update]:
+        """A step of all sequences, or of `only` some; without updates where those find no room."""
         start = time.perf_counter()
+        self._suspects = {}
         self._look()
-        step = self._scheduler.schedule()
+        step = self._scheduler.schedule(only)
+        if not step.chunks:
+            self._scheduler.discard(step)
+            return []
+        self._note_started(step)
         drawing = [sequence for chunk in step.chunks for sequence in chunk.draws]
         try:
             logits = self._runner.run(step, self._pictures_in(step))
@@ -236,11 +339,20 @@ class Engine:
             damaged = self._damaged(drawing, logits, sampled)
             updates = self._read(step, drawing, logits, sampled, damaged)
         except BaseException:
+            self._suspects = self._requests_of(step)
             self._scheduler.discard(step)
             raise
         self._commit(step, drawing, sampled, damaged)
+        self._steps += 1
         self.statistics = EngineStatistics(step.statistics, time.perf_counter() - start)
         return updates
+
+    def _requests_of(self, step: Step) -> dict[Request, dict[Sequence, int]]:
+        """The requests of a step, and how many tokens of each of their sequences it was to compute."""
+        found: dict[Request, dict[Sequence, int]] = {}
+        for chunk in step.chunks:
+            found.setdefault(self._samples[chunk.sequence.id][0], {})[chunk.sequence] = chunk.end
+        return found
 
     def _look(self) -> None:
         """Follow the model in whatever has changed since the last step: nothing computed before is found again.
@@ -267,7 +379,8 @@ class Engine:
         if served == self._served:
             return
         self.context = _context(served, self.config)
-        self._served, self._intake = served, self._intake_of(served)
+        self._served, self._intake = served, self._intake.renewed(served, self.context)
+        self.ends = self._intake.ends
         self._runner.serve(served, *self._parts(served))
         self._scheduler.restart()
         self._scheduler.settings = _limits(served, self.config, self.context)
@@ -278,16 +391,17 @@ class Engine:
     def _shows(self) -> bool:
         return self._state.shows and (self._seeing is None or self._seeing.shows)
 
-    def _intake_of(self, served: ServedModel) -> Intake:
-        intake = Intake(served, self.tokenizer, self.context)
-        self.ends = intake.ends
-        return intake
-
     def _parts(self, served: ServedModel) -> tuple[list[PagePool], list[PagePool], DecodeGraphs | None]:
         """Empty pools on the device and on the host, and captured decodes, for the passes of a model."""
         on_device = make_pools(served, self.config, self._pages + spare_pages(served, self.config))
         graphs = graphs_of(served, self.config, on_device, self.context, self._state)
         return on_device, make_host_pools(served, self.config), graphs
+
+    def _note_started(self, step: Step) -> None:
+        for request in {self._samples[chunk.sequence.id][0] for chunk in step.chunks}:
+            if request.scheduled is None:
+                request.scheduled = time.monotonic()
+                self.on_start(request.id)
 
     def _pictures_in(self, step: Step) -> dict[str, tuple[PromptPicture, ...]]:
         """The pictures of the sequences of a step that have any."""

@@ -1,4 +1,4 @@
-"""`Intake`, from what a caller asks to a `Request` for the schedule: all is checked here, and nothing is run."""
+"""`Intake`, from what a caller asks to a `Prepared` for the schedule: all is checked here, and nothing is run."""
 
 import random
 from collections.abc import Collection, Iterable
@@ -9,12 +9,13 @@ from modelwright.engine.guide import GuideCompiler
 from modelwright.engine.noise import sample_key
 from modelwright.engine.output import OutputStream
 from modelwright.engine.params import SamplingParams
+from modelwright.engine.prepared import Prepared
 from modelwright.engine.prompt import Prompt, read_prompt
-from modelwright.engine.request import Request, Sample
+from modelwright.engine.request import Sample
 from modelwright.engine.sample_row import SampleRow, TokenGuide, encode_bad_words
 from modelwright.engine.sequence import Sequence
 from modelwright.engine.served_model import ServedModel
-from modelwright.engine.tokenizer import Tokenizer
+from modelwright.engine.tokenizer import Tokenizer, settle
 from modelwright.errors import RequestError
 
 _CONTEXT_OF_TEXT = 8
@@ -22,71 +23,74 @@ _CONTEXT_OF_TEXT = 8
 
 
 class Intake:
-    """Makes the requests to one model.
+    """Makes the requests to one model, in any number of threads at once.
 
     Args:
         served: the model.
         tokenizer: None where prompts are ids and outputs have no text.
         context: how many tokens a sequence may have.
+        guides: what compiled guides for the same tokenizer and ends before; by default a new compiler.
 
     Attributes:
         ends: the tokens that end an output, where a request names none: the model's and the tokenizer's.
     """
 
-    def __init__(self, served: ServedModel, tokenizer: Tokenizer | None, context: int):
-        self._served, self._tokenizer, self._context = served, tokenizer, context
+    def __init__(
+        self, served: ServedModel, tokenizer: Tokenizer | None, context: int, guides: GuideCompiler | None = None
+    ):
+        self.served, self.context = served, context
+        self._tokenizer = tokenizer
         self.ends = end_tokens(served.ends, tokenizer)
         self._marks = _marks_of(tokenizer)
-        self._guides = GuideCompiler(tokenizer, self.ends) if tokenizer is not None else None
+        self._guides = guides or (GuideCompiler(tokenizer, self.ends) if tokenizer is not None else None)
         self._seeds = random.Random()
+        if tokenizer is not None:
+            settle(tokenizer)
 
-    def request(self, name: str, prompt: Any, params: SamplingParams, priority: int) -> Request:
+    def renewed(self, served: ServedModel, context: int) -> "Intake":
+        """For a model that has become another one; guides that were compiled stay where they are the same."""
+        same = end_tokens(served.ends, self._tokenizer) == self.ends
+        return Intake(served, self._tokenizer, context, self._guides if same else None)
+
+    def prepare(self, given: Any, params: SamplingParams, salt: str = "") -> Prepared:
         """A request with a sample for each of its outputs.
 
         Raises:
             RequestError: it cannot be served: too long, a token beyond the vocabulary, a guide that cannot be followed.
         """
-        parsed = read_prompt(prompt, self._tokenizer, self._served)
-        self._check(parsed, params)
-        room = params.room(len(parsed.tokens), self._context)
+        prompt = read_prompt(given, self._tokenizer, self.served)
+        self._check(prompt, params)
+        room = params.room(len(prompt.tokens), self.context)
         seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
         ends = params.ends(self.ends)
-        words = encode_bad_words(params, ends, self._tokenizer, self._served.draws)
+        words = encode_bad_words(params, ends, self._tokenizer, self.served.draws)
+        keys = prompt.keys if prompt.pictures else ()
         samples = []
         for index in range(params.n):
-            sequence = self._sequence(name, index, parsed, params, room, priority)
-            key, guide = sample_key(seed, index), self._guide(parsed, params)
-            row = SampleRow(params, sequence.tokens, len(parsed.tokens), key, ends, words, guide)
-            stream = OutputStream(params, room, ends, self._detokenizer(parsed, params, ends))
+            sequence = Sequence(
+                id="",
+                prompt=prompt.tokens,
+                max_tokens=room,
+                keys=keys,
+                salt=salt + self._rotation(len(prompt.tokens)),
+                prompt_logprobs=params.prompt_logprobs is not None and index == 0,  # the prompt is read for the first
+            )
+            key, guide = sample_key(seed, index), self._guide(prompt, params)
+            row = SampleRow(params, sequence.tokens, len(prompt.tokens), key, ends, words, guide)
+            stream = OutputStream(params, room, ends, self._detokenizer(prompt, params, ends))
             samples.append(Sample(index, sequence, row, stream))
-        return Request(name, parsed, params, samples)
+        return Prepared(given, prompt, params, salt, samples, self.served, self.context)
 
     def _check(self, prompt: Prompt, params: SamplingParams) -> None:
-        known = self._served.reads
-        for token in prompt.tokens:
-            if not 0 <= token < known:
-                raise RequestError(
-                    f"a prompt's tokens must be at least 0 and below the vocabulary's {known}, got {token}"
-                )
-        params.check_vocabulary(self._served.draws)
+        known = self.served.reads
+        if prompt.tokens and not (min(prompt.tokens) >= 0 and max(prompt.tokens) < known):
+            token = next(token for token in prompt.tokens if not 0 <= token < known)
+            raise RequestError(f"a prompt's tokens must be at least 0 and below the vocabulary's {known}, got {token}")
+        params.check_vocabulary(self.served.draws)
 
-    def _sequence(
-        self, name: str, index: int, prompt: Prompt, params: SamplingParams, room: int, priority: int
-    ) -> Sequence:
-        """The prompt is read for the first sample; only there are its own logits wanted."""
-        return Sequence(
-            id=name if index == 0 else f"{name}#{index}",
-            prompt=prompt.tokens,
-            max_tokens=room,
-            keys=prompt.keys if prompt.pictures else (),
-            salt=self._salt(len(prompt.tokens)),
-            priority=priority,
-            prompt_logprobs=params.prompt_logprobs is not None and index == 0,
-        )
-
-    def _salt(self, length: int) -> str:
+    def _rotation(self, length: int) -> str:
         """What else than tokens keys depend on: beyond the trained length, on how long the prompt was."""
-        trained = self._served.trained_length
+        trained = self.served.trained_length
         return f"rotated by {length} tokens" if trained is not None and length > trained else ""
 
     def _guide(self, prompt: Prompt, params: SamplingParams) -> TokenGuide | None:

@@ -11,6 +11,7 @@ from modelwright.configs.field_types import cut, describe, fits, plain, shown
 from modelwright.configs.limits import COLDEST, LARGEST_FLOAT, check_sampling
 from modelwright.configs.sampling import SamplingSettings
 from modelwright.engine.generation_config import read_generation_config
+from modelwright.engine.refusals import PromptTooLong
 from modelwright.errors import RequestError
 
 MOST_BAD_WORDS = 4096
@@ -63,7 +64,8 @@ class SamplingParams:
     """How one request is continued. Names and meanings are those of vLLM and transformers, where they have them.
 
     Attributes:
-        max_tokens: how many new tokens at most; None for up to `max_length` or the end of the model's context.
+        max_tokens: how many new tokens at most; None for up to `max_length` or the end of the model's context. 0 only
+            reads the prompt: for its log-probabilities, or to have it in the cache.
         max_length: how many tokens at most, the prompt's included; `max_tokens` wins where both are given.
         min_tokens: end tokens are not drawn, and stop strings do not count, before so many new tokens.
         temperature: what scores are divided by; 0 (anything below 1e-5) takes the best token.
@@ -158,13 +160,10 @@ class SamplingParams:
         """How many tokens may follow a prompt of `prompt_tokens`, in a model whose context holds `context`.
 
         Raises:
-            RequestError: there is no room for one.
+            RequestError: there is no room for one, or for the prompt itself where no token is asked for.
         """
-        if prompt_tokens >= context:
-            raise RequestError(
-                f"the prompt is {prompt_tokens} tokens long and the model's context holds {context}, "
-                "which leaves no room for an answer"
-            )
+        if prompt_tokens >= context + (self.max_tokens == 0):
+            raise PromptTooLong(prompt_tokens, context)
         if self.max_tokens is not None:
             return min(self.max_tokens, context - prompt_tokens)
         if self.max_length is not None and prompt_tokens >= self.max_length:

@@ -32,6 +32,8 @@ class Queues:
         sequence.borrowed = sequence.borrowed or bool(sequence.table)
         sequence.published = len(sequence.table)
         sequence.computed = len(sequence.table) * self.pool.block_size
+        if sequence.status is Status.WAITING:
+            sequence.found = sequence.computed
         moves = self._bring_back(sequence)
         sequence.status = Status.RUNNING
         self.running.add(sequence)

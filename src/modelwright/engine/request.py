@@ -11,7 +11,7 @@ from modelwright.engine.logprobs import TokenLogprobs, token_logprobs
 from modelwright.engine.output import FinishReason, OutputStream
 from modelwright.engine.params import SamplingParams
 from modelwright.engine.prompt import Prompt
-from modelwright.engine.results import Completion, Result, Update
+from modelwright.engine.results import Completion, Result, Times, Update
 from modelwright.engine.sample_row import SampleRow
 from modelwright.engine.sequence import Sequence
 
@@ -28,6 +28,7 @@ class Sample:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     error: str | None = None
+    cause: Exception | None = None
 
     @property
     def ended(self) -> bool:
@@ -58,19 +59,23 @@ class Sample:
             self.stream.stop_reason,
             tuple(self.logprobs) if asked else None,
             self.error,
+            self.cause,
         )
 
 
 @dataclass(eq=False)
 class Request:
-    """One request and when it came."""
+    """One request, and when it came, was begun and had its prompt read, in seconds of ``time.monotonic``."""
 
     id: str
     prompt: Prompt
     params: SamplingParams
     samples: SequenceOf[Sample]
-    arrived: float = field(default_factory=time.perf_counter)
+    arrived: float = field(default_factory=time.monotonic)
+    scheduled: float | None = None
+    prompt_read: float | None = None
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    told: bool = False  # whether an update went out, which says what is said once
 
     @property
     def ended(self) -> bool:
@@ -99,34 +104,58 @@ class Request:
             self.prompt_logprobs += token_logprobs(logits[: len(after)], ids, self.params.prompt_logprobs or 0)
 
     def take(self, sample: Sample, token: int, logprobs: TokenLogprobs | None) -> Update:
-        """One drawn token of a sample."""
-        piece = sample.take(token, logprobs, time.perf_counter() - self.arrived)
-        done = sample.completion() if sample.ended else None
-        return Update(
-            self.id,
-            sample.index,
-            piece,
-            (token,) if token >= 0 else (),
-            () if logprobs is None else (logprobs,),
-            done,
-        )
+        """One drawn token of a sample, of which nothing is kept where none were asked for."""
+        now = time.monotonic()
+        if self.prompt_read is None:
+            self.prompt_read = now
+        if sample.sequence.max_tokens == 0:
+            return self._update(sample, sample.stream.end(FinishReason.LENGTH))
+        piece = sample.take(token, logprobs, now - self.arrived)
+        drawn = (token,) if token >= 0 else ()
+        return self._update(sample, piece, drawn, () if logprobs is None else (logprobs,), (now,) if drawn else ())
 
     def abort(self) -> list[Update]:
         """End what has not ended."""
-        return self._end(FinishReason.ABORT, None)
+        return self._end(FinishReason.ABORT, None, None)
 
-    def fail(self, error: str) -> list[Update]:
-        """End what has not ended, because of `error`, a sentence."""
-        return self._end(FinishReason.ERROR, error)
+    def fail(self, error: str, cause: Exception | None = None) -> list[Update]:
+        """End what has not ended, because of `error`, a sentence, or what was raised."""
+        return self._end(FinishReason.ERROR, error, cause)
 
-    def _end(self, reason: FinishReason, error: str | None) -> list[Update]:
+    def _end(self, reason: FinishReason, error: str | None, cause: Exception | None) -> list[Update]:
         updates = []
         for sample in self.samples:
             if not sample.ended:
-                sample.error = error
-                piece = sample.stream.end(reason)
-                updates.append(Update(self.id, sample.index, piece, (), (), sample.completion()))
+                sample.error, sample.cause = error, cause
+                updates.append(self._update(sample, sample.stream.end(reason)))
         return updates
+
+    def _update(
+        self,
+        sample: Sample,
+        text: str,
+        tokens: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprobs, ...] = (),
+        drawn: tuple[float, ...] = (),
+    ) -> Update:
+        first, self.told = not self.told, True
+        return Update(
+            self.id,
+            sample.index,
+            text,
+            tokens,
+            logprobs,
+            sample.completion() if sample.ended else None,
+            self._prompt_logprobs if first else None,
+            self.samples[0].sequence.found if first else None,
+            Times(self.arrived, self.scheduled, self.prompt_read, drawn),
+        )
+
+    @property
+    def _prompt_logprobs(self) -> tuple[TokenLogprobs, ...] | None:
+        """None where they were not asked for, and of a prompt that was not read to its end."""
+        asked = self.params.prompt_logprobs is not None and self.prompt_read is not None
+        return tuple(self.prompt_logprobs) if asked else None
 
     def result(self) -> Result:
         """Everything, once all outputs have ended."""

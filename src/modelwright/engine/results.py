@@ -8,6 +8,23 @@ from modelwright.engine.step import StepStatistics
 
 
 @dataclass(frozen=True)
+class Times:
+    """When what happened to a request, in seconds of ``time.monotonic``.
+
+    Attributes:
+        arrived: it was asked.
+        scheduled: its first tokens were planned into a step; None for one that ended before.
+        prompt_read: its whole prompt was, and the first token could be drawn; None before that.
+        tokens: the step that drew each of the update's tokens was done.
+    """
+
+    arrived: float
+    scheduled: float | None
+    prompt_read: float | None
+    tokens: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Completion:
     """One finished output of a request.
 
@@ -19,6 +36,7 @@ class Completion:
         stop_reason: the stop text or the id of ``stop_token_ids`` that ended it, if one did.
         logprobs: of each token, where they were asked for.
         error: why the request could not be finished, in a sentence, where that is the reason.
+        cause: what was raised, where the model or a guide raised something.
     """
 
     index: int
@@ -28,18 +46,22 @@ class Completion:
     stop_reason: str | int | None
     logprobs: tuple[TokenLogprobs, ...] | None
     error: str | None = None
+    cause: Exception | None = None
 
 
 @dataclass(frozen=True)
 class Update:
-    """What a step added to one output.
+    """What a step added to one output; in a stream that lags, what several steps did.
 
     Attributes:
         request: the request's id; `index` says which of its outputs.
         text: what became certain of the text.
-        tokens: what was drawn; empty where the request was aborted.
+        tokens: what was drawn; empty where the request was aborted, or asked for none.
         logprobs: of each of them, where they were asked for.
         completion: the whole output, with its last piece.
+        prompt_logprobs: of each prompt token but the first, where they were asked for: in the request's first update.
+        cached_tokens: how many of the prompt's tokens were found instead of computed: in the request's first update.
+        times: when the request came and was begun, and when its tokens were drawn.
     """
 
     request: str
@@ -48,6 +70,9 @@ class Update:
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
     completion: Completion | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
+    cached_tokens: int | None = None
+    times: Times | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from modelwright.engine.blocks import BlockPool
 from modelwright.engine.host_pages import HostPages
 from modelwright.engine.queues import Queues
+from modelwright.engine.refusals import LargerThanCache
 from modelwright.engine.scheduler_settings import SchedulerSettings
 from modelwright.engine.sequence import Sequence, Status
 from modelwright.engine.step import Chunk, Direction, Step, StepStatistics
@@ -93,18 +94,21 @@ class Scheduler:
         assert id in self._live, f"{id!r} is not being served"
         self._end(self._live[id], Status.FINISHED, reason)
 
-    def schedule(self) -> Step:
-        """The next step, empty only when there is no work; its pages are taken."""
+    def schedule(self, only: Collection[Sequence] | None = None) -> Step:
+        """The next step, empty only when there is no work; its pages are taken.
+
+        With `only` it is a step of some sequences, and empty too where others leave them no room.
+        """
         assert self._step is None, "the last step was neither committed nor discarded"
         settings = self.settings
-        plan = StepPlan(self._queues, settings.token_budget, settings.max_batch, settings.chunk_prefill)
+        plan = StepPlan(self._queues, settings.token_budget, settings.max_batch, settings.chunk_prefill, only)
         prompts_first = self._prompts_next and not settings.chunk_prefill
         for grant in (plan.prompts, plan.decodes) if prompts_first else (plan.decodes, plan.prompts):
             if settings.chunk_prefill or not plan.chunks:
                 grant()
                 self._prompts_next = grant == plan.decodes
         chunks = plan.chunks
-        assert chunks or not self._live, "a step must do something while anybody waits"
+        assert chunks or not self._live or only is not None, "a step must do something while anybody waits"
         self._steps += 1
         preempted = tuple(plan.preempted)
         self._step = Step(chunks, tuple(plan.moves), preempted, self._statistics(chunks, len(preempted)))
@@ -121,7 +125,8 @@ class Scheduler:
 
         Args:
             step: what `schedule` returned.
-            sampled: the token of each sequence that drew one, by id; those aborted meanwhile may be left out.
+            sampled: the token of each sequence that drew one, by id; those aborted meanwhile may be left out. Of a
+                sequence without `max_tokens`, of which only the prompt is read, none is taken.
             reasons: why sequences end with that token, by id. Who reaches its `max_tokens` ends anyway, as "length".
             damaged: ids of those whose pages hold what is no number. Nobody finds these pages again. A sequence that
                 has no reason to end draws nothing: it is computed again, without pages that others filled.
@@ -136,10 +141,11 @@ class Scheduler:
             self.pool.unpublish(chunk.sequence.table)
             if chunk.sequence.id not in reasons and not chunk.sequence.ended:
                 drawn = [sequence for sequence in drawn if sequence not in chunk.draws]
-                chunk.sequence.alone, chunk.sequence.borrowed = True, False
+                chunk.sequence.alone, chunk.sequence.borrowed, chunk.sequence.found = True, False, 0
                 self._queues.preempt(chunk.sequence, store=False)
         for sequence in drawn:
-            sequence.tokens.append(sampled[sequence.id])
+            if sequence.max_tokens:
+                sequence.tokens.append(sampled[sequence.id])
             reason = reasons.get(sequence.id) or ("length" if len(sequence.tokens) >= sequence.limit else None)
             if reason:
                 self._end(sequence, Status.FINISHED, reason)
@@ -181,22 +187,31 @@ class Scheduler:
             self._queues.preempt(sequence, store=False)
         self.forget_prefixes()
 
+    def check_size(self, sequence: Sequence) -> None:
+        """Raise what `add` does for a sequence that could never be served; in any thread.
+
+        Raises:
+            RequestError: the prompt is empty, or less than no token may be drawn.
+            LargerThanCache: all pages do not hold it; or for its context, a RequestError.
+        """
+        pool, context = self.pool, self.settings.max_context
+        if not sequence.prompt:
+            raise RequestError("a prompt needs at least 1 token, got 0")
+        if sequence.max_tokens < 0:
+            raise RequestError(f"max_tokens must be at least 0, got {sequence.max_tokens}")
+        total = f"prompt ({len(sequence.prompt)} tokens) + max_tokens ({sequence.max_tokens}) = {sequence.limit}"
+        if context is not None and sequence.limit > context:
+            raise RequestError(f"{total} must be at most the context ({context} tokens)")
+        if pool.pages_for(sequence.limit) > pool.num_blocks:
+            size = f"{pool.num_blocks} pages of {pool.block_size} = {pool.num_blocks * pool.block_size}"
+            raise LargerThanCache(f"{total} must be at most the pool ({size} tokens)")
+
     def _check(self, samples: list[Sequence]) -> None:
         ids = [sample.id for sample in samples]
-        pool, context = self.pool, self.settings.max_context
         for sample in samples:
             if sample.id in self._live or ids.count(sample.id) > 1:
                 raise RequestError(f"a request needs an id of its own, {sample.id!r} is being served")
-            if not sample.prompt:
-                raise RequestError(f"a prompt needs at least 1 token, {sample.id!r} has 0")
-            if sample.max_tokens < 1:
-                raise RequestError(f"max_tokens must be at least 1, got {sample.max_tokens}")
-            total = f"prompt ({len(sample.prompt)} tokens) + max_tokens ({sample.max_tokens}) = {sample.limit}"
-            if context is not None and sample.limit > context:
-                raise RequestError(f"{total} must be at most the context ({context} tokens)")
-            if pool.pages_for(sample.limit) > pool.num_blocks:
-                size = f"{pool.num_blocks} pages of {pool.block_size} = {pool.num_blocks * pool.block_size}"
-                raise RequestError(f"{total} must be at most the pool ({size} tokens)")
+            self.check_size(sample)
 
     def _advance(self, chunk: Chunk) -> None:
         """The chunk's tokens are in pages: publish those it filled, and once the prompt is read let siblings run."""

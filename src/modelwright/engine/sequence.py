@@ -42,6 +42,7 @@ class Sequence:
         publishes: whether pages it fills may be found by others.
         borrowed: whether it found pages that others filled.
         alone: whether it finds none and lets none be found, since what it found before was damaged.
+        found: how many leading tokens it found when it first ran.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Sequence:
     publishes: bool = field(init=False, default=True)
     borrowed: bool = field(init=False, default=False)
     alone: bool = field(init=False, default=False)
+    found: int = field(init=False, default=0)
     _names: list[bytes] = field(init=False, default_factory=list, repr=False)
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """`StepPlan`, which tokens the next step computes: grants under a budget, admission and preemption; no lifecycle."""
 
 import sys
+from collections.abc import Collection, Iterable
 from heapq import merge
 from itertools import islice
 
@@ -17,9 +18,24 @@ class StepPlan:
 
     Grants take their pages at once. A sequence that lacks pages takes them from running ones that rank behind it and
     have no grant yet, the last first; so what was granted stays granted.
+
+    Args:
+        queues: who runs and who waits; grants change them.
+        budget: how many tokens there are to grant.
+        max_running: how many sequences may run.
+        chunk_prefill: whether prompts may be granted in parts.
+        only: the sequences that may be granted any; None for all.
     """
 
-    def __init__(self, queues: Queues, budget: int, max_running: int, chunk_prefill: bool):
+    def __init__(
+        self,
+        queues: Queues,
+        budget: int,
+        max_running: int,
+        chunk_prefill: bool,
+        only: Collection[Sequence] | None = None,
+    ):
+        self._only = only
         self._queues, self._pool = queues, queues.pool
         self._left, self._max_running, self._chunk_prefill = budget, max_running, chunk_prefill
         self._granted: dict[Sequence, int] = {}
@@ -35,7 +51,7 @@ class StepPlan:
 
     def decodes(self) -> None:
         """A token for each running sequence that lacks only the last one, in the order of their ranks."""
-        for sequence in [running for running in self._queues.running if running.remaining == 1]:
+        for sequence in [running for running in self._eligible(self._queues.running) if running.remaining == 1]:
             if sequence in self._queues.running and not self._grant(sequence, 1):
                 self._preempt(sequence)
 
@@ -59,13 +75,17 @@ class StepPlan:
             for sequence in contenders:
                 self._read(sequence, self._left)
 
+    def _eligible(self, sequences: Iterable[Sequence]) -> Iterable[Sequence]:
+        return sequences if self._only is None else (one for one in sequences if one in self._only)
+
     def _contenders(self) -> list[Sequence]:
         """The prompts that may get tokens, by rank."""
-        running = [sequence for sequence in self._queues.running if sequence.remaining > 1]
+        running = [sequence for sequence in self._eligible(self._queues.running) if sequence.remaining > 1]
         for sequence in running:
             self._announce(sequence)
         seats = self._max_running - len(self._queues.running)
-        waiting = islice(self._queues.waiting, self._max_running) if seats and not self._full else ()
+        waiting = self._eligible(self._queues.waiting) if seats and not self._full else ()
+        waiting = islice(waiting, self._max_running)
         return list(merge(running, waiting, key=rank_of))
 
     def _read(self, sequence: Sequence, most: int, whole: bool = False) -> bool:

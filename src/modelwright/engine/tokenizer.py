@@ -38,6 +38,14 @@ class Tokenizer(Protocol):
     def __len__(self) -> int: ...
 
 
+def settle(tokenizer: Tokenizer) -> None:
+    """Let a tokenizer drop the padding and truncation of its file now.
+
+    transformers' do that in their first call, and no other thread may use the Rust tokenizer at that moment.
+    """
+    tokenizer.encode("a")
+
+
 def as_tokenizer(given: Any) -> Tokenizer | None:
     """`given`, which may be None; a ConfigError where no tokenizer of the ``tokenizers`` library stands behind it.
 

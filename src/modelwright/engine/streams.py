@@ -1,0 +1,183 @@
+"""`Stream`, the updates of one request on their way from the engine's thread to the task that reads them."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from threading import Lock
+from typing import Self
+
+from modelwright.engine.logprobs import TokenLogprobs
+from modelwright.engine.prepared import Prepared
+from modelwright.engine.results import Update
+from modelwright.errors import RequestFailed
+
+_PIECES = 256
+"""Pieces of text that are kept apart before they are put together: a short piece takes more room than its letters."""
+_TOKEN, _LOGPROBS, _ALTERNATIVE = 16, 128, 96
+"""Bytes that a drawn token takes, its id and its time; its log-probability; and each alternative."""
+
+
+@dataclass
+class Unread:
+    """What one output gained since its reader last came, as one update."""
+
+    first: Update
+    texts: list[str] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    last: Update = field(init=False)
+    size: int = field(init=False, default=0)
+
+    def add(self, update: Update) -> int:
+        """Take an update; returns how many bytes more are kept, of `size` in all."""
+        self.last = update
+        self.texts.append(update.text)
+        if len(self.texts) > _PIECES:
+            self.texts = ["".join(self.texts)]
+        self.tokens += update.tokens
+        self.logprobs += update.logprobs
+        self.times += update.times.tokens if update.times is not None else ()
+        alternatives = sum(len(one.top) for one in update.logprobs)
+        more = _TOKEN * len(update.tokens) + _LOGPROBS * len(update.logprobs) + _ALTERNATIVE * alternatives
+        more += len(update.text.encode(errors="surrogatepass"))
+        self.size += more
+        return more
+
+    def joined(self) -> Update:
+        """All of it as one."""
+        if self.last is self.first:
+            return self.first
+        times = self.last.times
+        return replace(
+            self.first,
+            text="".join(self.texts),
+            tokens=tuple(self.tokens),
+            logprobs=tuple(self.logprobs),
+            completion=self.last.completion,
+            times=None if times is None else replace(times, tokens=tuple(self.times)),
+        )
+
+
+class Stream:
+    """The updates of one request, for one task: ``async for update in stream``, until all its outputs have ended.
+
+    Updates that nobody has read yet are joined, those of each output into one. A request that ends otherwise raises:
+    `RequestError` where it is refused after all, `RequestFailed` where it cannot be finished (`TimedOut`, `SlowReader`
+    among them), `Closed` with the engine.
+
+    Args:
+        id: the request's.
+        prepared: what it asks.
+        loop: of the task that reads.
+        order_abort: asks the engine's thread to let go of the request.
+
+    Attributes:
+        started: whether the prompt is being read, or was; the engine's thread says so.
+        ended: whether the engine's thread is done with it.
+    """
+
+    def __init__(
+        self, id: str, prepared: Prepared, loop: asyncio.AbstractEventLoop, order_abort: Callable[["Stream"], None]
+    ):
+        self.id, self.prepared = id, prepared
+        self.started = self.ended = False
+        self._loop, self._order_abort = loop, order_abort
+        self._left = prepared.params.n  # outputs whose end was not read
+        self._lock = Lock()
+        self._unread: dict[int, Unread] = {}
+        self._size = 0
+        self._error: BaseException | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._aborted = False
+        self._timers: list[asyncio.TimerHandle] = []
+
+    @property
+    def prompt_tokens(self) -> int:
+        """How many tokens the prompt has."""
+        return self.prepared.prompt_tokens
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Update:
+        while True:
+            update = self._take()
+            if update is not None:
+                return update
+            if self._left == 0:
+                raise StopAsyncIteration
+            if self._error is not None:
+                self._left = 0  # told once
+                raise self._error
+            self._reader = self._loop.create_future()
+            await self._reader  # what came meanwhile wakes it: that is said on the loop, and so after this
+
+    def abort(self) -> None:
+        """End the request before the next step, wherever it stands; nothing if it has ended. On the loop's thread.
+
+        Who reads gets what there is of its outputs, which end with ``abort``.
+        """
+        self.forget_timers()
+        if not self._aborted and not self.ended:
+            self._aborted = True
+            self._order_abort(self)
+
+    def give_up(self, error: BaseException) -> None:
+        """`abort` where the reader is to get `error` instead of the ends of the outputs. On the loop's thread."""
+        if self._aborted or self.ended:
+            return
+        self.fail(error)
+        self.abort()
+        self.wake()
+
+    def set_timer(self, seconds: float, ring: Callable[[], None]) -> None:
+        """Call `ring` on the loop then, unless the request has ended."""
+        self._timers.append(self._loop.call_later(seconds, ring))
+
+    def forget_timers(self) -> None:
+        """Once it has ended."""
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+
+    def put(self, update: Update) -> int:
+        """Keep an update for the reader, on any thread; returns how many bytes wait.
+
+        What a prompt's own log-probabilities take is not counted, since they were asked for and come once.
+        """
+        with self._lock:
+            if self._error is not None:
+                return 0
+            if update.index not in self._unread:
+                self._unread[update.index] = Unread(update)
+            self._size += self._unread[update.index].add(update)
+            return self._size
+
+    def fail(self, error: BaseException, drop: bool = False) -> None:
+        """Let the reader raise `error`, once it has read what waits, or at once with `drop`; the first one counts."""
+        with self._lock:
+            self._error = self._error or error
+            if drop:
+                self._unread.clear()
+                self._size = 0
+
+    def wake(self) -> None:
+        """Let the reader look again; on the loop's thread."""
+        if self.ended:
+            self.forget_timers()
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    def _take(self) -> Update | None:
+        with self._lock:
+            if not self._unread:
+                return None
+            unread = self._unread.pop(next(iter(self._unread)))
+            self._size -= unread.size
+        update = unread.joined()
+        self._left -= update.completion is not None
+        if update.completion is not None and update.completion.error is not None:
+            self._left = 0
+            raise RequestFailed(update.completion.error) from update.completion.cause
+        return update
