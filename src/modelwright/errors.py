@@ -52,6 +52,19 @@ class RequestFailed(RequestError):
         return cls(f"{said}: {kind} may not hold what the model computes; load it in {wider}")
 
 
+class GuideError(RequestError):
+    """What an output is to keep to (a schema, an expression, a grammar) cannot be followed.
+
+    Args:
+        message: the reason.
+        too_complex: it is sound, as far as it was read, and asks for too much time or memory.
+    """
+
+    def __init__(self, message: str = "", field: str | None = None, *, too_complex: bool = False):
+        super().__init__(message, field)
+        self.too_complex = too_complex
+
+
 def _shortened(message: str) -> str:
     if len(message) <= LONGEST:
         return message

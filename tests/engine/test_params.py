@@ -127,14 +127,14 @@ def test_tokens_outside_the_vocabulary_are_refused(given):
         params.check_vocabulary(50)
 
 
-def test_a_guide_is_one_of_four():
+def test_a_guide_is_one_of_three_or_boxes_or_both():
     assert Guide(json_schema={"type": "object"}).json_schema == '{"type": "object"}'
     assert Guide(json_schema={"a": 1, "b": 2}) == Guide(json_schema='{"a":1,"b":2}')
     assert hash(Guide(boxes=True)) == hash(Guide(boxes=True))
     with pytest.raises(RequestError, match=r"a guide must be one of json_schema, regex, grammar, boxes, got none"):
         Guide()
-    with pytest.raises(RequestError, match=r"got \['regex', 'boxes'\]"):
-        Guide(regex="a", boxes=True)
+    with pytest.raises(RequestError, match=r"got \['regex', 'grammar'\]"):
+        Guide(regex="a", grammar="b", boxes=True)
     with pytest.raises(RequestError, match=r"a guide's json_schema must be JSON, got '\{'"):
         Guide(json_schema="{")
     with pytest.raises(RequestError, match=r"a guide's regex must be text, got 5"):

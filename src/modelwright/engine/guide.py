@@ -3,6 +3,7 @@
 llguidance is optional (``pip install "modelwright[guide]"``) and imported when the first such guide is compiled.
 """
 
+import json
 from collections.abc import Sequence
 from copy import copy
 from functools import cached_property, lru_cache
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from modelwright.engine.params import Guide
 from modelwright.engine.sample_row import TokenGuide
+from modelwright.engine.schema import enforced_schema
 from modelwright.engine.tokenizer import Tokenizer
-from modelwright.errors import ConfigError, RequestError
+from modelwright.errors import ConfigError, GuideError, RequestError
 from modelwright.processing.box_tokens import BoxTokens
 
 _KEPT_GRAMMARS = 256
@@ -39,25 +41,33 @@ class GuideCompiler:
         """A follower of `guide` for one sample, whose prompt is so many tokens long.
 
         Raises:
-            RequestError: llguidance is not installed, the tokenizer does not fit, or the guide cannot be followed; the
-                message holds the reason.
+            GuideError: the guide cannot be followed; the message holds the reason.
+            RequestError: llguidance is not installed, or the tokenizer does not fit.
         """
-        if guide.boxes:
-            return BoxGuide(self._boxes, len(self._tokenizer))
-        return GrammarGuide(self._compiled(guide).deep_copy(), prompt_length)
+        boxes = BoxGuide(self._boxes, len(self._tokenizer)) if guide.boxes else None
+        written = next((kind for kind in _KINDS if getattr(guide, kind) is not None), None)
+        if written is None:
+            assert boxes is not None, "a guide has a kind"
+            return boxes
+        grammar = GrammarGuide(self._compiled(written, getattr(guide, written)).deep_copy(), prompt_length)
+        return grammar if boxes is None else BothGuides(grammar, boxes)
 
-    def _compile(self, guide: Guide) -> Any:
-        """A matcher at the beginning of `guide`, to be copied."""
-        kind, text = next((kind, text) for kind in _KINDS if (text := getattr(guide, kind)) is not None)
+    def _compile(self, kind: str, text: str) -> Any:
+        """A matcher at the beginning of a guide, to be copied."""
         matchers = _llguidance().LLMatcher
         try:
-            grammar = getattr(matchers, _KINDS[kind])(text)
+            grammar = getattr(matchers, _KINDS[kind])(
+                json.dumps(enforced_schema(json.loads(text))) if kind == "json_schema" else text
+            )
         except ValueError as error:
-            raise RequestError(f"the guide's {kind} cannot be followed: {error}") from error
+            hard = isinstance(error, GuideError) and error.too_complex
+            raise GuideError(f"the guide's {kind} cannot be followed: {error}", too_complex=hard) from error
         limits = _llguidance().LLParserLimits(verbose_errors=False)
         matcher = matchers(self._vocabulary, grammar, log_level=0, limits=limits)
         if matcher.is_error():
-            raise RequestError(f"the guide's {kind} cannot be followed: {matcher.get_error().strip()}")
+            reason = matcher.get_error().strip()
+            hard = any(sign in reason for sign in _TOO_MUCH)
+            raise GuideError(f"the guide's {kind} cannot be followed: {reason}", too_complex=hard)
         return matcher
 
     @cached_property
@@ -136,6 +146,29 @@ class BoxGuide:
         return False
 
 
+class BothGuides:
+    """Follows a grammar, and boxes in what it leaves free."""
+
+    def __init__(self, grammar: GrammarGuide, boxes: BoxGuide):
+        self._grammar, self._boxes = grammar, boxes
+
+    @property
+    def error(self) -> str:
+        return self._grammar.error
+
+    def allowed(self, tokens: Sequence[int]) -> Tensor:
+        allowed, boxed = self._grammar.allowed(tokens), self._boxes.allowed(tokens)
+        if boxed is None:
+            return allowed
+        both = min(len(allowed), len(boxed))
+        return allowed[:both] & boxed[:both]
+
+    def ended(self, tokens: Sequence[int]) -> bool:
+        return self._grammar.ended(tokens)
+
+
+_TOO_MUCH = ("too big", "too large", "too complex", "too many", "recursion limit", "limit for this grammar", "fuel")
+"""What llguidance says of a guide that is beyond its limits."""
 _KINDS = {"json_schema": "grammar_from_json_schema", "regex": "grammar_from_regex", "grammar": "grammar_from_lark"}
 
 

@@ -25,17 +25,17 @@ _ALL = -1  # how vLLM writes a `top_k` that keeps all
 
 @dataclass(frozen=True)
 class Guide:
-    """What an output must keep to: exactly one of the four.
+    """What an output must keep to: one of the first three, boxes, or one of the three and boxes.
 
     Attributes:
         json_schema: a JSON schema, as text or as a dict (kept as text); ``{}`` is any JSON.
         regex: a regular expression in Rust's syntax, which the whole output matches.
         grammar: a context-free grammar in llguidance's variant of Lark, with a rule named ``start``.
-        boxes: after ``<|det|>`` only well-formed boxes; the rest of the output is free.
+        boxes: after ``<|det|>`` only well-formed boxes; alone it leaves the rest of the output free.
 
     Raises:
-        RequestError: none or several are given, or the schema is not JSON. Whether a schema, expression or grammar
-            can be followed is found out where it is compiled.
+        RequestError: none or two of the first three are given, or the schema is not JSON. Whether a schema, expression
+            or grammar can be followed is found out where it is compiled.
     """
 
     json_schema: str | dict[str, Any] | None = None
@@ -45,7 +45,9 @@ class Guide:
 
     def __post_init__(self) -> None:
         given = [field.name for field in fields(self) if self._gives(field.name)]
-        _require(len(given) == 1, "a guide must be one of json_schema, regex, grammar, boxes", given or "none")
+        _require(bool(given), "a guide must be one of json_schema, regex, grammar, boxes", "none")
+        texts = [name for name in given if name != "boxes"]
+        _require(len(texts) < 2, "a guide must be one of json_schema, regex, grammar", texts)
         _require(isinstance(self.boxes, bool), "a guide's boxes must be True or False", cut(self.boxes))
         if self.json_schema is not None:
             object.__setattr__(self, "json_schema", _schema_text(self.json_schema))

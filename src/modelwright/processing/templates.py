@@ -88,7 +88,7 @@ def render(tokenizer: Any, template: str, messages: Sequence[Mapping[str, Any]],
     """
     check_variables(template, how.variables)
     for name, given in (("tools", how.tools), ("documents", how.documents)):
-        if given and name not in _what_it_reads(template)[0]:
+        if given and not reads(template, name):
             raise RequestError(f"{name} are given, and the chat template does not read them", field=name)
     continued = how.continue_final_message
     if continued is None:
@@ -126,6 +126,11 @@ def check_variables(template: str, variables: Mapping[str, Any]) -> None:
 def variables_of(template: str) -> frozenset[str]:
     """The variables that a template reads, less what every template is given."""
     return _what_it_reads(template)[0] - {*ALWAYS_GIVEN}
+
+
+def reads(template: str, name: str) -> bool:
+    """Whether a template reads a variable, such as ``tools``."""
+    return name in _what_it_reads(template)[0]
 
 
 def words_in(template: str) -> frozenset[str]:

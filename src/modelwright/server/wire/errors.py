@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from modelwright.errors import RequestError, RequestFailed
+from modelwright.errors import GuideError, RequestError, RequestFailed
 
 LONGEST = 1000
 """Characters of a message at most."""
@@ -66,6 +66,9 @@ class ApiError(Exception):
             return error
         if isinstance(error, RequestFailed):
             return cls(500, "model_failed", str(error))
+        if isinstance(error, GuideError):
+            code = "schema_too_complex" if error.too_complex else "invalid_schema"
+            return cls(400, code, str(error), param=param or error.field)
         if isinstance(error, RequestError):
             return cls(400, "invalid_value", str(error), param=param or getattr(error, "field", None))
         return cls(500, "internal_error", "the server failed on this request; its log has the reason")

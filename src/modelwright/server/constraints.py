@@ -1,0 +1,122 @@
+"""What an answer must keep to: ``response_format``, ``structured_outputs``, tools and boxes, as one guide."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from modelwright.engine.params import Guide
+from modelwright.engine.tokenizer import Tokenizer
+from modelwright.server.events import Reader
+from modelwright.server.forms import Form, read_form
+from modelwright.server.tools.dialects import Dialect, dialect_of
+from modelwright.server.tools.grammar import form_or_calls, only_calls, text_or_calls
+from modelwright.server.tools.history import instruction_for
+from modelwright.server.tools.reader import CallReader
+from modelwright.server.tools.request import ToolRequest, read_tools
+from modelwright.server.wire.errors import ApiError
+
+_MARKS = ("<|grounding|>", "<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>")
+"""Special tokens that may stand in free text: without them, a model that may call tools could not ground."""
+
+
+@dataclass(frozen=True)
+class Guiding:
+    """What guides depend on besides a request: made once for a served model.
+
+    Attributes:
+        dialect: how the model writes calls.
+        tokens: its special tokens.
+        timeout: seconds in which a guide must be compiled.
+    """
+
+    dialect: Dialect
+    tokens: Mapping[str, int]
+    timeout: float = 5.0
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, template: object, tool_format: str = "auto", timeout: float = 5.0) -> Self:
+        """For a model with this tokenizer and chat template (a text, several by name, or None).
+
+        Raises:
+            ConfigError: ``tool_format`` is none that there is, or does not fit the tokenizer.
+        """
+        added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
+        tokens = {token.content: id_ for id_, token in added.items() if token.special}
+        return cls(dialect_of(template, tokenizer.get_vocab(), tool_format), tokens, timeout)
+
+    @property
+    def marks(self) -> dict[str, int]:
+        return {mark: self.tokens[mark] for mark in _MARKS if mark in self.tokens}
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What a request's answers must keep to, and how the model is told.
+
+    Attributes:
+        guide: for the engine; None where the answer is free.
+        tools: those the request brings and what may be called.
+        template_tools: what the chat template is given as ``tools``.
+        instruction: what the system turn ends with, where the template does not print tools.
+        keeps_special_tokens: the reader must see special tokens: ``skip_special_tokens`` must be False.
+    """
+
+    guide: Guide | None
+    tools: ToolRequest
+    dialect: Dialect
+    template_tools: list[dict[str, Any]] | None
+    instruction: str | None
+    keeps_special_tokens: bool
+
+    def reader(self) -> Reader | None:
+        """One for each choice; None where nothing can be called."""
+        names = [tool.name for tool in self.tools.callable]
+        return CallReader(self.dialect, names) if names else None
+
+
+def read_constraint(fields: Mapping[str, Any], guiding: Guiding) -> Constraint:
+    """The constraint of a request.
+
+    Args:
+        fields: ``response_format``, ``structured_outputs``, ``tools``, ``tool_choice``, ``parallel_tool_calls`` as they
+            came, and ``grounding`` as an object; what is None or missing was not given.
+
+    Raises:
+        ApiError: 400 invalid_value, invalid_schema, schema_too_complex or unsupported_parameter.
+    """
+    tools = read_tools(fields.get("tools"), fields.get("tool_choice"), fields.get("parallel_tool_calls"))
+    form = read_form(fields.get("response_format"), fields.get("structured_outputs"), guiding.marks)
+    written = _written(tools, form, guiding)
+    boxes = bool((fields.get("grounding") or {}).get("constrain"))
+    if boxes:
+        written["boxes"] = True
+    dialect = guiding.dialect
+    shown = [dict(tool.given) for tool in tools.shown] if dialect.prints_tools else []
+    return Constraint(
+        Guide(**written) if written else None,
+        tools,
+        dialect,
+        shown or None,
+        instruction_for(dialect, tools.shown),
+        bool(tools.callable) and any(part in guiding.tokens for part in dialect.tokens),
+    )
+
+
+def _written(tools: ToolRequest, form: Form | None, guiding: Guiding) -> dict[str, Any]:
+    """The fields of the guide without boxes."""
+    if not tools.callable:
+        return {} if form is None else {form.kind: form.text}
+    asked = (guiding.dialect, tools.callable, tools.several, guiding.tokens)
+    if tools.must:
+        return {"grammar": only_calls(*asked)}
+    if form is None:
+        return {"grammar": text_or_calls(*asked, guiding.marks.values())}
+    if form.term is None:
+        raise ApiError(
+            400,
+            "unsupported_parameter",
+            f"{form.param} cannot stand beside tools that may be called or not: set tool_choice to none or required, "
+            "or ask for a schema, an expression or a choice",
+            param=form.param,
+        )
+    return {"grammar": form_or_calls(*asked, form.term)}
