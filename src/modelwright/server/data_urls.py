@@ -20,13 +20,16 @@ def check_data_url(url: str, most: int, where: str) -> None:
         message = f"{where}: a data: URL must read data:image/<type>;base64,<data>"
         raise ApiError(400, "unsupported_picture", message, param=where)
     characters = len(url) - start - 1
-    allowed = -(-most // 3) * 4
-    if characters > allowed:
-        characters -= sum(url.count(blank, start) for blank in _BLANKS)
-    size = characters * 3 // 4 - url[-2:].count("=")
+    if _size_of(characters) > most:  # which may be for what stands for nothing
+        characters -= sum(url.count(blank, start) for blank in "=" + _BLANKS)
+    size = _size_of(characters)
     if size > most:
         message = f"{where}: the picture has {size} bytes, and at most {most} are taken"
         raise ApiError(400, "picture_too_large", message, param=where)
+
+
+def _size_of(characters: int) -> int:
+    return characters * 3 // 4
 
 
 def decode_data_url(url: str, where: str) -> bytes:

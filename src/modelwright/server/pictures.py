@@ -11,13 +11,18 @@ from PIL import Image
 from modelwright.processing.images import MAX_PIXELS
 from modelwright.processing.messages import DETAILS
 from modelwright.server.data_urls import check_data_url, decode_data_url
+from modelwright.server.fetch import ALL_SECONDS, Fetcher
 from modelwright.server.picture_bytes import EncodedPicture, too_large, too_slow
+from modelwright.server.picture_folder import PictureFolder
+from modelwright.server.picture_hosts import PictureUrl
 from modelwright.server.settings import ServerSettings
 from modelwright.server.wire.errors import ApiError
 from modelwright.server.workers import Workers
 
 DECODING = 2
 """Pictures that are decoded at once, in all requests together."""
+FETCHING = 8
+"""Pictures that are fetched at once."""
 DECODE_SECONDS = 10.0
 WAIT_SECONDS = 10.0
 """How long a picture waits until others are done."""
@@ -63,11 +68,18 @@ class Picture:
 
 
 class PictureReader:
-    """Reads the pictures of requests; one for a server, made where its event loop runs or before."""
+    """Reads the pictures of requests; one for a server, made where its event loop runs or before.
 
-    def __init__(self, settings: ServerSettings):
+    Raises:
+        ConfigError: a picture_host that is no host, or a picture_dir that is no folder.
+    """
+
+    def __init__(self, settings: ServerSettings, fetcher: Fetcher | None = None):
         self._settings = settings
         self._most_pixels = min(settings.max_picture_pixels, MAX_PIXELS)
+        self._fetcher = Fetcher(settings) if fetcher is None else fetcher
+        self._folder = PictureFolder(settings.picture_dir)
+        self._fetching = Workers(FETCHING, WAIT_SECONDS, "fetching pictures")
         self._opening = Workers(DECODING, WAIT_SECONDS, "reading pictures")
         self._decoding = Workers(DECODING, WAIT_SECONDS, "decoding pictures")
 
@@ -95,7 +107,7 @@ class PictureReader:
 
     def close(self) -> None:
         """Take no more pictures."""
-        for workers in (self._opening, self._decoding):
+        for workers in (self._fetching, self._opening, self._decoding):
             workers.close()
 
     def _prepare(self, source: PictureSource) -> Callable[[], Awaitable[EncodedPicture]]:
@@ -105,8 +117,19 @@ class PictureReader:
         if scheme == "data":
             check_data_url(source.url, settings.max_picture_bytes, where)
             return partial(self._open, lambda: decode_data_url(source.url, where), where)
-        message = f"{where}: a picture's url must begin with data:"
+        if scheme in ("http", "https"):
+            return partial(self._fetch, self._fetcher.check(source.url, where), where)
+        if scheme == "file":
+            name = self._folder.check(source.url, where)
+            return partial(self._open, lambda: self._folder.read(name, settings.max_picture_bytes, where), where)
+        message = f"{where}: a picture's url must begin with data:, https:, http: or file:"
         raise ApiError(400, "invalid_value", message, param=where)
+
+    async def _fetch(self, url: PictureUrl, where: str) -> EncodedPicture:
+        work = partial(self._fetcher.fetch, url, where)
+        late = ApiError(400, "invalid_value", f"{where}: the picture's host was not found in time", param=where)
+        encoded = await self._fetching.run(work, ALL_SECONDS + 1, late)  # only a resolver takes longer
+        return await self._open(lambda: encoded, where)
 
     async def _open(self, encoded: Callable[[], bytes], where: str) -> EncodedPicture:
         def work() -> EncodedPicture:
