@@ -21,6 +21,7 @@ from modelwright.processing.chat import (
 from modelwright.processing.image_processor import TileImageProcessor
 from modelwright.processing.images import load_image
 from modelwright.processing.messages import Conversation, PictureSlot, count_mismatch, read_turns
+from modelwright.processing.plain_words import encode_words
 from modelwright.processing.printout import print_conversation
 from modelwright.processing.rows import Pictures, deal_pictures, listed, pictures_per_row, split_rows
 from modelwright.processing.settings import check_settings
@@ -257,7 +258,7 @@ class TiledPrompts:
 
     def encode(self, text: str) -> list[int]:
         """The tokens of words, without marks."""
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        return encode_words(text, self.tokenizer)
 
     def _template(self, how: Rendering) -> str:
         return cast(str, pick_template(self.tokenizer.chat_template, how.chat_template, bool(how.tools)))

@@ -10,6 +10,7 @@ from modelwright.families import resolve
 from modelwright.processing import marks
 from modelwright.processing.batching import ProcessedPrompt
 from modelwright.processing.messages import read_text_messages
+from modelwright.processing.plain_words import encode_words
 from modelwright.processing.templates import Rendering, pick_template, render
 from modelwright.processing.tokenizer import read_chat_templates
 from modelwright.serving.load import Loaded
@@ -72,7 +73,7 @@ def _encode_words(loaded: Loaded, messages: list[Mapping[str, Any]], how: Render
     tokenizer = loaded.tokenizer
     template = _template_of(loaded.checkpoint, tokenizer.chat_template, how)
     text = render(tokenizer, template, read_text_messages(messages, loaded.checkpoint.family, template), how)
-    return ProcessedPrompt.of_tokens(tokenizer.encode(text, add_special_tokens=False), text)
+    return ProcessedPrompt.of_tokens(encode_words(text, tokenizer), text)
 
 
 def _template_of(checkpoint: Checkpoint, own: Any, how: Rendering) -> str:

@@ -1,0 +1,131 @@
+"""From prompts that are ready to the updates of their answers: submitted, counted, let go when nobody waits."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from modelwright.engine.async_engine import AsyncEngine, EngineClosed, QueueFull, Stream
+from modelwright.engine.results import Update
+from modelwright.errors import RequestError, RequestFailed
+from modelwright.server.admission import Admission
+from modelwright.server.live import Live
+from modelwright.server.prepare import Ready
+from modelwright.server.settings import ServerSettings
+from modelwright.server.wire.errors import ApiError
+from modelwright.server.wire.sampling import SamplingFields
+
+
+@dataclass(frozen=True)
+class Piece:
+    """An update of one of a request's prompts; `update` is None when nothing came for a while."""
+
+    prompt: int
+    update: Update | None
+
+
+class Running:
+    """The prompts of one request in the engine; leave the ``with`` block and what has not ended is aborted."""
+
+    def __init__(self, streams: Sequence[Stream], ready: Sequence[Ready], live: Live):
+        self._streams, self._ready, self._live = streams, ready, live
+
+    def __enter__(self) -> "Running":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.abort()
+
+    def abort(self) -> None:
+        """End what has not ended, before the next step."""
+        for stream in self._streams:
+            stream.abort()
+
+    async def pieces(self, beat: float | None = None) -> AsyncIterator[Piece]:
+        """The updates as they come.
+
+        Args:
+            beat: after so many seconds without one, a piece says so.
+
+        Raises:
+            ApiError: an answer cannot be finished.
+        """
+        waiting = {asyncio.ensure_future(anext(stream)): at for at, stream in enumerate(self._streams)}
+        try:
+            while waiting:
+                done, _ = await asyncio.wait(waiting, timeout=beat, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    yield Piece(0, None)
+                for task in done:
+                    at = waiting.pop(task)
+                    try:
+                        update = task.result()
+                    except StopAsyncIteration:
+                        continue
+                    except Exception as error:
+                        raise _as_error(error) from error
+                    waiting[asyncio.ensure_future(anext(self._streams[at]))] = at
+                    self._ready[at].meter.take(update)
+                    self._live.phase = "decode"
+                    yield Piece(at, update)
+        finally:
+            for task in waiting:
+                task.cancel()
+            for task in waiting:
+                with suppress(asyncio.CancelledError, StopAsyncIteration, Exception):
+                    await task
+
+    def progress(self) -> dict[str, int | str]:
+        """Where the first prompt stands."""
+        return self._streams[0].progress()
+
+
+class Answering:
+    """Hands prompts to the engine."""
+
+    def __init__(self, engine: AsyncEngine, admission: Admission, settings: ServerSettings):
+        self._engine, self._admission, self._settings = engine, admission, settings
+
+    def submit(self, ready: Sequence[Ready], request: SamplingFields, live: Live) -> Running:
+        """Let the engine begin.
+
+        Raises:
+            ApiError: it takes no more.
+        """
+        most = self._settings.request_timeout
+        seconds = request.timeout if most is None else min(request.timeout or most, most)
+        left = None if seconds is None else max(seconds - (time.perf_counter() - live.started), 1e-3)
+        streams: list[Stream] = []
+        try:
+            for each in ready:
+                submitted = self._engine.submit(
+                    each.prepared,
+                    priority=request.priority or 0,
+                    timeout=left,
+                    queue_timeout=self._settings.queue_timeout,
+                )
+                streams.append(submitted)
+        except Exception as error:
+            for stream in streams:
+                stream.abort()
+            raise self._refusal(error) from error
+        live.phase = "queue"
+        live.meters = [each.meter for each in ready]
+        return Running(streams, ready, live)
+
+    def _refusal(self, error: Exception) -> Exception:
+        if isinstance(error, QueueFull):
+            code = "queue_full" if error.what == "requests" else "queue_tokens_full"
+            return self._admission.full(code, str(error))
+        return _as_error(error)
+
+
+def _as_error(error: Exception) -> Exception:
+    if isinstance(error, EngineClosed):
+        return ApiError(503, "shutting_down", "the server is shutting down", headers={"retry-after": "30"})
+    if isinstance(error, RequestFailed):
+        return ApiError(500, "model_failed", str(error))
+    if isinstance(error, RequestError):
+        return ApiError.of(error)
+    return error

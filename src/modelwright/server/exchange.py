@@ -1,0 +1,122 @@
+"""`Exchange`, one request and the ways to answer it: a body read whole, a reply in JSON, a stream; and who leaves."""
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+
+from modelwright.server.access_log import Record
+from modelwright.server.auth import Key
+from modelwright.server.body import read_body
+from modelwright.server.frames import HEADERS
+from modelwright.server.json_body import read_json
+from modelwright.server.settings import ServerSettings
+from modelwright.server.wire.errors import ApiError
+
+SMALL = 2**16
+"""Bytes of a body that is read on the event loop: a thread would take longer to wake."""
+T = TypeVar("T")
+
+
+class Disconnected(Exception):
+    """The client left."""
+
+
+class TooSlow(Exception):
+    """The client took no byte for longer than it may."""
+
+
+class Exchange:
+    """One request.
+
+    Attributes:
+        started: the headers of a reply are out, so that an error can only be a frame.
+    """
+
+    def __init__(self, scope: Any, receive: Any, send: Any, settings: ServerSettings):
+        self.scope, self.settings = scope, settings
+        self._receive, self._send = receive, send
+        self.started = False
+
+    @property
+    def record(self) -> Record:
+        return self.scope["state"]["record"]
+
+    @property
+    def key(self) -> Key:
+        return self.scope["state"]["key"]
+
+    async def json(self) -> dict[str, Any]:
+        """The object that the body holds; fields that are closed for the key are refused.
+
+        Raises:
+            ApiError: the body is too large or too late, or is no such object.
+        """
+        try:
+            raw = await read_body(Request(self.scope, self._receive), self.settings)
+        except ClientDisconnect as error:
+            raise Disconnected from error
+        body = read_json(raw) if len(raw) <= SMALL else await asyncio.to_thread(read_json, raw)
+        for name in self.key.closed_fields:
+            if body.get(name) not in (None, False, 0) or (name == "prompt_logprobs" and body.get(name) is not None):
+                raise ApiError(403, "forbidden_scope", f"{name} is closed for this key", param=name)
+        return body
+
+    async def reply(self, value: Any, headers: Mapping[str, str] | None = None, status: int = 200) -> None:
+        """Answer with JSON."""
+        body = msgspec.json.encode(value)
+        more = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in (headers or {}).items()]
+        kinds = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        self.started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": [*kinds, *more]})
+        shown = b"" if self.scope["method"] == "HEAD" else body
+        await self._send({"type": "http.response.body", "body": shown})
+
+    async def begin(self, headers: Mapping[str, str], first: bytes) -> None:
+        """Begin a stream, with its first frames."""
+        more = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in headers.items()]
+        self.started = True
+        await self._send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *more]})
+        await self.write(first)
+
+    async def write(self, frames: bytes, last: bool = False) -> None:
+        """Send frames of a stream.
+
+        Raises:
+            TooSlow: the client took nothing for `write_timeout`.
+        """
+        message = {"type": "http.response.body", "body": frames, "more_body": not last}
+        try:
+            async with asyncio.timeout(self.settings.write_timeout):
+                await self._send(message)
+        except TimeoutError as error:
+            raise TooSlow from error
+        except OSError as error:  # the connection broke while it was written to
+            raise Disconnected from error
+
+    async def while_there(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` gives, as long as the client waits for it; when that leaves, the work is cancelled.
+
+        Raises:
+            Disconnected: the client left first.
+        """
+        task, gone = asyncio.ensure_future(work), asyncio.ensure_future(self._left())
+        try:
+            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise Disconnected
+            return task.result()
+        finally:
+            for each in (task, gone):
+                if not each.done():
+                    each.cancel()
+                    with suppress(asyncio.CancelledError, Exception):
+                        await each
+
+    async def _left(self) -> None:
+        """Return once the client has left."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass

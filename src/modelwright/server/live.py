@@ -1,0 +1,79 @@
+"""The requests that are being answered, and what each is doing: for the status, the log, and counted aborts."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from modelwright.server.access_log import Record
+from modelwright.server.usage import Meter
+
+
+@dataclass(eq=False)
+class Live:
+    """One request.
+
+    Attributes:
+        record: what the access log says of it, its id and its key's name among that.
+        phase: preparing, picture, queue, prefill or decode.
+        meters: the tokens of its prompts, once they are known.
+    """
+
+    record: Record
+    phase: str = "preparing"
+    started: float = field(default_factory=time.perf_counter)
+    meters: list[Meter] = field(default_factory=list)
+
+    def status(self) -> dict[str, Any]:
+        """What its caller may see: no text."""
+        return {
+            "id": self.record.request_id,
+            "model": self.record.model,
+            "phase": self.phase,
+            "stream": self.record.stream,
+            "age_seconds": round(time.perf_counter() - self.started, 3),
+            "prompt_tokens": sum(meter.prompt_tokens for meter in self.meters),
+            "completion_tokens": sum(meter.completion_tokens for meter in self.meters),
+        }
+
+    def note(self) -> None:
+        """Let the access log know what the engine told."""
+        record, meters = self.record, self.meters
+        if not meters:
+            return
+        record.prompt_tokens = sum(meter.prompt_tokens for meter in meters)
+        record.cached_tokens = sum(meter.cached_tokens for meter in meters)
+        record.picture_tokens = sum(meter.picture_tokens for meter in meters)
+        record.completion_tokens = sum(meter.completion_tokens for meter in meters)
+        firsts = [meter.first for meter in meters if meter.first is not None]
+        if firsts:
+            record.ttft_ms = round(1e3 * (min(firsts) - self.started), 3)
+        begun = [meter.scheduled for meter in meters if meter.scheduled is not None]
+        if begun:
+            record.queue_ms = round(1e3 * (min(begun) - min(meter.started for meter in meters)), 3)
+
+
+class LiveRequests:
+    """All of them."""
+
+    def __init__(self) -> None:
+        self._live: set[Live] = set()
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def seen_by(self, key: str | None) -> list[Live]:
+        """Those of one key, or of all where that is None; the oldest first."""
+        found = [each for each in self._live if key is None or each.record.key == key]
+        return sorted(found, key=lambda each: each.started)
+
+    @contextmanager
+    def during(self, live: Live) -> Iterator[Live]:
+        """Let a request be seen until the block is left."""
+        self._live.add(live)
+        try:
+            yield live
+        finally:
+            self._live.discard(live)
+            live.note()

@@ -1,0 +1,246 @@
+"""From a checked request to what the engine takes; what takes time is done in threads, never on the event loop."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from modelwright.engine.async_engine import Prepared
+from modelwright.engine.params import Guide
+from modelwright.errors import RequestError
+from modelwright.processing.batching import ProcessedPrompt
+from modelwright.server.answers import Answer
+from modelwright.server.boxes import BoxReader, locate_text
+from modelwright.server.constraints import Constraint, read_constraint
+from modelwright.server.events import Reader, Row
+from modelwright.server.live import Live
+from modelwright.server.pictures import Picture, PictureReader
+from modelwright.server.prompting import Conversation, picture_sources
+from modelwright.server.reasoning import OPEN, ThinkReader
+from modelwright.server.sampling import sampling_params
+from modelwright.server.served import Served
+from modelwright.server.settings import ServerSettings
+from modelwright.server.usage import Meter
+from modelwright.server.wire.chat import ChatRequest
+from modelwright.server.wire.completions import MOST_PROMPTS, CompletionRequest
+from modelwright.server.wire.errors import ApiError
+from modelwright.server.wire.grounding import GroundingOptions
+from modelwright.server.wire.sampling import SamplingFields
+from modelwright.serving.prompts import encode_text
+
+WORKERS = 4
+SMALL = 2**16
+"""Bytes of a body that is read on the event loop: a thread would take longer to wake."""
+COMPLETION_TOKENS = 16
+"""How long a completion becomes where the request does not say, as in OpenAI's."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ready:
+    """One prompt, ready for the engine.
+
+    Attributes:
+        answers: one for each output, which reads it.
+        grounds: boxes are looked for in the answers.
+        prompt_text: what a completion with `echo` repeats.
+    """
+
+    prepared: Prepared
+    answers: tuple[Answer, ...]
+    meter: Meter
+    grounds: bool = False
+    prompt_text: str = ""
+
+
+class Preparation:
+    """Makes requests ready for the engine.
+
+    Args:
+        pictures: reads what messages show.
+    """
+
+    def __init__(self, served: Served, settings: ServerSettings, pictures: PictureReader):
+        self._served, self._settings, self._pictures = served, settings, pictures
+        self._pool = ThreadPoolExecutor(WORKERS, "modelwright-prepare")
+        self._conversation = Conversation(served, settings.plain_content_only, settings.chat_template)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        """What `work` gives, computed by one of the workers."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+
+    async def chat(self, request: ChatRequest, live: Live, salt: str = "") -> Ready:
+        """A conversation.
+
+        Raises:
+            ApiError: it cannot be served.
+        """
+        pictures = await self.pictures_of(request, live)
+        live.phase = "preparing"
+        return await self.in_thread(self._chat, request, pictures, salt)
+
+    async def pictures_of(self, request: ChatRequest, live: Live) -> list[Picture]:
+        """The pictures that a conversation shows, read."""
+        sources = picture_sources(request.messages)
+        if not sources:
+            return []
+        if not self._served.reads_pictures:
+            said = f"{self._served.name} reads text only, and the messages show {len(sources)} pictures"
+            raise ApiError(400, "invalid_value", said, param=sources[0].where)
+        live.phase = "picture"
+        live.record.pictures = len(sources)
+        return await self._pictures.read(sources)
+
+    async def count(self, request: ChatRequest, live: Live) -> tuple[int, int]:
+        """How many tokens a conversation has, and how many of them stand for pictures."""
+        pictures = await self.pictures_of(request, live)
+        prompt = await self.in_thread(lambda: self._prompt(request, pictures)[0])
+        return len(prompt), prompt.picture_tokens
+
+    async def tokens(self, request: ChatRequest, live: Live) -> list[int]:
+        """The tokens of a conversation."""
+        pictures = await self.pictures_of(request, live)
+        prompt = await self.in_thread(lambda: self._prompt(request, pictures)[0])
+        return prompt.input_ids.tolist()
+
+    def text_tokens(self, text: str, marks: bool) -> list[int]:
+        """The tokens of a text, with the marks that the tokenizer puts around it or without."""
+        if marks:
+            return encode_text(self._served.loaded, text).input_ids.tolist()
+        return self._served.tokenizer.encode(text, add_special_tokens=False)
+
+    async def completions(self, request: CompletionRequest, salt: str = "") -> list[Ready]:
+        """The prompts of a request, each of its own.
+
+        Raises:
+            ApiError: one of them cannot be served; then none is.
+        """
+        prompts = _prompts_of(request.prompt)
+        samples = len(prompts) * (request.n or 1)
+        if samples > MOST_PROMPTS:
+            said = f"prompts times n must be at most {MOST_PROMPTS}, got {samples}"
+            raise ApiError(400, "invalid_value", said, param="prompt")
+        return await self.in_thread(lambda: [self._completion(request, prompt, salt) for prompt in prompts])
+
+    def _prompt(self, request: ChatRequest, pictures: Sequence[Picture]) -> tuple[ProcessedPrompt, Constraint]:
+        constraint = read_constraint(request, self._served, self._settings)
+        grounding = request.grounding or GroundingOptions()
+        ending = locate_text(grounding.locate) if grounding.locate else ""
+        shown = [picture.image for picture in pictures]
+        tools, instruction = constraint.template_tools, constraint.instruction or ""
+        return self._conversation.prompt(request, shown, tools, instruction, ending), constraint
+
+    def _chat(self, request: ChatRequest, pictures: Sequence[Picture], salt: str) -> Ready:
+        grounding = request.grounding or GroundingOptions()
+        if request.grounding is not None and not self._served.grounds:
+            said = f"{self._served.name} draws no boxes, so grounding means nothing here"
+            raise ApiError(400, "unsupported_parameter", said, param="grounding")
+        if request.top_logprobs is not None and not request.logprobs:
+            said = "top_logprobs needs logprobs: true"
+            raise ApiError(400, "invalid_value", said, param="top_logprobs")
+        prompt, constraint = self._prompt(request, pictures)
+        asked = request.max_completion_tokens or request.max_tokens or self._settings.default_max_tokens
+        logprobs = (request.top_logprobs or 0) if request.logprobs else None
+        prepared = self._prepare(request, prompt, asked, logprobs, constraint.guide, salt)
+        grounds = self._served.grounds and grounding.parse and bool(pictures)
+        sizes = [picture.size for picture in pictures]
+        begun = prompt.text.rstrip().endswith(OPEN)
+
+        def row() -> Row:
+            readers: list[Reader] = []
+            if self._settings.reasoning is not None:
+                readers.append(ThinkReader(begun))
+            tools = constraint.reader()
+            readers += [] if tools is None else [tools]
+            readers += [BoxReader(grounding, sizes)] if grounds else []
+            return Row(readers)
+
+        texts = self._served.token_texts if request.logprobs else None
+        answers = tuple(Answer(index, row(), texts, request.top_logprobs or 0) for index in range(request.n or 1))
+        return Ready(prepared, answers, Meter(len(prompt), prompt.picture_tokens), grounds)
+
+    def _completion(self, request: CompletionRequest, given: str | list[int], salt: str) -> Ready:
+        if request.suffix:
+            said = "suffix is not supported: this model's tokenizer has no tokens to fill in the middle with"
+            raise ApiError(400, "unsupported_parameter", said, param="suffix")
+        loaded = self._served.loaded
+        if isinstance(given, str):
+            if not given:
+                raise ApiError(400, "invalid_value", "prompt must not be empty", param="prompt")
+            prompt = encode_text(loaded, given)
+        else:
+            prompt = ProcessedPrompt.of_tokens(given)
+        constraint = read_constraint(request, self._served, self._settings)
+        asked = COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
+        most = self._settings.max_logprobs
+        if request.logprobs is not None and request.logprobs > most:
+            said = f"logprobs must be at most {most} here, got {request.logprobs}"
+            raise ApiError(400, "invalid_value", said, param="logprobs")
+        echoed = request.logprobs if request.echo and request.prompt_logprobs is None else request.prompt_logprobs
+        prepared = self._prepare(request, prompt, asked, request.logprobs, constraint.guide, salt, echoed)
+        text = given if isinstance(given, str) else self._served.tokenizer.decode(given)
+        texts = self._served.token_texts if request.logprobs is not None else None
+        answers = tuple(Answer(index, Row([]), texts, request.logprobs or 0) for index in range(request.n or 1))
+        return Ready(prepared, answers, Meter(len(prompt)), prompt_text=text)
+
+    def _prepare(
+        self,
+        request: SamplingFields,
+        prompt: ProcessedPrompt,
+        max_tokens: int,
+        logprobs: int | None,
+        guide: Guide | None,
+        salt: str,
+        prompt_logprobs: int | None = None,
+    ) -> Prepared:
+        context, length = self._served.context, len(prompt)
+        if length + min(max_tokens, 1) > context:
+            raise ApiError(
+                400,
+                "context_length_exceeded",
+                f"the prompt is {length} tokens long and the model's context holds {context}, which leaves no room "
+                "for an answer",
+                param="messages" if isinstance(request, ChatRequest) else "prompt",
+            )
+        params = sampling_params(
+            request,
+            self._served.sampling_defaults,
+            max_tokens=min(max_tokens, context - length),
+            logprobs=logprobs,
+            guide=guide,
+            prompt_logprobs=prompt_logprobs if prompt_logprobs is not None else request.prompt_logprobs,
+            max_n=self._settings.max_n,
+            max_logprobs=self._settings.max_logprobs,
+        )
+        try:
+            return self._served.engine.prepare(prompt, params, salt=salt)
+        except RequestError as error:
+            raise ApiError.of(error) from error
+
+
+def _prompts_of(given: str | list[Any]) -> list[str | list[int]]:
+    """The prompts of a request: one text, several, the ids of one, or of several."""
+    if isinstance(given, str):
+        return [given]
+    if not given:
+        raise ApiError(400, "invalid_value", "prompt must not be an empty list", param="prompt")
+    if all(_is_id(each) for each in given):
+        return [list(given)]
+    if len(given) > MOST_PROMPTS:
+        raise ApiError(
+            400, "invalid_value", f"prompt may hold at most {MOST_PROMPTS} prompts, got {len(given)}", param="prompt"
+        )
+    for number, each in enumerate(given):
+        ids = isinstance(each, list) and each and all(_is_id(one) for one in each)
+        if not (isinstance(each, str) or ids):
+            said = f"prompt[{number}] must be a text or a list of token ids"
+            raise ApiError(400, "invalid_value", said, param=f"prompt[{number}]")
+    return list(given)
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,173 @@
+"""Messages of a request to a prompt: roles, words that stay words, pictures in their places."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from modelwright.errors import RequestError
+from modelwright.processing.batching import ProcessedPrompt
+from modelwright.processing.plain_words import cut_marks
+from modelwright.processing.special_tokens import GROUNDING_TOKENS
+from modelwright.processing.templates import Rendering
+from modelwright.server.pictures import PictureSource
+from modelwright.server.served import Served
+from modelwright.server.wire.chat import ChatRequest
+from modelwright.server.wire.errors import ApiError
+from modelwright.server.wire.messages import AssistantMessage, ImagePart, Message, TextPart, ToolMessage, UserMessage
+from modelwright.serving.prompts import encode_messages
+
+
+def picture_sources(messages: Sequence[Message]) -> list[PictureSource]:
+    """Where the pictures of a conversation are to be found, in their order.
+
+    Raises:
+        ApiError: somebody shows one who may not.
+    """
+    found = []
+    for number, message in enumerate(messages):
+        for index, part in _parts(message):
+            if isinstance(part, ImagePart):
+                where = f"messages[{number}].content[{index}]"
+                if not isinstance(message, UserMessage | ToolMessage):
+                    said = f"{where} is a picture, and only messages of role user and tool may show one"
+                    raise ApiError(400, "invalid_value", said, param=where)
+                given = part.image_url
+                url, detail = (given, "auto") if isinstance(given, str) else (given.url, given.detail)
+                found.append(PictureSource(url, detail, where))
+    return found
+
+
+class Conversation:
+    """A chat request as the model's prompt.
+
+    Args:
+        plain: grounding tokens in the words of messages do not act either.
+        template: a chat template other than the model's.
+    """
+
+    def __init__(self, served: Served, plain: bool, template: str | None = None):
+        self._served, self._template = served, template
+        self._acting = GROUNDING_TOKENS if served.grounds and not plain else ()
+
+    def prompt(
+        self, request: ChatRequest, pictures: Sequence[Any], tools: list[Any] | None, preface: str, ending: str
+    ) -> ProcessedPrompt:
+        """The tokens of a conversation.
+
+        Args:
+            pictures: those of `picture_sources`.
+            tools: what the chat template prints of tools.
+            preface: what is said before all else, in the system's words.
+            ending: what the last message of the user ends with; special tokens in it act.
+
+        Raises:
+            ApiError: the messages cannot be printed.
+        """
+        try:
+            return self._prompt(request, pictures, tools, preface, ending)
+        except RequestError as error:
+            raise ApiError.of(error, param="messages") from error
+
+    def _prompt(
+        self, request: ChatRequest, pictures: Sequence[Any], tools: list[Any] | None, preface: str, ending: str
+    ) -> ProcessedPrompt:
+        shown = iter(pictures)
+        messages = [self._message(message, shown) for message in request.messages]
+        if preface:
+            messages = _prefaced(messages, self._plain(preface))
+        if ending:
+            messages = _ended(messages, ending)
+        last = messages[-1]["role"] == "assistant"
+        continued, prompted = bool(request.continue_final_message), request.add_generation_prompt
+        if continued and not last:
+            raise ApiError(
+                400,
+                "invalid_value",
+                "continue_final_message is true, and the last message is not the assistant's",
+                param="continue_final_message",
+            )
+        if continued and prompted:
+            said = "continue_final_message and add_generation_prompt exclude each other, and both are true"
+            raise ApiError(400, "invalid_value", said, param="add_generation_prompt")
+        how = Rendering(chat_template=self._template, tools=tools, variables=dict(request.chat_template_kwargs or {}))
+        if self._served.reads_pictures and not how.needs_template and prompted is None:
+            if last and not continued:
+                messages.append({"role": "assistant", "content": ""})  # the header of an answer of its own
+        else:
+            prompted = not continued if prompted is None else prompted
+            how = Rendering(how.chat_template, how.tools, None, how.variables, prompted, continued)
+        return encode_messages(self._served.loaded, messages, how)
+
+    def _message(self, message: Message, pictures: Iterator[Any]) -> dict[str, Any]:
+        content = message.content
+        if isinstance(content, list):
+            said: Any = [self._part(part, pictures) for part in content]
+        else:
+            said = None if content is None else self._plain(content)
+        role = message.__struct_config__.tag
+        found: dict[str, Any] = {"role": "system" if role == "developer" else role, "content": said}
+        if isinstance(message, AssistantMessage):
+            thought = message.reasoning_content or message.reasoning
+            found |= {"reasoning_content": self._plain(thought)} if thought else {}
+            if said is None and message.refusal:
+                found["content"] = self._plain(message.refusal)
+            if message.tool_calls:
+                found["tool_calls"] = [
+                    {
+                        "id": call.id,
+                        "type": "function",
+                        "function": {"name": call.function.name, "arguments": _arguments(call.function.arguments)},
+                    }
+                    for call in message.tool_calls
+                ]
+            elif found["content"] is None:
+                found["content"] = ""
+        elif isinstance(message, ToolMessage):
+            found["tool_call_id"] = message.tool_call_id
+        if message.name is not None:
+            found["name"] = message.name
+        return found
+
+    def _part(self, part: Any, pictures: Iterator[Any]) -> dict[str, Any]:
+        if isinstance(part, ImagePart):
+            return {"type": "image", "image": next(pictures)}
+        return {"type": "text", "text": self._plain(part.text if isinstance(part, TextPart) else part.refusal)}
+
+    def _plain(self, words: str) -> str:
+        return cut_marks(words, self._served.tokenizer, self._acting)
+
+
+def _parts(message: Message) -> Iterator[tuple[int, Any]]:
+    if isinstance(message.content, list):
+        yield from enumerate(message.content)
+
+
+def _prefaced(messages: list[dict[str, Any]], words: str) -> list[dict[str, Any]]:
+    """With `words` at the end of the system's, or as a system message of their own."""
+    first = messages[0]
+    if first["role"] != "system":
+        return [{"role": "system", "content": words}, *messages]
+    content = first["content"]
+    said = [*content, {"type": "text", "text": words}] if isinstance(content, list) else f"{content or ''}\n\n{words}"
+    return [{**first, "content": said}, *messages[1:]]
+
+
+def _ended(messages: list[dict[str, Any]], words: str) -> list[dict[str, Any]]:
+    """With `words` at the end of the user's last message, which must be the last of all."""
+    last = messages[-1]
+    if last["role"] != "user":
+        raise ApiError(400, "invalid_value", "grounding.locate needs a last message of role user", param="grounding")
+    content = last["content"]
+    said = (
+        [*content, {"type": "text", "text": words}] if isinstance(content, list) else f"{content or ''} {words}".strip()
+    )
+    return [*messages[:-1], {**last, "content": said}]
+
+
+def _arguments(text: str) -> Any:
+    """A call's arguments as templates read them: the object that the text says, or the text where it says none."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, dict) else text

@@ -1,0 +1,157 @@
+"""``POST /v1/chat/completions`` and the count of what such a request reads."""
+
+import time
+
+from msgspec import UNSET
+
+from modelwright.server.answering import Piece, Running
+from modelwright.server.answers import Answer, choice_of, new_id, prompt_logprobs_of
+from modelwright.server.events import Event
+from modelwright.server.exchange import Disconnected, Exchange, TooSlow
+from modelwright.server.fields import ignored_header
+from modelwright.server.frames import DONE, PING, ChatFrames
+from modelwright.server.json_body import as_struct
+from modelwright.server.live import Live
+from modelwright.server.pace import Pace
+from modelwright.server.prepare import Ready
+from modelwright.server.routes.endpoint import Endpoint
+from modelwright.server.wire import chat
+from modelwright.server.wire.chat import ChatRequest
+
+
+class Chat(Endpoint):
+    """Continues a conversation."""
+
+    async def answer(self, exchange: Exchange) -> None:
+        parts, live = self.parts, Live(exchange.record)
+        with parts.admission.preparation():
+            body = await exchange.json()
+            ignored = parts.ignored(body, ChatRequest)
+            request = as_struct(body, ChatRequest)
+            model = parts.served.check_name(request.model)
+            exchange.record.model, exchange.record.stream = model, bool(request.stream)
+        work = self._serve(exchange, request, live, model, ignored)
+        with parts.live.during(live):
+            try:
+                await exchange.while_there(work)
+            except Disconnected:
+                self.left(live)
+            except TooSlow:
+                self.left(live, "slow_reader")
+            finally:
+                parts.admission.ended()
+
+    async def _serve(
+        self, exchange: Exchange, request: ChatRequest, live: Live, model: str, ignored: tuple[str, ...]
+    ) -> None:
+        parts = self.parts
+        with parts.admission.preparation():
+            salt = parts.salt(exchange, request.cache_salt)
+            ready = await parts.preparation.chat(request, live, salt)
+            running = parts.answering.submit([ready], request, live)
+        reply = _Reply(self, request, ready, model)
+        with running:
+            if request.stream:
+                await reply.stream(exchange, running, live, ignored_header(ignored))
+            else:
+                await exchange.reply(await reply.whole(running, live), ignored_header(ignored))
+
+
+class _Reply:
+    """The answer to one request."""
+
+    def __init__(self, endpoint: Endpoint, request: ChatRequest, ready: Ready, model: str):
+        self._parts, self._request, self._ready, self._model = endpoint.parts, request, ready, model
+        self._id, self._created = new_id("chatcmpl-"), int(time.time())
+        self._texts = self._parts.served.token_texts
+
+    async def whole(self, running: Running, live: Live) -> chat.ChatReply:
+        """All of it, once it has ended."""
+        events: list[list[Event]] = [[] for _ in self._ready.answers]
+        told: list[list[chat.TokenLogprob]] = [[] for _ in self._ready.answers]
+        prompt_logprobs = UNSET
+        async for piece in running.pieces():
+            update = piece.update
+            assert update is not None, "nothing was asked but updates"
+            found, logprobs = self._ready.answers[update.index].take(update)
+            events[update.index] += found
+            told[update.index] += logprobs
+            if update.prompt_logprobs is not None:
+                prompt_logprobs = prompt_logprobs_of(update.prompt_logprobs, self._texts)
+        self._ended(live)
+        asked = self._request.logprobs
+        choices = [
+            choice_of(answer, events[at], told[at] if asked else None, self._ready.grounds)
+            for at, answer in enumerate(self._ready.answers)
+        ]
+        return chat.ChatReply(
+            id=self._id,
+            created=self._created,
+            model=self._model,
+            system_fingerprint=self._parts.served.fingerprint,
+            choices=choices,
+            usage=self._ready.meter.usage,
+            prompt_logprobs=prompt_logprobs,
+            timings=self._ready.meter.timings if self._request.include_timings else UNSET,
+        )
+
+    async def stream(self, exchange: Exchange, running: Running, live: Live, headers: dict[str, str]) -> None:
+        """All of it as it comes."""
+        request, meter, metrics = self._request, self._ready.meter, self._parts.metrics
+        options = request.stream_options
+        usage = options is not None and options.include_usage
+        continuous = options is not None and options.continuous_usage_stats
+        progress = options is not None and options.include_progress
+        frames = ChatFrames(self._id, self._created, self._model, self._parts.served.fingerprint, usage, continuous)
+        pace = Pace(self._parts.settings, progress)
+        await exchange.begin(headers, b"".join(frames.role(answer.index) for answer in self._ready.answers))
+        async for piece in running.pieces(pace.beat):
+            if piece.update is None:
+                if progress and live.phase == "queue":
+                    await exchange.write(frames.progress(running.progress()))
+                elif pace.ping_is_due():
+                    await exchange.write(PING)
+                continue
+            found = self._frames(frames, piece)
+            if found:
+                await exchange.write(found)
+                metrics.frames(1)
+            await pace.sent()
+        self._ended(live)
+        timings = meter.timings if request.include_timings else UNSET
+        last = frames.usage(meter.usage, timings) if usage else b""
+        await exchange.write(last + DONE, last=True)
+
+    def _frames(self, frames: ChatFrames, piece: Piece) -> bytes:
+        update, usage = piece.update, self._ready.meter.usage
+        assert update is not None
+        found = b""
+        if update.prompt_logprobs is not None:
+            found += frames.prompt(update.index, prompt_logprobs_of(update.prompt_logprobs, self._texts))
+        answer: Answer = self._ready.answers[update.index]
+        events, told = answer.take(update)
+        found += frames.pieces(update.index, events, told if self._request.logprobs else None, usage)
+        if answer.completion is not None:
+            timings = self._ready.meter.timings if self._request.include_timings else UNSET
+            found += frames.finish(update.index, answer.finish_reason, answer.stop_reason, usage, timings)
+        return found
+
+    def _ended(self, live: Live) -> None:
+        reasons = [answer.finish_reason for answer in self._ready.answers]
+        live.record.finish_reason = reasons[0]
+        self._parts.metrics.finished(reasons, [self._ready.meter])
+
+
+class ChatTokens(Endpoint):
+    """``POST /v1/chat/completions/input_tokens``: what a request would read."""
+
+    async def answer(self, exchange: Exchange) -> None:
+        parts, live = self.parts, Live(exchange.record)
+        with parts.admission.preparation():
+            body = await exchange.json()
+            ignored = parts.ignored(body, ChatRequest)
+            request = as_struct(body, ChatRequest)
+            parts.served.check_name(request.model)
+            tokens, pictures = await exchange.while_there(parts.preparation.count(request, live))
+        reply = {"object": "response.input_tokens", "input_tokens": tokens, "picture_tokens": pictures}
+        await exchange.reply(reply, ignored_header(ignored))

@@ -1,0 +1,88 @@
+"""`Endpoint`, what all paths share: errors in their one form, before a stream and within it, and whoever leaves."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from modelwright.server.admission import Admission
+from modelwright.server.answering import Answering
+from modelwright.server.exchange import Disconnected, Exchange, TooSlow
+from modelwright.server.fields import check_fields
+from modelwright.server.frames import error_frames
+from modelwright.server.live import Live, LiveRequests
+from modelwright.server.metrics import Metrics
+from modelwright.server.prepare import Preparation
+from modelwright.server.served import Served
+from modelwright.server.settings import ServerSettings
+from modelwright.server.wire.errors import ApiError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the paths are made of."""
+
+    served: Served
+    settings: ServerSettings
+    preparation: Preparation
+    admission: Admission
+    answering: Answering
+    live: LiveRequests
+    metrics: Metrics
+
+    def salt(self, exchange: Exchange, asked: str | None) -> str:
+        """What keeps prefixes apart: the key, where keys are isolated, and the request's own salt."""
+        key = exchange.key.name if self.settings.isolate_keys else ""
+        return f"{key}\n{asked or ''}" if key or asked else ""
+
+    def ignored(self, body: dict[str, Any], kind: type) -> tuple[str, ...]:
+        """The fields that have no effect, which are counted."""
+        ignored = check_fields(body, kind, self.settings.strict_fields)
+        for name in ignored:
+            self.metrics.ignored(name)
+        if ignored:
+            _log.info("ignored fields: %s", ", ".join(map(repr, ignored[:16])))
+        return ignored
+
+
+class Endpoint:
+    """An ASGI application for one path."""
+
+    def __init__(self, parts: Parts):
+        self.parts = parts
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        exchange = Exchange(scope, receive, send, self.parts.settings)
+        try:
+            await self.answer(exchange)
+        except Disconnected:
+            return
+        except ApiError as error:
+            if not exchange.started:
+                raise  # the guard answers
+            await self._break_off(exchange, error)
+        except Exception as error:
+            _log.exception("request %s failed", exchange.record.request_id)
+            if not exchange.started:
+                raise ApiError.of(error) from error
+            await self._break_off(exchange, ApiError.of(error))
+
+    async def answer(self, exchange: Exchange) -> None:
+        """Answer one request."""
+        raise NotImplementedError
+
+    async def _break_off(self, exchange: Exchange, error: ApiError) -> None:
+        """The end of a stream that has begun."""
+        exchange.record.code = error.code
+        self.parts.metrics.refused(error.code)
+        try:
+            await exchange.write(error_frames(error), last=True)
+        except (Disconnected, TooSlow):
+            return
+
+    def left(self, live: Live, where: str | None = None) -> NoReturn:
+        """Count a request whose client left, or was cut off."""
+        live.record.aborted = where or live.phase
+        self.parts.metrics.aborted(where or live.phase)
+        raise Disconnected

@@ -1,0 +1,291 @@
+"""``/v1/responses``: the same answers in OpenAI's later form, with events, and kept where the server is told so."""
+
+import time
+from typing import Any
+
+import msgspec
+
+from modelwright.engine.output import FinishReason
+from modelwright.server.answering import Running
+from modelwright.server.answers import new_id
+from modelwright.server.exchange import Disconnected, Exchange, TooSlow
+from modelwright.server.fields import ignored_header
+from modelwright.server.frames import DONE, PING
+from modelwright.server.json_body import as_struct
+from modelwright.server.live import Live
+from modelwright.server.pace import Pace
+from modelwright.server.prepare import Ready
+from modelwright.server.response_input import chat_request
+from modelwright.server.response_items import Items, Told
+from modelwright.server.response_store import ResponseStore, missing
+from modelwright.server.routes.endpoint import Endpoint, Parts
+from modelwright.server.wire.chat import ChatRequest
+from modelwright.server.wire.errors import ApiError
+from modelwright.server.wire.responses import ResponsesRequest
+
+
+class ResponsesEndpoint(Endpoint):
+    """What the paths of responses share.
+
+    Args:
+        store: where they are kept.
+        running: those that are being answered, by key and id.
+    """
+
+    def __init__(self, parts: Parts, store: ResponseStore, running: dict[tuple[str, str], "_Reply"]):
+        super().__init__(parts)
+        self.store, self.running = store, running
+
+
+class Responses(ResponsesEndpoint):
+    """``POST /v1/responses``."""
+
+    async def answer(self, exchange: Exchange) -> None:
+        parts, live, key = self.parts, Live(exchange.record), exchange.key.name
+        with parts.admission.preparation():
+            body = await exchange.json()
+            ignored = parts.ignored(body, ResponsesRequest)
+            request = as_struct(body, ResponsesRequest)
+            model = parts.served.check_name(request.model)
+            exchange.record.model, exchange.record.stream = model, bool(request.stream)
+            if request.store and not self.store.most:
+                said = "store needs a server that is started with --responses-store N; leave it out"
+                raise ApiError(400, "unsupported_parameter", said, param="store")
+            before = []
+            if request.previous_response_id is not None:
+                before = self.store.get(key, request.previous_response_id, "previous_response_id").messages
+            chat, messages = chat_request(request, before)
+        work = self._serve(exchange, request, chat, messages, live, model, ignored_header(ignored))
+        with parts.live.during(live):
+            try:
+                await exchange.while_there(work)
+            except Disconnected:
+                self.left(live)
+            except TooSlow:
+                self.left(live, "slow_reader")
+            finally:
+                parts.admission.ended()
+
+    async def _serve(
+        self,
+        exchange: Exchange,
+        request: ResponsesRequest,
+        chat: ChatRequest,
+        messages: list[dict[str, Any]],
+        live: Live,
+        model: str,
+        headers: dict[str, str],
+    ) -> None:
+        parts, key = self.parts, exchange.key.name
+        with parts.admission.preparation():
+            ready = await parts.preparation.chat(chat, live, parts.salt(exchange, request.cache_salt))
+            running = parts.answering.submit([ready], chat, live)
+        stored = bool(self.store.most) and request.store is not False
+        reply = _Reply(parts, request, ready, model, running, stored)
+        self.running[key, reply.id] = reply
+        try:
+            with running:
+                if request.stream:
+                    await reply.stream(exchange, live, headers)
+                else:
+                    response = await reply.whole(live)
+                    await exchange.reply(response, headers)
+            if stored:
+                self.store.put(key, reply.response(), [*messages, *reply.messages()])
+        finally:
+            del self.running[key, reply.id]
+
+
+class StoredResponse(ResponsesEndpoint):
+    """``GET`` and ``DELETE /v1/responses/{id}``."""
+
+    async def answer(self, exchange: Exchange) -> None:
+        id_, key = exchange.scope["path_params"]["id"], exchange.key.name
+        if exchange.scope["method"] == "DELETE":
+            self.store.drop(key, id_)
+            await exchange.reply({"id": id_, "object": "response", "deleted": True})
+        else:
+            await exchange.reply(self.store.get(key, id_).response)
+
+
+class CancelResponse(ResponsesEndpoint):
+    """``POST /v1/responses/{id}/cancel``: ends one that is being answered."""
+
+    async def answer(self, exchange: Exchange) -> None:
+        id_, key = exchange.scope["path_params"]["id"], exchange.key.name
+        reply = self.running.get((key, id_))
+        if reply is not None:
+            reply.cancel()
+            await exchange.reply(reply.response())
+            return
+        try:
+            self.store.get(key, id_)
+        except ApiError as error:
+            raise missing(id_, self.store.most) from error
+        raise ApiError(400, "invalid_value", f"response {id_[:80]!r} has ended, so that nothing is left to cancel")
+
+
+class ResponseTokens(ResponsesEndpoint):
+    """``POST /v1/responses/input_tokens``: what a request would read."""
+
+    async def answer(self, exchange: Exchange) -> None:
+        parts, live, key = self.parts, Live(exchange.record), exchange.key.name
+        with parts.admission.preparation():
+            body = await exchange.json()
+            ignored = parts.ignored(body, ResponsesRequest)
+            request = as_struct(body, ResponsesRequest)
+            parts.served.check_name(request.model)
+            before = []
+            if request.previous_response_id is not None:
+                before = self.store.get(key, request.previous_response_id, "previous_response_id").messages
+            chat, _ = chat_request(request, before)
+            tokens, pictures = await exchange.while_there(parts.preparation.count(chat, live))
+        reply = {"object": "response.input_tokens", "input_tokens": tokens, "picture_tokens": pictures}
+        await exchange.reply(reply, ignored_header(ignored))
+
+
+class _Reply:
+    """One response."""
+
+    def __init__(
+        self, parts: Parts, request: ResponsesRequest, ready: Ready, model: str, running: Running, stored: bool
+    ):
+        self.id, self._created = new_id("resp_"), int(time.time())
+        self._parts, self._request, self._ready, self._model = parts, request, ready, model
+        self._running, self._stored = running, stored
+        self._answer = ready.answers[0]
+        self._items = Items(ready.grounds, self._answer.tells)
+        self._status, self._error, self._number = "in_progress", None, 0
+
+    def cancel(self) -> None:
+        """End it, with what was said so far."""
+        if self._status == "in_progress":
+            self._status = "cancelled"
+            self._running.abort()
+
+    async def whole(self, live: Live) -> dict[str, Any]:
+        """All of it, once it has ended."""
+        async for _ in self._told(live, None):
+            pass
+        return self.response()
+
+    async def stream(self, exchange: Exchange, live: Live, headers: dict[str, str]) -> None:
+        """All of it as it comes."""
+        pace = Pace(self._parts.settings, False)
+        first = [{"type": f"response.{each}", "response": self.response()} for each in ("created", "in_progress")]
+        await exchange.begin(headers, self._frames(first))
+        try:
+            async for told in self._told(live, pace.beat):
+                if told is None:
+                    if pace.ping_is_due():
+                        await exchange.write(PING)
+                elif told:
+                    await exchange.write(self._frames(told))
+                    self._parts.metrics.frames(len(told))
+                    await pace.sent()
+        except ApiError as error:
+            self._status, self._error = "failed", {"code": "server_error", "message": error.message}
+            exchange.record.code = error.code
+            self._parts.metrics.refused(error.code)
+            failed = {"type": "response.failed", "response": self.response()}
+            await exchange.write(self._frames([failed]) + DONE, last=True)
+            return
+        end = "incomplete" if self._status == "incomplete" else "completed"
+        last = {"type": f"response.{end}", "response": self.response()}
+        await exchange.write(self._frames([last]) + DONE, last=True)
+
+    async def _told(self, live: Live, beat: float | None) -> Any:
+        """The events of each update; None where none came for a while."""
+        try:
+            async for piece in self._running.pieces(beat):
+                if piece.update is None:
+                    yield None
+                    continue
+                if self._status == "cancelled":
+                    break
+                yield self._items.take(*self._answer.take(piece.update))
+        except ApiError:
+            if self._status != "cancelled":
+                raise
+        completion = self._answer.completion
+        if self._status == "in_progress":
+            cut = completion is not None and completion.finish_reason is FinishReason.LENGTH
+            self._status = "incomplete" if cut else "completed"
+            live.record.finish_reason = self._answer.finish_reason
+            self._parts.metrics.finished([self._answer.finish_reason], [self._ready.meter])
+        yield self._items.finish("completed" if self._status == "completed" else "incomplete")
+
+    def _frames(self, told: list[Told]) -> bytes:
+        found = b""
+        for each in told:
+            found += b"event: %s\ndata: " % each["type"].encode()
+            found += msgspec.json.encode({**each, "sequence_number": self._number}) + b"\n\n"
+            self._number += 1
+        return found
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The answer as messages, for the request that goes on with it."""
+        said = "".join(item["content"][0]["text"] for item in self._items.output if item["type"] == "message")
+        calls = [
+            {
+                "id": item["call_id"],
+                "type": "function",
+                "function": {"name": item["name"], "arguments": item["arguments"]},
+            }
+            for item in self._items.output
+            if item["type"] == "function_call"
+        ]
+        return [
+            {"role": "assistant", "content": said or None if calls else said} | ({"tool_calls": calls} if calls else {})
+        ]
+
+    def response(self) -> dict[str, Any]:
+        """It as it stands."""
+        request, ended = self._request, self._status not in ("in_progress",)
+        usage = self._ready.meter.usage
+        text = request.text.format if request.text is not None else None
+        return {
+            "id": self.id,
+            "object": "response",
+            "created_at": self._created,
+            "completed_at": int(time.time()) if self._status == "completed" else None,
+            "status": self._status,
+            "background": False,
+            "error": self._error,
+            "incomplete_details": {"reason": "max_output_tokens"} if self._status == "incomplete" else None,
+            "instructions": request.instructions,
+            "max_output_tokens": request.max_output_tokens,
+            "max_tool_calls": None,
+            "model": self._model,
+            "output": msgspec.to_builtins(self._items.output) if ended else [],
+            "parallel_tool_calls": request.parallel_tool_calls is not False,
+            "previous_response_id": request.previous_response_id,
+            "prompt_cache_key": None,
+            "reasoning": {"effort": None, "summary": None},
+            "safety_identifier": None,
+            "service_tier": "default",
+            "store": self._stored,
+            "temperature": request.temperature,
+            "text": {"format": text or {"type": "text"}},
+            "tool_choice": request.tool_choice or "auto",
+            "tools": request.tools or [],
+            "top_logprobs": request.top_logprobs or 0,
+            "top_p": request.top_p,
+            "presence_penalty": request.presence_penalty or 0.0,
+            "frequency_penalty": request.frequency_penalty or 0.0,
+            "truncation": "disabled",
+            "usage": {
+                "input_tokens": usage.prompt_tokens,
+                "input_tokens_details": {
+                    "cached_tokens": usage.prompt_tokens_details.cached_tokens,
+                    "picture_tokens": usage.prompt_tokens_details.picture_tokens,
+                },
+                "output_tokens": usage.completion_tokens,
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": usage.total_tokens,
+            }
+            if ended
+            else None,
+            "user": None,
+            "metadata": request.metadata or {},
+        }

@@ -1,0 +1,63 @@
+"""What a request took, counted from the engine's updates."""
+
+import time
+from dataclasses import dataclass, field
+
+from modelwright.engine.results import Update
+from modelwright.server.wire.usage import PromptDetails, Timings, Usage
+
+
+@dataclass
+class Meter:
+    """Counts one request.
+
+    Attributes:
+        prompt_tokens, picture_tokens: of the prompt; those that stand for pictures are among the former.
+        cached_tokens: how many of them the engine found instead of computing them.
+        completion_tokens: drawn so far, by all answers.
+        started: when the request came, as `time.perf_counter` counts.
+        scheduled, read: when the engine began with it, and when the prompt was read; None before.
+        first, last: when the first and the latest token came; None before.
+    """
+
+    prompt_tokens: int
+    picture_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    started: float = field(default_factory=time.perf_counter)
+    scheduled: float | None = None
+    read: float | None = None
+    first: float | None = None
+    last: float | None = None
+
+    def take(self, update: Update) -> None:
+        """Count an update."""
+        now = time.perf_counter()
+        if update.cached_tokens is not None:
+            self.cached_tokens = update.cached_tokens
+        if update.times is not None:
+            self.scheduled, self.read = update.times.scheduled, update.times.read
+        if update.tokens:
+            self.completion_tokens += len(update.tokens)
+            self.first = now if self.first is None else self.first
+            self.last = now
+
+    @property
+    def usage(self) -> Usage:
+        details = PromptDetails(self.cached_tokens, self.picture_tokens)
+        total = self.prompt_tokens + self.completion_tokens
+        return Usage(self.prompt_tokens, self.completion_tokens, total, details)
+
+    @property
+    def timings(self) -> Timings:
+        end = self.last or time.perf_counter()
+        scheduled = self.scheduled or end
+        read = self.read or self.first or end
+        prompt, predicted = max(read - scheduled, 1e-9), max(end - read, 1e-9)
+        return Timings(
+            queue_ms=1e3 * max(scheduled - self.started, 0),
+            prompt_ms=1e3 * prompt,
+            prompt_per_second=(self.prompt_tokens - self.cached_tokens) / prompt,
+            predicted_ms=1e3 * predicted,
+            predicted_per_second=self.completion_tokens / predicted,
+        )

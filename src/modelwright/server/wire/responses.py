@@ -1,0 +1,108 @@
+"""``/v1/responses``: the request; replies and events are plain objects, made in `response_items`."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from modelwright.server.wire.chat import MOST_TOP_LOGPROBS
+from modelwright.server.wire.grounding import GroundingOptions
+from modelwright.server.wire.messages import Detail
+from modelwright.server.wire.sampling import Penalty, Probability
+
+MOST_ITEMS = 4096
+
+
+class InputText(msgspec.Struct, tag_field="type", tag="input_text"):
+    """Words of the user."""
+
+    text: str
+
+
+class InputImage(msgspec.Struct, tag_field="type", tag="input_image"):
+    """A picture in its place among the words."""
+
+    image_url: str
+    detail: Detail = "auto"
+
+
+class OutputText(msgspec.Struct, tag_field="type", tag="output_text"):
+    """Words that the assistant said before."""
+
+    text: str
+
+
+class OutputRefusal(msgspec.Struct, tag_field="type", tag="refusal"):
+    """Words with which it declined."""
+
+    refusal: str
+
+
+ItemPart = InputText | InputImage | OutputText | OutputRefusal
+
+
+class MessageItem(msgspec.Struct, tag_field="type", tag="message"):
+    """What somebody said."""
+
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str | list[ItemPart]
+
+
+class FunctionCallItem(msgspec.Struct, tag_field="type", tag="function_call"):
+    """A tool that the assistant called."""
+
+    call_id: Annotated[str, Meta(min_length=1, max_length=256)]
+    name: str
+    arguments: str
+
+
+class FunctionOutputItem(msgspec.Struct, tag_field="type", tag="function_call_output"):
+    """What a tool answered."""
+
+    call_id: Annotated[str, Meta(min_length=1, max_length=256)]
+    output: str | list[ItemPart]
+
+
+class ReasoningItem(msgspec.Struct, tag_field="type", tag="reasoning"):
+    """What the assistant thought before, which is not read again."""
+
+
+Item = MessageItem | FunctionCallItem | FunctionOutputItem | ReasoningItem
+
+
+class TextSettings(msgspec.Struct):
+    """The form of the answer's text."""
+
+    format: dict[str, Any] | None = None
+    verbosity: str | None = None
+
+
+class ResponsesRequest(msgspec.Struct, kw_only=True):
+    """A conversation as a list of items, or one question."""
+
+    model: str = ""
+    input: str | Annotated[list[Item], Meta(min_length=1, max_length=MOST_ITEMS)]
+    instructions: str | None = None
+    tools: list[Any] | None = None
+    tool_choice: str | dict | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextSettings | None = None
+    max_output_tokens: Annotated[int, Meta(ge=1)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Probability | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
+    include: list[str] | None = None
+    stream: bool | None = None
+    metadata: dict[str, str] | None = None
+    truncation: Literal["disabled"] | None = None
+    store: bool | None = None
+    previous_response_id: str | None = None
+    seed: int | None = None
+    top_k: int | None = None
+    min_p: Probability | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    priority: Annotated[int, Meta(ge=-8, le=8)] | None = None
+    cache_salt: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    timeout: Annotated[float, Meta(gt=0)] | None = None
+    grounding: GroundingOptions | None = None

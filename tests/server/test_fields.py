@@ -1,0 +1,149 @@
+"""Every field of a request is honoured, refused, or ignored and told; the specification's tables stand here again."""
+
+import pytest
+
+from modelwright.server.fields import IGNORED, REFUSED, check_fields, ignored_header
+from modelwright.server.wire.chat import ChatRequest
+from modelwright.server.wire.completions import CompletionRequest
+from modelwright.server.wire.errors import ApiError
+from modelwright.server.wire.responses import ResponsesRequest
+
+HONOURED = [
+    "model",
+    "messages",
+    "max_completion_tokens",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "seed",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "n",
+    "stop",
+    "logprobs",
+    "top_logprobs",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "min_tokens",
+    "ignore_eos",
+    "stop_token_ids",
+    "bad_words",
+    "include_stop_str_in_output",
+    "skip_special_tokens",
+    "prompt_logprobs",
+    "priority",
+    "cache_salt",
+    "add_generation_prompt",
+    "continue_final_message",
+    "response_format",
+    "structured_outputs",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "grounding",
+    "stream",
+    "stream_options",
+    "chat_template_kwargs",
+    "timeout",
+    "include_timings",
+]
+WITHOUT_EFFECT = [
+    "reasoning_effort",
+    "user",
+    "metadata",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prediction",
+    "verbosity",
+]
+NOT_HERE = [
+    "audio",
+    "web_search_options",
+    "functions",
+    "function_call",
+    "best_of",
+    "use_beam_search",
+    "chat_template",
+    "prompt_embeds",
+    "echo",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "guided_decoding_backend",
+    "grammar",
+    "json_schema",
+    "format",
+    "options",
+    "num_ctx",
+    "think",
+    "keep_alive",
+]
+
+
+def test_the_honoured_fields_are_those_of_the_specification():
+    assert set(ChatRequest.__struct_fields__) == set(HONOURED)
+
+
+@pytest.mark.parametrize("name", WITHOUT_EFFECT)
+def test_a_field_without_effect_is_told(name):
+    assert name in IGNORED
+    assert check_fields({"messages": [], name: "x"}, ChatRequest, strict=True) == (name,)
+
+
+@pytest.mark.parametrize("name", NOT_HERE)
+def test_a_field_that_would_change_the_answer_is_refused_with_what_to_use(name):
+    with pytest.raises(ApiError) as caught:
+        check_fields({name: {"x": 1}}, ChatRequest, strict=False)
+    error = caught.value
+    assert (error.status, error.code, error.param) == (400, "unsupported_parameter", name)
+    assert error.message.startswith(f"{name} is not supported: ") and error.message[-1] not in ": "
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ({"best_of": 1, "use_beam_search": False, "store": False, "echo": False}, ChatRequest),
+        ({"audio": None, "functions": None, "guided_json": None}, ChatRequest),
+        ({"modalities": ["text"], "think": False}, ChatRequest),
+        ({"best_of": 1, "tools": []}, CompletionRequest),
+        ({"background": False}, ResponsesRequest),
+    ],
+    ids=range(5),
+)
+def test_what_asks_for_nothing_is_no_request(body, kind):
+    assert check_fields(body, kind, strict=True) == ()
+
+
+@pytest.mark.parametrize(("name", "value"), [("store", True), ("best_of", 2), ("best_of", True), ("echo", 0)])
+def test_anything_but_the_default_is_refused(name, value):
+    with pytest.raises(ApiError, match="is not supported"):
+        check_fields({name: value}, ChatRequest, strict=False)
+
+
+def test_service_tiers():
+    assert check_fields({"service_tier": "auto"}, ChatRequest, strict=True) == ("service_tier",)
+    with pytest.raises(ApiError, match="service_tier"):
+        check_fields({"service_tier": "priority"}, ChatRequest, strict=False)
+
+
+def test_an_unknown_field_is_told_or_refused_as_the_server_is_set():
+    assert check_fields({"temprature": 1, "zzz": 2}, ChatRequest, strict=False) == ("temprature", "zzz")
+    with pytest.raises(ApiError, match="did you mean temperature") as caught:
+        check_fields({"temprature": 1}, ChatRequest, strict=True)
+    assert (caught.value.code, caught.value.param) == ("unknown_field", "temprature")
+
+
+def test_the_header_holds_names_and_nothing_that_could_be_another_header():
+    names = ("user", "a\r\nset-cookie: x", "é", "b,c", *(f"n{at}" for at in range(20)))
+    said = ignored_header(names)["x-modelwright-ignored"]
+    assert said.isascii() and said.isprintable() and len(said.split(", ")) == 16
+    assert ignored_header(()) == {}
+
+
+@pytest.mark.parametrize("kind", [ChatRequest, CompletionRequest, ResponsesRequest])
+def test_no_field_has_two_rules(kind):
+    honoured = set(kind.__struct_fields__)
+    assert not honoured & REFUSED[kind].keys() and not REFUSED[kind].keys() & IGNORED
