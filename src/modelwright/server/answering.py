@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from modelwright.engine.async_engine import AsyncEngine, EngineClosed, QueueFull, Stream
+from modelwright.engine.async_engine import AsyncEngine, Stream
+from modelwright.engine.refusals import Closed, Died, LargerThanCache, QueueFull, SlowReader, TimedOut
 from modelwright.engine.results import Update
 from modelwright.errors import RequestError, RequestFailed
 from modelwright.server.admission import Admission
+from modelwright.server.exchange import TooSlow
 from modelwright.server.live import Live
 from modelwright.server.prepare import Ready
 from modelwright.server.settings import ServerSettings
@@ -95,7 +97,7 @@ class Answering:
         """
         most = self._settings.request_timeout
         seconds = request.timeout if most is None else min(request.timeout or most, most)
-        left = None if seconds is None else max(seconds - (time.perf_counter() - live.started), 1e-3)
+        left = None if seconds is None else max(seconds - (time.monotonic() - live.started), 1e-3)
         streams: list[Stream] = []
         try:
             for each in ready:
@@ -122,10 +124,22 @@ class Answering:
 
 
 def _as_error(error: Exception) -> Exception:
-    if isinstance(error, EngineClosed):
-        return ApiError(503, "shutting_down", "the server is shutting down", headers={"retry-after": "30"})
-    if isinstance(error, RequestFailed):
-        return ApiError(500, "model_failed", str(error))
-    if isinstance(error, RequestError):
-        return ApiError.of(error)
+    """What the client is told where the engine does not go on."""
+    match error:
+        case SlowReader():
+            return TooSlow()
+        case TimedOut(waited=True):
+            return ApiError(503, "queue_timeout", str(error), headers={"retry-after": "5"})
+        case TimedOut():
+            return ApiError(408, "request_timeout", str(error))
+        case Died():
+            return ApiError(503, "engine_stalled", "the engine has ended, and the server with it")
+        case Closed():
+            return ApiError(503, "shutting_down", "the server is shutting down", headers={"retry-after": "30"})
+        case LargerThanCache():
+            return ApiError(400, "request_too_large_for_cache", str(error))
+        case RequestFailed():
+            return ApiError(500, "model_failed", str(error))
+        case RequestError():
+            return ApiError.of(error)
     return error

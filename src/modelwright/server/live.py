@@ -22,7 +22,7 @@ class Live:
 
     record: Record
     phase: str = "preparing"
-    started: float = field(default_factory=time.perf_counter)
+    started: float = field(default_factory=time.monotonic)
     meters: list[Meter] = field(default_factory=list)
 
     def status(self) -> dict[str, Any]:
@@ -32,7 +32,7 @@ class Live:
             "model": self.record.model,
             "phase": self.phase,
             "stream": self.record.stream,
-            "age_seconds": round(time.perf_counter() - self.started, 3),
+            "age_seconds": round(time.monotonic() - self.started, 3),
             "prompt_tokens": sum(meter.prompt_tokens for meter in self.meters),
             "completion_tokens": sum(meter.completion_tokens for meter in self.meters),
         }

@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from modelwright.engine.async_engine import Prepared
-from modelwright.engine.params import Guide
+from modelwright.engine.prepared import Prepared
+from modelwright.engine.refusals import LargerThanCache
 from modelwright.errors import RequestError
 from modelwright.processing.batching import ProcessedPrompt
 from modelwright.server.answers import Answer
 from modelwright.server.boxes import BoxReader, locate_text
-from modelwright.server.constraints import Constraint, read_constraint
+from modelwright.server.constraints import Constraint, Guiding, read_constraint
 from modelwright.server.events import Reader, Row
 from modelwright.server.live import Live
 from modelwright.server.pictures import Picture, PictureReader
@@ -30,10 +30,9 @@ from modelwright.server.wire.sampling import SamplingFields
 from modelwright.serving.prompts import encode_text
 
 WORKERS = 4
-SMALL = 2**16
-"""Bytes of a body that is read on the event loop: a thread would take longer to wake."""
 COMPLETION_TOKENS = 16
 """How long a completion becomes where the request does not say, as in OpenAI's."""
+_CONSTRAINING = ("response_format", "structured_outputs", "tools", "tool_choice", "parallel_tool_calls")
 T = TypeVar("T")
 
 
@@ -65,6 +64,8 @@ class Preparation:
         self._served, self._settings, self._pictures = served, settings, pictures
         self._pool = ThreadPoolExecutor(WORKERS, "modelwright-prepare")
         self._conversation = Conversation(served, settings.plain_content_only, settings.chat_template)
+        template = settings.chat_template or served.tokenizer.chat_template
+        self._guiding = Guiding.of(served.tokenizer, template, settings.tool_format, settings.guide_timeout)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -127,12 +128,17 @@ class Preparation:
         return await self.in_thread(lambda: [self._completion(request, prompt, salt) for prompt in prompts])
 
     def _prompt(self, request: ChatRequest, pictures: Sequence[Picture]) -> tuple[ProcessedPrompt, Constraint]:
-        constraint = read_constraint(request, self._served, self._settings)
+        constraint = self._constraint(request)
         grounding = request.grounding or GroundingOptions()
         ending = locate_text(grounding.locate) if grounding.locate else ""
         shown = [picture.image for picture in pictures]
-        tools, instruction = constraint.template_tools, constraint.instruction or ""
-        return self._conversation.prompt(request, shown, tools, instruction, ending), constraint
+        return self._conversation.prompt(request, shown, constraint, ending), constraint
+
+    def _constraint(self, request: SamplingFields) -> Constraint:
+        fields = {name: getattr(request, name, None) for name in _CONSTRAINING}
+        if isinstance(request, ChatRequest) and request.grounding is not None:
+            fields["grounding"] = {"constrain": request.grounding.constrain}
+        return read_constraint(fields, self._guiding)
 
     def _chat(self, request: ChatRequest, pictures: Sequence[Picture], salt: str) -> Ready:
         grounding = request.grounding or GroundingOptions()
@@ -145,7 +151,7 @@ class Preparation:
         prompt, constraint = self._prompt(request, pictures)
         asked = request.max_completion_tokens or request.max_tokens or self._settings.default_max_tokens
         logprobs = (request.top_logprobs or 0) if request.logprobs else None
-        prepared = self._prepare(request, prompt, asked, logprobs, constraint.guide, salt)
+        prepared = self._prepare(request, prompt, asked, logprobs, constraint, salt)
         grounds = self._served.grounds and grounding.parse and bool(pictures)
         sizes = [picture.size for picture in pictures]
         begun = prompt.text.rstrip().endswith(OPEN)
@@ -174,14 +180,14 @@ class Preparation:
             prompt = encode_text(loaded, given)
         else:
             prompt = ProcessedPrompt.of_tokens(given)
-        constraint = read_constraint(request, self._served, self._settings)
+        constraint = self._constraint(request)
         asked = COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
         most = self._settings.max_logprobs
         if request.logprobs is not None and request.logprobs > most:
             said = f"logprobs must be at most {most} here, got {request.logprobs}"
             raise ApiError(400, "invalid_value", said, param="logprobs")
         echoed = request.logprobs if request.echo and request.prompt_logprobs is None else request.prompt_logprobs
-        prepared = self._prepare(request, prompt, asked, request.logprobs, constraint.guide, salt, echoed)
+        prepared = self._prepare(request, prompt, asked, request.logprobs, constraint, salt, echoed)
         text = given if isinstance(given, str) else self._served.tokenizer.decode(given)
         texts = self._served.token_texts if request.logprobs is not None else None
         answers = tuple(Answer(index, Row([]), texts, request.logprobs or 0) for index in range(request.n or 1))
@@ -193,7 +199,7 @@ class Preparation:
         prompt: ProcessedPrompt,
         max_tokens: int,
         logprobs: int | None,
-        guide: Guide | None,
+        constraint: Constraint,
         salt: str,
         prompt_logprobs: int | None = None,
     ) -> Prepared:
@@ -206,18 +212,21 @@ class Preparation:
                 "for an answer",
                 param="messages" if isinstance(request, ChatRequest) else "prompt",
             )
+        kept = {"skip_special_tokens": False} if constraint.keeps_special_tokens else {}
         params = sampling_params(
             request,
-            self._served.sampling_defaults,
+            {**self._served.sampling_defaults, **kept},
             max_tokens=min(max_tokens, context - length),
             logprobs=logprobs,
-            guide=guide,
+            guide=constraint.guide,
             prompt_logprobs=prompt_logprobs if prompt_logprobs is not None else request.prompt_logprobs,
             max_n=self._settings.max_n,
             max_logprobs=self._settings.max_logprobs,
         )
         try:
             return self._served.engine.prepare(prompt, params, salt=salt)
+        except LargerThanCache as error:
+            raise ApiError(400, "request_too_large_for_cache", str(error)) from error
         except RequestError as error:
             raise ApiError.of(error) from error
 

@@ -1,6 +1,5 @@
 """Messages of a request to a prompt: roles, words that stay words, pictures in their places."""
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,8 +8,10 @@ from modelwright.processing.batching import ProcessedPrompt
 from modelwright.processing.plain_words import cut_marks
 from modelwright.processing.special_tokens import GROUNDING_TOKENS
 from modelwright.processing.templates import Rendering
+from modelwright.server.constraints import Constraint
 from modelwright.server.pictures import PictureSource
 from modelwright.server.served import Served
+from modelwright.server.tools.history import with_calls, with_instruction
 from modelwright.server.wire.chat import ChatRequest
 from modelwright.server.wire.errors import ApiError
 from modelwright.server.wire.messages import AssistantMessage, ImagePart, Message, TextPart, ToolMessage, UserMessage
@@ -50,31 +51,29 @@ class Conversation:
         self._acting = GROUNDING_TOKENS if served.grounds and not plain else ()
 
     def prompt(
-        self, request: ChatRequest, pictures: Sequence[Any], tools: list[Any] | None, preface: str, ending: str
+        self, request: ChatRequest, pictures: Sequence[Any], constraint: Constraint, ending: str
     ) -> ProcessedPrompt:
         """The tokens of a conversation.
 
         Args:
             pictures: those of `picture_sources`.
-            tools: what the chat template prints of tools.
-            preface: what is said before all else, in the system's words.
+            constraint: what the model is told of tools.
             ending: what the last message of the user ends with; special tokens in it act.
 
         Raises:
             ApiError: the messages cannot be printed.
         """
         try:
-            return self._prompt(request, pictures, tools, preface, ending)
+            return self._prompt(request, pictures, constraint, ending)
         except RequestError as error:
             raise ApiError.of(error, param="messages") from error
 
     def _prompt(
-        self, request: ChatRequest, pictures: Sequence[Any], tools: list[Any] | None, preface: str, ending: str
+        self, request: ChatRequest, pictures: Sequence[Any], constraint: Constraint, ending: str
     ) -> ProcessedPrompt:
         shown = iter(pictures)
         messages = [self._message(message, shown) for message in request.messages]
-        if preface:
-            messages = _prefaced(messages, self._plain(preface))
+        messages = with_calls(with_instruction(messages, constraint.instruction), constraint.dialect)
         if ending:
             messages = _ended(messages, ending)
         last = messages[-1]["role"] == "assistant"
@@ -89,7 +88,8 @@ class Conversation:
         if continued and prompted:
             said = "continue_final_message and add_generation_prompt exclude each other, and both are true"
             raise ApiError(400, "invalid_value", said, param="add_generation_prompt")
-        how = Rendering(chat_template=self._template, tools=tools, variables=dict(request.chat_template_kwargs or {}))
+        variables = dict(request.chat_template_kwargs or {})
+        how = Rendering(chat_template=self._template, tools=constraint.template_tools, variables=variables)
         if self._served.reads_pictures and not how.needs_template and prompted is None:
             if last and not continued:
                 messages.append({"role": "assistant", "content": ""})  # the header of an answer of its own
@@ -116,7 +116,10 @@ class Conversation:
                     {
                         "id": call.id,
                         "type": "function",
-                        "function": {"name": call.function.name, "arguments": _arguments(call.function.arguments)},
+                        "function": {
+                            "name": call.function.name,
+                            "arguments": self._plain(call.function.arguments),
+                        },
                     }
                     for call in message.tool_calls
                 ]
@@ -142,16 +145,6 @@ def _parts(message: Message) -> Iterator[tuple[int, Any]]:
         yield from enumerate(message.content)
 
 
-def _prefaced(messages: list[dict[str, Any]], words: str) -> list[dict[str, Any]]:
-    """With `words` at the end of the system's, or as a system message of their own."""
-    first = messages[0]
-    if first["role"] != "system":
-        return [{"role": "system", "content": words}, *messages]
-    content = first["content"]
-    said = [*content, {"type": "text", "text": words}] if isinstance(content, list) else f"{content or ''}\n\n{words}"
-    return [{**first, "content": said}, *messages[1:]]
-
-
 def _ended(messages: list[dict[str, Any]], words: str) -> list[dict[str, Any]]:
     """With `words` at the end of the user's last message, which must be the last of all."""
     last = messages[-1]
@@ -162,12 +155,3 @@ def _ended(messages: list[dict[str, Any]], words: str) -> list[dict[str, Any]]:
         [*content, {"type": "text", "text": words}] if isinstance(content, list) else f"{content or ''} {words}".strip()
     )
     return [*messages[:-1], {**last, "content": said}]
-
-
-def _arguments(text: str) -> Any:
-    """A call's arguments as templates read them: the object that the text says, or the text where it says none."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    return value if isinstance(value, dict) else text

@@ -15,7 +15,7 @@ class Meter:
         prompt_tokens, picture_tokens: of the prompt; those that stand for pictures are among the former.
         cached_tokens: how many of them the engine found instead of computing them.
         completion_tokens: drawn so far, by all answers.
-        started: when the request came, as `time.perf_counter` counts.
+        started: when the request came, as `time.monotonic` counts.
         scheduled, read: when the engine began with it, and when the prompt was read; None before.
         first, last: when the first and the latest token came; None before.
     """
@@ -24,7 +24,7 @@ class Meter:
     picture_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
-    started: float = field(default_factory=time.perf_counter)
+    started: float = field(default_factory=time.monotonic)
     scheduled: float | None = None
     read: float | None = None
     first: float | None = None
@@ -32,11 +32,11 @@ class Meter:
 
     def take(self, update: Update) -> None:
         """Count an update."""
-        now = time.perf_counter()
+        now = time.monotonic()
         if update.cached_tokens is not None:
             self.cached_tokens = update.cached_tokens
         if update.times is not None:
-            self.scheduled, self.read = update.times.scheduled, update.times.read
+            self.scheduled, self.read = update.times.scheduled, update.times.prompt_read
         if update.tokens:
             self.completion_tokens += len(update.tokens)
             self.first = now if self.first is None else self.first
@@ -50,7 +50,7 @@ class Meter:
 
     @property
     def timings(self) -> Timings:
-        end = self.last or time.perf_counter()
+        end = self.last or time.monotonic()
         scheduled = self.scheduled or end
         read = self.read or self.first or end
         prompt, predicted = max(read - scheduled, 1e-9), max(end - read, 1e-9)
