@@ -13,6 +13,7 @@ from modelwright.errors import RequestError, RequestFailed
 from modelwright.server.admission import Admission
 from modelwright.server.exchange import TooSlow
 from modelwright.server.live import Live
+from modelwright.server.metrics import Metrics
 from modelwright.server.prepare import Ready
 from modelwright.server.settings import ServerSettings
 from modelwright.server.wire.errors import ApiError
@@ -30,8 +31,8 @@ class Piece:
 class Running:
     """The prompts of one request in the engine; leave the ``with`` block and what has not ended is aborted."""
 
-    def __init__(self, streams: Sequence[Stream], ready: Sequence[Ready], live: Live):
-        self._streams, self._ready, self._live = streams, ready, live
+    def __init__(self, streams: Sequence[Stream], ready: Sequence[Ready], live: Live, metrics: Metrics):
+        self._streams, self._ready, self._live, self._metrics = streams, ready, live, metrics
 
     def __enter__(self) -> "Running":
         return self
@@ -68,7 +69,7 @@ class Running:
                     except Exception as error:
                         raise _as_error(error) from error
                     waiting[asyncio.ensure_future(anext(self._streams[at]))] = at
-                    self._ready[at].meter.take(update)
+                    self._ready[at].meter.take(update, self._metrics)
                     self._live.phase = "decode"
                     yield Piece(at, update)
         finally:
@@ -78,6 +79,13 @@ class Running:
                 with suppress(asyncio.CancelledError, StopAsyncIteration, Exception):
                     await task
 
+    def finished(self) -> None:
+        """Count the answers, which have all ended by themselves."""
+        for each in self._ready:
+            for answer in each.answers:
+                each.meter.finished(answer.finish_reason, answer.tokens, self._metrics)
+        self._live.record.finish_reason = self._ready[0].answers[0].finish_reason
+
     def progress(self) -> dict[str, int | str]:
         """Where the first prompt stands."""
         return self._streams[0].progress()
@@ -86,8 +94,8 @@ class Running:
 class Answering:
     """Hands prompts to the engine."""
 
-    def __init__(self, engine: AsyncEngine, admission: Admission, settings: ServerSettings):
-        self._engine, self._admission, self._settings = engine, admission, settings
+    def __init__(self, engine: AsyncEngine, admission: Admission, settings: ServerSettings, metrics: Metrics):
+        self._engine, self._admission, self._settings, self._metrics = engine, admission, settings, metrics
 
     def submit(self, ready: Sequence[Ready], request: SamplingFields, live: Live) -> Running:
         """Let the engine begin.
@@ -114,7 +122,7 @@ class Answering:
             raise self._refusal(error) from error
         live.phase = "queue"
         live.meters = [each.meter for each in ready]
-        return Running(streams, ready, live)
+        return Running(streams, ready, live, self._metrics)
 
     def _refusal(self, error: Exception) -> Exception:
         if isinstance(error, QueueFull):

@@ -92,7 +92,7 @@ def make_parts(served: Served, settings: ServerSettings, metrics: Metrics) -> Pa
     admission = Admission(served.engine, batch + queue)
     pictures = PictureReader(settings)
     preparation = Preparation(served, settings, pictures)
-    answering = Answering(served.engine, admission, settings)
+    answering = Answering(served.engine, admission, settings, metrics)
     return Parts(served, settings, preparation, admission, answering, LiveRequests(), metrics)
 
 

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, field
 
 from modelwright.engine.results import Update
+from modelwright.server.metrics import Metrics, Times
 from modelwright.server.wire.usage import PromptDetails, Timings, Usage
 
 
@@ -30,17 +31,29 @@ class Meter:
     first: float | None = None
     last: float | None = None
 
-    def take(self, update: Update) -> None:
+    def take(self, update: Update, metrics: Metrics) -> None:
         """Count an update."""
         now = time.monotonic()
         if update.cached_tokens is not None:
             self.cached_tokens = update.cached_tokens
+            metrics.request_started(self.prompt_tokens, update.cached_tokens)
         if update.times is not None:
             self.scheduled, self.read = update.times.scheduled, update.times.prompt_read
         if update.tokens:
             self.completion_tokens += len(update.tokens)
-            self.first = now if self.first is None else self.first
+            if self.first is None or self.last is None:
+                self.first = now
+                metrics.first_token(now - self.started)
+            else:
+                metrics.token(now - self.last, len(update.tokens))
             self.last = now
+
+    def finished(self, reason: str, tokens: int, metrics: Metrics) -> None:
+        """Count an answer of so many tokens that has ended by itself."""
+        queue = None if self.scheduled is None else self.scheduled - self.started
+        prefill = None if self.scheduled is None or self.read is None else self.read - self.scheduled
+        decode = None if self.first is None or self.last is None else self.last - self.first
+        metrics.finished(reason, tokens, Times(queue, prefill, decode, time.monotonic() - self.started))
 
     @property
     def usage(self) -> Usage:

@@ -54,7 +54,7 @@ class Chat(Endpoint):
             if request.stream:
                 await reply.stream(exchange, running, live, ignored_header(ignored))
             else:
-                await exchange.reply(await reply.whole(running, live), ignored_header(ignored))
+                await exchange.reply(await reply.whole(running), ignored_header(ignored))
 
 
 class _Reply:
@@ -65,7 +65,7 @@ class _Reply:
         self._id, self._created = new_id("chatcmpl-"), int(time.time())
         self._texts = self._parts.served.token_texts
 
-    async def whole(self, running: Running, live: Live) -> chat.ChatReply:
+    async def whole(self, running: Running) -> chat.ChatReply:
         """All of it, once it has ended."""
         events: list[list[Event]] = [[] for _ in self._ready.answers]
         told: list[list[chat.TokenLogprob]] = [[] for _ in self._ready.answers]
@@ -78,7 +78,7 @@ class _Reply:
             told[update.index] += logprobs
             if update.prompt_logprobs is not None:
                 prompt_logprobs = prompt_logprobs_of(update.prompt_logprobs, self._texts)
-        self._ended(live)
+        running.finished()
         asked = self._request.logprobs
         choices = [
             choice_of(answer, events[at], told[at] if asked else None, self._ready.grounds)
@@ -117,7 +117,7 @@ class _Reply:
                 await exchange.write(found)
                 metrics.frames(1)
             await pace.sent()
-        self._ended(live)
+        running.finished()
         timings = meter.timings if request.include_timings else UNSET
         last = frames.usage(meter.usage, timings) if usage else b""
         await exchange.write(last + DONE, last=True)
@@ -135,11 +135,6 @@ class _Reply:
             timings = self._ready.meter.timings if self._request.include_timings else UNSET
             found += frames.finish(update.index, answer.finish_reason, answer.stop_reason, usage, timings)
         return found
-
-    def _ended(self, live: Live) -> None:
-        reasons = [answer.finish_reason for answer in self._ready.answers]
-        live.record.finish_reason = reasons[0]
-        self._parts.metrics.finished(reasons, [self._ready.meter])
 
 
 class ChatTokens(Endpoint):

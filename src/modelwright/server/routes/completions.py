@@ -55,7 +55,7 @@ class Completions(Endpoint):
             if request.stream:
                 await reply.stream(exchange, running, live, headers)
             else:
-                await exchange.reply(await reply.whole(running, live), headers)
+                await exchange.reply(await reply.whole(running), headers)
 
 
 class _Reply:
@@ -77,7 +77,7 @@ class _Reply:
         ]
         self._prompts: dict[int, tuple[TokenLogprobs, ...]] = {}
 
-    async def whole(self, running: Running, live: Live) -> CompletionReply:
+    async def whole(self, running: Running) -> CompletionReply:
         """All of it, once it has ended."""
         said = [""] * len(self._choices)
         columns = [Columns() for _ in self._choices]
@@ -86,7 +86,7 @@ class _Reply:
             at, text, told = self._take(piece.prompt, piece.update)
             said[at] += text
             columns[at].extend(told)
-        self._ended(live)
+        running.finished()
         choices = [self._choice(at, said[at], columns[at], final=True) for at in range(len(said))]
         timings = self._ready[0].meter.timings if self._request.include_timings else UNSET
         return CompletionReply(**self._same, choices=choices, usage=self._usage(), timings=timings)
@@ -115,7 +115,7 @@ class _Reply:
                 await exchange.write(event(CompletionReply(**self._same, choices=[choice], usage=said)))
                 self._parts.metrics.frames(1)
             await pace.sent()
-        self._ended(live)
+        running.finished()
         timings = self._ready[0].meter.timings if self._request.include_timings else UNSET
         last = event(CompletionReply(**self._same, choices=[], usage=self._usage(), timings=timings)) if usage else b""
         await exchange.write(last + DONE, last=True)
@@ -148,8 +148,3 @@ class _Reply:
             sum(one.total_tokens for one in each),
             PromptDetails(sum(one.prompt_tokens_details.cached_tokens for one in each)),
         )
-
-    def _ended(self, live: Live) -> None:
-        reasons = [answer.finish_reason for each in self._ready for answer in each.answers]
-        live.record.finish_reason = reasons[0]
-        self._parts.metrics.finished(reasons, [each.meter for each in self._ready])

@@ -86,9 +86,9 @@ class Responses(ResponsesEndpoint):
         try:
             with running:
                 if request.stream:
-                    await reply.stream(exchange, live, headers)
+                    await reply.stream(exchange, headers)
                 else:
-                    response = await reply.whole(live)
+                    response = await reply.whole()
                     await exchange.reply(response, headers)
             if stored:
                 self.store.put(key, reply.response(), [*messages, *reply.messages()])
@@ -163,19 +163,19 @@ class _Reply:
             self._status = "cancelled"
             self._running.abort()
 
-    async def whole(self, live: Live) -> dict[str, Any]:
+    async def whole(self) -> dict[str, Any]:
         """All of it, once it has ended."""
-        async for _ in self._told(live, None):
+        async for _ in self._told(None):
             pass
         return self.response()
 
-    async def stream(self, exchange: Exchange, live: Live, headers: dict[str, str]) -> None:
+    async def stream(self, exchange: Exchange, headers: dict[str, str]) -> None:
         """All of it as it comes."""
         pace = Pace(self._parts.settings, False)
         first = [{"type": f"response.{each}", "response": self.response()} for each in ("created", "in_progress")]
         await exchange.begin(headers, self._frames(first))
         try:
-            async for told in self._told(live, pace.beat):
+            async for told in self._told(pace.beat):
                 if told is None:
                     if pace.ping_is_due():
                         await exchange.write(PING)
@@ -194,7 +194,7 @@ class _Reply:
         last = {"type": f"response.{end}", "response": self.response()}
         await exchange.write(self._frames([last]) + DONE, last=True)
 
-    async def _told(self, live: Live, beat: float | None) -> Any:
+    async def _told(self, beat: float | None) -> Any:
         """The events of each update; None where none came for a while."""
         try:
             async for piece in self._running.pieces(beat):
@@ -211,8 +211,7 @@ class _Reply:
         if self._status == "in_progress":
             cut = completion is not None and completion.finish_reason is FinishReason.LENGTH
             self._status = "incomplete" if cut else "completed"
-            live.record.finish_reason = self._answer.finish_reason
-            self._parts.metrics.finished([self._answer.finish_reason], [self._ready.meter])
+            self._running.finished()
         yield self._items.finish("completed" if self._status == "completed" else "incomplete")
 
     def _frames(self, told: list[Told]) -> bytes:
