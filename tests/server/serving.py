@@ -1,0 +1,73 @@
+"""A server in process, with its guard in front and an engine of its own behind."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from modelwright.server.access_log import AccessLog
+from modelwright.server.auth import Keys
+from modelwright.server.guard import Guard, guard
+from modelwright.server.health import Condition, Health
+from modelwright.server.metrics import Metrics
+
+from modelwright.engine.async_engine import AsyncEngine
+from modelwright.engine.engine import Engine
+from modelwright.engine.engine_config import EngineConfig
+from modelwright.server.app import create_app
+from modelwright.server.served import Served
+from modelwright.server.settings import ServerSettings
+from modelwright.serving.load import Loaded
+from tests.server.asgi import Client
+
+CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+
+
+class Running:
+    """What `running` gives.
+
+    Attributes:
+        lines: the access log.
+    """
+
+    def __init__(self, client: Client, served: Served, metrics: Metrics, guarded: Guard, lines: list[str]):
+        self.client, self.served, self.metrics, self.guarded, self.lines = client, served, metrics, guarded, lines
+
+    @property
+    def engine(self) -> AsyncEngine:
+        return self.served.engine
+
+    def counted(self, name: str, **labels: str) -> float:
+        """The value of a metric."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        page = self.metrics.page()[0].decode()
+        for family in text_string_to_metric_families(page):
+            for sample in family.samples:
+                if sample.name == f"modelwright:{name}" and labels.items() <= sample.labels.items():
+                    return sample.value
+        return 0.0
+
+
+@asynccontextmanager
+async def running(
+    loaded: Loaded,
+    settings: Mapping[str, Any] | None = None,
+    limits: Mapping[str, Any] | None = None,
+    name: str = "tiny",
+    engine: Any = None,
+) -> AsyncIterator[Running]:
+    """A server of a model.
+
+    Args:
+        settings, limits: fields of `ServerSettings` and `EngineConfig`.
+        engine: made by default.
+    """
+    set_to = ServerSettings(**(settings or {}))
+    made = engine or Engine(loaded.model, EngineConfig(**{"num_pages": 512, **(limits or {})}), loaded.tokenizer)
+    lines: list[str] = []
+    async with AsyncEngine(made) as serving:
+        served, metrics = Served(loaded, serving, (name,)), Metrics(set_to, name)
+        health = Health(set_to, state=Condition.SERVING, engine=serving)
+        app = create_app(served, set_to, metrics)
+        guarded = guard(app, set_to, Keys(set_to, {}), health, metrics, AccessLog(set_to, lines.append))
+        yield Running(Client(guarded), served, metrics, guarded, lines)

@@ -1,0 +1,194 @@
+"""Responses: items in and out, events whose ids are those of the end, and what is kept for whom."""
+
+import asyncio
+
+import msgspec
+import pytest
+
+from modelwright.server.response_store import ResponseStore
+from modelwright.server.wire.errors import ApiError
+from tests.server.models import llama
+from tests.server.serving import CHAT, RESPONSES, running
+
+TOOLS = [
+    {
+        "type": "function",
+        "name": "add",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "integer", "maximum": 99, "minimum": 0}},
+            "required": ["a"],
+            "additionalProperties": False,
+        },
+    }
+]
+
+
+def ask(**fields):
+    return {"model": "tiny", "input": "Say something.", "temperature": 1, "max_output_tokens": 20} | fields
+
+
+def run(*bodies, settings=None, path=RESPONSES):
+    async def main():
+        async with running(llama(), settings) as server:
+            return [await server.client.post(path, body) for body in bodies]
+
+    return asyncio.run(main())
+
+
+def same(value, other):
+    """Equal but for ids and times, which are each response's own."""
+    text = msgspec.json.encode([value, other]).decode()
+    assert text
+
+    def bare(part):
+        if isinstance(part, dict):
+            return {
+                k: bare(v)
+                for k, v in part.items()
+                if k not in ("id", "call_id", "created_at", "completed_at", "cached_tokens")
+            }
+        return [bare(each) for each in part] if isinstance(part, list) else part
+
+    return bare(value) == bare(other)
+
+
+@pytest.mark.parametrize("more", [{}, {"tools": TOOLS, "tool_choice": "required"}], ids=["text", "tools"])
+def test_events_come_in_order_and_end_in_the_response(more):
+    whole, streamed = run(ask(seed=4, **more), ask(seed=4, stream=True, **more))
+    events = streamed.frames()
+    assert events[-1] == "[DONE]" and whole.status == streamed.status == 200, whole.body
+    events = events[:-1]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    kinds = [event["type"] for event in events]
+    assert kinds[:2] == ["response.created", "response.in_progress"]
+    assert kinds[-1] in ("response.completed", "response.incomplete")
+    end = events[-1]["response"]
+    assert same(whole.json(), end) and end["id"] == events[0]["response"]["id"]
+    for index, item in enumerate(end["output"]):
+        own = [event for event in events if event.get("output_index") == index]
+        assert own[0]["type"] == "response.output_item.added" and own[-1]["type"] == "response.output_item.done"
+        assert own[0]["item"]["id"] == own[-1]["item"]["id"] == item["id"] and own[-1]["item"] == item
+        assert all(event["item_id"] == item["id"] for event in own[1:-1])
+        deltas = "".join(event["delta"] for event in own if event["type"].endswith(".delta"))
+        assert deltas == (item["arguments"] if item["type"] == "function_call" else item["content"][0]["text"])
+    headers = [line for line in streamed.body.decode().split("\n") if line.startswith("event: ")]
+    assert [line.removeprefix("event: ") for line in headers] == kinds
+
+
+def test_it_is_the_chats_answer():
+    [said] = run(ask(seed=4, instructions="Be brief."))
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say something."}]
+    body = {"model": "tiny", "messages": messages, "temperature": 1, "max_tokens": 20, "seed": 4}
+    [chat] = run(body, path=CHAT)
+    [item] = said.json()["output"]
+    [choice] = chat.json()["choices"]
+    assert item["content"][0]["text"] == choice["message"]["content"]
+    usage = chat.json()["usage"]
+    assert said.json()["usage"]["input_tokens"] == usage["prompt_tokens"]
+    assert said.json()["usage"]["output_tokens"] == usage["completion_tokens"]
+    status = "incomplete" if choice["finish_reason"] == "length" else "completed"
+    assert said.json()["status"] == status
+
+
+def test_items_of_every_kind_are_read():
+    items = [
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "2 + 2?"}]},
+        {"type": "reasoning", "summary": []},
+        {"type": "function_call", "call_id": "c1", "name": "add", "arguments": '{"a": 4}'},
+        {"type": "function_call_output", "call_id": "c1", "output": "4"},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Four."}]},
+        {"type": "message", "role": "user", "content": "Sure?"},
+    ]
+    [reply] = run(ask(input=items), path=f"{RESPONSES}/input_tokens")
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 4}'}}
+    messages = [
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "4"},
+        {"role": "assistant", "content": "Four."},
+        {"role": "user", "content": "Sure?"},
+    ]
+    [chat] = run({"model": "tiny", "messages": messages}, path=f"{CHAT}/input_tokens")
+    assert reply.json() == chat.json() and reply.json()["input_tokens"] > 20
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"background": True}, "background"),
+        ({"conversation": "c"}, "conversation"),
+        ({"store": True}, "store"),
+        ({"previous_response_id": "resp_x"}, "previous_response_id"),
+        ({"truncation": "auto"}, "truncation"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0]"),
+        ({"include": ["file_search_call.results"]}, "include"),
+        ({"input": []}, "input"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
+        ({"max_tokens": 3}, "max_tokens"),
+    ],
+    ids=str,
+)
+def test_what_is_not_served_is_refused(fields, param):
+    [reply] = run(ask(**fields))
+    assert reply.status in (400, 404) and reply.error["param"].startswith(param), reply.body
+
+
+def test_what_is_kept_can_be_read_continued_and_dropped():
+    async def main():
+        async with running(llama(), {"responses_store": 2}) as server:
+            first = (await server.client.post(RESPONSES, ask(seed=4))).json()
+            path = f"{RESPONSES}/{first['id']}"
+            read = (await server.client.get(path)).json()
+            after = (await server.client.post(RESPONSES, ask(input="And?", previous_response_id=first["id"]))).json()
+            unkept = (await server.client.post(RESPONSES, ask(store=False))).json()
+            dropped = await server.client.ask("DELETE", path)
+            gone = await server.client.get(path)
+            missing = await server.client.get(f"{RESPONSES}/{unkept['id']}")
+            ended = await server.client.post(f"{RESPONSES}/{after['id']}/cancel", {})
+            return first, read, after, unkept, dropped, gone, missing, ended
+
+    first, read, after, unkept, dropped, gone, missing, ended = asyncio.run(main())
+    assert read == first and first["store"] and not unkept["store"]
+    assert after["usage"]["input_tokens"] > first["usage"]["input_tokens"] + 3
+    assert dropped.json() == {"id": first["id"], "object": "response", "deleted": True}
+    assert gone.status == missing.status == 404 and gone.error["code"] == "response_not_found"
+    assert ended.status == 400
+
+
+def test_a_response_can_be_cancelled_while_it_runs():
+    async def main():
+        async with running(llama()) as server:
+            body = ask(stream=True, max_output_tokens=900, ignore_eos=True)
+            async with server.client.open("POST", RESPONSES, body) as request:
+                pieces = request.body()
+                first = (await anext(pieces)).decode()
+                id_ = first.split('"id":"')[1].split('"')[0]
+                cancelled = await server.client.post(f"{RESPONSES}/{id_}/cancel", {})
+                rest = b"".join([piece async for piece in pieces])
+            again = await server.client.post(f"{RESPONSES}/{id_}/cancel", {})
+            return cancelled.json(), rest, again, server.engine.running + server.engine.waiting
+
+    cancelled, rest, again, left = asyncio.run(main())
+    assert cancelled["status"] == "cancelled" and rest.endswith(b"data: [DONE]\n\n")
+    assert b'"status":"cancelled"' in rest and again.status == 404 and left == 0
+
+
+def test_a_store_is_bounded_by_number_and_bytes_and_apart_by_key():
+    store = ResponseStore(3, most_bytes=10_000)
+    for number in range(5):
+        store.put("a", {"id": f"r{number}"}, [])
+    with pytest.raises(ApiError):
+        store.get("a", "r1")
+    assert store.get("a", "r2").response == {"id": "r2"}
+    store.put("a", {"id": "r5"}, [])  # r2 was used last, so that r3 goes
+    with pytest.raises(ApiError):
+        store.get("a", "r3")
+    with pytest.raises(ApiError):
+        store.get("b", "r2")
+    store.put("a", {"id": "big"}, [{"content": "x" * 9_990}])
+    with pytest.raises(ApiError):
+        store.get("a", "r5")
+    store.put("a", {"id": "huge"}, [{"content": "x" * 20_000}])
+    with pytest.raises(ApiError):
+        store.get("a", "huge")
