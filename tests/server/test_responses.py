@@ -2,7 +2,6 @@
 
 import asyncio
 
-import msgspec
 import pytest
 
 from modelwright.server.response_store import ResponseStore
@@ -38,8 +37,7 @@ def run(*bodies, settings=None, path=RESPONSES):
 
 def same(value, other):
     """Equal but for ids and times, which are each response's own."""
-    text = msgspec.json.encode([value, other]).decode()
-    assert text
+    own = ("id", "call_id", "created_at", "completed_at", "cached_tokens")
 
     def bare(part):
         if isinstance(part, dict):
