@@ -41,11 +41,7 @@ def same(value, other):
 
     def bare(part):
         if isinstance(part, dict):
-            return {
-                k: bare(v)
-                for k, v in part.items()
-                if k not in ("id", "call_id", "created_at", "completed_at", "cached_tokens")
-            }
+            return {name: bare(each) for name, each in part.items() if name not in own}
         return [bare(each) for each in part] if isinstance(part, list) else part
 
     return bare(value) == bare(other)
