@@ -77,9 +77,8 @@ def others(client: openai.OpenAI, checks: Checks) -> None:
     """Models, completions and responses."""
     checks.holds("models", [model.id for model in client.models.list()] == [MODEL])
     checks.holds("model", client.models.retrieve(MODEL).id == MODEL)
-    done = client.completions.create(
-        model=MODEL, prompt="One, two,", max_tokens=4, echo=True, logprobs=2, temperature=0
-    )
+    go_on = client.completions.create
+    done = go_on(model=MODEL, prompt="One, two,", max_tokens=4, echo=True, logprobs=2, temperature=0)
     checks.holds("echo", done.choices[0].text.startswith("One, two,"))
     checks.holds("columns", len(done.choices[0].logprobs.tokens) == done.usage.total_tokens)
     stream = go_on(model=MODEL, prompt="One, two,", max_tokens=4, temperature=0, stream=True)
