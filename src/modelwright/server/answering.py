@@ -139,7 +139,7 @@ def _as_error(error: Exception) -> Exception:
         case TimedOut(waited=True):
             return ApiError(503, "queue_timeout", str(error), headers={"retry-after": "5"})
         case TimedOut():
-            return ApiError(408, "request_timeout", str(error))
+            return ApiError(400, "request_timeout", str(error))  # not one that clients repeat by themselves
         case Died():
             return ApiError(503, "engine_stalled", "the engine has ended, and the server with it")
         case Closed():
