@@ -35,8 +35,8 @@ SEEDS: list[tuple[str, dict[str, Any]]] = [
     ("/detokenize", {"model": "tiny", "tokens": [1, 2, 3]}),
 ]  # fmt: skip
 ODD: list[Any] = [
-    None, True, False, 0, -1, 1, 3.5, 10**9, 10**18, 10**30, -(2**63), 1e300, "", "x", "\u0000", "a" * 5000, "é😀", "\ufdd0",
-    "<|im_end|>", [], {}, [[]], [None], {"a": {}}, {"type": "x"}, ["x"] * 100, {"role": "user"}, [[[[[[]]]]]],
+    None, True, False, 0, -1, 1, 3.5, 10**9, 10**18, 10**30, -(2**63), 1e300, "", "x", "\u0000", "a" * 5000, "é😀",
+    "\ufdd0", "<|im_end|>", [], {}, [[]], [None], {"a": {}}, {"type": "x"}, ["x"] * 100, {"role": "user"}, [[[[[[]]]]]],
 ]  # fmt: skip
 
 
