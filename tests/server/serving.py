@@ -66,7 +66,7 @@ async def running(
     made = engine or Engine(loaded.model, EngineConfig(**{"num_pages": 512, **(limits or {})}), loaded.tokenizer)
     lines: list[str] = []
     async with AsyncEngine(made) as serving:
-        served, metrics = Served(loaded, serving, (name,)), Metrics(set_to, name)
+        served, metrics = Served(loaded, serving, made.context, made.config.max_batch, (name,)), Metrics(set_to, name)
         health = Health(set_to, state=Condition.SERVING, engine=serving)
         app = create_app(served, set_to, metrics)
         guarded = guard(app, set_to, Keys(set_to, {}), health, metrics, AccessLog(set_to, lines.append))

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from modelwright.engine.async_engine import AsyncEngine, Stream
@@ -31,8 +31,10 @@ class Piece:
 class Running:
     """The prompts of one request in the engine; leave the ``with`` block and what has not ended is aborted."""
 
-    def __init__(self, streams: Sequence[Stream], ready: Sequence[Ready], live: Live, metrics: Metrics):
-        self._streams, self._ready, self._live, self._metrics = streams, ready, live, metrics
+    def __init__(
+        self, engine: AsyncEngine, streams: Sequence[Stream], ready: Sequence[Ready], live: Live, metrics: Metrics
+    ):
+        self._engine, self._streams, self._ready, self._live, self._metrics = engine, streams, ready, live, metrics
 
     def __enter__(self) -> "Running":
         return self
@@ -54,6 +56,29 @@ class Running:
         Raises:
             ApiError: an answer cannot be finished.
         """
+        several = self._merged(beat) if len(self._streams) > 1 else self._of_one(self._streams[0], beat)
+        async with aclosing(several) as pieces:
+            async for piece in pieces:
+                if piece.update is not None:
+                    self._ready[piece.prompt].meter.take(piece.update, self._metrics)
+                    self._live.phase = "decode"
+                yield piece
+
+    async def _of_one(self, stream: Stream, beat: float | None) -> AsyncGenerator[Piece, None]:
+        while True:
+            try:
+                async with asyncio.timeout(beat):
+                    update = await anext(stream)
+            except TimeoutError:
+                yield Piece(0, None)
+            except StopAsyncIteration:
+                return
+            except Exception as error:
+                raise _as_error(error) from error
+            else:
+                yield Piece(0, update)
+
+    async def _merged(self, beat: float | None) -> AsyncGenerator[Piece, None]:
         waiting = {asyncio.ensure_future(anext(stream)): at for at, stream in enumerate(self._streams)}
         try:
             while waiting:
@@ -69,8 +94,6 @@ class Running:
                     except Exception as error:
                         raise _as_error(error) from error
                     waiting[asyncio.ensure_future(anext(self._streams[at]))] = at
-                    self._ready[at].meter.take(update, self._metrics)
-                    self._live.phase = "decode"
                     yield Piece(at, update)
         finally:
             for task in waiting:
@@ -87,8 +110,12 @@ class Running:
         self._live.record.finish_reason = self._ready[0].answers[0].finish_reason
 
     def progress(self) -> dict[str, int | str]:
-        """Where the first prompt stands."""
-        return self._streams[0].progress()
+        """Where the first prompt stands: how many wait, it among them, or how much of it was read."""
+        stream, tokens = self._streams[0], self._ready[0].meter.prompt_tokens
+        if not stream.started:
+            return {"phase": "queued", "position": self._engine.waiting, "prompt_tokens": tokens, "read": 0}
+        read = min(self._ready[0].prepared.samples[0].sequence.computed, tokens)
+        return {"phase": "reading", "position": 0, "prompt_tokens": tokens, "read": read}
 
 
 class Answering:
@@ -122,7 +149,7 @@ class Answering:
             raise self._refusal(error) from error
         live.phase = "queue"
         live.meters = [each.meter for each in ready]
-        return Running(streams, ready, live, self._metrics)
+        return Running(self._engine, streams, ready, live, self._metrics)
 
     def _refusal(self, error: Exception) -> Exception:
         if isinstance(error, QueueFull):

@@ -87,7 +87,7 @@ def response_routes(parts: Parts) -> list[Route]:
 
 def make_parts(served: Served, settings: ServerSettings, metrics: Metrics) -> Parts:
     """What the endpoints are made of."""
-    batch = served.engine.max_batch
+    batch = served.max_batch
     queue = 4 * batch if settings.max_queue is None else settings.max_queue
     admission = Admission(served.engine, batch + queue)
     pictures = PictureReader(settings)

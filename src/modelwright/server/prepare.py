@@ -131,8 +131,7 @@ class Preparation:
         constraint = self._constraint(request)
         grounding = request.grounding or GroundingOptions()
         ending = locate_text(grounding.locate) if grounding.locate else ""
-        shown = [picture.image for picture in pictures]
-        return self._conversation.prompt(request, shown, constraint, ending), constraint
+        return self._conversation.prompt(request, pictures, constraint, ending), constraint
 
     def _constraint(self, request: SamplingFields) -> Constraint:
         fields = {name: getattr(request, name, None) for name in _CONSTRAINING}

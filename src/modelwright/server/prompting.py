@@ -9,7 +9,7 @@ from modelwright.processing.plain_words import cut_marks
 from modelwright.processing.special_tokens import GROUNDING_TOKENS
 from modelwright.processing.templates import Rendering
 from modelwright.server.constraints import Constraint
-from modelwright.server.pictures import PictureSource
+from modelwright.server.pictures import Picture, PictureSource
 from modelwright.server.served import Served
 from modelwright.server.tools.history import with_calls, with_instruction
 from modelwright.server.wire.chat import ChatRequest
@@ -51,7 +51,7 @@ class Conversation:
         self._acting = GROUNDING_TOKENS if served.grounds and not plain else ()
 
     def prompt(
-        self, request: ChatRequest, pictures: Sequence[Any], constraint: Constraint, ending: str
+        self, request: ChatRequest, pictures: Sequence[Picture], constraint: Constraint, ending: str
     ) -> ProcessedPrompt:
         """The tokens of a conversation.
 
@@ -69,7 +69,7 @@ class Conversation:
             raise ApiError.of(error, param="messages") from error
 
     def _prompt(
-        self, request: ChatRequest, pictures: Sequence[Any], constraint: Constraint, ending: str
+        self, request: ChatRequest, pictures: Sequence[Picture], constraint: Constraint, ending: str
     ) -> ProcessedPrompt:
         shown = iter(pictures)
         messages = [self._message(message, shown) for message in request.messages]
@@ -98,7 +98,7 @@ class Conversation:
             how = Rendering(how.chat_template, how.tools, None, how.variables, prompted, continued)
         return encode_messages(self._served.loaded, messages, how)
 
-    def _message(self, message: Message, pictures: Iterator[Any]) -> dict[str, Any]:
+    def _message(self, message: Message, pictures: Iterator[Picture]) -> dict[str, Any]:
         content = message.content
         if isinstance(content, list):
             said: Any = [self._part(part, pictures) for part in content]
@@ -131,9 +131,9 @@ class Conversation:
             found["name"] = message.name
         return found
 
-    def _part(self, part: Any, pictures: Iterator[Any]) -> dict[str, Any]:
+    def _part(self, part: Any, pictures: Iterator[Picture]) -> dict[str, Any]:
         if isinstance(part, ImagePart):
-            return {"type": "image", "image": next(pictures)}
+            return next(pictures).part
         return {"type": "text", "text": self._plain(part.text if isinstance(part, TextPart) else part.refusal)}
 
     def _plain(self, words: str) -> str:

@@ -23,6 +23,8 @@ class Served:
     Attributes:
         loaded: the model and what makes its prompts.
         engine: nobody else uses it.
+        context: how many tokens a prompt and its answer may have together.
+        max_batch: how many answers are drawn at once.
         names: what requests may call it; the first is the one that replies say.
         any_name: requests may call it whatever they like.
         created: when it was loaded, in seconds since 1970.
@@ -30,6 +32,8 @@ class Served:
 
     loaded: Loaded
     engine: AsyncEngine
+    context: int
+    max_batch: int
     names: tuple[str, ...]
     any_name: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
@@ -41,11 +45,6 @@ class Served:
     @property
     def tokenizer(self) -> Any:
         return self.loaded.tokenizer
-
-    @property
-    def context(self) -> int:
-        """How many tokens a prompt and its answer may have together."""
-        return self.engine.context
 
     @property
     def reads_pictures(self) -> bool:
