@@ -15,6 +15,7 @@ from modelwright.serving.published import published_sampling
         ({"do_sample": False}, {"temperature": 0.0}),
         ({"do_sample": False, "temperature": 0.9}, {"temperature": 0.9}),
         ({"eos_token_id": 2}, {}),
+        ({"_from_model_config": True, "do_sample": False, "top_k": 50}, {}),
         ({"temperature": None, "top_p": "0.9", "top_k": True, "min_p": 7}, {}),
         ([], {}),
     ],

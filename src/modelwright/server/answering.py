@@ -6,9 +6,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
-from modelwright.engine.async_engine import AsyncEngine, Stream
+from modelwright.engine.async_engine import AsyncEngine
 from modelwright.engine.refusals import Closed, Died, LargerThanCache, QueueFull, SlowReader, TimedOut
 from modelwright.engine.results import Update
+from modelwright.engine.streams import Stream
 from modelwright.errors import RequestError, RequestFailed
 from modelwright.server.admission import Admission
 from modelwright.server.exchange import TooSlow

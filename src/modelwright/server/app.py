@@ -2,10 +2,7 @@
 
 from typing import Any
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
 from modelwright.server.admission import Admission
 from modelwright.server.answering import Answering
@@ -60,7 +57,7 @@ UNSUPPORTED = (
 """Paths of other people's APIs that have no place here, told apart from misspelt ones."""
 
 
-def create_app(served: Served, settings: ServerSettings, metrics: Metrics) -> Starlette:
+def create_app(served: Served, settings: ServerSettings, metrics: Metrics) -> Router:
     """The application for one model; `guard` stands in front of it.
 
     It raises `ApiError` for what it refuses before a reply has begun, which the guard answers.
@@ -70,7 +67,7 @@ def create_app(served: Served, settings: ServerSettings, metrics: Metrics) -> St
     routes = [Route(path, _only(methods[method], kind(parts))) for method, path, kind in ENDPOINTS]
     routes += response_routes(parts)
     routes += [Route(path, _unsupported) for path in UNSUPPORTED]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _raise_as_ours})
+    return Router(routes, redirect_slashes=False, default=_unknown)
 
 
 def response_routes(parts: Parts) -> list[Route]:
@@ -127,8 +124,5 @@ async def _unsupported_app(scope: Any, receive: Any, send: Any) -> None:
 _unsupported = _Application(_unsupported_app)
 
 
-async def _raise_as_ours(request: Request, error: Exception) -> Any:
-    assert isinstance(error, HTTPException)
-    if error.status_code == 404:
-        raise ApiError(404, "unknown_url", f"there is no {request.url.path[:200]} here; docs/server.md lists what is")
-    raise ApiError(error.status_code, "invalid_value", str(error.detail))
+async def _unknown(scope: Any, receive: Any, send: Any) -> None:
+    raise ApiError(404, "unknown_url", f"there is no {scope['path'][:200]} here; docs/server.md lists what is")
