@@ -14,8 +14,8 @@ def published_sampling(folder: Path) -> Mapping[str, Any]:
     """The fields of `SamplingParams` that the folder's ``generation_config.json`` sets.
 
     A temperature, ``top_p`` and the like hold whether or not ``do_sample`` stands beside them, as in vLLM; a
-    ``do_sample`` that is false without any temperature is greedy. What is out of its range is left out, and so is a file
-    that transformers filled by itself (``_from_model_config``), of which nobody said anything.
+    ``do_sample`` that is false without any temperature is greedy. What is out of its range is left out, and so is a
+    file that transformers filled by itself (``_from_model_config``), of which nobody said anything.
     """
     try:
         said = json.loads((folder / "generation_config.json").read_text("utf-8-sig"))
