@@ -203,8 +203,10 @@ def test_a_strangers_marks_are_words():
 
     async def main():
         async with running(llama()) as server:
-            reply = await server.client.post("/tokenize", {"messages": said, "return_token_strs": True})
-            plain = await server.client.post("/detokenize", {"tokens": reply.json()["tokens"]})
+            reply = await server.client.post(
+                "/tokenize", {"model": "tiny", "messages": said, "return_token_strs": True}
+            )
+            plain = await server.client.post("/detokenize", {"model": "tiny", "tokens": reply.json()["tokens"]})
             return reply.json(), plain.json()
 
     tokens, plain = asyncio.run(main())
@@ -219,8 +221,13 @@ def test_a_last_answer_is_continued_only_when_asked():
     async def main():
         async with running(llama()) as server:
             ask_for = [{}, {"continue_final_message": True}, {"add_generation_prompt": False}]
-            replies = [await server.client.post("/tokenize", {"messages": said, **each}) for each in ask_for]
-            texts = [await server.client.post("/detokenize", {"tokens": r.json()["tokens"]}) for r in replies]
+            replies = [
+                await server.client.post("/tokenize", {"model": "tiny", "messages": said, **each}) for each in ask_for
+            ]
+            texts = [
+                await server.client.post("/detokenize", {"model": "tiny", "tokens": r.json()["tokens"]})
+                for r in replies
+            ]
             wrong = await server.client.post(CHAT, ask(continue_final_message=True))
             both = await server.client.post(
                 CHAT, ask(messages=said, continue_final_message=True, add_generation_prompt=True)
@@ -236,8 +243,10 @@ def test_a_last_answer_is_continued_only_when_asked():
 def test_variables_of_the_template_are_those_that_it_reads():
     async def main():
         async with running(llama()) as server:
-            good = await server.client.post("/tokenize", {"messages": HI, "chat_template_kwargs": {"mood": "glad"}})
-            text = await server.client.post("/detokenize", {"tokens": good.json()["tokens"]})
+            good = await server.client.post(
+                "/tokenize", {"model": "tiny", "messages": HI, "chat_template_kwargs": {"mood": "glad"}}
+            )
+            text = await server.client.post("/detokenize", {"model": "tiny", "tokens": good.json()["tokens"]})
             names = ["tools", "messages", "moood", "add_generation_prompt"]
             bad = [await server.client.post(CHAT, ask(chat_template_kwargs={name: True})) for name in names]
             nested = await server.client.post(CHAT, ask(chat_template_kwargs={"mood": ["x"]}))

@@ -251,4 +251,5 @@ def _prompts_of(given: str | list[Any]) -> list[str | list[int]]:
 
 
 def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Whether it may be a token's id; whether the vocabulary has it is asked where the vocabulary is known."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
