@@ -4,16 +4,15 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from modelwright.engine.async_engine import AsyncEngine
+from modelwright.engine.engine import Engine
+from modelwright.engine.engine_config import EngineConfig
 from modelwright.server.access_log import AccessLog
+from modelwright.server.app import create_app
 from modelwright.server.auth import Keys
 from modelwright.server.guard import Guard, guard
 from modelwright.server.health import Condition, Health
 from modelwright.server.metrics import Metrics
-
-from modelwright.engine.async_engine import AsyncEngine
-from modelwright.engine.engine import Engine
-from modelwright.engine.engine_config import EngineConfig
-from modelwright.server.app import create_app
 from modelwright.server.served import Served
 from modelwright.server.settings import ServerSettings
 from modelwright.serving.load import Loaded

@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from modelwright import __version__
 from modelwright.server.routes.tokens import DetokenizeRequest, TokenizeReply, TokenizeRequest
+from modelwright.server.served import VERSION
 from modelwright.server.wire.chat import ChatReply, ChatRequest
 from modelwright.server.wire.completions import CompletionReply, CompletionRequest
 from modelwright.server.wire.errors import ErrorBody
@@ -58,7 +58,7 @@ def openapi(root_path: str = "") -> dict[str, Any]:
     paths[cancel] = {"post": _get(cancel, of)}
     described: dict[str, Any] = {
         "openapi": "3.1.0",
-        "info": {"title": "modelwright", "version": __version__},
+        "info": {"title": "modelwright", "version": VERSION},
         "security": [{"bearer": []}, {}],
         "paths": paths,
         "components": {

@@ -52,7 +52,7 @@ def sampling_params(
     if prompt_logprobs is not None and prompt_logprobs > max_logprobs:
         said = f"prompt_logprobs must be at most {max_logprobs} here, got {prompt_logprobs}"
         raise ApiError(400, "invalid_value", said, param="prompt_logprobs")
-    values = {name: value for name in _SAME if (value := getattr(fields, name)) is not None}
+    values: dict[str, Any] = {name: value for name in _SAME if (value := getattr(fields, name)) is not None}
     if fields.seed is not None:
         values["seed"] = fields.seed % (LARGEST_SEED + 1)
     if fields.stop is not None:

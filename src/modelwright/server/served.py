@@ -5,15 +5,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any
 
-from modelwright import __version__
 from modelwright.engine.async_engine import AsyncEngine
 from modelwright.processing.special_tokens import GROUNDING_TOKENS
 from modelwright.server.token_texts import TokenTexts
 from modelwright.server.wire.errors import ApiError
 from modelwright.serving.load import Loaded
 from modelwright.serving.published import published_sampling
+
+VERSION = version("modelwright")
+"""Of the package."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Served:
             for path in checkpoint.folder.glob("*")
             if path.suffix in (".safetensors", ".gguf", ".bin")
         )
-        said = repr((checkpoint.architecture, weights, str(model.dtype), __version__))
+        said = repr((checkpoint.architecture, weights, str(model.dtype), VERSION))
         return "fp_" + hashlib.sha256(said.encode()).hexdigest()[:12]
 
     def check_name(self, name: str) -> str:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from modelwright import __version__
 from modelwright.server.exchange import Exchange
 from modelwright.server.openapi import openapi
 from modelwright.server.routes.endpoint import Endpoint
+from modelwright.server.served import VERSION
 from modelwright.server.wire.errors import ApiError
 
 
@@ -49,7 +49,7 @@ class Version(Endpoint):
     """Of the package."""
 
     async def answer(self, exchange: Exchange) -> None:
-        await exchange.reply({"version": __version__})
+        await exchange.reply({"version": VERSION})
 
 
 class OpenApi(Endpoint):

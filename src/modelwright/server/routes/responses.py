@@ -1,6 +1,7 @@
 """``/v1/responses``: the same answers in OpenAI's later form, with events, and kept where the server is told so."""
 
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -194,7 +195,7 @@ class _Reply:
         last = {"type": f"response.{end}", "response": self.response()}
         await exchange.write(self._frames([last]) + DONE, last=True)
 
-    async def _told(self, beat: float | None) -> Any:
+    async def _told(self, beat: float | None) -> AsyncIterator[list[Told] | None]:
         """The events of each update; None where none came for a while."""
         try:
             async for piece in self._running.pieces(beat):
