@@ -65,8 +65,9 @@ def sampling_params(
     for name in ("stop_token_ids", "bad_words"):
         if name in values:
             values[name] = tuple(values[name])
+    merged: dict[str, Any] = {"temperature": 1.0, **defaults, **values}
     try:
-        return SamplingParams(**{"temperature": 1.0} | dict(defaults) | values)
+        return SamplingParams(**merged)
     except ValueError as error:
         raise ApiError.of(error) from error
 
