@@ -44,8 +44,9 @@ class AsyncEngine:
         max_queued_tokens: int | None = None,
         max_unread: int = 2**20,
     ):
-        for name, limit in {"max_requests": max_requests, "max_queued_tokens": max_queued_tokens or 1}.items():
-            if limit < 1:
+        limits = {"max_requests": max_requests, "max_queued_tokens": max_queued_tokens, "max_unread": max_unread}
+        for name, limit in limits.items():
+            if limit is not None and limit < 1:
                 raise RequestError(f"{name} must be at least 1, got {limit}")
         if engine.has_work:
             raise RequestError("an AsyncEngine needs an engine of its own, and this one is serving requests")

@@ -4,10 +4,11 @@ llguidance is optional (``pip install "modelwright[guide]"``) and imported when 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from functools import cached_property, lru_cache
 from importlib import import_module
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,9 @@ _KEPT_GRAMMARS = 256
 
 
 class GuideCompiler:
-    """Makes guides that can be followed, for one tokenizer; what it compiled it keeps for requests that ask again.
+    """Makes guides that can be followed, for one tokenizer, in any number of threads.
+
+    What it compiled it keeps for requests that ask again, and for those that ask meanwhile, which wait for it.
 
     Args:
         tokenizer: what the engine reads and writes text with.
@@ -35,7 +38,8 @@ class GuideCompiler:
     def __init__(self, tokenizer: Tokenizer, eos_token_ids: Sequence[int]):
         self._tokenizer = tokenizer
         self._eos_token_ids = list(eos_token_ids)
-        self._compiled = lru_cache(_KEPT_GRAMMARS)(self._compile)
+        self._kept = lru_cache(_KEPT_GRAMMARS)(lambda kind, text: Once(lambda: self._compile(kind, text)))
+        self._vocabulary_once = Once(self._read_vocabulary)
 
     def start(self, guide: Guide, prompt_length: int) -> TokenGuide:
         """A follower of `guide` for one sample, whose prompt is so many tokens long.
@@ -49,7 +53,7 @@ class GuideCompiler:
         if written is None:
             assert boxes is not None, "a guide has a kind"
             return boxes
-        grammar = GrammarGuide(self._compiled(written, getattr(guide, written)).deep_copy(), prompt_length)
+        grammar = GrammarGuide(self._kept(written, getattr(guide, written)).value().deep_copy(), prompt_length)
         return grammar if boxes is None else BothGuides(grammar, boxes)
 
     def _compile(self, kind: str, text: str) -> Any:
@@ -63,15 +67,14 @@ class GuideCompiler:
             hard = isinstance(error, GuideError) and error.too_complex
             raise GuideError(f"the guide's {kind} cannot be followed: {error}", too_complex=hard) from error
         limits = _llguidance().LLParserLimits(verbose_errors=False)
-        matcher = matchers(self._vocabulary, grammar, log_level=0, limits=limits)
+        matcher = matchers(self._vocabulary_once.value(), grammar, log_level=0, limits=limits)
         if matcher.is_error():
             reason = matcher.get_error().strip()
             hard = any(sign in reason for sign in _TOO_MUCH)
             raise GuideError(f"the guide's {kind} cannot be followed: {reason}", too_complex=hard)
         return matcher
 
-    @cached_property
-    def _vocabulary(self) -> Any:
+    def _read_vocabulary(self) -> Any:
         """The tokenizer as llguidance reads it, from its JSON."""
         backend = copy(self._tokenizer.backend_tokenizer)
         backend.no_padding()
@@ -84,6 +87,20 @@ class GuideCompiler:
             return BoxTokens(self._tokenizer.get_vocab())
         except ConfigError as error:
             raise RequestError(f"the guide's boxes cannot be followed: {error}") from error
+
+
+class Once:
+    """What several threads want and one makes; who comes meanwhile waits. What raises is made anew by the next."""
+
+    def __init__(self, make: Callable[[], Any]):
+        self._make, self._lock, self._made = make, Lock(), []
+
+    def value(self) -> Any:
+        """It, made if nobody has."""
+        with self._lock:
+            if not self._made:
+                self._made.append(self._make())
+            return self._made[0]
 
 
 class GrammarGuide:
