@@ -30,7 +30,10 @@ QUANTIZE = (
     "modelwright quantize org/name ./int8",
     "modelwright quantize ./checkpoint ./int4 --method int4 --eval text.txt",
 )
-EXPORT_ONNX = ("modelwright export onnx vl2-nano ./onnx --dtype float16",)
+EXPORT_ONNX = (
+    "modelwright export onnx vl2-nano ./onnx --dtype float16",
+    "modelwright export onnx ./llama ./onnx --names optimum",
+)
 ENV = ("modelwright env --check",)
 MODELS = ("modelwright models --json",)
 

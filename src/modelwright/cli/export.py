@@ -20,6 +20,7 @@ class ExportOptions:
     out: Path
     dtype: str = "float32"
     opset: int = 20
+    names: str = "modelwright"
     draws: int = 12
     seed: int = 0
 
@@ -33,6 +34,7 @@ def run_export(options: ExportOptions) -> None:
             user_path(options.out),
             options.dtype,
             opset=options.opset,
+            names=options.names,
             draws=options.draws,
             seed=options.seed,
             progress=progress,
