@@ -8,11 +8,13 @@ from modelwright.engine.async_engine import AsyncEngine
 from modelwright.engine.engine import Engine
 from modelwright.engine.engine_config import EngineConfig
 from modelwright.server.access_log import AccessLog
-from modelwright.server.app import create_app
+from modelwright.server.admission import on_a_thread
+from modelwright.server.app import app_of, make_parts
 from modelwright.server.auth import Keys
 from modelwright.server.guard import Guard, guard
 from modelwright.server.health import Condition, Health
 from modelwright.server.metrics import Metrics
+from modelwright.server.routes.endpoint import Parts
 from modelwright.server.served import Served
 from modelwright.server.settings import ServerSettings
 from modelwright.serving.load import Loaded
@@ -28,18 +30,18 @@ class Running:
         lines: the access log.
     """
 
-    def __init__(self, client: Client, served: Served, metrics: Metrics, guarded: Guard, lines: list[str]):
-        self.client, self.served, self.metrics, self.guarded, self.lines = client, served, metrics, guarded, lines
+    def __init__(self, client: Client, parts: Parts, guarded: Guard, lines: list[str]):
+        self.client, self.parts, self.guarded, self.lines = client, parts, guarded, lines
 
     @property
     def engine(self) -> AsyncEngine:
-        return self.served.engine
+        return self.parts.served.engine
 
     def counted(self, name: str, **labels: str) -> float:
         """The value of a metric."""
         from prometheus_client.parser import text_string_to_metric_families
 
-        page = self.metrics.page()[0].decode()
+        page = self.parts.metrics.page()[0].decode()
         for family in text_string_to_metric_families(page):
             for sample in family.samples:
                 if sample.name == f"modelwright:{name}" and labels.items() <= sample.labels.items():
@@ -64,9 +66,10 @@ async def running(
     set_to = ServerSettings(**(settings or {}))
     made = engine or Engine(loaded.model, EngineConfig(**{"num_pages": 512, **(limits or {})}), loaded.tokenizer)
     lines: list[str] = []
-    async with AsyncEngine(made) as serving:
+    async with on_a_thread(made, set_to) as serving:
         served, metrics = Served(loaded, serving, made.context, made.config.max_batch, (name,)), Metrics(set_to, name)
         health = Health(set_to, state=Condition.SERVING, engine=serving)
-        app = create_app(served, set_to, metrics)
+        parts = make_parts(served, set_to, metrics)
+        app = app_of(parts)
         guarded = guard(app, set_to, Keys(set_to, {}), health, metrics, AccessLog(set_to, lines.append))
-        yield Running(Client(guarded), served, metrics, guarded, lines)
+        yield Running(Client(guarded), parts, guarded, lines)

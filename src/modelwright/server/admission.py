@@ -7,11 +7,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from modelwright.engine.async_engine import AsyncEngine
+from modelwright.engine.engine import Engine
+from modelwright.server.settings import ServerSettings
 from modelwright.server.wire.errors import ApiError
 
 _REMEMBERED = 32
 SOONEST, LATEST = 1.0, 60.0
 """Seconds that ``retry-after`` says at least and at most."""
+
+
+def most_requests(settings: ServerSettings, max_batch: int) -> int:
+    """How many requests may run and wait in all, where `max_batch` run at once."""
+    return max_batch + (4 * max_batch if settings.max_queue is None else settings.max_queue)
+
+
+def on_a_thread(engine: Engine, settings: ServerSettings) -> AsyncEngine:
+    """`engine` on a thread of its own, with the limits of a server."""
+    most = most_requests(settings, engine.config.max_batch)
+    return AsyncEngine(engine, max_requests=most, max_queued_tokens=settings.max_queue_tokens)
 
 
 class Admission:

@@ -4,7 +4,7 @@ from typing import Any
 
 from starlette.routing import Route, Router
 
-from modelwright.server.admission import Admission
+from modelwright.server.admission import Admission, most_requests
 from modelwright.server.answering import Answering
 from modelwright.server.live import LiveRequests
 from modelwright.server.metrics import Metrics
@@ -62,7 +62,11 @@ def create_app(served: Served, settings: ServerSettings, metrics: Metrics) -> Ro
 
     It raises `ApiError` for what it refuses before a reply has begun, which the guard answers.
     """
-    parts = make_parts(served, settings, metrics)
+    return app_of(make_parts(served, settings, metrics))
+
+
+def app_of(parts: Parts) -> Router:
+    """The paths of some parts."""
     methods = {"GET": ("GET", "HEAD"), "POST": ("POST",)}
     routes = [Route(path, _only(methods[method], kind(parts))) for method, path, kind in ENDPOINTS]
     routes += response_routes(parts)
@@ -84,9 +88,7 @@ def response_routes(parts: Parts) -> list[Route]:
 
 def make_parts(served: Served, settings: ServerSettings, metrics: Metrics) -> Parts:
     """What the endpoints are made of."""
-    batch = served.max_batch
-    queue = 4 * batch if settings.max_queue is None else settings.max_queue
-    admission = Admission(served.engine, batch + queue)
+    admission = Admission(served.engine, most_requests(settings, served.max_batch))
     pictures = PictureReader(settings)
     preparation = Preparation(served, settings, pictures)
     answering = Answering(served.engine, admission, settings, metrics)
