@@ -3,6 +3,8 @@
 import json
 import re
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -16,8 +18,9 @@ from modelwright.engine.noise import sample_key
 from modelwright.engine.params import Guide, SamplingParams
 from modelwright.engine.sample_row import SampleRow, TokenGuide
 from modelwright.engine.sampling import NO_TOKEN, sample
-from modelwright.errors import RequestError
+from modelwright.errors import GuideError, RequestError
 from modelwright.processing import parse_grounding_report
+from tests.engine.test_bounded import burn, wait_until_none_is_left
 
 NANO = AutoTokenizer.from_pretrained(zoo.path("vl2-nano"))
 END = NANO.eos_token_id
@@ -97,6 +100,111 @@ def test_what_was_compiled_is_kept_and_followers_do_not_share_their_place(compil
     second = compiler.start(Guide(regex="xy"), 0)
     [x, y] = NANO.encode("xy", add_special_tokens=False)
     assert first.allowed([x])[y] and not second.allowed([])[y] and second.allowed([])[x]
+
+
+def test_threads_that_ask_for_the_same_wait_for_one(monkeypatch):
+    own, made = GuideCompiler(NANO, [END]), []
+    compiled = own._compile
+    monkeypatch.setattr(own, "_compile", lambda kind, text: made.append(text) or compiled(kind, text))
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(own.start, Guide(regex=f"x{number % 2}+"), 0) for number in range(32)]
+        masks = [one.result().allowed([]) for one in asked]
+    assert sorted(made) == ["x0+", "x1+"] and all(torch.equal(mask, masks[0]) for mask in masks)
+
+
+def test_as_many_as_256_are_kept(monkeypatch):
+    own, made = GuideCompiler(NANO, [END]), []
+    monkeypatch.setattr(own, "_compile", lambda kind, text: made.append(text) or Copied())
+    for text in [*map(str, range(257)), "256", "1", "0"]:
+        own.start(Guide(regex=text), 0)
+    assert made == [*map(str, range(257)), "0"]
+
+
+class Copied:
+    """A matcher that nobody asks for masks."""
+
+    def deep_copy(self):
+        return self
+
+
+def test_a_guide_that_takes_too_long_to_compile_is_refused_and_not_tried_again_in_as_long(compiler, monkeypatch):
+    words = {"enum": [f"word {number * 7919 % 100_003}" for number in range(12_000)]}
+    hasty = Guide(json_schema=words, timeout=0.01)
+    with pytest.raises(
+        GuideError, match=r"json_schema cannot be followed: it takes longer than 0\.01 seconds"
+    ) as error:
+        compiler.start(hasty, 0)
+    assert error.value.too_complex
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler, "_compile", lambda *given: pytest.fail("tried again"))
+        with pytest.raises(GuideError, match="takes longer"):
+            compiler.start(hasty, 0)
+    assert compiler.start(Guide(json_schema=words, timeout=60), 0).allowed([]).any()
+    wait_until_none_is_left()
+
+
+@pytest.mark.parametrize(
+    ("guide", "complex"),
+    [
+        (Guide(json_schema={"enum": [f"v{number}" for number in range(100_000)]}), True),
+        (Guide(json_schema='{"items":' * 200 + "{}" + "}" * 200), True),
+        (Guide(json_schema={"not": {"type": "null"}}), False),
+        (Guide(json_schema={"type": "array", "uniqueItems": True}), False),
+        (Guide(json_schema={"x-guidance": {"lenient": True}, "not": {}}), False),
+    ],
+)
+def test_what_is_beyond_limits_is_told_from_what_is_wrong(compiler, guide, complex):
+    with pytest.raises(GuideError) as error:
+        compiler.start(guide, 0)
+    assert error.value.too_complex == complex
+
+
+@pytest.mark.parametrize("pattern", ["(a{1,1000}){1,1000}", "(.*a.{20}){3}", "[01]*1[01]{40}", "(x+x+)+y"])
+def test_row_22_bad_expressions_take_no_long_step(compiler, pattern):
+    """Some are refused; in those that are not, no token takes its budget."""
+    try:
+        follower = compiler.start(Guide(regex=pattern), len(PROMPT))
+    except GuideError:
+        return
+    draw(follower, 0, most=100)
+    assert not follower.error
+
+
+def test_a_mask_that_takes_too_long_ends_its_guide_alone(compiler, monkeypatch):
+    follower, other = (compiler.start(Guide(regex="[ab]+"), 0) for _ in range(2))
+    matcher = follower._matcher
+    follower._matcher = Slow(matcher)
+    begun = time.thread_time()
+    assert not follower.allowed([]).any() and follower.error == "it took longer than 50 ms for one token"
+    assert time.thread_time() - begun < 0.2
+    assert other.allowed([]).any() and not other.error
+    wait_until_none_is_left()
+
+
+class Slow:
+    """A matcher whose mask takes half a second of processor time."""
+
+    def __init__(self, matcher):
+        self._matcher = matcher
+
+    def compute_bitmask(self):
+        burn(0.5)
+        return self._matcher.compute_bitmask()
+
+    def __getattr__(self, name):
+        return getattr(self._matcher, name)
+
+
+def test_stops_count_only_where_a_guide_lets_them(compiler):
+    text = NANO.encode('{"a": "b"}', add_special_tokens=False)
+    strict, free = (compiler.start(Guide(grammar='start: "{" /[^}]*/ "}"', stops=stops), 0) for stops in (False, True))
+    assert [strict.may_stop(text[:length]) for length in range(len(text) + 1)] == [False] * (len(text) + 1)
+    assert [free.may_stop(text[:length]) for length in range(len(text) + 1)] == [False] * len(text) + [True]
+    strict = compiler.start(Guide(regex="ab*"), 0)
+    assert strict.may_end_by(END, NANO.encode("ab")) and not strict.may_end_by(text[0], NANO.encode("ab"))
+    opened = NANO.encode("<|det|>[[", add_special_tokens=False)
+    boxes = compiler.start(Guide(boxes=True), 0)
+    assert boxes.may_stop([]) and not boxes.may_stop(opened) and not boxes.may_end_by(text[0], opened)
 
 
 def test_a_follower_catches_up_with_tokens_it_was_not_asked_about(compiler):

@@ -6,14 +6,14 @@ from typing import Any
 
 from modelwright.cli.lines import Line
 from modelwright.configs.field_types import cut, shown
-from modelwright.engine.params import Guide, SamplingParams
+from modelwright.engine.params import GUIDE_KINDS, Guide, SamplingParams
 from modelwright.errors import RequestError
 from modelwright.processing.batching import ProcessedPrompt
 from modelwright.serving.load import Loaded
 from modelwright.serving.opened import Opened
 from modelwright.serving.prompts import Rendering, encode_messages, encode_text
 
-GUIDES = tuple(field.name for field in fields(Guide))
+GUIDES = GUIDE_KINDS
 NOT_IN_LINES = ("guide", "prompt_logprobs")
 """Fields of `SamplingParams` that a line does not have: a guide's are fields of the line itself."""
 

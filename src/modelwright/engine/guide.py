@@ -4,6 +4,7 @@ llguidance is optional (``pip install "modelwright[guide]"``) and imported when 
 """
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import cached_property, lru_cache
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modelwright.engine.bounded import Bounded, TookTooLong, TooManyLeft
 from modelwright.engine.params import Guide
 from modelwright.engine.sample_row import TokenGuide
 from modelwright.engine.schema import enforced_schema
@@ -23,6 +25,8 @@ from modelwright.errors import ConfigError, GuideError, RequestError
 from modelwright.processing.box_tokens import BoxTokens
 
 _KEPT_GRAMMARS = 256
+STEP_SECONDS = 0.05
+"""Of processor time that a guide may take for one token: the tokens of others wait for it."""
 
 
 class GuideCompiler:
@@ -38,8 +42,9 @@ class GuideCompiler:
     def __init__(self, tokenizer: Tokenizer, eos_token_ids: Sequence[int]):
         self._tokenizer = tokenizer
         self._eos_token_ids = list(eos_token_ids)
-        self._kept = lru_cache(_KEPT_GRAMMARS)(lambda kind, text: Once(lambda: self._compile(kind, text)))
-        self._vocabulary_once = Once(self._read_vocabulary)
+        self._kept = lru_cache(_KEPT_GRAMMARS)(self._once)
+        self._vocabulary = Once(self._read_vocabulary)
+        self._masks = Bounded("modelwright-guide-masks")
 
     def start(self, guide: Guide, prompt_length: int) -> TokenGuide:
         """A follower of `guide` for one sample, whose prompt is so many tokens long.
@@ -53,8 +58,33 @@ class GuideCompiler:
         if written is None:
             assert boxes is not None, "a guide has a kind"
             return boxes
-        grammar = GrammarGuide(self._kept(written, getattr(guide, written)).value().deep_copy(), prompt_length)
+        matcher = self._kept(written, getattr(guide, written)).value(guide.timeout).deep_copy()
+        grammar = GrammarGuide(matcher, prompt_length, self._masks, self._eos_token_ids, guide.stops)
         return grammar if boxes is None else BothGuides(grammar, boxes)
+
+    def _once(self, kind: str, text: str) -> "Once":
+        late: list[float] = []  # the seconds that were not enough: nobody tries again in as many
+
+        def make(seconds: float) -> Any:
+            if not late or seconds > late[-1]:
+                try:
+                    return self._compile_within(kind, text, seconds)
+                except TookTooLong:
+                    late.append(seconds)
+            raise _refusal(kind, f"it takes longer than {seconds:g} seconds to compile", too_complex=True)
+
+        return Once(make)
+
+    def _compile_within(self, kind: str, text: str, seconds: float) -> Any:
+        self._vocabulary.value()  # which takes its time once, whatever the guide
+        worker = Bounded("modelwright-guide", limited=True)
+        try:
+            return worker.run(lambda: self._compile(kind, text), seconds)
+        except TooManyLeft as error:
+            reason = "other guides that took too long are still being worked on; ask again later"
+            raise _refusal(kind, reason, too_complex=True) from error
+        finally:
+            worker.close()
 
     def _compile(self, kind: str, text: str) -> Any:
         """A matcher at the beginning of a guide, to be copied."""
@@ -65,13 +95,15 @@ class GuideCompiler:
             )
         except ValueError as error:
             hard = isinstance(error, GuideError) and error.too_complex
-            raise GuideError(f"the guide's {kind} cannot be followed: {error}", too_complex=hard) from error
+            raise _refusal(kind, str(error), too_complex=hard) from error
         limits = _llguidance().LLParserLimits(verbose_errors=False)
-        matcher = matchers(self._vocabulary_once.value(), grammar, log_level=0, limits=limits)
+        matcher = matchers(self._vocabulary.value(), grammar, log_level=0, limits=limits)
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # the first is the one that builds most, and copies keep what was built
         if matcher.is_error():
-            reason = matcher.get_error().strip()
-            hard = any(sign in reason for sign in _TOO_MUCH)
-            raise GuideError(f"the guide's {kind} cannot be followed: {reason}", too_complex=hard)
+            reason = matcher.get_error().removesuffix("<non-verbose/>").strip()
+            reason = "no text satisfies it" if reason.startswith("NoExtension") else reason
+            raise _refusal(kind, reason, too_complex=any(sign in reason.lower() for sign in _TOO_MUCH))
         return matcher
 
     def _read_vocabulary(self) -> Any:
@@ -92,43 +124,70 @@ class GuideCompiler:
 class Once:
     """What several threads want and one makes; who comes meanwhile waits. What raises is made anew by the next."""
 
-    def __init__(self, make: Callable[[], Any]):
+    def __init__(self, make: Callable[..., Any]):
         self._make, self._lock, self._made = make, Lock(), []
 
-    def value(self) -> Any:
+    def value(self, *how: Any) -> Any:
         """It, made if nobody has."""
         with self._lock:
             if not self._made:
-                self._made.append(self._make())
+                self._made.append(self._make(*how))
             return self._made[0]
 
 
 class GrammarGuide:
-    """Follows one output with an llguidance matcher of its own."""
+    """Follows one output with an llguidance matcher of its own.
 
-    def __init__(self, matcher: Any, prompt_length: int):
+    Args:
+        matcher: at the beginning.
+        prompt_length: how many tokens come before the output.
+        masks: where masks are computed, so that one that takes too long holds up nobody else.
+        ends: the tokens that end it where it is satisfied.
+        stops: whether stop texts and ids end the output too.
+    """
+
+    def __init__(self, matcher: Any, prompt_length: int, masks: Bounded, ends: Sequence[int], stops: bool):
         self._matcher = matcher
         self._read = prompt_length
+        self._masks, self._ends, self._stops = masks, ends, stops
+        self._late = ""
 
     @property
     def error(self) -> str:
         """Why it stopped following, for instance at a limit of llguidance; then it allows nothing. Else empty."""
-        return self._matcher.get_error()
+        return self._late or self._matcher.get_error().removesuffix("<non-verbose/>").strip()
 
     def allowed(self, tokens: Sequence[int]) -> Tensor:
         self._follow(tokens)
-        if self._matcher.is_error():
-            return torch.zeros(0, dtype=torch.bool)
-        words = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        return torch.from_numpy(np.unpackbits(words, bitorder="little")).bool()
+        words = b"" if self.error else self._mask()
+        return torch.from_numpy(np.unpackbits(np.frombuffer(words, dtype=np.uint8), bitorder="little")).bool()
 
     def ended(self, tokens: Sequence[int]) -> bool:
         self._follow(tokens)
-        return self._matcher.is_stopped() and not self._matcher.is_error()
+        return not self.error and self._matcher.is_stopped()
+
+    def may_stop(self, tokens: Sequence[int]) -> bool:
+        self._follow(tokens)
+        return self._stops and not self.error and self._matcher.is_accepting()
+
+    def may_end_by(self, token: int, tokens: Sequence[int]) -> bool:
+        return token in self._ends or self.may_stop(tokens)
+
+    def _mask(self) -> bytes:
+        try:
+            words = self._masks.run(self._matcher.compute_bitmask, STEP_SECONDS)
+        except (TookTooLong, TooManyLeft):
+            self._late = _LATE
+            return b""
+        return b"" if self._matcher.is_error() else words
 
     def _follow(self, tokens: Sequence[int]) -> None:
-        if self._read < len(tokens) and not self._matcher.is_error():
+        """llguidance keeps the interpreter's lock here, and its limits keep this short; what was long is the last."""
+        if self._read < len(tokens) and not self.error:
+            begun = time.thread_time()
             self._matcher.consume_tokens(list(tokens[self._read :]))
+            if time.thread_time() - begun > STEP_SECONDS * (len(tokens) - self._read):
+                self._late = _LATE
         self._read = len(tokens)
 
 
@@ -144,14 +203,7 @@ class BoxGuide:
         self._read = 0
 
     def allowed(self, tokens: Sequence[int]) -> Tensor | None:
-        for token in tokens[self._read :]:
-            if token == self._boxes.open_id:
-                self._inside = []
-            elif token == self._boxes.close_id:
-                self._inside = None
-            elif self._inside is not None:
-                self._inside.append(token)
-        self._read = len(tokens)
+        self._follow(tokens)
         ids = None if self._inside is None else self._boxes.allowed(self._inside)
         if ids is None:
             return None
@@ -161,6 +213,23 @@ class BoxGuide:
 
     def ended(self, tokens: Sequence[int]) -> bool:
         return False
+
+    def may_stop(self, tokens: Sequence[int]) -> bool:
+        self._follow(tokens)
+        return self._inside is None
+
+    def may_end_by(self, token: int, tokens: Sequence[int]) -> bool:
+        return self.may_stop(tokens)
+
+    def _follow(self, tokens: Sequence[int]) -> None:
+        for token in tokens[self._read :]:
+            if token == self._boxes.open_id:
+                self._inside = []
+            elif token == self._boxes.close_id:
+                self._inside = None
+            elif self._inside is not None:
+                self._inside.append(token)
+        self._read = len(tokens)
 
 
 class BothGuides:
@@ -183,10 +252,23 @@ class BothGuides:
     def ended(self, tokens: Sequence[int]) -> bool:
         return self._grammar.ended(tokens)
 
+    def may_stop(self, tokens: Sequence[int]) -> bool:
+        return self._grammar.may_stop(tokens) and self._boxes.may_stop(tokens)
+
+    def may_end_by(self, token: int, tokens: Sequence[int]) -> bool:
+        return self._grammar.may_end_by(token, tokens) and self._boxes.may_end_by(token, tokens)
+
+
+_LATE = f"it took longer than {STEP_SECONDS * 1000:g} ms for one token"
+
 
 _TOO_MUCH = ("too big", "too large", "too complex", "too many", "recursion limit", "limit for this grammar", "fuel")
 """What llguidance says of a guide that is beyond its limits."""
 _KINDS = {"json_schema": "grammar_from_json_schema", "regex": "grammar_from_regex", "grammar": "grammar_from_lark"}
+
+
+def _refusal(kind: str, reason: str, too_complex: bool) -> GuideError:
+    return GuideError(f"the guide's {kind} cannot be followed: {reason}", too_complex=too_complex)
 
 
 def _llguidance() -> Any:

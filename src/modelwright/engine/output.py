@@ -51,21 +51,22 @@ class OutputStream:
         self._detokenizer = detokenizer
         self._stops = StopTexts(params.stop, params.include_stop_str_in_output)
 
-    def put(self, token: int, *, guide_ended: bool = False) -> str:
+    def put(self, token: int, *, guide_ended: bool = False, stops: tuple[bool, bool] = (True, True)) -> str:
         """Take the next token and give the text that it completes; tokens after the end change nothing.
 
-        `NO_TOKEN` aborts the output. `guide_ended` says that the guide allows nothing after `token`.
+        `NO_TOKEN` aborts the output. `guide_ended` says that the guide allows nothing after `token`, `stops` whether a
+        guide lets tokens of ``stop_token_ids`` and stop texts end the output here.
         """
         if self.finish_reason is not None:
             return ""
         if token == NO_TOKEN:
             return self.end(FinishReason.ABORT)
         self.tokens += 1
-        if token in self._ends:
+        if token in self._ends and (stops[0] or token not in self._params.stop_token_ids):
             self.stop_reason = token if token in self._params.stop_token_ids else None
             shown = [token] if self._params.include_stop_str_in_output else []
-            return self._read(shown) + self.end(FinishReason.STOP)
-        piece = self._read([token])
+            return self._read(shown, stops[1]) + self.end(FinishReason.STOP)
+        piece = self._read([token], stops[1])
         if self._stops.found is not None:
             self.stop_reason = self._stops.found
             return piece + self.end(FinishReason.STOP)
@@ -81,9 +82,9 @@ class OutputStream:
         rest = self._stops.feed(self._detokenizer.finish(), counts=False) if self._detokenizer else ""
         return self._keep(rest + self._stops.finish())
 
-    def _read(self, tokens: list[int]) -> str:
+    def _read(self, tokens: list[int], counts: bool) -> str:
         piece = self._detokenizer.feed(tokens) if self._detokenizer else ""
-        return self._keep(self._stops.feed(piece, counts=self.tokens >= self._params.min_tokens))
+        return self._keep(self._stops.feed(piece, counts=counts and self.tokens >= self._params.min_tokens))
 
     def _keep(self, piece: str) -> str:
         self.text += piece

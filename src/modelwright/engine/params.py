@@ -4,7 +4,7 @@ import inspect
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Self
 
 from modelwright.configs.field_types import cut, describe, fits, plain, shown
@@ -12,7 +12,7 @@ from modelwright.configs.limits import COLDEST, LARGEST_FLOAT, check_sampling
 from modelwright.configs.sampling import SamplingSettings
 from modelwright.engine.generation_config import read_generation_config
 from modelwright.engine.refusals import PromptTooLong
-from modelwright.errors import RequestError
+from modelwright.errors import GuideError, RequestError
 
 MOST_BAD_WORDS = 4096
 """Each is compared with the end of an output at every step."""
@@ -20,6 +20,10 @@ MOST_WORDS = 100_000
 """Characters or ids of all bad words together, which are written in tokens before the request begins."""
 MOST_TEXT = 10_000
 """Characters of all stop texts together, which are looked for in each piece of an output."""
+GUIDE_KINDS = ("json_schema", "regex", "grammar", "boxes")
+"""What a guide may hold an output to."""
+MOST_SECONDS = 600
+"""In which a guide may be compiled."""
 _ALL = -1  # how vLLM writes a `top_k` that keeps all
 
 
@@ -32,6 +36,10 @@ class Guide:
         regex: a regular expression in Rust's syntax, which the whole output matches.
         grammar: a context-free grammar in llguidance's variant of Lark, with a rule named ``start``.
         boxes: after ``<|det|>`` only well-formed boxes; alone it leaves the rest of the output free.
+        stops: stop texts and ids end the output too, wherever it satisfies the schema, expression or grammar; what is
+            left after a stop text was cut off may not. Otherwise they do not count. With boxes alone they always do,
+            between boxes.
+        timeout: seconds of processor time in which the guide must be compiled.
 
     Raises:
         RequestError: none or two of the first three are given, or the schema is not JSON. Whether a schema, expression
@@ -42,13 +50,20 @@ class Guide:
     regex: str | None = None
     grammar: str | None = None
     boxes: bool = False
+    stops: bool = False
+    timeout: float = 5.0
 
     def __post_init__(self) -> None:
-        given = [field.name for field in fields(self) if self._gives(field.name)]
+        given = [name for name in GUIDE_KINDS if self._gives(name)]
         _require(bool(given), "a guide must be one of json_schema, regex, grammar, boxes", "none")
         texts = [name for name in given if name != "boxes"]
         _require(len(texts) < 2, "a guide must be one of json_schema, regex, grammar", texts)
-        _require(isinstance(self.boxes, bool), "a guide's boxes must be True or False", cut(self.boxes))
+        for name in ("boxes", "stops"):
+            value = getattr(self, name)
+            _require(isinstance(value, bool), f"a guide's {name} must be True or False", cut(value))
+        number = isinstance(self.timeout, int | float) and not isinstance(self.timeout, bool)
+        sound = number and 0 < self.timeout <= MOST_SECONDS
+        _require(sound, f"a guide's timeout must be above 0 and at most {MOST_SECONDS} seconds", cut(self.timeout))
         if self.json_schema is not None:
             object.__setattr__(self, "json_schema", _schema_text(self.json_schema))
         for name in ("regex", "grammar"):
@@ -245,5 +260,7 @@ def _schema_text(schema: str | dict[str, Any]) -> str:
     try:
         parsed = json.loads(schema) if isinstance(schema, str) else schema
         return json.dumps(parsed)  # in the order given: properties are written in it
-    except (TypeError, ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise GuideError("a guide's json_schema must not be so deep", too_complex=True) from error
+    except (TypeError, ValueError) as error:
         raise RequestError(f"a guide's json_schema must be JSON, got {cut(schema)}: {error}") from error

@@ -37,8 +37,13 @@ class Sample:
     def take(self, token: int, logprobs: TokenLogprobs | None, seconds: float) -> str:
         """Take what was drawn and give the text that it completes."""
         guide, drawn = self.row.guide, token >= 0
-        ended = guide is not None and drawn and guide.ended([*self.row.tokens, token])
-        piece = self.stream.put(token, guide_ended=ended)
+        if guide is None or not drawn:
+            piece = self.stream.put(token)
+        else:
+            params, before, after = self.row.params, self.row.tokens, [*self.row.tokens, token]
+            by_token = token in params.stop_token_ids and guide.may_end_by(token, before)
+            ended, by_text = guide.ended(after), bool(params.stop) and guide.may_stop(after)
+            piece = self.stream.put(token, guide_ended=ended, stops=(by_token, by_text))
         if drawn:
             self.tokens.append(token)
             self.times.append(seconds)

@@ -32,6 +32,14 @@ class TokenGuide(Protocol):
         """Whether nothing may follow `tokens` but the end."""
         ...
 
+    def may_stop(self, tokens: Sequence[int]) -> bool:
+        """Whether a stop text that `tokens` complete may end the output."""
+        ...
+
+    def may_end_by(self, token: int, tokens: Sequence[int]) -> bool:
+        """Whether a token of ``stop_token_ids`` that follows `tokens` may end the output, as no part of it."""
+        ...
+
 
 class TokenHistory:
     """Which tokens a prompt holds and how often each occurs in the output, kept up as the output grows."""

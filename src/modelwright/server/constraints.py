@@ -90,6 +90,8 @@ def read_constraint(fields: Mapping[str, Any], guiding: Guiding) -> Constraint:
     boxes = bool((fields.get("grounding") or {}).get("constrain"))
     if boxes:
         written["boxes"] = True
+    if written:
+        written |= {"stops": form is None and not tools.must, "timeout": guiding.timeout}
     dialect = guiding.dialect
     shown = [dict(tool.given) for tool in tools.shown] if dialect.prints_tools else []
     return Constraint(

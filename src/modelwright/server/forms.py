@@ -14,7 +14,7 @@ from modelwright.server.wire.errors import ApiError
 
 MOST_CHOICES = 4096
 MOST_TEXT = 1024 * 1024
-"""Characters of an expression, of a grammar, and of all choices together."""
+"""Characters of a schema, of an expression, of a grammar, and of all choices together."""
 KINDS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
 ANY_OBJECT = {"type": "object"}
 
@@ -110,8 +110,11 @@ def _schema(schema: Any, where: str) -> Form:
         text, enforced = json.dumps(schema), json.dumps(enforced_schema(schema))
     except GuideError as error:
         raise refusal(error, where) from error
-    except (TypeError, ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise ApiError(400, "schema_too_complex", f"{where} must not be so deep", param=where) from error
+    except (TypeError, ValueError) as error:
         raise ApiError(400, "invalid_schema", f"{where} must be JSON: {error}", param=where) from error
+    _check_length(text, where)
     return Form(where, "json_schema", text, f"%json {enforced}")
 
 
@@ -170,14 +173,14 @@ _READERS = {
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value or not is_text(value):
         raise _wrong(where, f"{where} must be text in UTF-8 and not empty, got {cut(value)}")
-    if len(value) > MOST_TEXT:
-        raise ApiError(
-            400,
-            "schema_too_complex",
-            f"{where} must be at most {MOST_TEXT} characters, got {len(value)}",
-            param=where,
-        )
+    _check_length(value, where)
     return value
+
+
+def _check_length(text: str, where: str) -> None:
+    if len(text) > MOST_TEXT:
+        message = f"{where} must be at most {MOST_TEXT} characters, got {len(text)}"
+        raise ApiError(400, "schema_too_complex", message, param=where)
 
 
 def refusal(error: GuideError, where: str) -> ApiError:

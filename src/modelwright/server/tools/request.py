@@ -115,7 +115,9 @@ def _schema(parameters: Any, where: str) -> str:
     except GuideError as error:
         code = "schema_too_complex" if error.too_complex else "invalid_schema"
         raise ApiError(400, code, f"{where}: {error}", param=where) from error
-    except (TypeError, ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise ApiError(400, "schema_too_complex", f"{where} must not be so deep", param=where) from error
+    except (TypeError, ValueError) as error:
         raise ApiError(400, "invalid_schema", f"{where} must be JSON: {error}", param=where) from error
 
 
