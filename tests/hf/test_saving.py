@@ -5,7 +5,7 @@ import json
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import GenerationConfig
 
 from modelwright.checkpoints import shards
@@ -15,7 +15,7 @@ from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
 from modelwright.hf import pretrained
 from tests.fakes import DENSE, MHA, MOE, VARIANTS, official_weights, tiny_v2, tiny_vl2, tokens
 from tests.imagegpts import tiny_imagegpt
-from tests.llamas import EXPERTS, HUGGING_FACE, tiny_llama
+from tests.llamas import HUGGING_FACE, tiny_llama
 
 FUSED = MHA | {"qkv_concat": True, "attention_bias": True}
 PLAIN = MOE | {"gated_mlp": False}
@@ -214,42 +214,6 @@ def test_merged_adapters_are_saved_in_the_official_layout(tmp_path):
     assert set(load_file(tmp_path / "model.safetensors")) == names
     loaded = DeepseekV2ForCausalLM.from_pretrained(tmp_path)
     torch.testing.assert_close(loaded(tokens(1, 6)).logits, expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")  # peft's, on what is missing
-@pytest.mark.parametrize("layer", ["layers.0.mlp.up_proj", "layers.1.mlp.shared_experts.down_proj"])
-def test_an_adapter_that_peft_reads_as_experts_is_refused(layer, tmp_path):
-    """Of a deepseek_v2 peft makes LoRA of the experts alone, and leaves out what a file has for other layers."""
-    shapes = {"lora_A.weight": (2, 32), "lora_B.weight": (48, 2)}
-    adapter = {f"base_model.model.model.{layer}.{name}": torch.ones(shape) for name, shape in shapes.items()}
-    save_file(adapter, tmp_path / "adapter_model.safetensors")
-    modules = ["gate_proj", "up_proj", "down_proj"]
-    peft.LoraConfig(target_modules=modules, r=2, task_type="CAUSAL_LM").save_pretrained(tmp_path)
-    with pytest.raises(
-        CheckpointError, match=rf"an adapter of model\.{layer} cannot be loaded, for peft has put none there"
-    ):
-        peft.PeftModel.from_pretrained(tiny_v2(base=MOE), tmp_path)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")  # peft's, on what is missing
-@pytest.mark.parametrize(
-    ("build", "expert"),
-    [
-        (tiny_v2, "model.layers.1.mlp.experts.3.gate_proj"),
-        (tiny_vl2, "language.model.layers.1.mlp.experts.3.gate_proj"),
-        (lambda: tiny_llama(moe_config=EXPERTS), "model.layers.0.block_sparse_moe.experts.3.w1"),
-        (lambda: tiny_llama(qkv_concat=True), "model.layers.0.self_attn.q_proj"),
-    ],
-)
-def test_an_adapter_of_what_a_stack_holds_is_refused(build, expert, tmp_path):
-    base, match = build(), rf"an adapter of {expert} cannot be loaded, for the layer is part of a stack here"
-    shapes = {"lora_A.weight": (2, 32), "lora_B.weight": (16, 2)}
-    adapter = {f"base_model.model.{expert}.{name}": torch.ones(shape) for name, shape in shapes.items()}
-    save_file(adapter, tmp_path / "adapter_model.safetensors")
-    modules = ["gate_proj", "up_proj", "down_proj", "o_proj"]
-    peft.LoraConfig(target_modules=modules, r=2, task_type="CAUSAL_LM").save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match=match):
-        peft.PeftModel.from_pretrained(base, tmp_path)
 
 
 def test_adapters_of_transformers_are_saved_alone(tmp_path, monkeypatch):

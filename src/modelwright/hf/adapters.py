@@ -1,19 +1,23 @@
-"""Adapters of other libraries: folders of peft's that stand for their base, and layers that can have none.
+"""Adapters of other libraries: folders of peft's that stand for their base, and tensors that peft finds no layer for.
 
-Official layers that are stored here as parts of a stack are no modules: their adapters are refused, by name.
+Official layers that are stored here as parts of a stack are no modules: ``lora.py`` gives their LoRA its place.
 """
 
+import dataclasses
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.utils.import_utils import is_peft_available
+from transformers.utils.loading_report import LoadStateDictInfo
 
-from modelwright.checkpoints.places import places_of
+from modelwright.checkpoints.places import Stacked
 from modelwright.checkpoints.source import find_folder, read_json
 from modelwright.errors import CheckpointError
+from modelwright.hf.lora import official_layers, place_lora
 
 _OWN = ("weight", "bias")
 _ADAPTER = re.compile(r"\.(lora|ia3|hada|lokr|oft|boft|vera)_")  # tensors of adapters, as peft calls them
@@ -57,7 +61,7 @@ class Adapter:
         if not base:
             raise CheckpointError(f"{where / _CONFIG} names no {_BASE}, which the adapter is of")
         if not is_peft_available():
-            raise CheckpointError(f"{where} holds an adapter, which peft loads: pip install peft")
+            raise CheckpointError(f'{where} holds an adapter, which peft loads: pip install "modelwright[peft]"')
         return cls(where, base, name, {key: value for key, value in options.items() if value is not None})
 
     @property
@@ -83,36 +87,133 @@ def without_places(kwargs: dict[str, Any]) -> dict[str, Any]:
 _CONFIG, _BASE = "adapter_config.json", "base_model_name_or_path"
 
 
-def refuse_lost_adapters(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Raise where a state dict brings adapters, such as LoRA, for official layers that have none to take them.
+def place_adapters(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """See that what a state dict brings of adapters, such as LoRA, finds a module that takes it.
 
     A pre-hook of torch's ``load_state_dict``, which peft calls without ``strict``: what finds no module is left out.
     Layers that a stack holds are none. And peft (from 0.19 on) reads ``gate_proj``, ``up_proj`` and ``down_proj`` of a
-    ``deepseek_v2`` as those of the experts alone, whatever else is called so.
+    ``deepseek_v2`` as those of the experts alone, whatever else is called so. LoRA of both gets its place here.
 
     Raises:
-        CheckpointError: it does.
+        CheckpointError: an adapter that can have none.
     """
     inside = [name.removeprefix(prefix) for name in state if name.startswith(prefix)]
     own = model.state_dict().keys()
     strange = [name for name in inside if name not in own]
-    if not strange:
-        return
-    places = {name.replace(".base_layer", ""): place for name, place in places_of(model).items()}  # peft's wrappers
-    layers = {name.rpartition(".")[0]: place for name, place in places.items()}
-    for name in strange:
-        layer = next((stem for stem in _stems(name) if stem in layers), None)
-        if layer is None or name.removeprefix(f"{layer}.") in _OWN:
+    lost = _of_layers(model, strange) if strange else []
+    if lost:
+        place_lora(model, state, prefix, lost)
+
+
+def _of_layers(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Those that are an adapter's tensors for layers that ``model`` has, as modules or as parts of a stack."""
+    layers, modules, found = official_layers(model), dict(model.named_modules()), []
+    for name in names:
+        layer = next((stem for stem in _stems(name) if stem in layers and layers[stem].index), None)
+        if layer is not None and name.removeprefix(f"{layer}.") not in _OWN:
+            found.append(name)
             continue
-        if layers[layer].index:
-            why = "the layer is part of a stack here and has no module"
-        elif _ADAPTER.search(name):
-            why = "peft has put none there: it reads gate_proj, up_proj and down_proj of some models as experts' alone"
-        else:
-            continue
-        raise CheckpointError(
-            f"an adapter of {layer} cannot be loaded, for {why}: merge it into the checkpoint first (got {name})"
-        )
+        tensor = _ADAPTER.search(name)
+        module = modules.get(name[: tensor.start()].replace(".base_layer", "")) if tensor else None
+        if isinstance(module, nn.Linear):
+            found.append(name)
+        elif isinstance(module, Stacked):
+            raise CheckpointError(
+                f"an adapter has {name}, of a parameter that target_parameters in adapter_config.json does not name"
+            )
+    return found
+
+
+@dataclass(frozen=True)
+class PartsAdapter:
+    """An adapter of peft's with LoRA for layers that are parts of a stack here, or that peft would take for such.
+
+    Attributes:
+        config: peft's.
+        state: the adapter's tensors, as peft saves them.
+    """
+
+    config: Any
+    state: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, model: nn.Module, folder: str | None, given: Mapping[str, Any]) -> Self | None:
+        """The adapter that ``load_adapter`` was asked for; None where transformers loads it as it is.
+
+        Args:
+            folder: or a hub id.
+            given: other arguments of ``load_adapter``.
+
+        Raises:
+            CheckpointError: an adapter of parts of a stack that is not LoRA.
+        """
+        import peft
+        from peft.utils import load_peft_weights
+
+        config, state = given.get("peft_config"), given.get("adapter_state_dict")
+        if given.get("hotswap") is True or (folder is None and (config is None or state is None)):
+            return None
+        places = {key: value for key, value in (given.get("adapter_kwargs") or {}).items() if key in _DOWNLOAD}
+        if config is None and folder is not None:
+            config = peft.PeftConfig.from_pretrained(folder, **places)
+        if not (names := _names_in_stacks(model)):
+            return None
+        if state is None and folder is not None:
+            state = load_peft_weights(folder, device="cpu", **places)
+        assert config is not None and state is not None  # one of the two ways was given
+        layers = _layers(state)
+        if config.peft_type == peft.PeftType.LORA:
+            return cls(config, state) if any(layer.rpartition(".")[2] in names for layer in layers) else None
+        stacked = {layer for layer, place in official_layers(model).items() if place.index}
+        for layer in sorted(layers & stacked):
+            raise CheckpointError(
+                f"the adapter is of type {getattr(config.peft_type, 'value', None)} and has tensors for {layer}, which "
+                "is part of a stack here: of those LoRA alone is read"
+            )
+        return None
+
+    def put_upon(self, model: Any, name: str, trainable: bool) -> LoadStateDictInfo:
+        """Load it as transformers' ``load_adapter`` does; ``model`` has no adapter of this ``name``.
+
+        The config then says what was wrapped, so that the adapter can be saved and read again.
+        """
+        import peft
+        from peft.utils.constants import DUMMY_TARGET_MODULES
+
+        modules, parts = dict(model.named_modules()), _names_in_stacks(model)
+        layers = {layer for layer in _layers(self.state) if isinstance(modules.get(layer), nn.Linear | nn.Embedding)}
+        alone = {layer for layer in layers if layer.rpartition(".")[2] not in parts}  # others are placed as parts are
+        config = self.config
+        config.inference_mode = not trainable
+        config.target_modules = sorted(alone) or ([] if config.target_parameters else DUMMY_TARGET_MODULES)
+        peft.inject_adapter_in_model(config, model, name)
+        config.target_modules = alone
+        result = peft.set_peft_model_state_dict(model, self.state, name)
+        missing = {key for key in result.missing_keys if _ADAPTER.search(key) and f".{name}." in key}
+        model._hf_peft_config_loaded = True
+        model.train(trainable and model.training)
+        if result.unexpected_keys:
+            lost, kind = result.unexpected_keys[0], type(model).__name__
+            raise CheckpointError(f"the adapter has {lost}, and {kind} has no such layer")
+        fields = {"missing_keys": missing, "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
+        empty = {"conversion_errors": {}, "skipped_pp_keys": set()}
+        known = {field.name for field in dataclasses.fields(LoadStateDictInfo)}
+        return LoadStateDictInfo(**{key: value for key, value in (fields | empty).items() if key in known})
+
+
+def _layers(state: Iterable[str]) -> set[str]:
+    """The layers that an adapter's tensors are of."""
+    found = ((key, _ADAPTER.search(key)) for key in state)
+    return {key[: tensor.start()].removeprefix(_PEFT) for key, tensor in found if tensor}
+
+
+def _names_in_stacks(model: nn.Module) -> set[str]:
+    """What layers that are parts of a stack are called: ``gate_proj``, ``w1``."""
+    return {layer.rpartition(".")[2] for layer, place in official_layers(model).items() if place.index}
+
+
+_PEFT = "base_model.model."
+_DOWNLOAD = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")
 
 
 def _stems(name: str) -> list[str]:

@@ -38,7 +38,7 @@ from modelwright.configs.quantization import (
 )
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families import find_family
-from modelwright.hf.adapters import Adapter, refuse_lost_adapters, without_places
+from modelwright.hf.adapters import Adapter, PartsAdapter, place_adapters, without_places
 from modelwright.hf.network import STEERING, Network
 from modelwright.hf.registry import register_with_auto
 from modelwright.layers import Experts, Router
@@ -72,7 +72,7 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
             self._keep_in_fp32_modules_strict = {STEERING}
         PreTrainedModel.post_init(self)
         Network.post_init(self)
-        self.register_load_state_dict_pre_hook(refuse_lost_adapters)
+        self.register_load_state_dict_pre_hook(place_adapters)
 
     def ends_of_sentence(self) -> int | list[int] | None:
         """Those of the generation config, which a caller may have changed."""
@@ -213,6 +213,19 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         read |= {key for key, place in places.items() if place.parameter in parameters}
         lists = {"missing_keys": info[0]["missing_keys"] - parameters, "mismatched_keys": other}
         return model, info[0] | lists | {"unexpected_keys": set(found) - read}
+
+    def load_adapter(self, peft_model_id: str | None = None, adapter_name: str | None = None, **kwargs: Any) -> Any:
+        """As transformers', and LoRA of each expert, or of another part of a stack, becomes LoRA of the stack.
+
+        Raises:
+            CheckpointError: an adapter of parts of a stack that is not LoRA, or more than that.
+        """
+        name = adapter_name or "default"
+        held = self._hf_peft_config_loaded and name in self.peft_config
+        adapter = None if held else PartsAdapter.of(self, peft_model_id, kwargs)
+        if adapter is None:
+            return super().load_adapter(peft_model_id, adapter_name, **kwargs)
+        return adapter.put_upon(self, name, bool(kwargs.get("is_trainable", False)))
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,

@@ -8,7 +8,7 @@ from modelwright.attention import AttentionBackend
 from modelwright.layers.joined import joined
 from modelwright.layers.linear import Linear, column_linear, row_linear
 from modelwright.layers.rope import Rotation
-from modelwright.layers.slots import Slot
+from modelwright.layers.slots import Slot, own_tensors
 
 
 class GroupedQueryAttention(nn.Module):
@@ -57,7 +57,7 @@ class GroupedQueryAttention(nn.Module):
         """Where the official q, k and v projections lie inside the fused one; empty when they are apart."""
         if not self.fused:
             return {}
-        kinds = list(self.qkv_proj.state_dict())  # weight and bias, or the parts of a stored weight
+        kinds = own_tensors(self.qkv_proj)  # weight and bias, or the parts of a stored weight
         period = sum(self.widths) // self.groups if self.groups > 1 else 0
         table, start = {}, 0
         for name, width in zip("qkv", self.widths, strict=True):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from modelwright.layers.bare import bare_activation
 from modelwright.layers.joined import joined
 from modelwright.layers.linear import column_linear, row_linear
-from modelwright.layers.slots import Slot
+from modelwright.layers.slots import Slot, own_tensors
 from modelwright.ops.gated import Activation, gated_product
 from modelwright.ops.invariant import row_wise
 
@@ -57,7 +57,7 @@ class GatedMLP(nn.Module):
         return {
             f"{name}.{kind}": Slot(f"gate_up_proj.{kind}", i, i + 1, **rows)
             for i, name in enumerate(GATE_UP)
-            for kind in self.gate_up_proj.state_dict()  # the weight, or its parts where it is stored in integers
+            for kind in own_tensors(self.gate_up_proj)  # the weight, or its parts where it is stored in integers
         }
 
     def _project(self, x: Tensor) -> Sequence[Tensor]:

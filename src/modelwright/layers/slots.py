@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from torch import nn
+
 Index = tuple[int | slice | list[int], ...]
 
 
@@ -32,3 +34,8 @@ class Slot:
             return slice(self.start, self.start + (self.runs - 1) * self.period + 1, self.period)
         starts = range(0, self.runs * self.period, self.period)
         return [first + row for first in starts for row in range(self.start, self.stop)]
+
+
+def own_tensors(layer: nn.Module) -> list[str]:
+    """The names of a layer's own tensors; those of an adapter that was put around it are not among them."""
+    return [name for name in layer.state_dict() if "." not in name.removeprefix("base_layer.")]
