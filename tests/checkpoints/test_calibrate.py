@@ -14,6 +14,7 @@ from modelwright.engine.params import SamplingParams
 from modelwright.errors import ConfigError, RequestError
 from modelwright.layers.quantized import QuantizedExperts, QuantizedLinear
 from modelwright.ops.gptq import gptq
+from modelwright.ops.refine import refine
 from modelwright.ops.weight_only import dequantise, quantise_int4
 from tests.checkpoints.test_quantized_model import MODELS, assert_same_state, logits
 from tests.fakes import vl2_inputs
@@ -64,6 +65,10 @@ def test_in_every_family_products_are_nearer_than_to_nearest(name):
     assert sum(own for own, _ in errors) < 0.95 * sum(to_nearest for _, to_nearest in errors)
 
 
+def rounded(weight, x):
+    return refine(weight, x.T @ x, gptq(weight, x.T @ x, 32))
+
+
 def test_later_layers_are_rounded_by_what_rounded_ones_make():
     plain = MODELS["llama"]()
     batches = batches_of(plain)
@@ -72,9 +77,9 @@ def test_later_layers_are_rounded_by_what_rounded_ones_make():
     both = (meets(model, layers, batches) for model in (calibrated, plain))  # calibrated: the layer before is rounded
     for layer, x, other in zip(layers, *both, strict=True):
         weight = plain.get_submodule(layer).weight.detach()
-        wanted = gptq(weight, x.T @ x, 32)
+        wanted = rounded(weight, x)
         assert torch.equal(calibrated.get_submodule(layer).stored.steps, wanted.steps), layer
-        assert torch.equal(wanted.steps, gptq(weight, other.T @ other, 32).steps) == (".layers.0." in layer)
+        assert torch.equal(wanted.steps, rounded(weight, other).steps) == (".layers.0." in layer)
 
 
 def test_each_expert_is_rounded_by_the_tokens_that_chose_it_and_to_nearest_by_few():
@@ -95,7 +100,7 @@ def test_each_expert_is_rounded_by_the_tokens_that_chose_it_and_to_nearest_by_fe
         for stack, met in (("gate_up_proj", own), ("down_proj", hidden)):
             weight = getattr(experts, stack)[e].detach()
             enough = len(met) >= weight.shape[-1]
-            wanted = gptq(weight, met.T @ met, 32) if enough else quantise_int4(weight, 32)
+            wanted = rounded(weight, met) if enough else quantise_int4(weight, 32)
             same = (getattr(stacks, stack)[e] == wanted.steps).float().mean()
             assert same > 0.98 and torch.equal(getattr(stacks, f"{stack}_scale")[e], wanted.scales), (e, stack)
             assert enough or same == 1

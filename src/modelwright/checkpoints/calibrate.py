@@ -1,7 +1,8 @@
 """A model rounded to int4 by what its layers meet while it reads: decoder layer by decoder layer, in their order.
 
 A layer's inputs are what the layers before it make of the calibration when they are rounded already. Only one layer's
-Hessians are held at a time, and what enters it. Leaves out the rounding itself (``ops/gptq.py``) and reading files.
+Hessians are held at a time, and what enters it. Leaves out the rounding itself (``ops/gptq.py`` and ``ops/refine.py``)
+and reading files.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from modelwright.errors import ConfigError, RequestError
 from modelwright.layers import Experts
 from modelwright.ops.experts import expert_hidden
 from modelwright.ops.gptq import gptq
+from modelwright.ops.refine import refine
 from modelwright.ops.stored import Stored
 from modelwright.ops.weight_only import Int4Weight
 
@@ -40,7 +42,7 @@ class HoldsLayers(Protocol):
 def calibrate_layers(
     model: Any, settings: QuantSettings, batches: Sequence[Mapping[str, Tensor]], progress: LayerProgress | None = None
 ) -> None:
-    """Replace the matrices of ``model`` in place, as ``quantize_layers`` does, rounded by :func:`gptq`.
+    """Replace the matrices of ``model`` in place, as ``quantize_layers`` does, rounded by :func:`gptq` and refined.
 
     An expert that fewer tokens chose than it has inputs is rounded to nearest.
 
@@ -168,7 +170,7 @@ def _rounded(name: str, weight: Tensor, met: "_Inputs | None", settings: QuantSe
         return nearest
     if not met.outer.isfinite().all():
         raise RequestError(f"{name} meets numbers that are not finite while the model reads the calibration")
-    return gptq(weight, met.outer, settings.group, offset=not settings.symmetric)
+    return refine(weight, met.outer, gptq(weight, met.outer, settings.group, offset=not settings.symmetric))
 
 
 class _Inputs:

@@ -123,7 +123,8 @@ def _pack(steps: Tensor) -> Tensor:
     return (runs[..., : RUN // 2] | runs[..., RUN // 2 :] << 4).flatten(-2)
 
 
-def _unpack(packed: Tensor) -> Tensor:
+def unpack_steps(packed: Tensor) -> Tensor:
+    """Steps 0 to 15, uint8 ``[..., out, in]``, of an :class:`Int4Weight`'s."""
     runs = packed.unflatten(-1, (-1, RUN // 2))
     return torch.cat((runs & 15, runs >> 4), dim=-1).flatten(-2)
 
@@ -132,7 +133,7 @@ def dequantise(weight: Int8Weight | Int4Weight, dtype: torch.dtype = torch.float
     """The weight ``[..., out, in]`` that the steps stand for, rounded to ``dtype`` once."""
     if isinstance(weight, Int8Weight):
         return (weight.steps.float() * weight.scales[..., None]).to(dtype)
-    steps = _unpack(weight.steps).unflatten(-1, (-1, weight.group)).float() - 8
+    steps = unpack_steps(weight.steps).unflatten(-1, (-1, weight.group)).float() - 8
     wide = steps * weight.scales.float()[..., None]
     if weight.offsets is not None:
         wide = wide + weight.offsets.float()[..., None]
