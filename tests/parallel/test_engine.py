@@ -1,11 +1,16 @@
 """Engines that share a model, as threads: the tokens and logits of one rank, whatever the scheduler makes of them."""
 
 import copy
+import multiprocessing
+import os
+import socket
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from modelwright.engine.engine import Engine
 from modelwright.engine.engine_config import EngineConfig
@@ -14,7 +19,8 @@ from modelwright.engine.results import Result
 from modelwright.engine.served_model import ServedModel
 from modelwright.errors import ConfigError
 from modelwright.ops.pages import Pages
-from modelwright.parallel import Mesh, RankLost
+from modelwright.parallel import Mesh, RankLost, process_group
+from modelwright.parallel import mesh as mesh_module
 from tests.engine.engines import Recorded, check_idle, engine_of, greedy, record, tokens_of
 from tests.fakes import MHA, MOE, tiny_v2, tiny_vl2, tokens, vl2_inputs
 from tests.llamas import HUGGING_FACE, ROPES, tiny_llama
@@ -159,14 +165,88 @@ def test_a_pass_that_failed_in_one_rank_ends_the_others():
             return
         engine._runner._compute = lambda _: 1 / 0  # type: ignore[method-assign]
         engine.add_request(PROMPTS[0], greedy(2))
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError) as failed:
             engine.step()
+        with pytest.raises(RankLost, match="an earlier pass ended before its time"):
+            engine.recover(failed.value)
         with pytest.raises(RankLost, match="an earlier pass ended before its time"):
             engine.step()
         engine.close()
         mesh.table.barrier.abort()
 
     in_ranks(2, of)
+
+
+POISON = 15
+
+
+def answers(mesh: Mesh, model: Any, prompts: list[list[int]]) -> dict[str, tuple[tuple[int, ...], str | None]]:
+    """What an engine, of which passes with `POISON` raise in all ranks, says to each prompt: tokens, and its error."""
+    engine = Engine(copy.deepcopy(model), EngineConfig(**LIMITS), mesh=mesh)
+    forward = engine._runner._forward
+    engine._runner._forward = lambda one: 1 / 0 if POISON in one.tokens else forward(one)  # type: ignore[method-assign]
+    if not mesh.leads:
+        engine.follow()
+        return {}
+    ended = {}
+    for prompt in prompts:
+        engine.add_request(prompt, greedy(6, logit_bias={POISON: -100.0}))
+    while engine.has_work:
+        try:
+            updates = engine.step()
+        except ZeroDivisionError as error:
+            updates = engine.recover(error)
+        ended |= {up.request: (up.completion.tokens, up.completion.error) for up in updates if up.completion}
+    engine.close()
+    return ended
+
+
+CLEAN = [[token for token in prompt if token != POISON] for prompt in PROMPTS]
+
+
+def check_answers(model: Any, found: dict[str, tuple[tuple[int, ...], str | None]]) -> None:
+    wanted = [engine_of(model).generate([prompt], greedy(6, logit_bias={POISON: -100.0})) for prompt in CLEAN]
+    assert [found[f"request-{number}"][0] for number in (0, 1, 3)] == [tokens_of(one)[0] for one in wanted]
+    assert found["request-2"] == ((), "the model failed: ZeroDivisionError: division by zero")
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_pass_that_failed_in_all_ranks_ends_the_request_that_is_to_blame(size):
+    model, asked = build("Llama" if size == 2 else "latent, dense"), [CLEAN[0], CLEAN[1], [3, POISON, 5], CLEAN[2]]
+    check_answers(model, in_ranks(size, lambda mesh: answers(mesh, model, asked))[0])
+
+
+def _process(rank: int, port: int, said: Any) -> None:
+    """A rank in a process of its own: an engine with a request to blame, and a failure of rank 0 alone."""
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    mesh_module.AGREEMENT = timedelta(seconds=3)
+    store = TCPStore("127.0.0.1", port, 2, is_master=rank == 0)
+    with torch.no_grad(), process_group("cpu", rank, 2, store) as mesh:
+        found = answers(mesh, build("Llama"), [CLEAN[0], CLEAN[1], [3, POISON, 5], CLEAN[2]])
+        alone = mesh.all_failed() if rank == 0 else None
+        said.put((rank, found, alone))
+        store.set(f"done {rank}", "")
+        store.wait(["done 0", "done 1"])
+
+
+@pytest.mark.slow
+def test_ranks_in_processes_of_their_own_agree_on_failures():
+    spawn = multiprocessing.get_context("spawn")
+    said = spawn.Queue()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [spawn.Process(target=_process, args=(rank, port, said)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    by_rank = {rank: rest for rank, *rest in (said.get(timeout=120) for _ in processes)}
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    found, alone = by_rank[0]
+    check_answers(build("Llama"), found)
+    assert alone is False  # where the other one's pass did not raise
 
 
 def test_an_engine_that_let_the_others_go_serves_no_more():

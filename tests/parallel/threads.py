@@ -4,7 +4,7 @@ import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from threading import Barrier
+from threading import Barrier, BrokenBarrierError
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ class _Table:
 
     barrier: Barrier
     places: list[Any] = field(default_factory=list)
+    failures: Barrier | None = None
 
     def exchange(self, rank: int, own: Any) -> list[Any]:
         self.places[rank] = own
@@ -33,6 +34,13 @@ class ThreadMesh(Mesh):
     """A mesh whose ranks are threads; sums are taken in the ranks' order."""
 
     table: Any = field(default=None, compare=False, repr=False)
+
+    def all_failed(self) -> bool:
+        try:
+            self.table.failures.wait()
+        except BrokenBarrierError:
+            return False
+        return True
 
     def sum(self, own: Tensor) -> Tensor:
         return torch.stack(self.table.exchange(self.rank, own)).sum(dim=0)
@@ -52,12 +60,12 @@ class ThreadMesh(Mesh):
 
 def in_ranks(size: int, work: Callable[[Mesh], Any]) -> list[Any]:
     """What `work` returns in each rank; the first error is raised."""
-    table = _Table(Barrier(size, timeout=30), [None] * size)
+    table = _Table(Barrier(size, timeout=30), [None] * size, Barrier(size, timeout=1))
 
     def of(rank: int) -> Any:
         try:
             with torch.no_grad():
-                return work(ThreadMesh(rank, size, table))
+                return work(ThreadMesh(rank, size, table=table))
         except BaseException:
             table.barrier.abort()  # the others wait for nobody
             raise

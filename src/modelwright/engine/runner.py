@@ -102,7 +102,13 @@ class Runner:
     def follow(self) -> None:
         """Compute what rank 0 runs, until it lets go."""
         while (one := self._mesh.hear()) is not None:
-            self._compute(one)
+            try:
+                self._compute(one)
+            except RankLost:
+                raise
+            except Exception:  # of what is computed, in all ranks alike: rank 0 says who is to blame
+                if not self._mesh.all_failed():
+                    raise
 
     def let_go(self) -> None:
         """Tell the ranks that follow to end, unless they are in the middle of something."""
@@ -128,7 +134,13 @@ class Runner:
             raise RankLost("the ranks cannot go on: an earlier pass ended before its time, or they were let go")
         self._in_step = False
         self._mesh.tell(one.on_host())
-        logits = self._compute(one)
+        try:
+            logits = self._compute(one)
+        except RankLost:
+            raise
+        except Exception:
+            self._in_step = self._mesh.all_failed()
+            raise
         self._in_step = True
         return logits
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +20,10 @@ PATIENCE = timedelta(days=365)
 """How long a rank waits for the others: a session may lie idle for long, and one that died is noticed at once."""
 
 
+AGREEMENT = timedelta(seconds=10)
+"""How long a rank whose pass raised waits for the others to say that theirs did too."""
+
+
 class RankLost(RuntimeError):
     """The ranks cannot go on together: one of them ended, or failed in the middle of a pass."""
 
@@ -32,10 +36,14 @@ class Mesh:
         rank: this one's number; 0 is the one that serves.
         size: how many there are. A mesh of one talks to nobody; a larger one is the whole process group, which it does
             not hold: whoever destroys the group is rid of it.
+        failures: the same ranks, for talk of passes that raised; None where nobody can talk of them.
+        sums: how many sums and concatenations this rank has begun, in a list of one.
     """
 
     rank: int = 0
     size: int = 1
+    failures: Any = field(default=None, compare=False, repr=False)
+    sums: list[int] = field(default_factory=lambda: [0], compare=False, repr=False)
 
     @property
     def leads(self) -> bool:
@@ -50,6 +58,7 @@ class Mesh:
         """The sum of every rank's tensor, bit for bit the same on each; `own` may be overwritten."""
         if self.size > 1:
             own = own.contiguous()
+            self.sums[0] += 1
             with _linked():
                 dist.all_reduce(own)
         return own
@@ -60,6 +69,7 @@ class Mesh:
             return own
         own = own.contiguous()
         parts = [torch.empty_like(own) for _ in range(self.size)]
+        self.sums[0] += 1
         with _linked():
             dist.all_gather(parts, own)
         return torch.cat(parts, dim=-1)
@@ -72,6 +82,21 @@ class Mesh:
         with _linked():
             dist.all_reduce(least, dist.ReduceOp.MIN)
         return int(least)
+
+    def all_failed(self) -> bool:
+        """Whether every rank's pass raised at the same place, so that all may go on; called where one's did.
+
+        A rank whose pass did not raise waits for a sum that nobody adds to, and cannot go on.
+        """
+        if self.failures is None:
+            return False
+        own = torch.tensor(self.sums[0])
+        everyones = [torch.empty_like(own) for _ in range(self.size)]
+        try:
+            dist.all_gather(everyones, own, group=self.failures)
+        except RuntimeError:  # it took too long, or a rank is gone
+            return False
+        return all(bool(other == own) for other in everyones)
 
     def tell(self, order: Any) -> None:
         """Rank 0 says what the others `hear`: anything that pickles."""
@@ -115,7 +140,8 @@ def process_group(
     with _linked():
         dist.init_process_group(carriers, timeout=PATIENCE, rank=rank, world_size=size, store=store)
     try:
-        yield Mesh(dist.get_rank(), dist.get_world_size())
+        failures = dist.new_group(timeout=AGREEMENT, backend="gloo") if dist.get_world_size() > 1 else None
+        yield Mesh(dist.get_rank(), dist.get_world_size(), failures)
     finally:
         dist.destroy_process_group()
 
