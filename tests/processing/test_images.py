@@ -78,6 +78,39 @@ def test_a_transparent_palette_entry_becomes_white():
     assert [loaded.getpixel((0, 0)), loaded.getpixel((1, 0))] == [(255, 255, 255), (40, 50, 60)]
 
 
+@pytest.mark.parametrize(
+    "mode",
+    ["1", "L", "P", "CMYK", "YCbCr", "HSV", "LAB", "I", "F", "I;16", "RGBX", "RGBA", "LA", "PA", "RGBa", "key"],
+)
+def test_a_picture_made_in_strips_is_the_one_made_whole(mode, monkeypatch):
+    noise = np.random.default_rng(3).integers(0, 256, (23, 17, 4), np.uint8)
+    image = Image.fromarray(noise, "RGBA")
+    if mode in ("I", "F", "I;16"):
+        image = Image.fromarray(noise[..., 0].astype({"I": np.int32, "F": np.float32, "I;16": np.uint16}[mode]) * 257)
+    elif mode in ("LA", "PA"):
+        image = image.convert("LA").convert(mode)
+    elif mode in ("P", "key"):
+        image = image.convert("RGB").quantize()
+        image.info["transparency"] = 3 if mode == "key" else bytes(range(256))
+    elif mode == "LAB":
+        image = Image.fromarray(noise[..., :3], "LAB")
+    elif mode != "RGBA":
+        image = image.convert(mode if mode == "RGBa" else "RGB").convert(mode)
+    whole = load_image(image)
+    monkeypatch.setattr("modelwright.processing.images._STRIP", 40)
+    np.testing.assert_array_equal(np.asarray(load_image(image)), np.asarray(whole))
+    assert load_image(image).size == (17, 23)
+
+
+def test_every_value_of_16_bits_is_rounded_to_8():
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    expected = np.floor(values.astype(np.float64) / 257 + 0.5).astype(np.uint8)
+    np.testing.assert_array_equal(np.asarray(load_image(Image.fromarray(values)))[..., 0], expected)
+    wide = values.astype(np.int32) * 2 - 40_000
+    expected = np.floor(np.clip(wide, 0, 65535) / 257 + 0.5).astype(np.uint8)
+    np.testing.assert_array_equal(np.asarray(load_image(Image.fromarray(wide)))[..., 0], expected)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "HSV", "LAB", "I", "F", "I;16", "RGBX"])
 def test_any_mode_becomes_rgb(mode):
     assert load_image(Image.new(mode, (3, 2))).mode == "RGB"

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from modelwright.errors import RequestError
 from modelwright.processing.arrays import Array, is_array, levels_of
@@ -27,6 +27,11 @@ Picture = str | os.PathLike[str] | bytes | Image.Image | IO[bytes] | Array | Map
 numpy array or torch tensor (see `levels_of`), or what data sets hold: a mapping with ``bytes`` or ``path``."""
 
 _WHITE = (255, 255, 255, 255)
+_STRIP = 256 * 1024
+"""Pixels whose colours are converted at once."""
+_BY_THEIR_RANGE = ("I", "F")
+"""Modes whose values are scaled by the largest, so that no part can be converted alone."""
+_EIGHT_OF_SIXTEEN_BITS = (np.arange(65536) / 257 + 0.5).astype(np.uint8)
 _SHOWN = 200
 """Characters of a name that an error shows."""
 
@@ -144,27 +149,43 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+        return ImageOps.exif_transpose(image) if turned else image
     except Exception:  # unreadable metadata does not make the pixels unreadable
         return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """A picture of its own, in RGB, made strip by strip: Pillow and numpy let no other thread run in a strip."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image.copy()
+    width, height = image.size
+    rows = height if image.mode in _BY_THEIR_RANGE else max(1, _STRIP // width)
+    if rows >= height:
+        return _strip_to_rgb(image)
+    whole = Image.new("RGB", image.size, None)  # not filled before it is
+    for top in range(0, height, rows):
+        box = (0, top, width, min(top + rows, height))
+        whole.paste(_strip_to_rgb(image.crop(box)), box)
+    return whole
+
+
+def _strip_to_rgb(image: Image.Image) -> Image.Image:
     convert = _DEEP_MODES.get(image.mode)
     if convert is not None:
         return convert(image).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, _WHITE), rgba).convert("RGB")
-    rgb = image.convert("RGB")
-    return rgb.copy() if rgb is image else rgb
+    return image.convert("RGB")
 
 
 def _from_integers(image: Image.Image) -> Image.Image:
     """16-bit (or wider) greyscale to 8 bits: 65535 becomes 255. Mode ``I`` holding only 0..255 is taken as it is."""
-    values = np.asarray(image).astype(np.float64)
-    scale = 1.0 if image.mode == "I" and values.max() <= 255 else 1 / 257
-    return Image.fromarray(np.clip(values * scale + 0.5, 0, 255).astype(np.uint8))
+    values = np.asarray(image)
+    if image.mode == "I" and values.max() <= 255:
+        return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+    return Image.fromarray(_EIGHT_OF_SIXTEEN_BITS[np.clip(values, 0, 65535)])
 
 
 def _from_floats(image: Image.Image) -> Image.Image:
