@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich import progress as bars
@@ -15,7 +16,14 @@ from modelwright.serving.opened import Named, Opened, open_model
 from modelwright.serving.ranks import Ranks
 
 
-def load(model: Named, task: str, limits: Mapping[str, Any], machine: Machine, ranks: Ranks) -> Opened:
+def load(
+    model: Named,
+    task: str,
+    limits: Mapping[str, Any],
+    machine: Machine,
+    ranks: Ranks,
+    adapter: Path | None = None,
+) -> Opened:
     """`open_model` with a bar; what the user should know of how the model is computed is said in a line each."""
     with kernels_compiling(), loading_bar(model.name) as progress:
         opened = open_model(
@@ -26,6 +34,7 @@ def load(model: Named, task: str, limits: Mapping[str, Any], machine: Machine, r
             dtype=machine.dtype,
             device=machine.device,
             progress=progress,
+            adapter=adapter,
         )
         notices = opened.notices()
     for notice in notices:

@@ -11,6 +11,7 @@ from modelwright.checkpoints.folder import Checkpoint, find_checkpoint
 from modelwright.checkpoints.shards import Progress
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families import Reference, resolve
+from modelwright.serving.merge_adapter import merge_adapter
 
 ATTENTION = ("sdpa", "eager")
 """Ways to compute attention: torch's kernels, or the product written out."""
@@ -84,6 +85,7 @@ def load_network(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
     progress: Progress | None = None,
+    adapter: Path | None = None,
 ) -> Loaded:
     """What the engine runs of a checkpoint that draws tokens: the weights of `load`, without transformers' classes.
 
@@ -91,6 +93,7 @@ def load_network(
 
     Args:
         dtype, device, progress: as for `load`.
+        adapter: the folder of a LoRA of peft's, to be folded into the weights.
 
     Raises:
         CheckpointError, ConfigError: as `load`.
@@ -99,6 +102,8 @@ def load_network(
     record, config = checkpoint.record, _read_config(checkpoint, {})
     processor = _read(checkpoint, record.prompts or record.processor, config)
     model = record.network_class.read(checkpoint.folder, config, dtype, progress)
+    if adapter is not None:
+        merge_adapter(model, adapter)
     return Loaded(model.to(place), processor, checkpoint)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from modelwright.checkpoints.folder import Checkpoint, find_checkpoint
@@ -63,12 +64,14 @@ def open_model(
     dtype: str = "auto",
     device: str = "auto",
     progress: Progress | None = None,
+    adapter: Path | None = None,
 ) -> Opened:
     """Load a model and make an engine for it, together with the other ranks.
 
     Args:
         task: what the model is to do, for the message where it cannot.
         limits: fields of `EngineConfig` that the caller named.
+        adapter: the folder of a LoRA of peft's, to be folded into the weights.
 
     Raises:
         RequestError: the model has no head that draws tokens; the message says that it cannot do `task`.
@@ -76,7 +79,7 @@ def open_model(
     """
     if not model.checkpoint.draws_tokens:
         raise RequestError(f"{model.name} is a {model.checkpoint.architecture}, which cannot {task}")
-    mesh = ranks.start(Work(model.checkpoint, dtype, dict(limits)))
-    loaded = load_network(model.checkpoint, dtype=dtype, device=device, progress=progress)
+    mesh = ranks.start(Work(model.checkpoint, dtype, dict(limits), adapter))
+    loaded = load_network(model.checkpoint, dtype=dtype, device=device, progress=progress, adapter=adapter)
     engine = Engine(loaded.model, engine_config(loaded.model.config, limits), loaded.tokenizer, mesh)
     return Opened(loaded, engine)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -35,11 +36,12 @@ GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 
 @dataclass(frozen=True)
 class Work:
-    """What the other ranks are to compute: a checkpoint, the type to load it as, and the engine's limits."""
+    """What the other ranks are to compute: a checkpoint, its type, the engine's limits, and what is folded in."""
 
     checkpoint: Checkpoint
     dtype: str
     limits: dict[str, Any]
+    adapter: Path | None = None
 
 
 class Ranks:
@@ -161,7 +163,7 @@ def _follow(mesh: Mesh, device: torch.device, say: Callable[[str], None]) -> int
     try:
         work = mesh.hear()
         if work is not None:
-            model = load_network(work.checkpoint, dtype=work.dtype, device=device).model
+            model = load_network(work.checkpoint, dtype=work.dtype, device=device, adapter=work.adapter).model
             Engine(model, engine_config(model.config, work.limits), mesh=mesh).follow()
     except (RankLost, ConfigError, CheckpointError):
         return LOST
@@ -215,9 +217,17 @@ def _on_this_machine() -> Iterator[None]:
 
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """Processes started meanwhile hear no Ctrl-C; outside the main thread, which no signal reaches, nothing changes."""
+    """Processes started meanwhile hear no Ctrl-C.
+
+    They are born with what is ignored, which only the main thread can change, or with what the thread that starts them
+    has blocked.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -1,0 +1,141 @@
+"""A LoRA folded in while a model is loaded, against peft on transformers' side of the same weights."""
+
+import json
+import shutil
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from modelwright.checkpoints.folder import find_checkpoint
+from modelwright.errors import CheckpointError
+from modelwright.families.llama.config import LlamaConfig
+from modelwright.families.llama.model import LlamaForCausalLM
+from modelwright.serving.load import load_network
+from modelwright.serving.merge_adapter import merge_adapter
+from tests.checkpoints.tiny import write_v2
+from tests.llamas import HUGGING_FACE
+
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A tiny Llama with a tokenizer beside it."""
+    folder = write_v2(tmp_path_factory.mktemp("base"))
+    for file in [*folder.glob("*.safetensors*"), folder / "config.json"]:
+        file.unlink()
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**HUGGING_FACE)).save_pretrained(folder)
+    return folder
+
+
+def adapt(base, folder, **how):
+    """Save an adapter whose matrices are drawn, and give transformers' logits with it."""
+    import transformers
+
+    model = transformers.LlamaForCausalLM.from_pretrained(base)
+    config = peft.LoraConfig(**{"r": 4, "lora_alpha": 12, "target_modules": TARGETS, "init_lora_weights": False} | how)
+    torch.manual_seed(1)
+    adapted = peft.get_peft_model(model, config).eval()
+    adapted.save_pretrained(folder)
+    with torch.no_grad():
+        return adapted(torch.arange(3, 20)[None]).logits, model
+
+
+def logits(base, adapter) -> torch.Tensor:
+    network = load_network(find_checkpoint(base), dtype="float32", device="cpu", adapter=adapter).model
+    with torch.no_grad():
+        return network(torch.arange(3, 20)[None]).logits
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"use_rslora": True},
+        {"rank_pattern": {"q_proj": 8}, "alpha_pattern": {"layers.0.self_attn.q_proj": 3, "up_proj": 20}},
+        {"target_modules": ["v_proj", "lm_head"]},
+    ],
+)
+def test_the_network_computes_what_peft_does(base, tmp_path, how):
+    wanted, _ = adapt(base, tmp_path, **how)
+    torch.testing.assert_close(logits(base, tmp_path), wanted, rtol=0, atol=2e-5)
+    assert (logits(base, None) - wanted).abs().max() > 1e-2
+
+
+def test_a_head_that_peft_saves_with_its_adapter_must_be_the_models(base, tmp_path):
+    adapt(base, tmp_path, target_modules=["lm_head"])
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    tensors["base_model.model.lm_head.base_layer.weight"] += 1
+    save_file(tensors, file)
+    with pytest.raises(CheckpointError, match="made for other weights of lm_head"):
+        logits(base, tmp_path)
+
+
+def damaged(folder, **config):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+
+
+def test_what_cannot_be_folded_in_is_refused_by_name(base, tmp_path):
+    folder = tmp_path / "whole"
+    adapt(base, folder)
+    for change, message in {
+        "use_dora": "has use_dora",
+        "fan_in_fan_out": "the other way round",
+    }.items():
+        copy = tmp_path / change
+        shutil.copytree(folder, copy)
+        damaged(copy, **{change: True})
+        with pytest.raises(CheckpointError, match=message):
+            logits(base, copy)
+    damaged(folder, peft_type="IA3")
+    with pytest.raises(CheckpointError, match="only LORA"):
+        logits(base, folder)
+    with pytest.raises(CheckpointError, match=r"no adapter_config\.json"):
+        logits(base, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.update({"base_model.model.lm_head.weight": torch.zeros(2, 2)}), "lm_head.weight .* is no matrix"),
+        (lambda t: t.pop(sorted(t)[0]), "lacks"),
+        (lambda t: t.update({sorted(t)[0]: torch.full_like(t[sorted(t)[0]], torch.nan)}), "not finite"),
+        (lambda t: t.update({sorted(t)[0]: torch.zeros(4, 5)}), "has shape"),
+        (
+            lambda t: t.update(
+                {f"base_model.model.model.layers.9.q_proj.lora_{x}.weight": torch.zeros(2, 2) for x in "AB"}
+            ),
+            r"of model\.layers\.9\.q_proj, which this model has not",
+        ),
+        (lambda t: t.clear(), "is empty"),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_named(base, tmp_path, change, message):
+    adapt(base, tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+    with pytest.raises(CheckpointError, match=message):
+        logits(base, tmp_path)
+
+
+def test_pickled_weights_are_not_read(base, tmp_path):
+    adapt(base, tmp_path)
+    (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
+    with pytest.raises(CheckpointError, match=r"has no adapter_model\.safetensors"):
+        logits(base, tmp_path)
+
+
+def test_integers_take_no_adapter(base, tmp_path):
+    adapt(base, tmp_path)
+    network = load_network(find_checkpoint(base), dtype="float32", device="cpu").model
+    layer = network.model.layers[0].self_attn.o_proj
+    layer.weight = torch.nn.Parameter(layer.weight.to(torch.int8), requires_grad=False)
+    with pytest.raises(CheckpointError, match="before they are quantized"):
+        merge_adapter(network, tmp_path)
