@@ -13,7 +13,7 @@ READY := .venv/.ready
 PICTURE := examples/pictures/shapes.png
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-oldest test-newest lock lint format bench examples real-model real-model-package clean
+.PHONY: help demo serve test test-all test-oldest test-newest lock lint format bench examples real-model real-model-package clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -22,6 +22,11 @@ demo: $(READY)  ## set up, then ask the model in the package about a picture and
 	@mkdir -p out
 	$(BIN)/modelwright chat vl2-nano "How many shapes are there?" --image $(PICTURE)
 	$(BIN)/modelwright chat vl2-nano "<|grounding|>Locate <|ref|>the red circle<|/ref|>." --image $(PICTURE) --draw out/demo.png
+
+# SERVE_ARGS="--port 9000 --max-batch 8" and MODEL=<folder or hub id> say otherwise.
+MODEL ?= vl2-nano
+serve: $(READY)  ## set up, then serve the model in the package at http://127.0.0.1:8000 (MODEL, SERVE_ARGS)
+	$(BIN)/modelwright serve $(MODEL) $(SERVE_ARGS)
 
 # The tensors of the tests are too small for threads to help.
 test test-all test-oldest test-newest: export OMP_NUM_THREADS ?= 1

@@ -3,6 +3,8 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from modelwright.engine.results import EngineStatistics
+from modelwright.engine.step import StepStatistics
 from modelwright.server.metrics import Metrics, Times
 from modelwright.server.settings import ServerSettings
 from tests.server.echo import echo
@@ -71,7 +73,7 @@ def test_an_answer_is_counted_where_it_belongs(metrics):
     metrics.token(0.01)
     metrics.finished("stop", 3, Times(queue=0.1, prefill=0.1, decode=0.04, total=0.24))
     metrics.aborted("decode", completion_tokens=2)
-    metrics.step(0.01, 12, preempted=1)
+    metrics.stepped(EngineStatistics(StepStatistics(1, 0, 1, 5, 0, 5, 0.0, 12), 0.01))
     metrics.ignored("user")
     metrics.ignored("a made up name")
     metrics.picture(kept=True)

@@ -6,9 +6,12 @@ from modelwright.cli import examples
 from modelwright.cli.bench_options import BenchOptions, LatencyOptions, ThroughputOptions
 from modelwright.cli.chat_options import ChatOptions
 from modelwright.cli.complete_image_options import CompleteImageOptions
+from modelwright.cli.console import write
 from modelwright.cli.generate_options import GenerateOptions
 from modelwright.cli.option_groups import command
 from modelwright.cli.option_names import Command
+from modelwright.cli.quick_checks import check_packages
+from modelwright.cli.serve_options import SERVE_PACKAGES, ServeOptions, printed
 
 bench = typer.Typer(help="Measure a model in the engine.", no_args_is_help=True)
 
@@ -31,6 +34,20 @@ def generate(options: GenerateOptions) -> None:
     from modelwright.cli.generate import run_generate
 
     raise typer.Exit(run_generate(options))
+
+
+@command
+def serve(options: ServeOptions) -> None:
+    """Serve a model over HTTP as OpenAI's API: chat, completions, pictures with boxes, tools, schemas."""
+    if options.print_config:
+        write(printed(options))
+        return
+    options.check()
+    check_packages(SERVE_PACKAGES, "serve")
+
+    from modelwright.cli.serve import run_serve
+
+    raise typer.Exit(run_serve(options))
 
 
 @command

@@ -9,6 +9,11 @@ GENERATE = (
     "modelwright generate ./checkpoint -i prompts.jsonl -o answers.jsonl",
     "modelwright generate ./checkpoint -i - -o - --max-tokens 100 < prompts.jsonl",
 )
+SERVE = (
+    "modelwright serve vl2-nano",
+    "modelwright serve org/name --host 0.0.0.0 --api-key-file keys.txt --max-batch 16",
+    "modelwright serve --config serve.yaml --print-config",
+)
 COMPLETE_IMAGE = (
     "modelwright complete-image photo.png --keep 0.5 -n 4 -o completed.png",
     "modelwright complete-image ./checkpoint --keep 0 --seed 7",
@@ -30,10 +35,7 @@ QUANTIZE = (
     "modelwright quantize org/name ./int8",
     "modelwright quantize ./checkpoint ./int4 --method int4 --eval text.txt",
 )
-EXPORT_ONNX = (
-    "modelwright export onnx vl2-nano ./onnx --dtype float16",
-    "modelwright export onnx ./llama ./onnx --names optimum",
-)
+EXPORT_ONNX = ("modelwright export onnx vl2-nano ./onnx --dtype float16",)
 ENV = ("modelwright env --check",)
 MODELS = ("modelwright models --json",)
 

@@ -20,7 +20,6 @@ class ExportOptions:
     out: Path
     dtype: str = "float32"
     opset: int = 20
-    names: str = "modelwright"
     draws: int = 12
     seed: int = 0
 
@@ -34,7 +33,6 @@ def run_export(options: ExportOptions) -> None:
             user_path(options.out),
             options.dtype,
             opset=options.opset,
-            names=options.names,
             draws=options.draws,
             seed=options.seed,
             progress=progress,

@@ -9,10 +9,11 @@ from typer import Option
 
 import modelwright
 from modelwright.cli import examples
-from modelwright.cli.engine_commands import bench, chat, complete_image, generate
+from modelwright.cli.engine_commands import bench, chat, complete_image, generate, serve
 from modelwright.cli.exit_status import USER_ERROR, status_of
 from modelwright.cli.model_commands import env, models, plan
 from modelwright.cli.option_names import Command, in_options
+from modelwright.cli.serve_options import ServeCommand
 from modelwright.cli.streams import discard_stdout, flush_stdout, open_streams, sentence
 from modelwright.cli.weight_commands import convert, export, quantize
 from modelwright.errors import UserError
@@ -67,6 +68,7 @@ def root(
 COMMANDS = {
     chat: examples.CHAT,
     generate: examples.GENERATE,
+    serve: examples.SERVE,
     complete_image: examples.COMPLETE_IMAGE,
     models: examples.MODELS,
     convert: examples.CONVERT,
@@ -75,7 +77,7 @@ COMMANDS = {
     env: examples.ENV,
 }
 for command, lines in COMMANDS.items():
-    app.command(cls=Command, epilog=examples.shown(lines))(command)
+    app.command(cls=ServeCommand if command is serve else Command, epilog=examples.shown(lines))(command)
 app.add_typer(bench, name="bench")
 app.add_typer(export, name="export")
 

@@ -7,12 +7,14 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+from typer import Option
+
 
 def command(run: Callable[..., None]) -> Callable[..., None]:
     """``run(options)`` as typer reads commands: with a parameter for each field of the dataclass that it takes.
 
     A field whose type is a dataclass stands for that one's fields, which help shows together under its ``PANEL``.
-    Fields are annotated as typer's parameters are.
+    Fields are annotated as typer's parameters are, or say in their metadata what they are for (`ServerSettings`).
     """
     (name, group), *others = get_type_hints(run, include_extras=True).items()
     assert [each for each, _ in others] in ([], ["return"]), "a command takes its options as one dataclass"
@@ -41,7 +43,25 @@ def _fields(group: type) -> Iterator[tuple[str, Any, Any]]:
             yield from _fields(annotation)
         else:
             default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
-            yield field.name, default, annotation if panel is None else _in_panel(annotation, panel)
+            if "limit" in field.metadata:
+                annotation = _described(field, annotation)
+            yield (
+                field.name,
+                default or None if _is_tuple(field) else default,
+                (annotation if panel is None else _in_panel(annotation, panel)),
+            )
+
+
+def _described(field: dataclasses.Field, kind: Any) -> Any:
+    """The option of a field that knows no typer, by what its metadata says of it."""
+    told = field.metadata
+    name = f"--{field.name.replace('_', '-')}"
+    option = Option(name, help=told["limit"].about, metavar=told["metavar"], rich_help_panel=told["group"])
+    return Annotated[list[str] | None if _is_tuple(field) else kind, option]
+
+
+def _is_tuple(field: dataclasses.Field) -> bool:
+    return isinstance(field.default, tuple)
 
 
 def _in_panel(annotation: Any, panel: str) -> Any:
@@ -56,7 +76,11 @@ def _build(group: type, values: Mapping[str, Any]) -> Any:
     hints = get_type_hints(group, include_extras=True)
     return group(
         **{
-            field.name: _build(hints[field.name], values) if _is_group(hints[field.name]) else values[field.name]
+            field.name: _build(hints[field.name], values)
+            if _is_group(hints[field.name])
+            else tuple(values[field.name] or ())
+            if _is_tuple(field)
+            else values[field.name]
             for field in dataclasses.fields(group)
         }
     )

@@ -3,10 +3,11 @@
 import difflib
 import re
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 from modelwright import zoo
-from modelwright.errors import CheckpointError, ConfigError
+from modelwright.errors import CheckpointError, ConfigError, RequestError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "npu", "hpu", "mtia", "xla")
@@ -57,6 +58,13 @@ def check_choice(field: str, value: str | None, choices: Iterable[str]) -> None:
         raise ConfigError(
             f"{field} must be one of {', '.join(choices)}; got {value!r:.80}{_did_you_mean(near)}", field=field
         )
+
+
+def check_packages(names: Iterable[str], extra: str) -> None:
+    """Raise a RequestError where a package that comes with an extra alone is not installed; none is imported."""
+    lacking = next((name for name in names if find_spec(name) is None), None)
+    if lacking is not None:
+        raise RequestError(f'{lacking} is not installed, which this needs: pip install "modelwright[{extra}]"')
 
 
 def check_device(device: str) -> None:

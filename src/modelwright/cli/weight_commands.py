@@ -14,7 +14,6 @@ from modelwright.cli.quick_checks import check_choice, check_device, check_model
 LAYOUTS = ("hf", "mindformers", "gguf")
 CONVERTED = ("float32", "bfloat16", "float16", "q8_0")
 EXPORTED = ("float32", "float16")
-NAMES = ("modelwright", "optimum")
 METHODS = ("int8", "int4", "int8-dynamic")
 ShardSize = Annotated[str, Option(help="Largest weight file: 5GB, 200MiB or a number of bytes.")]
 
@@ -138,17 +137,13 @@ def export_onnx(
     ],
     dtype: Annotated[str, Option(help="float32 or float16.")] = "float32",
     opset: Annotated[int, Option(help="ONNX's version, 18 to 23.", metavar="N")] = 20,
-    names: Annotated[
-        str, Option(help="modelwright, or optimum: one graph that its ORTModelForCausalLM runs, of a Llama.")
-    ] = "modelwright",
     draws: Annotated[int, Option(help="How many drawn shapes to compare with PyTorch.", metavar="N")] = 12,
     seed: Annotated[int, Option(help="Of the drawn shapes and tokens.")] = 0,
 ) -> None:
     """Write ONNX graphs with the cache as inputs and outputs, compared with PyTorch before they appear."""
     check_model(model)
     check_choice("dtype", dtype, EXPORTED)
-    check_choice("names", names, NAMES)
 
     from modelwright.cli.export import ExportOptions, run_export
 
-    run_export(ExportOptions(model, out, dtype, opset, names, draws, seed))
+    run_export(ExportOptions(model, out, dtype, opset, draws, seed))

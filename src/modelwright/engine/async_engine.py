@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from itertools import count
 from types import TracebackType
@@ -72,6 +72,10 @@ class AsyncEngine:
     def statistics(self) -> EngineStatistics | None:
         """Of the last step."""
         return self._engine.statistics
+
+    def watch_steps(self, told: Callable[[EngineStatistics], None] | None) -> None:
+        """Let `told` be called after each step, on the engine's thread: it must be quick, and raise nothing."""
+        self._worker.on_step = told
 
     @property
     def waiting(self) -> int:

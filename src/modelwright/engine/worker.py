@@ -10,7 +10,7 @@ from contextlib import suppress
 from modelwright.engine.counts import Counts
 from modelwright.engine.engine import Engine
 from modelwright.engine.refusals import Closed, Died, SlowReader
-from modelwright.engine.results import Update
+from modelwright.engine.results import EngineStatistics, Update
 from modelwright.engine.streams import Stream
 
 
@@ -33,6 +33,7 @@ class Worker:
         self._touched: dict[Stream, None] = {}  # whose readers are to look again
         self._changed = self._closed = False
         self.death: BaseException | None = None
+        self.on_step: Callable[[EngineStatistics], None] | None = None
         engine.on_start = self._started
         self._thread = threading.Thread(target=self._run, name="modelwright-engine", daemon=True)
         self._thread.start()
@@ -91,9 +92,12 @@ class Worker:
     def _run(self) -> None:
         try:
             while self._obey():
-                began = time.monotonic()
+                began, before = time.monotonic(), self._engine.statistics
                 self._hand_out(self._step())
                 self._counts.stepped(began)
+                done = self._engine.statistics
+                if self.on_step is not None and done is not None and done is not before:
+                    self.on_step(done)
                 self._wake()
         except BaseException as error:
             self.death = error

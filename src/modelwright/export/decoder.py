@@ -11,7 +11,6 @@ from modelwright.configs.rope import RopeSettings
 from modelwright.export.attention import GraphAttention, visible
 from modelwright.export.cache_tensors import CacheTensors
 from modelwright.export.experts import traceable_experts
-from modelwright.export.forms import POSITIONS
 from modelwright.export.graphs import Graph, OnnxConfig
 from modelwright.layers import RotaryEmbedding, Rotation
 from modelwright.ops.rotary import rope_table, rotate_by_matrix, rotate_half_split
@@ -52,16 +51,13 @@ class DecoderGraph(nn.Module):
         content = {name: inputs[name] for name in ("input_ids", "inputs_embeds") if name in inputs}
         [tokens] = [tensor.shape[1] for tensor in content.values()]
         past, device = pairs[0][0].shape[2], pairs[0][0].device
-        positions = inputs.get(POSITIONS)
-        if positions is None:
-            positions = self._positions(mask, pairs[0][0].shape[0], tokens, past, device)
         attention = GraphAttention(visible(mask, tokens, past, device), pairs, **self.how)
         logits = self.model(
             **content,
-            position_ids=positions,
+            position_ids=self._positions(mask, pairs[0][0].shape[0], tokens, past, device),
             attention=attention,
             use_cache=False,
-            logits_to_keep=inputs.get(KEPT, 0),
+            logits_to_keep=inputs[KEPT],
         ).logits
         return {"logits": logits, **self.cache.named(attention.present, "present")}
 
@@ -122,13 +118,11 @@ def example_inputs(config: OnnxConfig, dtype: torch.dtype) -> dict[str, Tensor]:
     numbers = torch.Generator().manual_seed(0)
     ids = torch.randint(config.vocab_size, (batch, tokens), generator=numbers)
     example = {"input_ids": ids, "attention_mask": torch.ones(batch, past + tokens, dtype=torch.long)}
-    example[POSITIONS] = torch.arange(past, past + tokens).expand(batch, -1).contiguous()
     return example | config.cache.random(batch, past, dtype, numbers)
 
 
 def decoder_graph(config: OnnxConfig, module: DecoderGraph, example: Mapping[str, Tensor]) -> Graph:
-    """The decoder's graph, whose logits may be those of a few tokens where its form lets them be chosen."""
-    inputs, chosen = dict(config.graph_inputs), {name: example[name] for name in config.graph_inputs}
-    if config.form.chooses_logits:
-        inputs, chosen = inputs | {KEPT: {0: "kept"}}, chosen | {KEPT: torch.arange(2)}
-    return Graph("decoder", module, inputs, config.graph_outputs, chosen, config.form)
+    """The decoder's graph, whose logits may be those of a few tokens."""
+    inputs = {**config.graph_inputs, KEPT: {0: "kept"}}
+    chosen = {name: example[name] for name in config.graph_inputs} | {KEPT: torch.arange(2)}
+    return Graph("decoder", module, inputs, config.graph_outputs, chosen)

@@ -96,14 +96,16 @@ def _exported(folder: Path) -> set[str]:
 
 
 def write_small_files(folder: Path, model: Any, source: Path | None) -> None:
-    """How the model generates, and of its ``source`` folder whatever goes along with weights, but no other config."""
+    """The model's config, how it generates, and of its ``source`` folder whatever else goes along with weights."""
+    config = model.config.to_dict()
+    config |= {"architectures": [type(model).__name__], "_name_or_path": ""}
+    _write(folder / "config.json", config)
     if model.generation_config is not None:
-        write_object(folder / "generation_config.json", model.generation_config.to_diff_dict())
+        _write(folder / "generation_config.json", model.generation_config.to_diff_dict())
     if source is not None:
         copy_companions(source, folder, apart_from={path.name for path in source.glob(INDEX)})
 
 
-def write_object(path: Path, content: dict[str, Any]) -> None:
-    """An object as JSON; equal ones give the same bytes."""
+def _write(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")

@@ -3,12 +3,10 @@
 Leaves out the tracing (``trace.py``), and how the families say it (their ``export.py``).
 """
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +15,6 @@ from transformers import DynamicCache
 
 from modelwright.errors import ConfigError
 from modelwright.export.cache_tensors import BATCH, Axes, CacheTensors
-from modelwright.export.folder import write_object
-from modelwright.export.forms import MODELWRIGHT, POSITIONS, GraphForm
 from modelwright.families import causal_family, families, family_of, resolve
 
 SEQUENCE, PAST, TOTAL = "sequence", "past", "past + sequence"
@@ -33,7 +29,6 @@ class Graph:
         module: takes a dict of tensors by input name and returns one by output name; this is what is traced.
         inputs, outputs: names in order, each with its dynamic axes.
         example: an input of every name, each dynamic axis longer than 1 and no two of one length by chance.
-        form: in whose names the file is written; all others here are ours.
     """
 
     name: str
@@ -41,7 +36,6 @@ class Graph:
     inputs: Mapping[str, Axes]
     outputs: Mapping[str, Axes]
     example: Mapping[str, Tensor]
-    form: GraphForm = MODELWRIGHT
 
 
 @dataclass(frozen=True)
@@ -57,18 +51,13 @@ class Pass:
 class OnnxConfig(ABC):
     """How one family is exported; made from the model's config, as transformers' class of this name was.
 
-    Args:
-        form: in whose form the decoder is written.
-
     Raises:
-        ConfigError: by the constructor, where the graph could not say what the config asks for, or not in this form.
+        ConfigError: by the constructor, where the graph could not say what the config asks for.
     """
 
-    def __init__(self, config: Any, form: GraphForm = MODELWRIGHT):
-        self.config, self.form = config, form
+    def __init__(self, config: Any):
+        self.config = config
         self.check()
-        if form is not MODELWRIGHT:
-            self.check_optimum()
 
     @property
     def family(self) -> str:
@@ -107,10 +96,9 @@ class OnnxConfig(ABC):
 
     @property
     def graph_inputs(self) -> dict[str, Axes]:
-        """All inputs of the decoder graph, in order and by our names."""
+        """All inputs of the decoder graph, in order."""
         mask = {"attention_mask": {0: BATCH, 1: TOTAL}} if self.takes_mask else {}
-        positions = {POSITIONS: {0: BATCH, 1: SEQUENCE}} if self.form.takes_positions else {}
-        return {**self.inputs, **mask, **positions, **self.cache.axes("past", PAST)}
+        return {**self.inputs, **mask, **self.cache.axes("past", PAST)}
 
     @property
     def graph_outputs(self) -> dict[str, Axes]:
@@ -143,29 +131,6 @@ class OnnxConfig(ABC):
 
     def check(self) -> None:  # noqa: B027  # most families have nothing to refuse
         """Raise a ``ConfigError`` for what the graphs cannot say."""
-
-    def check_optimum(self) -> None:
-        """Raise a ``ConfigError`` where optimum's ``ORTModelForCausalLM`` would not run the decoder; here, of all."""
-        raise ConfigError(
-            f"names must be modelwright for {self.family}, got optimum, whose ORTModelForCausalLM runs one graph from "
-            "token ids to the next token's logits, with a key and a value for each head, of model types that "
-            "transformers' AutoModelForCausalLM knows",
-            field="names",
-        )
-
-    def write_config(self, model: Any, folder: Path) -> None:
-        """Write ``config.json`` for whoever runs the graphs: every field of the model's own, or what optimum reads.
-
-        That is what the model's ``save_pretrained`` writes, which transformers knows.
-        """
-        architectures = [type(model).__name__]
-        if self.form is MODELWRIGHT:
-            named = {"architectures": architectures, "_name_or_path": ""}
-            write_object(folder / "config.json", model.config.to_dict() | named)
-            return
-        config = copy.deepcopy(model.config)
-        config.architectures = architectures
-        config.save_pretrained(folder)
 
     def content(self, model: Any, ids: Tensor) -> dict[str, Tensor]:
         """What the decoder reads of ``ids`` ``[batch, tokens]``, by :attr:`inputs`."""

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.errors import CheckpointError
-from modelwright.export.forms import FORMS, MODELWRIGHT, GraphForm
 
 FILE = "modelwright_onnx.json"
 FORMAT = 1
+LOGITS_TO_KEEP = "logits_to_keep"
+"""An input of the decoder, int64 ``[1]``: logits of the last n tokens only; 0 means all."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,6 @@ class Manifest:
         max_positions: tokens that fit into one sequence; None where nothing bounds them.
         opset: ONNX's version.
         files: all files of the export, this one among them, with slashes; empty in folders of earlier versions.
-        names: the :class:`GraphForm` of the decoder by its name.
     """
 
     family: str
@@ -41,17 +41,11 @@ class Manifest:
     max_positions: int | None
     opset: int
     files: tuple[str, ...] = ()
-    names: str = MODELWRIGHT.name
-
-    @property
-    def form(self) -> GraphForm:
-        """In whose form the decoder is written."""
-        return FORMS[self.names]
 
     def past_shapes(self, batch: int, past: int = 0) -> dict[str, tuple[int, ...]]:
         """The shape of every past tensor by the name of its input."""
         return {
-            f"{self.form.past}.{layer}.{part['name']}": (batch, part["heads"], past, part["width"])
+            f"past.{layer}.{part['name']}": (batch, part["heads"], past, part["width"])
             for layer in range(self.cache_layers)
             for part in self.cache_parts
         }
@@ -75,12 +69,9 @@ class Manifest:
         if content.pop("format", None) != FORMAT:
             raise CheckpointError(f"{path} has another format than {FORMAT}, the one this version reads")
         try:
-            manifest = cls(**content)
+            return cls(**content)
         except TypeError as error:
             raise CheckpointError(f"{path} does not fit format {FORMAT}: {error}") from error
-        if manifest.names not in FORMS:
-            raise CheckpointError(f"{path}: names must be one of {', '.join(FORMS)}; got {manifest.names!r}")
-        return manifest
 
 
 def read_object(path: Path) -> dict[str, Any]:

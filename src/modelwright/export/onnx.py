@@ -12,7 +12,6 @@ from modelwright.checkpoints.folder import find_checkpoint
 from modelwright.configs.limits import LARGEST_SEED
 from modelwright.errors import ConfigError
 from modelwright.export.folder import check_ours, exported_folder, write_small_files
-from modelwright.export.forms import MODELWRIGHT, GraphForm, form_called
 from modelwright.export.graphs import OnnxConfig, onnx_config_class
 from modelwright.export.manifest import Manifest
 from modelwright.export.trace import DEFAULT_OPSET, EXTERNAL_ABOVE, check_opset, write_graph
@@ -56,7 +55,6 @@ def export_onnx(
     dtype: str | torch.dtype = "float32",
     *,
     opset: int = DEFAULT_OPSET,
-    names: str = MODELWRIGHT.name,
     external_above: int = EXTERNAL_ABOVE,
     draws: int = 12,
     seed: int = 0,
@@ -65,27 +63,24 @@ def export_onnx(
     """Write ``source`` as ONNX graphs with the cache as inputs and outputs, and compare them with PyTorch.
 
     The folder holds ``decoder.onnx`` and the family's other graphs, ``modelwright_onnx.json`` (what they are),
-    ``config.json``, and the small files of ``source``. Exporting again gives the same bytes. In optimum's form the
-    decoder is ``model.onnx``, and the folder what optimum's ``ORTModelForCausalLM.from_pretrained`` runs.
+    ``config.json``, and the small files of ``source``. Exporting again gives the same bytes.
 
     Args:
         source: a checkpoint folder, a hub id, or a model of ours, which stays as it is.
         out: the folder to make; what an export wrote there before is replaced, and other files stay.
         dtype: of weights, products and cache: ``float32`` or ``float16``.
         opset: ONNX's version.
-        names: ``modelwright`` or ``optimum``: whose names and inputs the decoder has, see :class:`GraphForm`.
         external_above: bytes of weights above which they lie in a file beside the graph.
         draws: how many shapes to compare, drawn with ``seed``.
         progress: told what is being done.
 
     Raises:
-        ConfigError: a model, a type, an opset or names that are not exported; a package that is missing.
+        ConfigError: a model, a type or an opset that is not exported; a package that is missing.
         CheckpointError: ``source`` cannot be read, ``out`` not written, or onnxruntime and PyTorch disagree; nothing
             is left at ``out`` then but what was there before.
     """
     name, out, tell = _dtype_name(dtype), Path(out), progress or (lambda _: None)
     check_opset(opset)
-    form = form_called(names)
     if draws < 1:
         raise ConfigError(f"draws must be at least 1, got {draws}", field="draws")
     if draws > MOST_DRAWS:
@@ -95,21 +90,20 @@ def export_onnx(
     _require_packages()
     check_ours(out)
     tell("reading the model")
-    model, folder = _read(source, name, form)
-    config = onnx_config_class(type(model))(model.config, form)
+    model, folder = _read(source, name)
+    config = onnx_config_class(type(model))(model.config)
     _refuse_changed_layers(model)
     with exported_folder(out) as place, evaluating(model):
-        cache_dtype, files = _cache_dtype(config, model), {}
+        cache_dtype, files = _cache_dtype(config, model), []
         with config.prepared(model):
             for graph in config.graphs(model, cache_dtype):
                 tell(f"tracing the {graph.name} graph")
-                files[graph.name] = write_graph(graph, place, opset, external_above)
+                files.append(write_graph(graph, place, opset, external_above))
         _manifest(config, files, name, cache_dtype, opset).write(place)
-        config.write_config(model, place)
         write_small_files(place, model, folder)
         tell("comparing onnxruntime with PyTorch")
         verification = verify_onnx(place, model, draws, seed)
-        graphs = tuple(_sizes(path, form) for path in files.values())
+        graphs = tuple(_sizes(path) for path in files)
     return Report(out, config.family, name, opset, graphs, verification)
 
 
@@ -129,10 +123,9 @@ def _require_packages() -> None:
         raise ConfigError(f'{", ".join(missing)} not installed: pip install "modelwright[onnx]"')
 
 
-def _read(source: str | Path | ModelwrightPreTrainedModel, dtype: str, form: GraphForm) -> tuple[Any, Path | None]:
+def _read(source: str | Path | ModelwrightPreTrainedModel, dtype: str) -> tuple[Any, Path | None]:
     """The model in ``dtype`` on the CPU, and the folder it came from."""
     if isinstance(source, ModelwrightPreTrainedModel):
-        onnx_config_class(type(source))(source.config, form)  # refused before the weights are copied
         return _as_type(source, dtype), None
     if isinstance(source, torch.nn.Module):
         raise ConfigError(f"{type(source).__name__} is no model of ours: give one of them, or a checkpoint folder")
@@ -141,7 +134,7 @@ def _read(source: str | Path | ModelwrightPreTrainedModel, dtype: str, form: Gra
     served = onnx_config_class(kind)
     config = checkpoint.config_class.from_pretrained(folder)
     config = checkpoint.config_class.from_pretrained(folder, **served.types(config, dtype))
-    served(config, form)  # refused before the weights are read
+    served(config)  # refused before the weights are read
     return kind.from_pretrained(folder, config=config, dtype=getattr(torch, dtype)), folder
 
 
@@ -182,11 +175,11 @@ def _cache_dtype(config: OnnxConfig, model: Any) -> torch.dtype:
     return next(tensor.dtype for name, tensor in outputs.items() if name.startswith("present."))
 
 
-def _manifest(config: OnnxConfig, files: dict[str, Path], dtype: str, cache_dtype: torch.dtype, opset: int) -> Manifest:
+def _manifest(config: OnnxConfig, files: list[Path], dtype: str, cache_dtype: torch.dtype, opset: int) -> Manifest:
     cache = config.cache
     return Manifest(
         family=config.family,
-        graphs={name: path.name for name, path in files.items()},
+        graphs={path.stem: path.name for path in files},
         dtype=dtype,
         cache_dtype=str(cache_dtype).removeprefix("torch."),
         cache_layers=cache.layers,
@@ -195,10 +188,9 @@ def _manifest(config: OnnxConfig, files: dict[str, Path], dtype: str, cache_dtyp
         vocab_size=config.vocab_size,
         max_positions=config.max_positions,
         opset=opset,
-        names=config.form.name,
     )
 
 
-def _sizes(path: Path, form: GraphForm) -> GraphFile:
-    weights = path.with_name(f"{path.name}{form.weights}")
+def _sizes(path: Path) -> GraphFile:
+    weights = path.with_name(f"{path.name}.data")
     return GraphFile(path.stem, path.stat().st_size, weights.stat().st_size if weights.exists() else 0)

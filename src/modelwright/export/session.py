@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from modelwright.errors import CheckpointError, ConfigError
-from modelwright.export.manifest import Manifest
+from modelwright.export.manifest import LOGITS_TO_KEEP, Manifest
 
 Past = Mapping[str, Any]
 """onnxruntime's values by the names of the graph's ``past`` inputs."""
@@ -83,16 +83,12 @@ class DecoderSession:
         Returns:
             The logits ``[batch, kept, vocabulary]`` and the past of the next pass.
         """
-        batch, tokens = next(iter(content.values())).shape[:2]
-        form = self.manifest.form
-        inputs = dict(content) | form.beside(batch, tokens, next(iter(past.values())).shape()[2], keep)
+        inputs = dict(content) | {LOGITS_TO_KEEP: np.array([keep])}
         if self.manifest.takes_mask:
             inputs["attention_mask"] = mask
         feeds = {name: self._value(np.ascontiguousarray(array)) for name, array in inputs.items()} | dict(past)
         logits, *present = self.session.run_with_ort_values(self._names, feeds)
-        scores = logits.numpy()
-        kept = scores if form.chooses_logits else scores[:, -keep:]
-        return kept, dict(zip(past, present, strict=True))
+        return logits.numpy(), dict(zip(past, present, strict=True))
 
     def prefill(
         self, content: Mapping[str, np.ndarray], mask: np.ndarray, chunk: int | None = None

@@ -17,8 +17,8 @@ from torch.export import Dim
 
 from modelwright.errors import ConfigError
 from modelwright.export.decoder import KEPT
-from modelwright.export.forms import LOGITS_TO_KEEP
 from modelwright.export.graphs import PAST, Axes, Graph
+from modelwright.export.manifest import LOGITS_TO_KEEP
 
 OPSETS = range(18, 24)
 DEFAULT_OPSET = 20
@@ -28,9 +28,7 @@ _END = 2**63 - 1
 
 
 def write_graph(graph: Graph, folder: Path, opset: int = DEFAULT_OPSET, external_above: int = EXTERNAL_ABOVE) -> Path:
-    """Trace ``graph`` and write ``folder/NAME.onnx``, with its weights beside it where they are large.
-
-    The decoder and its weights are called as its form says, every other graph ``NAME.onnx`` and ``NAME.onnx.data``.
+    """Trace ``graph`` and write ``folder/NAME.onnx``, with ``NAME.onnx.data`` beside it where the weights are large.
 
     Raises:
         ConfigError: torch's exporter cannot translate the model, or not to this opset.
@@ -43,20 +41,15 @@ def write_graph(graph: Graph, folder: Path, opset: int = DEFAULT_OPSET, external
         model = _traced(graph, opset)
     expand_experts(model)
     fold_transposes(model)
-    _name_tensors(model, graph)
+    _name_axes(model, graph)
     if KEPT in graph.inputs:
         _choose_logits(model)
     drop_unread(model.graph)
     _tidy(model)
-    path = graph_path(graph, folder)
+    path = folder / f"{graph.name}.onnx"
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
-    ir.save(model, path, external_data=f"{path.name}{graph.form.weights}" if size > external_above else None)
+    ir.save(model, path, external_data=f"{path.name}.data" if size > external_above else None)
     return path
-
-
-def graph_path(graph: Graph, folder: Path) -> Path:
-    """Where the file of a graph is written."""
-    return folder / f"{graph.form.stem if graph.name == 'decoder' else graph.name}.onnx"
 
 
 def check_opset(opset: int) -> None:
@@ -136,13 +129,12 @@ def _dims(axes: Axes, lengths: dict[str, Any]) -> dict[int, Any]:
     return {axis: lengths[name] for axis, name in axes.items()}
 
 
-def _name_tensors(model: Any, graph: Graph) -> None:
-    """Inputs and outputs by the names of their form, with the names of their axes instead of the exporter's symbols."""
+def _name_axes(model: Any, graph: Graph) -> None:
+    """Inputs and outputs with the names of their axes instead of the exporter's symbols."""
     for values, named in ((model.graph.inputs, graph.inputs), (model.graph.outputs, graph.outputs)):
         for value in values:
             for axis, name in named[value.name].items():
-                value.shape[axis] = graph.form.axis(name)
-            value.name = graph.form.tensor(value.name)
+                value.shape[axis] = name
 
 
 def _choose_logits(model: Any) -> None:

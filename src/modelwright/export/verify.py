@@ -18,7 +18,7 @@ from torch import Tensor
 
 from modelwright.errors import CheckpointError
 from modelwright.export.graphs import OnnxConfig, Pass, onnx_config_class
-from modelwright.export.manifest import Manifest
+from modelwright.export.manifest import LOGITS_TO_KEEP, Manifest
 from modelwright.export.session import DecoderSession, open_session
 
 TOLERANCES = {"float32": (1e-4, 0.0), "float16": (2e-2, 2e-2)}
@@ -238,12 +238,7 @@ class Comparison:
         return self.config.cache.named(self.config.cache.pairs(outputs, "present"), "past")
 
     def _onnx(self, inputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-        form = self.decoder.manifest.form
-        batch, tokens = next(inputs[name] for name in self.config.inputs).shape[:2]
-        past = self.config.cache.pairs(inputs, "past")[0][0].shape[2]
-        beside = {name: torch.tensor(array) for name, array in form.beside(batch, tokens, past).items()}
-        named = {form.tensor(name): tensor for name, tensor in inputs.items()}
-        return outputs_of(self.decoder.session, named | beside)
+        return outputs_of(self.decoder.session, {**inputs, LOGITS_TO_KEEP: torch.tensor([0])})
 
     @property
     def _dtype(self) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 from modelwright.server.instruments import EngineView, Instruments
 from modelwright.server.settings import ServerSettings
@@ -154,12 +155,12 @@ class Metrics:
         """The event loop came back so much later than it was asked to."""
         self._lag.observe(seconds)
 
-    def step(self, seconds: float, tokens: int, preempted: int = 0) -> None:
-        """The engine made a step."""
-        self._step.observe(seconds)
-        self._iteration.observe(tokens)
-        if preempted:
-            self._preemptions.inc(preempted)
+    def stepped(self, statistics: Any) -> None:
+        """The engine made a step; it is told as `EngineStatistics`."""
+        self._step.observe(statistics.seconds)
+        self._iteration.observe(statistics.step.tokens)
+        if statistics.step.preempted:
+            self._preemptions.inc(statistics.step.preempted)
 
     def frames(self, count: int = 1) -> None:
         """So many frames were sent in a stream."""

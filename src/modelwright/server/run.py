@@ -40,6 +40,8 @@ _PARTING = 10.0
 class ServedEngine(Heart, EngineView, Protocol):
     """What an engine is asked here; `AsyncEngine` is one."""
 
+    def watch_steps(self, told: Callable[[Any], None]) -> None: ...
+
     async def drain(self, timeout: float) -> None: ...
 
     def close(self) -> None: ...
@@ -64,14 +66,14 @@ class Application:
         engine: what it serves, on a thread of its own.
         cache: facts about the cache, for metrics.
         lines: what the user is told when it is ready; ``{url}`` in them is the server's.
-        ended: called when nothing is served any more and the engine's thread has ended.
+        ended: called in a thread when nothing is served any more; with True after the engine has ended in order.
     """
 
     app: Any
     engine: ServedEngine
     cache: Mapping[str, object]
     lines: tuple[str, ...] = ()
-    ended: Callable[[], None] = lambda: None
+    ended: Callable[[bool], None] = lambda whole: None
 
 
 def check_open(settings: ServerSettings, keys: Keys) -> None:
@@ -172,6 +174,7 @@ class _Life:
     async def _serve(self, made: Application, signals: Signals, url: str) -> int:
         health = self._health
         self._metrics.watch(made.engine, made.cache, health.stalled_for)
+        made.engine.watch_steps(self._metrics.stepped)
         async with AsyncExitStack() as stack:
             router = getattr(made.app, "router", None)
             if router is not None:
@@ -186,6 +189,7 @@ class _Life:
             if dead.done():
                 self._say("modelwright: the engine has ended, and the server with it")
                 await asyncio.sleep(_LAST_ANSWERS)
+                await _ended(made, whole=False)
                 return DEAD
             self._say(f"modelwright: {signal.Signals(signals.last).name}: no more requests are taken")
             whole = await signals.unless_second(drain(self._settings, health, self._guard, made.engine))
@@ -223,13 +227,14 @@ class _MetricsOnly:
         await self._guard(scope, receive, send)
 
 
-async def _ended(made: Application) -> bool:
+async def _ended(made: Application, whole: bool = True) -> bool:
     """Let the engine end; False where its thread does not, in the middle of a step that takes for ever."""
     future = asyncio.get_running_loop().create_future()
 
     def work() -> None:
         with suppress(Exception):
             made.engine.close()
+            made.ended(whole)
         _later(future.get_loop(), future, True)
 
     threading.Thread(target=work, name="modelwright-end", daemon=True).start()
@@ -237,7 +242,6 @@ async def _ended(made: Application) -> bool:
         await asyncio.wait_for(future, _PARTING)
     except TimeoutError:
         return False
-    made.ended()
     return True
 
 

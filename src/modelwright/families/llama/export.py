@@ -13,7 +13,7 @@ from modelwright.export.decoder import DecoderGraph, bounded_positions, decoder_
 from modelwright.export.dummies import dummy_texts
 from modelwright.export.graphs import Graph, OnnxConfig
 from modelwright.families.llama.config import LlamaConfig
-from modelwright.families.llama.config.names import DTYPE_FIELDS, KIN
+from modelwright.families.llama.config.names import DTYPE_FIELDS
 from modelwright.families.llama.parts import Types
 
 
@@ -49,26 +49,6 @@ class LlamaOnnxConfig(OnnxConfig):
                 "use_eod_attn_mask_compression=True packs documents into one row, which a graph with a cache does not "
                 "serve: it must be False to export"
             )
-
-    def check_optimum(self) -> None:
-        """What optimum's loader computes of a config, it computes as for a plain Llama: some of ours it gets wrong."""
-        config, kin = self.config, self.config.kin
-        config.check_hugging_face()
-        heads, key_heads = config.num_attention_heads, config.num_key_value_heads
-        whole = config.hidden_size // heads
-        if kin not in KIN:
-            reason = f"no model type of transformers' says these experts: {config.beyond_transformers()}"
-        elif not self.takes_mask:
-            reason = "use_attn_mask_compression=True leaves out the attention_mask, which optimum's form has"
-        elif config.head_dim != whole:
-            reason = f"head_dim ({config.head_dim}) must be hidden_size // num_attention_heads ({whole}) to its loader"
-        elif kin == "mixtral" and key_heads != heads:
-            reason = (
-                f"num_key_value_heads ({key_heads}) must be num_attention_heads ({heads}) to its loader of Mixtrals"
-            )
-        else:
-            return
-        raise ConfigError(f"names must be modelwright here, got optimum: {reason}", field="names")
 
     def generate_dummy_inputs(
         self,

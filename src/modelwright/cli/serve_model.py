@@ -1,0 +1,112 @@
+"""From the options of ``modelwright serve`` to a model behind an application, once the server listens already."""
+
+import json
+import shlex
+from contextlib import ExitStack
+
+from modelwright.cli import terminal
+from modelwright.cli.console import say
+from modelwright.cli.serve_options import ServeOptions
+from modelwright.engine.async_engine import AsyncEngine
+from modelwright.errors import RequestError
+from modelwright.server.app import create_app
+from modelwright.server.run import Application, Parts
+from modelwright.server.served import Served
+from modelwright.server.settings import ServerSettings
+from modelwright.serving.load import pick_device
+from modelwright.serving.merge_adapter import check_adapter
+from modelwright.serving.opened import Named, Opened, find_model
+from modelwright.serving.prompts import read_template, require_template
+from modelwright.serving.quiet import quieten_libraries
+from modelwright.serving.ranks import Ranks
+from modelwright.serving.warm_up import warm_up
+
+
+def check(options: ServeOptions) -> Named:
+    """The checkpoint, without its weights; an error where it, or what goes with it, could not be served."""
+    quieten_libraries()
+    pick_device(options.machine.device)
+    model = find_model(options.asked)
+    if not model.checkpoint.draws_tokens:
+        raise RequestError(f"{options.asked} is a {model.checkpoint.architecture}, which cannot be served")
+    template = read_template(options.settings.chat_template)
+    if template is not None:
+        require_template(model.checkpoint, template)
+    if options.adapter is not None:
+        check_adapter(options.adapter[1])
+    return model
+
+
+def follow(options: ServeOptions) -> int:
+    """Be one of the ranks that torchrun started besides the first; returns the exit status."""
+    quieten_libraries()
+    with Ranks(options.machine.tensor_parallel, options.machine.device, say) as ranks:
+        return ranks.follow()
+
+
+def load(options: ServeOptions, parts: Parts) -> Application:
+    """From weights to an application that has answered already."""
+    quieten_libraries()
+    settings, machine = options.settings, options.machine
+    with ExitStack() as stack:
+        ranks = stack.enter_context(Ranks(machine.tensor_parallel, machine.device, say))
+        adapter = None if options.adapter is None else options.adapter[1]
+        opened = terminal.load(check(options), "be served", options.engine.given(), machine, ranks, adapter)
+        warm_up(opened)
+        engine = opened.engine
+        batch = engine.config.max_batch
+        queue = 4 * batch if settings.max_queue is None else settings.max_queue
+        served = Served(
+            loaded=opened.loaded,
+            engine=AsyncEngine(engine, batch + queue, settings.max_queue_tokens),
+            context=engine.context,
+            max_batch=batch,
+            names=options.names,
+            any_name=settings.any_model_name,
+        )
+        page = engine.config.page_size
+        app = create_app(served, settings, parts.metrics)
+        held = stack.pop_all()
+
+    def ended(whole: bool) -> None:
+        if whole:
+            ranks.let_go(engine)
+        held.close()
+
+    return Application(
+        app=app,
+        engine=served.engine,
+        cache={"block_size": page, "num_gpu_blocks": engine.cache_tokens // page},
+        lines=_lines(served, opened, settings, queue, len(parts.keys)),
+        ended=ended,
+    )
+
+
+def _lines(served: Served, opened: Opened, settings: ServerSettings, queue: int, keys: int) -> tuple[str, ...]:
+    """What is told when it is ready: what is served within which limits, and a line to try."""
+    model = opened.loaded.model
+    dtype = str(model.dtype).removeprefix("torch.")
+    return (
+        f"serving {', '.join(served.names)} at {{url}} ({dtype} on {model.device}): {served.context} tokens of "
+        f"context, {opened.engine.cache_tokens} of cache, {served.max_batch} requests at once, {queue} waiting",
+        f"try: {curl(served.name, settings, keys > 0)}",
+    )
+
+
+def curl(name: str, settings: ServerSettings, with_key: bool) -> str:
+    """A line that asks the server something, once its ``{url}`` is filled in; a key is a variable of the shell."""
+    body = {"model": name, "max_tokens": 20, "messages": [{"role": "user", "content": "Hello!"}]}
+    words = ["curl"]
+    if settings.uds is not None:
+        words.append(f"--unix-socket {shlex.quote(settings.uds)} http://localhost{settings.root_path}")
+    else:
+        words.append("{url}")
+    words[-1] += "/v1/chat/completions"
+    if settings.tls_cert is not None:
+        words.append(f"--cacert {shlex.quote(settings.tls_cert)}")
+    if settings.tls_client_ca is not None:
+        words.append("--cert YOURS.pem --key YOURS-key.pem")
+    if with_key:
+        words.append('-H "authorization: Bearer $MODELWRIGHT_API_KEY"')
+    words.append(f"-H 'content-type: application/json' -d {shlex.quote(json.dumps(body))}")
+    return " ".join(words)
