@@ -121,6 +121,13 @@ class GuideCompiler:
             raise RequestError(f"the guide's boxes cannot be followed: {error}") from error
 
 
+def schema_fault(schema: str) -> str:
+    """What llguidance says against a schema, as JSON with `enforced_schema`'s options; empty where it takes it."""
+    matchers = _llguidance().LLMatcher
+    limits = _llguidance().LLParserLimits(verbose_errors=False)
+    return matchers.validate_grammar(matchers.grammar_from_json_schema(schema), limits=limits).strip()
+
+
 class Once:
     """What several threads want and one makes; who comes meanwhile waits. What raises is made anew by the next."""
 

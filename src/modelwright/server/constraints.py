@@ -1,13 +1,17 @@
 """What an answer must keep to: ``response_format``, ``structured_outputs``, tools and boxes, as one guide."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
+from modelwright.engine.guide import schema_fault
 from modelwright.engine.params import Guide
 from modelwright.engine.tokenizer import Tokenizer
+from modelwright.errors import GuideError
+from modelwright.processing.plain_words import cut_marks
 from modelwright.server.events import Reader
-from modelwright.server.forms import Form, read_form
+from modelwright.server.forms import Form, read_form, refusal
 from modelwright.server.tools.dialects import Dialect, dialect_of
 from modelwright.server.tools.grammar import form_or_calls, only_calls, text_or_calls
 from modelwright.server.tools.history import instruction_for
@@ -27,11 +31,13 @@ class Guiding:
         dialect: how the model writes calls.
         tokens: its special tokens.
         timeout: seconds in which a guide must be compiled.
+        plain: makes of a text one whose special tokens do not act: what is said of tools is text.
     """
 
     dialect: Dialect
     tokens: Mapping[str, int]
     timeout: float = 5.0
+    plain: Callable[[str], str] = str
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, template: object, tool_format: str = "auto", timeout: float = 5.0) -> Self:
@@ -42,7 +48,8 @@ class Guiding:
         """
         added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
         tokens = {token.content: id_ for id_, token in added.items() if token.special}
-        return cls(dialect_of(template, tokenizer.get_vocab(), tool_format), tokens, timeout)
+        dialect = dialect_of(template, tokenizer.get_vocab(), tool_format)
+        return cls(dialect, tokens, timeout, partial(cut_marks, tokenizer=tokenizer))
 
     @property
     def marks(self) -> dict[str, int]:
@@ -59,6 +66,7 @@ class Constraint:
         template_tools: what the chat template is given as ``tools``.
         instruction: what the system turn ends with, where the template does not print tools.
         keeps_special_tokens: the reader must see special tokens: ``skip_special_tokens`` must be False.
+        form: what the text of an answer must be, if anything.
     """
 
     guide: Guide | None
@@ -67,6 +75,20 @@ class Constraint:
     template_tools: list[dict[str, Any]] | None
     instruction: str | None
     keeps_special_tokens: bool
+    form: Form | None = None
+
+    @property
+    def leaves_text_free(self) -> bool:
+        """Whether an answer may begin with any text, such as thoughts."""
+        return self.form is None and not self.tools.must
+
+    def refusal(self, error: GuideError) -> ApiError:
+        """What the client is told where the guide cannot be followed: which field it is, and llguidance's sentence."""
+        for place, tool in enumerate(self.tools.shown):
+            fault = "" if error.too_complex or tool not in self.tools.callable else schema_fault(tool.schema)
+            if fault:
+                return refusal(GuideError(fault), f"tools[{place}].function.parameters")
+        return refusal(error, "tools" if self.form is None else self.form.param)
 
     def reader(self) -> Reader | None:
         """One for each choice; None where nothing can be called."""
@@ -93,15 +115,25 @@ def read_constraint(fields: Mapping[str, Any], guiding: Guiding) -> Constraint:
     if written:
         written |= {"stops": form is None and not tools.must, "timeout": guiding.timeout}
     dialect = guiding.dialect
-    shown = [dict(tool.given) for tool in tools.shown] if dialect.prints_tools else []
+    shown = [_plainly(tool.given, guiding.plain) for tool in tools.shown] if dialect.prints_tools else []
     return Constraint(
         Guide(**written) if written else None,
         tools,
         dialect,
         shown or None,
-        instruction_for(dialect, tools.shown),
+        instruction_for(dialect, tools.shown, guiding.plain),
         bool(tools.callable) and any(part in guiding.tokens for part in dialect.tokens),
+        form,
     )
+
+
+def _plainly(said: Any, plain: Callable[[str], str]) -> Any:
+    """JSON with each of its texts made plain."""
+    if isinstance(said, str):
+        return plain(said)
+    if isinstance(said, Mapping):
+        return {plain(name): _plainly(value, plain) for name, value in said.items()}
+    return [_plainly(value, plain) for value in said] if isinstance(said, list | tuple) else said
 
 
 def _written(tools: ToolRequest, form: Form | None, guiding: Guiding) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from modelwright.engine.prepared import Prepared
 from modelwright.engine.refusals import LargerThanCache
-from modelwright.errors import RequestError
+from modelwright.errors import GuideError, RequestError
 from modelwright.processing.batching import ProcessedPrompt
 from modelwright.server.answers import Answer
 from modelwright.server.boxes import BoxReader, locate_text
@@ -153,7 +153,7 @@ class Preparation:
         prepared = self._prepare(request, prompt, asked, logprobs, constraint, salt)
         grounds = self._served.grounds and grounding.parse and bool(pictures)
         sizes = [picture.size for picture in pictures]
-        begun = prompt.text.rstrip().endswith(OPEN)
+        begun = prompt.text.rstrip().endswith(OPEN) and constraint.leaves_text_free
 
         def row() -> Row:
             readers: list[Reader] = []
@@ -211,10 +211,9 @@ class Preparation:
                 "for an answer",
                 param="messages" if isinstance(request, ChatRequest) else "prompt",
             )
-        kept = {"skip_special_tokens": False} if constraint.keeps_special_tokens else {}
         params = sampling_params(
             request,
-            {**self._served.sampling_defaults, **kept},
+            self._served.sampling_defaults,
             max_tokens=min(max_tokens, context - length),
             logprobs=logprobs,
             guide=constraint.guide,
@@ -222,8 +221,12 @@ class Preparation:
             max_n=self._settings.max_n,
             max_logprobs=self._settings.max_logprobs,
         )
+        if constraint.keeps_special_tokens:  # whatever was asked for: the reader takes out those around calls
+            params = replace(params, skip_special_tokens=False)
         try:
             return self._served.engine.prepare(prompt, params, salt=salt)
+        except GuideError as error:
+            raise constraint.refusal(error) from error
         except LargerThanCache as error:
             raise ApiError(400, "request_too_large_for_cache", str(error)) from error
         except RequestError as error:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from modelwright.configs.field_types import cut
@@ -25,11 +25,11 @@ _EXAMPLES = {
 }
 
 
-def instruction_for(dialect: Dialect, tools: Sequence[Tool]) -> str | None:
-    """What the system turn says of tools; None where the template prints them, or there are none."""
+def instruction_for(dialect: Dialect, tools: Sequence[Tool], plain: Callable[[str], str] = str) -> str | None:
+    """What the system turn says of tools, in words made `plain`; None where the template prints them or none are."""
     if dialect.prints_tools or not tools:
         return None
-    lines = "\n".join(json.dumps(tool.given["function"], ensure_ascii=False) for tool in tools)
+    lines = "\n".join(plain(json.dumps(tool.given["function"], ensure_ascii=False)) for tool in tools)
     return _ABOUT.format(tools=lines, example=_EXAMPLES[dialect.name])
 
 
