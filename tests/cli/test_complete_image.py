@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -254,6 +255,17 @@ def test_a_sheet_that_cannot_be_written_is_refused_at_once(run, tmp_path, target
     (tmp_path / "folder.png").mkdir()
     ended = run("complete-image", "--keep", 0, "-o", tmp_path / target)
     assert refused(ended) == f"--output {tmp_path / target}: {sentence.format(folder=tmp_path)}"
+
+
+def test_stdout_holds_the_picture_alone_also_of_a_file_whose_name_is_no_text(nano, picture, tmp_path):
+    odd = tmp_path / os.fsdecode(b"\xff.png")
+    shutil.copy(picture, odd)
+    line = [sys.executable, "-m", "modelwright", "complete-image", nano, odd, "-n", "1", "-o", "/dev/stdout"]
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(line, capture_output=True, timeout=60, env=paths)
+    assert done.returncode == 0 and done.stderr.startswith(b"/dev/stdout: 1 sample of ")
+    Image.open(io.BytesIO(done.stdout)).verify()
+    assert done.stdout.endswith(b"IEND\xaeB`\x82")
 
 
 def test_the_picture_itself_is_not_overwritten(run, nano, picture):

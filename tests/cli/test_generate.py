@@ -1,11 +1,13 @@
 """``modelwright generate``: answers in order, lines that fail, going on after a stop, and every refusal's sentence."""
 
+import base64
 import json
 import shutil
 import signal
 
 import pytest
 from jinja2 import TemplateError
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from modelwright.cli.answers import AnswerFile
@@ -75,6 +77,23 @@ def test_text_messages_and_ids_of_one_prompt_have_one_answer(generate, run, v2):
     assert [one["prompt_tokens"] for one in answers] == [len(ids)] * 3
     assert len({one["text"] for one in answers}) == 1
     assert answers[0]["text"].strip() == said.strip() != ""
+
+
+def test_an_animated_picture_is_told(generate, vl2, tmp_path):
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    encoded = base64.b64encode((tmp_path / "a.gif").read_bytes()).decode()
+    asked = {"role": "user", "content": "What is it?", "images": [str(tmp_path / "a.gif"), str(PICTURE)]}
+    part = {"type": "image_url", "image_url": {"url": f"data:image/gif;base64,{encoded}"}}
+    ended, answers = generate(
+        vl2, [{"messages": [asked]}, {"messages": [{"role": "user", "content": [part]}]}], "--max-tokens", 1
+    )
+    told = [line for line in ended.err.splitlines() if line.startswith("modelwright: line")]
+    assert told == [
+        f"modelwright: line {number}: {name} is animated; the first of its 2 frames is shown"
+        for number, name in ((1, tmp_path / "a.gif"), (2, "a picture"))
+    ]
+    assert not any("error" in answer for answer in answers)
 
 
 @pytest.mark.parametrize(

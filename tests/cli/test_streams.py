@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from modelwright.cli.main import main
+from modelwright.cli.streams import as_text
 from tests.checkpoints.tiny import PICTURE
 
 LINE = '{"prompt_token_ids": [5, 6], "max_tokens": 1}\n'
@@ -37,6 +38,14 @@ def in_a_shell(command: str) -> subprocess.CompletedProcess[bytes]:
 def test_what_cannot_be_is_one_sentence(command, status, sentence):
     done = in_a_shell(command)
     assert (done.returncode, done.stderr.decode()) == (status, f"modelwright: {sentence}\n")
+
+
+def test_an_argument_in_utf8_is_text_whatever_the_system_reads():
+    """Python reads it as halves of surrogate pairs where the system's encoding is ASCII."""
+    done = in_a_shell("PYTHONUTF8=0 LC_ALL=C modelwright chat ./nowhere $'\\xc3\\xa9?'")
+    assert (done.returncode, done.stderr.decode()[:42]) == (2, "modelwright: ./nowhere is not a folder and")
+    assert as_text("é?".encode().decode("ascii", "surrogateescape")) == as_text("é?") == "é?"
+    assert as_text("\udcff") == "\udcff"
 
 
 def test_nobody_is_told_where_stderr_is_full_or_closed():

@@ -1,17 +1,19 @@
-"""A line of JSON as what the engine takes: a prompt and how to continue it; it reads no file and runs nothing."""
+"""A line of JSON as what the engine takes: a prompt and how to continue it; it runs nothing."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from modelwright.cli.console import say
 from modelwright.cli.lines import Line
 from modelwright.configs.field_types import cut, shown
 from modelwright.engine.params import GUIDE_KINDS, Guide, SamplingParams
 from modelwright.errors import RequestError
 from modelwright.processing.batching import ProcessedPrompt
+from modelwright.processing.images import count_frames
 from modelwright.serving.load import Loaded
 from modelwright.serving.opened import Opened
-from modelwright.serving.prompts import Rendering, encode_messages, encode_text
+from modelwright.serving.prompts import Rendering, encode_messages, encode_text, pictures_in
 
 GUIDES = GUIDE_KINDS
 NOT_IN_LINES = ("guide", "prompt_logprobs")
@@ -31,6 +33,8 @@ FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "continue_final_message": (lambda value: isinstance(value, bool), "true or false"),
 }
 """Fields of a line about how its messages are printed, by transformers' and vLLM's names, and what each must be."""
+LONGEST_NAME = 200
+"""Of a picture that a sentence names; what is longer is the picture itself, as text."""
 MOST_DIGITS = 18
 """Of a token's id: fewer than an int64 may have."""
 SAMPLING = (*(field.name for field in fields(SamplingParams) if field.name not in NOT_IN_LINES), *GUIDES)
@@ -69,9 +73,21 @@ class Reader:
         try:
             given = line.fields((*SAMPLING, *FORMS))
             params = self._opened.params(self._defaults | _sampling(given))
-            return Asked(read_prompt(self._opened.loaded, given, self._template), params)
+            prompt = read_prompt(self._opened.loaded, given, self._template)
+            if "messages" in given and self._opened.loaded.checkpoint.reads_pictures:
+                _tell_of_motion(line.number, given["messages"])
+            return Asked(prompt, params)
         except RequestError as error:
             raise RequestError(f"line {line.number}: {error}") from error
+
+
+def _tell_of_motion(line: int, messages: Any) -> None:
+    """Say of which pictures only the first frame is shown, as `chat` does."""
+    for picture in pictures_in(messages):
+        if (frames := count_frames(picture)) > 1:
+            named = isinstance(picture, str) and len(picture) < LONGEST_NAME and not picture.startswith("data:")
+            called = picture if named else "a picture"
+            say(f"modelwright: line {line}: {called} is animated; the first of its {frames} frames is shown")
 
 
 def read_prompt(loaded: Loaded, given: Mapping[str, Any], template: str | None = None) -> ProcessedPrompt:

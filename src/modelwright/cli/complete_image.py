@@ -21,6 +21,7 @@ from modelwright.cli.files import write_whole
 from modelwright.cli.interrupt import INTERRUPTED
 from modelwright.cli.memory import peak_memory
 from modelwright.cli.still import cut_middle, open_still
+from modelwright.cli.streams import is_stdout
 from modelwright.errors import ConfigError
 from modelwright.processing.contact_sheet import contact_sheet
 from modelwright.processing.pixel_settings import PixelSettings
@@ -161,12 +162,13 @@ def _save(options: CompleteImageOptions, sheet: Any) -> None:
 
 def _report(options: CompleteImageOptions, done: Completion, size: PixelSettings, rows: int, device: str) -> None:
     samples = "1 sample" if options.count == 1 else f"{options.count} samples"
+    tell, end = (say, "") if is_stdout(options.output) else (write, "\n")  # a picture is all that stdout may hold
     rate = done.new_tokens / done.seconds
     if options.as_json:
-        write(json.dumps(_as_object(options, done, size, rows)) + "\n")
+        tell(json.dumps(_as_object(options, done, size, rows)) + end)
     else:
         shape = f"{size.height} x {size.width} pixels, {rows} of {size.height} rows kept"
-        write(f"{options.output}: {samples} of {shape}, seed {done.seed}\n")
+        tell(f"{options.output}: {samples} of {shape}, seed {done.seed}" + end)
     if options.stats:
         say(f"kept         {done.kept} pixels of each picture")
         say(f"sampled      {done.new_tokens} pixels in {done.seconds:.3f} s, {samples} together")

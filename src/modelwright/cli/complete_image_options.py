@@ -12,6 +12,7 @@ from modelwright.cli import completions
 from modelwright.cli.files import check_place
 from modelwright.cli.options import Place, require_at_least, require_at_most
 from modelwright.cli.quick_checks import HUB_ID, check_model, looks_like_a_model
+from modelwright.cli.streams import is_text
 from modelwright.configs.limits import check_sampling
 from modelwright.errors import RequestError
 
@@ -102,6 +103,8 @@ class CompleteImageOptions:
         """Raise an error for the first option that cannot be served."""
         if self.old_model is not None and self.second is not None:
             raise RequestError("a model is named twice: leave out --model")
+        if self.model is not None and not is_text(self.model):
+            raise RequestError(f"MODEL must be text in UTF-8, got {self.model!r:.80}")
         if not 0 <= self.keep < 1:
             raise RequestError(f"--keep must be at least 0 and below 1, got {self.keep}")
         if self.picture is None and self.keep > 0:

@@ -8,9 +8,8 @@ from typing import Any
 from PIL import Image
 
 from modelwright.cli.console import say
-from modelwright.cli.still import count_frames
 from modelwright.errors import RequestError
-from modelwright.processing.images import load_image
+from modelwright.processing.images import count_frames, load_image
 from modelwright.processing.messages import count_mismatch
 from modelwright.serving.prompts import IMAGE
 

@@ -7,7 +7,7 @@ from typing import Any
 from typer import BadParameter
 from typer.core import TyperCommand
 
-from modelwright.cli.streams import is_text
+from modelwright.cli.streams import as_text, is_text
 from modelwright.configs.limits import ENGINE
 from modelwright.errors import RequestError, UserError
 
@@ -21,7 +21,8 @@ OLD_NAMES = {
 UNLIKE = {"as_json": "--json", "evaluate": "--eval", "devices": "--device"}
 """Options that are called otherwise than their fields."""
 
-
+PICTURES = ("first", "second")
+"""Arguments that may be the path of a picture, whose bytes need not be UTF-8."""
 KINDS = {"integer": "a whole number", "float": "a number", "number": "a number"}
 """Types of options whose values are numbers, by words of typer's messages, which differ among its releases."""
 
@@ -50,7 +51,11 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         for param in self.get_params(ctx):
+            if param.name in PICTURES:
+                continue
             value = ctx.params.get(param.name)
+            if isinstance(value, str):
+                ctx.params[param.name] = value = as_text(value)
             words = value if isinstance(value, list | tuple) else [value]
             for word in words:
                 if isinstance(word, str) and not is_text(word):

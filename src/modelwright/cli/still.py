@@ -5,10 +5,8 @@ from pathlib import Path
 from PIL import Image
 
 from modelwright.errors import RequestError
-from modelwright.processing.images import load_image
+from modelwright.processing.images import count_frames, load_image
 
-MOVING = ("GIF", "PNG", "WEBP", "AVIF")
-"""Formats whose further frames are motion; others hold pages or thumbnails, and their first frame is the picture."""
 LEAST_SHARE = 1 / 8
 """Of a picture's area, what must be left when it is cut to the model's shape."""
 
@@ -24,15 +22,6 @@ def open_still(path: Path) -> Image.Image:
     if frames > 1:
         raise RequestError(f"{path} is animated, {frames} frames; one still picture is completed")
     return picture
-
-
-def count_frames(path: Path) -> int:
-    """How many pictures a file shows one after another; 1 where it is not animated."""
-    try:
-        with Image.open(path) as image:
-            return getattr(image, "n_frames", 1) if image.format in MOVING else 1
-    except Exception:  # the first frame is sound, as was seen; what comes after it may raise almost anything
-        return 1
 
 
 def cut_middle(picture: Image.Image, name: str, width: int, height: int) -> Image.Image:

@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import sys
+from pathlib import Path
 
 
 def open_streams() -> None:
@@ -28,6 +29,24 @@ def open_streams() -> None:
             sys.stdin.reconfigure(errors="surrogateescape")
         else:
             sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
+
+
+def is_stdout(path: Path) -> bool:
+    """Whether what is written to ``path`` goes where stdout goes: ``/dev/stdout``, or the file that it is led to."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(1))
+    except OSError:  # there is none of the two
+        return False
+
+
+def as_text(word: str) -> str:
+    """An argument whose bytes are UTF-8, read as that where the system's own encoding is another; else as it came."""
+    if is_text(word):
+        return word
+    try:
+        return os.fsencode(word).decode("utf-8")
+    except UnicodeError:
+        return word
 
 
 def is_text(text: str) -> bool:

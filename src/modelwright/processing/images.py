@@ -26,6 +26,8 @@ Picture = str | os.PathLike[str] | bytes | Image.Image | IO[bytes] | Array | Map
 """A path, a ``data:`` or ``file:`` URL, base64 text, the bytes of an encoded picture, a picture, an open binary file, a
 numpy array or torch tensor (see `levels_of`), or what data sets hold: a mapping with ``bytes`` or ``path``."""
 
+_MOVING = ("GIF", "PNG", "WEBP", "AVIF")
+"""Formats whose further frames are motion; others hold pages or thumbnails, and their first frame is the picture."""
 _WHITE = (255, 255, 255, 255)
 _STRIP = 256 * 1024
 """Pixels whose colours are converted at once."""
@@ -56,6 +58,28 @@ def load_image(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     ours = stream is not source  # a stream that belongs to the caller stays open
     with stream if ours else nullcontext(), _open_header(name, stream, max_pixels) as image:
         return _decode(image, name, max_pixels)
+
+
+def count_frames(source: Picture) -> int:
+    """How many pictures a source that `load_image` has read shows one after another; 1 where it is not animated.
+
+    An open file is left as it is, and counts as one.
+    """
+    if isinstance(source, Mapping):
+        source = cast(Picture, source.get("path") if source.get("bytes") is None else source["bytes"])
+    try:
+        if isinstance(source, Image.Image):
+            return _frames(source)
+        if hasattr(source, "read") or is_array(source):
+            return 1
+        with _open_source(source)[1] as stream, Image.open(stream) as image:
+            return _frames(image)
+    except Exception:  # the first frame is sound, as was seen; what comes after it may raise almost anything
+        return 1
+
+
+def _frames(image: Image.Image) -> int:
+    return getattr(image, "n_frames", 1) if image.format in _MOVING else 1
 
 
 def _open_source(source: Any) -> tuple[str, IO[bytes]]:

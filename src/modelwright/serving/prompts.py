@@ -1,6 +1,6 @@
 """Conversations to what the engine takes: one way for a terminal's turns, a file's lines and a server's requests."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from modelwright.errors import RequestError
 from modelwright.families import resolve
 from modelwright.processing import marks
 from modelwright.processing.batching import ProcessedPrompt
-from modelwright.processing.messages import read_text_messages
+from modelwright.processing.messages import PictureSlot, read_text_messages, read_turns
 from modelwright.processing.plain_words import encode_words
 from modelwright.processing.templates import Rendering, pick_template, render
 from modelwright.processing.tokenizer import read_chat_templates
@@ -36,6 +36,12 @@ def encode_messages(loaded: Loaded, messages: Any, how: Rendering = AS_IT_COMES)
     if loaded.checkpoint.reads_pictures:
         return loaded.processor.process_messages([_with_places(message) for message in messages], how)
     return _encode_words(loaded, messages, how)
+
+
+def pictures_in(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """What the pictures of a conversation that `encode_messages` has read are given as, in their order."""
+    turns = read_turns([_with_places(message) for message in messages], IMAGE, None)
+    return [piece.picture for turn in turns for piece in turn.pieces if isinstance(piece, PictureSlot)]
 
 
 def encode_text(loaded: Loaded, text: str) -> ProcessedPrompt:
