@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from modelwright.engine.async_engine import AsyncEngine
@@ -23,10 +23,10 @@ from modelwright.server.wire.sampling import SamplingFields
 
 @dataclass(frozen=True)
 class Piece:
-    """An update of one of a request's prompts; `update` is None when nothing came for a while."""
+    """An update of one of a request's prompts."""
 
     prompt: int
-    update: Update | None
+    update: Update
 
 
 class Running:
@@ -48,44 +48,23 @@ class Running:
         for stream in self._streams:
             stream.abort()
 
-    async def pieces(self, beat: float | None = None) -> AsyncIterator[Piece]:
+    async def pieces(self) -> AsyncIterator[Piece]:
         """The updates as they come.
-
-        Args:
-            beat: after so many seconds without one, a piece says so.
 
         Raises:
             ApiError: an answer cannot be finished.
         """
-        several = self._merged(beat) if len(self._streams) > 1 else self._of_one(self._streams[0], beat)
-        async with aclosing(several) as pieces:
-            async for piece in pieces:
-                if piece.update is not None:
-                    self._ready[piece.prompt].meter.take(piece.update, self._metrics)
-                    self._live.phase = "decode"
-                yield piece
-
-    async def _of_one(self, stream: Stream, beat: float | None) -> AsyncGenerator[Piece, None]:
-        while True:
+        if len(self._streams) == 1:
             try:
-                async with asyncio.timeout(beat):
-                    update = await anext(stream)
-            except TimeoutError:
-                yield Piece(0, None)
-            except StopAsyncIteration:
-                return
+                async for update in self._streams[0]:
+                    yield self._counted(0, update)
             except Exception as error:
                 raise _as_error(error) from error
-            else:
-                yield Piece(0, update)
-
-    async def _merged(self, beat: float | None) -> AsyncGenerator[Piece, None]:
+            return
         waiting = {asyncio.ensure_future(anext(stream)): at for at, stream in enumerate(self._streams)}
         try:
             while waiting:
-                done, _ = await asyncio.wait(waiting, timeout=beat, return_when=asyncio.FIRST_COMPLETED)
-                if not done:
-                    yield Piece(0, None)
+                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     at = waiting.pop(task)
                     try:
@@ -95,13 +74,18 @@ class Running:
                     except Exception as error:
                         raise _as_error(error) from error
                     waiting[asyncio.ensure_future(anext(self._streams[at]))] = at
-                    yield Piece(at, update)
+                    yield self._counted(at, update)
         finally:
             for task in waiting:
                 task.cancel()
             for task in waiting:
                 with suppress(asyncio.CancelledError, StopAsyncIteration, Exception):
                     await task
+
+    def _counted(self, at: int, update: Update) -> Piece:
+        self._ready[at].meter.take(update, self._metrics)
+        self._live.phase = "decode"
+        return Piece(at, update)
 
     def finished(self) -> None:
         """Count the answers, which have all ended by themselves."""

@@ -1,6 +1,7 @@
 """`Exchange`, one request and the ways to answer it: a body read whole, a reply in JSON, a stream; and who leaves."""
 
 import asyncio
+import time
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -40,6 +41,7 @@ class Exchange:
         self.scope, self.settings = scope, settings
         self._receive, self._send = receive, send
         self.started = False
+        self._writing: float | None = None  # since when the client was to take something
 
     @property
     def record(self) -> Record:
@@ -83,31 +85,32 @@ class Exchange:
         await self.write(first)
 
     async def write(self, frames: bytes, last: bool = False) -> None:
-        """Send frames of a stream.
-
-        Raises:
-            TooSlow: the client took nothing for `write_timeout`.
-        """
-        message = {"type": "http.response.body", "body": frames, "more_body": not last}
+        """Send frames of a stream; `while_there` watches how long that takes."""
+        self._writing = time.monotonic()
         try:
-            async with asyncio.timeout(self.settings.write_timeout):
-                await self._send(message)
-        except TimeoutError as error:
-            raise TooSlow from error
+            await self._send({"type": "http.response.body", "body": frames, "more_body": not last})
         except OSError as error:  # the connection broke while it was written to
             raise Disconnected from error
+        self._writing = None
 
     async def while_there(self, work: Coroutine[Any, Any, T]) -> T:
         """What `work` gives, as long as the client waits for it; when that leaves, the work is cancelled.
 
         Raises:
             Disconnected: the client left first.
+            TooSlow: it took no byte for `write_timeout`.
         """
         task, gone = asyncio.ensure_future(work), asyncio.ensure_future(self._left())
+        patience = self.settings.write_timeout
         try:
-            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise Disconnected
+            while not task.done():
+                done, _ = await asyncio.wait({task, gone}, timeout=patience / 4, return_when=asyncio.FIRST_COMPLETED)
+                if task.done():
+                    break
+                if done:
+                    raise Disconnected
+                if self._writing is not None and time.monotonic() - self._writing > patience:
+                    raise TooSlow
             return task.result()
         finally:
             for each in (task, gone):

@@ -1,40 +1,61 @@
-"""`Pace`, the rhythm of a stream: pings while nothing comes, progress while it waits, and frames that are joined."""
+"""`Pace`, the rhythm of a stream: frames that are joined, and what is said while there are none."""
 
 import asyncio
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Self
 
-from modelwright.server.settings import ServerSettings
+from modelwright.server.exchange import Exchange
+from modelwright.server.frames import PING
 
 PROGRESS_SECONDS = 0.25
 
 
 class Pace:
-    """Of one stream.
+    """Of one stream: ``async with Pace(...) as pace``, and then `write`.
+
+    Beside the frames it says that it is alive, after `ping_seconds` without one, for the sake of those between; and
+    how far the prompt is, until the first frame.
 
     Args:
-        progress: frames tell how far the prompt is, before the first token.
-
-    Attributes:
-        beat: seconds without an update after which something is to be said; None for never.
+        progress: gives the frame that tells this; None where it is not asked for.
     """
 
-    def __init__(self, settings: ServerSettings, progress: bool):
+    def __init__(self, exchange: Exchange, progress: Callable[[], bytes] | None = None):
+        settings = exchange.settings
+        self._exchange, self._progress = exchange, progress
         self._ping, self._interval = settings.ping_seconds, settings.stream_interval_ms / 1e3
-        beats = [PROGRESS_SECONDS] * progress + [self._ping] * (self._ping > 0)
-        self.beat = min(beats, default=None)
+        self._last, self._begun = time.monotonic(), False
+        self._ticks: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        beats = [PROGRESS_SECONDS] * (self._progress is not None) + [self._ping] * (self._ping > 0)
+        if beats:
+            self._ticks = asyncio.ensure_future(self._tick(min(beats)))
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        if self._ticks is not None:
+            self._ticks.cancel()
+            with suppress(asyncio.CancelledError, Exception):  # who left is found out by the frames too
+                await self._ticks
+
+    async def write(self, frames: bytes) -> None:
+        """Send frames, and wait until the next ones may follow."""
+        self._begun = True
+        await self._exchange.write(frames)
+        if self._interval > 0:
+            await asyncio.sleep(max(0.0, self._interval - (time.monotonic() - self._last)))
         self._last = time.monotonic()
 
-    def ping_is_due(self) -> bool:
-        """Whether nothing was said for so long that something must be, for the sake of those between."""
-        now = time.monotonic()
-        if self._ping <= 0 or now - self._last < 0.99 * self._ping:
-            return False
-        self._last = now
-        return True
-
-    async def sent(self) -> None:
-        """A frame is out: wait until the next one may follow."""
-        left = self._interval - (time.monotonic() - self._last)
-        if left > 0:
-            await asyncio.sleep(left)
-        self._last = time.monotonic()
+    async def _tick(self, beat: float) -> None:
+        while True:
+            await asyncio.sleep(beat)
+            if self._progress is not None and not self._begun:
+                await self._exchange.write(self._progress())
+            elif self._ping > 0 and time.monotonic() - self._last >= 0.99 * self._ping:
+                await self._exchange.write(PING)
+            else:
+                continue
+            self._last = time.monotonic()

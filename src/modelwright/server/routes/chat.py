@@ -9,7 +9,7 @@ from modelwright.server.answers import Answer, choice_of, new_id, prompt_logprob
 from modelwright.server.events import Event
 from modelwright.server.exchange import Disconnected, Exchange, TooSlow
 from modelwright.server.fields import ignored_header
-from modelwright.server.frames import DONE, PING, ChatFrames
+from modelwright.server.frames import DONE, ChatFrames
 from modelwright.server.json_body import as_struct
 from modelwright.server.live import Live
 from modelwright.server.pace import Pace
@@ -52,7 +52,7 @@ class Chat(Endpoint):
         reply = _Reply(self, request, ready, model)
         with running:
             if request.stream:
-                await reply.stream(exchange, running, live, ignored_header(ignored))
+                await reply.stream(exchange, running, ignored_header(ignored))
             else:
                 await exchange.reply(await reply.whole(running), ignored_header(ignored))
 
@@ -72,7 +72,6 @@ class _Reply:
         prompt_logprobs = UNSET
         async for piece in running.pieces():
             update = piece.update
-            assert update is not None, "nothing was asked but updates"
             found, logprobs = self._ready.answers[update.index].take(update)
             events[update.index] += found
             told[update.index] += logprobs
@@ -95,7 +94,7 @@ class _Reply:
             timings=self._ready.meter.timings if self._request.include_timings else UNSET,
         )
 
-    async def stream(self, exchange: Exchange, running: Running, live: Live, headers: dict[str, str]) -> None:
+    async def stream(self, exchange: Exchange, running: Running, headers: dict[str, str]) -> None:
         """All of it as it comes."""
         request, meter, metrics = self._request, self._ready.meter, self._parts.metrics
         options = request.stream_options
@@ -103,20 +102,14 @@ class _Reply:
         continuous = options is not None and options.continuous_usage_stats
         progress = options is not None and options.include_progress
         frames = ChatFrames(self._id, self._created, self._model, self._parts.served.fingerprint, usage, continuous)
-        pace = Pace(self._parts.settings, progress)
         await exchange.begin(headers, b"".join(frames.role(answer.index) for answer in self._ready.answers))
-        async for piece in running.pieces(pace.beat):
-            if piece.update is None:
-                if progress and live.phase == "queue":
-                    await exchange.write(frames.progress(running.progress()))
-                elif pace.ping_is_due():
-                    await exchange.write(PING)
-                continue
-            found = self._frames(frames, piece)
-            if found:
-                await exchange.write(found)
-                metrics.frames(1)
-            await pace.sent()
+        tell = (lambda: frames.progress(running.progress())) if progress else None
+        async with Pace(exchange, tell) as pace:
+            async for piece in running.pieces():
+                found = self._frames(frames, piece)
+                if found:
+                    await pace.write(found)
+                    metrics.frames(1)
         running.finished()
         timings = meter.timings if request.include_timings else UNSET
         last = frames.usage(meter.usage, timings) if usage else b""
@@ -124,7 +117,6 @@ class _Reply:
 
     def _frames(self, frames: ChatFrames, piece: Piece) -> bytes:
         update, usage = piece.update, self._ready.meter.usage
-        assert update is not None
         found = b""
         if update.prompt_logprobs is not None:
             found += frames.prompt(update.index, prompt_logprobs_of(update.prompt_logprobs, self._texts))

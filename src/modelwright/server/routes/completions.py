@@ -12,7 +12,7 @@ from modelwright.server.answers import new_id, prompt_logprobs_of
 from modelwright.server.completion_text import Columns, CompletionText
 from modelwright.server.exchange import Disconnected, Exchange, TooSlow
 from modelwright.server.fields import ignored_header
-from modelwright.server.frames import DONE, PING, event
+from modelwright.server.frames import DONE, event
 from modelwright.server.json_body import as_struct
 from modelwright.server.live import Live
 from modelwright.server.pace import Pace
@@ -53,7 +53,7 @@ class Completions(Endpoint):
         reply = _Reply(parts, request, ready, model)
         with running:
             if request.stream:
-                await reply.stream(exchange, running, live, headers)
+                await reply.stream(exchange, running, headers)
             else:
                 await exchange.reply(await reply.whole(running), headers)
 
@@ -82,7 +82,6 @@ class _Reply:
         said = [""] * len(self._choices)
         columns = [Columns() for _ in self._choices]
         async for piece in running.pieces():
-            assert piece.update is not None, "nothing was asked but updates"
             at, text, told = self._take(piece.prompt, piece.update)
             said[at] += text
             columns[at].extend(told)
@@ -91,30 +90,26 @@ class _Reply:
         timings = self._ready[0].meter.timings if self._request.include_timings else UNSET
         return CompletionReply(**self._same, choices=choices, usage=self._usage(), timings=timings)
 
-    async def stream(self, exchange: Exchange, running: Running, live: Live, headers: dict[str, str]) -> None:
+    async def stream(self, exchange: Exchange, running: Running, headers: dict[str, str]) -> None:
         """All of it as it comes."""
         options = self._request.stream_options
         usage = options is not None and options.include_usage
         continuous = options is not None and options.continuous_usage_stats
         progress = options is not None and options.include_progress
-        pace = Pace(self._parts.settings, progress)
         await exchange.begin(headers, b"")
-        async for piece in running.pieces(pace.beat):
-            if piece.update is None:
-                if progress and live.phase == "queue":
-                    told = running.progress()
-                    await exchange.write(event(CompletionReply(**self._same, choices=[], progress=told)))
-                elif pace.ping_is_due():
-                    await exchange.write(PING)
-                continue
-            at, text, columns = self._take(piece.prompt, piece.update)
-            ended = piece.update.completion is not None
-            if text or columns.tokens or ended:
-                choice = self._choice(at, text, columns, final=ended)
-                said = self._usage() if continuous else None if usage else UNSET
-                await exchange.write(event(CompletionReply(**self._same, choices=[choice], usage=said)))
-                self._parts.metrics.frames(1)
-            await pace.sent()
+
+        def tell() -> bytes:
+            return event(CompletionReply(**self._same, choices=[], progress=running.progress()))
+
+        async with Pace(exchange, tell if progress else None) as pace:
+            async for piece in running.pieces():
+                at, text, columns = self._take(piece.prompt, piece.update)
+                ended = piece.update.completion is not None
+                if text or columns.tokens or ended:
+                    choice = self._choice(at, text, columns, final=ended)
+                    said = self._usage() if continuous else None if usage else UNSET
+                    await pace.write(event(CompletionReply(**self._same, choices=[choice], usage=said)))
+                    self._parts.metrics.frames(1)
         running.finished()
         timings = self._ready[0].meter.timings if self._request.include_timings else UNSET
         last = event(CompletionReply(**self._same, choices=[], usage=self._usage(), timings=timings)) if usage else b""

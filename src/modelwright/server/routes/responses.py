@@ -11,7 +11,7 @@ from modelwright.server.answering import Running
 from modelwright.server.answers import new_id
 from modelwright.server.exchange import Disconnected, Exchange, TooSlow
 from modelwright.server.fields import ignored_header
-from modelwright.server.frames import DONE, PING
+from modelwright.server.frames import DONE
 from modelwright.server.json_body import as_struct
 from modelwright.server.live import Live
 from modelwright.server.pace import Pace
@@ -166,24 +166,20 @@ class _Reply:
 
     async def whole(self) -> dict[str, Any]:
         """All of it, once it has ended."""
-        async for _ in self._told(None):
+        async for _ in self._told():
             pass
         return self.response()
 
     async def stream(self, exchange: Exchange, headers: dict[str, str]) -> None:
         """All of it as it comes."""
-        pace = Pace(self._parts.settings, False)
         first = [{"type": f"response.{each}", "response": self.response()} for each in ("created", "in_progress")]
         await exchange.begin(headers, self._frames(first))
         try:
-            async for told in self._told(pace.beat):
-                if told is None:
-                    if pace.ping_is_due():
-                        await exchange.write(PING)
-                elif told:
-                    await exchange.write(self._frames(told))
-                    self._parts.metrics.frames(len(told))
-                    await pace.sent()
+            async with Pace(exchange) as pace:
+                async for told in self._told():
+                    if told:
+                        await pace.write(self._frames(told))
+                        self._parts.metrics.frames(len(told))
         except ApiError as error:
             self._status, self._error = "failed", {"code": "server_error", "message": error.message}
             exchange.record.code = error.code
@@ -195,13 +191,10 @@ class _Reply:
         last = {"type": f"response.{end}", "response": self.response()}
         await exchange.write(self._frames([last]) + DONE, last=True)
 
-    async def _told(self, beat: float | None) -> AsyncIterator[list[Told] | None]:
-        """The events of each update; None where none came for a while."""
+    async def _told(self) -> AsyncIterator[list[Told]]:
+        """The events of each update."""
         try:
-            async for piece in self._running.pieces(beat):
-                if piece.update is None:
-                    yield None
-                    continue
+            async for piece in self._running.pieces():
                 if self._status == "cancelled":
                     break
                 yield self._items.take(*self._answer.take(piece.update))
