@@ -1,0 +1,32 @@
+"""``modelwright serve`` whole, with the model in the package: questions, a stream, metrics, and its end."""
+
+import json
+import signal
+
+import pytest
+
+from tests.server.processes import process
+
+ASKED = {"model": "vl2-nano", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 8, "temperature": 0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", ["1", "2"])
+def test_the_command_serves_drains_and_leaves_nobody(ranks):
+    words = ("-m", "modelwright", "serve", "vl2-nano", "--port", "0", "--dtype", "float32", "--tensor-parallel", ranks)
+    with process(*words, OMP_NUM_THREADS="1") as server:
+        assert server.ask("/livez")[0] == 200
+        assert "curl http://127.0.0.1:" in server.wait_for("try: curl")
+        status, body = server.ask("/v1/chat/completions", "POST", ASKED)
+        text = json.loads(body)["choices"][0]["message"]["content"]
+        assert status == 200 and text
+        status, stream = server.ask("/v1/chat/completions", "POST", ASKED | {"stream": True})
+        frames = [line.removeprefix(b"data: ") for line in stream.splitlines() if line.startswith(b"data: ")]
+        assert frames[-1] == b"[DONE]"
+        deltas = [choice["delta"].get("content") for f in frames[:-1] for choice in json.loads(f)["choices"]]
+        assert "".join(delta or "" for delta in deltas) == text
+        metrics = server.ask("/metrics")[1].decode()
+        steps = next(line for line in metrics.splitlines() if line.startswith("modelwright:step_seconds_count"))
+        assert float(steps.split()[-1]) > 0
+        server.send(signal.SIGTERM)
+        assert server.ended() == 0
