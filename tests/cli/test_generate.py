@@ -146,7 +146,7 @@ BAD = [
     ("{", "line {n}: the line is no JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
     ({"prompt": "a", "max_token": 3}, 'line {n}: unknown field "max_token"; did you mean "max_tokens"?'),
     ({"prompt": 5}, "line {n}: prompt must be text, got 5"),
-    ({"prompt": "a", "max_tokens": 0}, "line {n}: max_tokens must be at least 1, got 0"),
+    ({"prompt": "a", "max_tokens": -1}, "line {n}: max_tokens must be at least 0, got -1"),
     ({"prompt": "a", "top_p": "x"}, "line {n}: top_p must be a finite number, got 'x' (str)"),
     ({"prompt": "a", "logit_bias": {"x": 1}}, "line {n}: logit_bias must name tokens by their ids, got 'x'"),
     (
@@ -359,7 +359,7 @@ def test_an_empty_input_gives_an_empty_output(generate, v2):
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        (("--max-new-tokens", 0), "--max-new-tokens must be at least 1, got 0"),
+        (("--max-new-tokens", -1), "--max-new-tokens must be at least 0, got -1"),
         (("--max-batch", 0), "--max-batch must be at least 1, got 0"),
         (("--token-budget", 0), "--token-budget must be at least 1, got 0"),
         (("--host-pages", -1), "--host-pages must be at least 0, got -1"),

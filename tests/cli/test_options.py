@@ -18,7 +18,7 @@ from modelwright.errors import ConfigError, RequestError, UserError
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"max_tokens": 0}, "--max-tokens must be at least 1, got 0"),
+        ({"max_tokens": -1}, "--max-tokens must be at least 0, got -1"),
         ({"temperature": -0.5}, "--temperature must be at least 0, got -0.5"),
         ({"temperature": float("nan")}, "--temperature must be at least 0, got nan"),
         ({"temperature": float("inf")}, "--temperature must be at most 1e+30, got inf"),
@@ -88,9 +88,9 @@ def refuses(attempt, asked) -> bool:
 
 
 def test_an_old_name_is_told_where_it_was_typed():
-    error = RequestError("max_tokens must be at least 1, got 0", field="max_tokens")
-    assert in_options(error, ["chat", "--max-new-tokens=0"]).startswith("--max-new-tokens must")
-    assert in_options(error, ["chat", "--max-tokens", "0"]).startswith("--max-tokens must")
+    error = RequestError("max_tokens must be at least 0, got -1", field="max_tokens")
+    assert in_options(error, ["chat", "--max-new-tokens=-1"]).startswith("--max-new-tokens must")
+    assert in_options(error, ["chat", "--max-tokens", "-1"]).startswith("--max-tokens must")
 
 
 @pytest.mark.parametrize("old", ["--max-new-tokens", "--max-new-tokens=5", "--chunk-size", "--block-size"])
