@@ -236,7 +236,10 @@ class Connection(HttpToolsProtocol):
             self._watch_writing()
             return
         if self.cycle is not None:
-            self.cycle.scope.setdefault("state", {})["cut"] = "slow_reader"
+            state = self.cycle.scope.setdefault("state", {})
+            state["cut"] = "slow_reader"
+            if "record" in state:
+                state["record"].aborted = "slow_reader"
         self.transport.abort()
 
 

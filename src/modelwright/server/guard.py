@@ -14,9 +14,10 @@ from modelwright.server.access_log import AccessLog, Record
 from modelwright.server.auth import Keys, check_scope
 from modelwright.server.health import PATHS, Health
 from modelwright.server.metrics import Metrics
-from modelwright.server.origins import Origins
+from modelwright.server.origins import Headers, Origins
 from modelwright.server.refusal import refuse
 from modelwright.server.settings import ServerSettings
+from modelwright.server.traces import Traces
 from modelwright.server.wire.errors import ApiError
 
 METRICS = "/metrics"
@@ -33,18 +34,26 @@ class Guard:
     `access_log.Record` to fill in).
 
     Args:
-        keys, health, metrics, log: shared with the rest of the server.
+        keys, health, metrics, log, traces: shared with the rest of the server.
 
     Attributes:
         app: what is guarded; None until there is a model.
         running: requests in flight, probes not among them.
     """
 
-    def __init__(self, settings: ServerSettings, keys: Keys, health: Health, metrics: Metrics, log: AccessLog):
+    def __init__(
+        self,
+        settings: ServerSettings,
+        keys: Keys,
+        health: Health,
+        metrics: Metrics,
+        log: AccessLog,
+        traces: Traces | None = None,
+    ):
         self.app: Any = None
         self.running = 0
         self._settings, self._keys, self._health, self._metrics, self._log = settings, keys, health, metrics, log
-        self._origins = Origins(settings)
+        self._origins, self._traces = Origins(settings), traces
         self._of_key: Counter[str] = Counter()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -78,6 +87,7 @@ class Guard:
             record.total_ms = round((time.perf_counter() - start) * 1000, 3)
             if path not in PATHS:
                 self._log.add(record)
+                self._trace(record, headers)
 
     async def _take(self, scope: Any, receive: Any, send: Any, path: str, record: Record) -> None:
         """Ask all that is to be asked, the cheapest first, and hand the request on."""
@@ -122,6 +132,14 @@ class Guard:
         finally:
             self.running -= 1
             self._of_key[key.name] -= method == "POST"
+
+    def _trace(self, record: Record, headers: Headers) -> None:
+        """Tell of a request that has ended; what is wrong with telling is no fault of its own."""
+        try:
+            if self._traces is not None:
+                self._traces.add(record, headers)
+        except Exception:
+            _log.exception("request %s was not traced", record.request_id)
 
     async def _refuse(self, scope: Any, send: Any, record: Record, error: ApiError) -> None:
         record.code = error.code

@@ -28,6 +28,7 @@ from modelwright.server.metrics import Metrics
 from modelwright.server.origins import is_loopback
 from modelwright.server.settings import ServerSettings
 from modelwright.server.sockets import listen, listen_at, tls_context, url_of
+from modelwright.server.traces import open_traces
 
 SWITCH = 0.001
 """Seconds after which the engine's thread lets the event loop's go on."""
@@ -126,7 +127,7 @@ class _Life:
         self._settings, self._name, self._keys, self._load, self._say = settings, name, keys, load, say
         self._health = Health(settings)
         self._metrics = Metrics(settings, name)
-        self._guard = Guard(settings, keys, self._health, self._metrics, AccessLog(settings))
+        self._guard = Guard(settings, keys, self._health, self._metrics, AccessLog(settings), open_traces(os.environ))
         self._tls = tls_context(settings)
 
     async def run(self) -> int:

@@ -83,6 +83,6 @@ class Endpoint:
 
     def left(self, live: Live, where: str | None = None) -> NoReturn:
         """Count a request whose client left, or was cut off."""
-        live.record.aborted = where or live.phase
-        self.parts.metrics.aborted(where or live.phase)
+        live.record.aborted = where = where or live.record.aborted or live.phase
+        self.parts.metrics.aborted(where)
         raise Disconnected
