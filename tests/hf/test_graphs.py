@@ -5,7 +5,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import DynamicCache, StaticCache
 
+from modelwright.errors import RequestError
+from modelwright.families.llama.padding import packed_documents
+from modelwright.hf.arguments import PassInputs
+from modelwright.hf.documents import DocumentMarks
 from tests.fakes import GROUPED, MHA, NOAUX, tiny_v2, tiny_vl2, tokens
 from tests.imagegpts import tiny_imagegpt
 from tests.llamas import EXPERTS, HUGGING_FACE, left_padded, tiny_llama
@@ -94,3 +99,50 @@ def test_experts_in_bfloat16_are_one_graph_too():
     (_, loss), (_, own) = compiled(*inputs()[0]), passed(*inputs()[0])
     torch.testing.assert_close(loss, own, atol=2e-2, rtol=2e-2)
     loss.backward()
+
+
+class NextLogits(nn.Module):
+    """A pass that continues a cache, with a mask over past and new tokens or without."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: torch.Tensor, cache: Any, mask: torch.Tensor | None) -> torch.Tensor:
+        return self.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True).logits
+
+
+@pytest.mark.parametrize("padded", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("build", marked(COMPILED))
+@torch.no_grad()
+def test_decoding_over_a_static_cache_is_one_graph_for_every_length(build, padded):
+    model, ids = build().eval(), tokens(3, 9, vocab=16)
+    mask = left_padded(ids, [9, 8, 6]) if padded else None
+    graphs = 0
+
+    def counted(graph: Any, inputs: Any) -> Any:
+        nonlocal graphs
+        graphs += 1
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(NextLogits(model), fullgraph=True, backend=counted)
+    passed, growing, static = NextLogits(model), DynamicCache(), StaticCache(model.config, max_cache_len=12)
+    for start, stop in ((0, 4), (4, 5), (5, 6), (6, 7), (7, 9)):
+        part, seen = ids[:, start:stop], None if mask is None else mask[:, :stop]
+        wanted = passed(part, growing, seen)
+        found = (compiled if start else passed)(part, static, seen)
+        real = slice(None) if mask is None else mask[:, start:stop].bool()
+        torch.testing.assert_close(found[real], wanted[real], rtol=0, atol=1e-5)
+        if mask is None and stop - start == 1:
+            assert graphs == 1
+
+
+def test_over_a_past_that_a_graph_does_not_know_documents_are_refused():
+    config, past = tiny_llama(use_eod_attn_mask_compression=True).config, torch.tensor(3)
+    decoded, several = (PassInputs(2, n, past.device, input_ids=tokens(2, n), past=past) for n in (1, 2))
+    assert packed_documents(config, decoded) is None
+    with pytest.raises(RequestError, match="compiled over a static cache must bring one token of each row, got 2"):
+        packed_documents(config, several)
+    with pytest.raises(RequestError, match="must come without a past, and the cache holds some tokens"):
+        DocumentMarks(numbers=torch.zeros(2, 2, dtype=torch.long)).documents(2, 2, past, None)

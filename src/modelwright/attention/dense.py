@@ -26,7 +26,7 @@ class DenseAttention:
             look) or added to the scores. A 2-D mask may be longer; a 4-D mask may stop before the unused slots of a
             static cache.
         cache: keys and values of earlier tokens, extended in place; None when there is no past.
-        past: number of tokens already in ``cache``.
+        past: number of tokens already in ``cache``; a tensor without dimensions where a graph is to serve any.
         causal: whether a token sees only itself and what came before it.
         fused: the fastest kernel, or the written-out product when False.
         softmax_dtype: of the written-out product's softmax; torch's kernel has a precision of its own.
@@ -40,7 +40,7 @@ class DenseAttention:
         self,
         mask: Tensor | None = None,
         cache: Any = None,
-        past: int = 0,
+        past: int | Tensor = 0,
         causal: bool = True,
         fused: bool = True,
         softmax_dtype: torch.dtype = torch.float32,
@@ -95,11 +95,12 @@ class DenseAttention:
     def _build_rule(self, tokens: int, keys: int, device: torch.device) -> tuple[Tensor | None, bool]:
         if self.mask is not None and self.mask.dim() == 4:
             return _whole_rule(self.mask, keys), False
-        real = None if self.mask is None else _real_keys(self.mask.to(device), self.past + tokens, keys)
-        if real is None and keys == self.past + tokens:  # neither padding nor unused slots
+        known = self.past + tokens if isinstance(self.past, int) else None
+        real = None if self.mask is None else _real_keys(self.mask.to(device), known or tokens, keys)
+        if real is None and keys == known:  # neither padding nor unused slots
             if tokens == 1 or not self.causal:
                 return None, False
-            if self.past == 0:
+            if known == tokens:
                 return None, True
         if self.causal:
             sees = causal_mask(tokens, keys, self.past, device)  # [tokens, keys]

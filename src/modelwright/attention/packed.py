@@ -73,11 +73,12 @@ def attention_over(
     documents: Tensor | None,
     mask: Tensor | None,
     cache: Any = None,
-    past: int = 0,
+    past: int | Tensor = 0,
     fused: bool = True,
     softmax_dtype: torch.dtype = torch.float32,
 ) -> AttentionBackend:
     """Packed attention where rows hold several ``documents``, unless a 4-D mask is the whole rule; else dense."""
     if documents is not None and (mask is None or mask.dim() == 2):
+        assert isinstance(past, int)  # a past that is not known yet has no documents
         return PackedAttention(documents, mask, cache, past, fused, softmax_dtype)
     return DenseAttention(mask, cache, past, fused=fused, softmax_dtype=softmax_dtype)

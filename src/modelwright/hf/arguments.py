@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from modelwright.errors import RequestError
-from modelwright.hf.caches import Cache
+from modelwright.hf.caches import Cache, cached_tokens, slots_of
 from modelwright.hf.documents import DocumentMarks
 
 # What callers pass to every model alike and has no meaning here: transformers before 5.18 hands each pass its
@@ -45,7 +46,7 @@ class PassInputs:
         input_ids: ``[batch, tokens]``; None where embeddings came in their stead.
         mask: ``[batch, past + tokens]`` with 0 at padding, 4-D (see :class:`DenseAttention`), or None.
         cache: keys and values of earlier tokens, which the pass extends; None where there are none to be kept.
-        past: how many tokens of each row are in the cache.
+        past: how many tokens of each row are in the cache; see :func:`cached_tokens` for when it is a tensor.
         documents: ``[batch, tokens]``, the number of each token's document, where the caller packed several into a row.
     """
 
@@ -55,7 +56,7 @@ class PassInputs:
     input_ids: Tensor | None = None
     mask: Tensor | None = None
     cache: Cache | None = None
-    past: int = 0
+    past: int | Tensor = 0
     documents: Tensor | None = None
 
     @classmethod
@@ -75,21 +76,33 @@ class PassInputs:
         """
         tokens = one_of(input_ids, inputs_embeds)
         batch, length = tokens.shape[:2]
-        past = int(cache.get_seq_length()) if cache is not None else 0
+        past = cached_tokens(cache)
         check_mask(mask, batch, past, length)
         documents = None if marks is None else marks.documents(batch, length, past, mask)
         return cls(batch, length, tokens.device, input_ids, mask, cache, past, documents)
 
     def positions(self) -> Tensor:
         """``[batch, tokens]``: counted from the past, padding included."""
-        return torch.arange(self.past, self.past + self.tokens, device=self.device).expand(self.batch, -1)
+        return self._places().expand(self.batch, -1)
 
     def unpadded_positions(self) -> Tensor:
         """``[batch, tokens]``: counted over the real tokens of a 2-D mask (padding gets 1), else from the past."""
         if self.mask is None or self.mask.dim() != 2:
             return self.positions()
         counted = (self.mask.long().cumsum(dim=-1) - 1).masked_fill(self.mask == 0, 1)
-        return counted[:, self.past : self.past + self.tokens]
+        return counted.index_select(1, self._places().to(counted.device))
+
+    def over_past(self, real: Tensor) -> Tensor:
+        """``real`` ``[batch, tokens]``, where new tokens are no padding, as a mask: all tokens of the past are real."""
+        if isinstance(self.past, int):
+            return F.pad(real, (self.past, 0), value=True)
+        assert self.cache is not None
+        every = real.new_ones(self.batch, slots_of(self.cache))
+        return every.index_copy(1, self._places(), real)
+
+    def _places(self) -> Tensor:
+        """``[tokens]``: which tokens of their rows the new ones are."""
+        return torch.arange(self.tokens, device=self.device) + self.past
 
 
 def one_of(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
@@ -100,10 +113,14 @@ def one_of(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
     return given[0]
 
 
-def check_mask(mask: Tensor | None, batch: int, past: int, tokens: int) -> None:
-    """Raise a :class:`RequestError` unless a 2-D mask covers every row and the past as well as the new tokens."""
+def check_mask(mask: Tensor | None, batch: int, past: int | Tensor, tokens: int) -> None:
+    """Raise a :class:`RequestError` unless a 2-D mask covers every row and the past as well as the new tokens.
+
+    A past whose length nobody knows yet is taken to be covered.
+    """
     if mask is None or mask.dim() == 4:
         return
+    past = past if isinstance(past, int) else 0
     if mask.dim() != 2 or mask.shape[0] != batch or mask.shape[1] < past + tokens:
         raise RequestError(
             f"attention_mask has shape {list(mask.shape)} and must have {[batch, past + tokens]}: "

@@ -1,16 +1,18 @@
 """The cache of a forward pass: the one that a caller gives, a new one that grows, or none."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 from transformers.utils import logging
 
 from modelwright.attention import AttentionBackend
 from modelwright.errors import RequestError
+from modelwright.ops.dispatch import numbers_are_known
 
-__all__ = ["Cache", "growing_cache", "pass_cache"]
+__all__ = ["Cache", "cached_tokens", "growing_cache", "pass_cache", "slots_of"]
 
 logger = logging.get_logger(__name__)
 
@@ -18,6 +20,23 @@ logger = logging.get_logger(__name__)
 def growing_cache() -> Cache:
     """An empty cache, which takes any number of layers and tokens."""
     return DynamicCache()
+
+
+def cached_tokens(cache: Cache | None) -> int | Tensor:
+    """How many tokens of each row a cache holds; none where there is no cache.
+
+    A static cache counts them in a tensor without dimensions. While a graph is made that stays one, though not the
+    cache's own, which its first layer already moves on: the graph is to serve every count, and must not be broken to
+    read this one.
+    """
+    held: int | Tensor = 0 if cache is None else cache.get_seq_length()
+    return held.clone() if isinstance(held, Tensor) and not numbers_are_known(held) else int(held)
+
+
+def slots_of(cache: Cache) -> int:
+    """For how many tokens of each row a static cache has room."""
+    first: Any = cache.layers[0]
+    return first.keys.shape[-2]
 
 
 def pass_cache(

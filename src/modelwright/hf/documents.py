@@ -35,7 +35,7 @@ class DocumentMarks:
     keeps_cache: bool = False
     given_cache: bool = False
 
-    def documents(self, batch: int, tokens: int, past: int, mask: Tensor | None) -> Tensor | None:
+    def documents(self, batch: int, tokens: int, past: int | Tensor, mask: Tensor | None) -> Tensor | None:
         """The number of each token's document, ``[batch, tokens]``; None where no mark says that there are several.
 
         Raises:
@@ -44,10 +44,10 @@ class DocumentMarks:
         bounds = self.bounds_k if self.bounds_q is None else self.bounds_q
         if bounds is None and self.numbers is None:
             return self._by_positions(batch, mask)
-        if past:
+        if isinstance(past, Tensor) or past:
             raise RequestError(
                 "cu_seq_lens_q, cu_seq_lens_k and seq_idx mark documents of whole rows: they must come without a past, "
-                f"and the cache holds {past} tokens"
+                f"and the cache holds {past if isinstance(past, int) else 'some'} tokens"
             )
         if bounds is not None:
             _check_bounds(bounds, batch * tokens)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modelwright.errors import RequestError
-from modelwright.hf.caches import Cache
+from modelwright.hf.caches import Cache, cached_tokens
 
 IGNORED = -100
 """The label of what is not learned."""
@@ -49,8 +49,9 @@ class Targets:
             return None
         given = ((labels if aligned else labels[:, 1:]) != IGNORED).sum()
         if mask is not None and mask.dim() == 2:
-            past = 0 if cache is None else int(cache.get_seq_length())
-            labels = labels.masked_fill(_after_padding(mask[:, past:], labels, aligned), IGNORED)
+            new = torch.arange(labels.shape[1], device=mask.device) + cached_tokens(cache)
+            real = mask.index_select(1, new.clamp(max=mask.shape[1] - 1))  # a label of what comes next has no column
+            labels = labels.masked_fill(_after_padding(real, labels, aligned), IGNORED)
         return cls(labels, given)
 
     def refuse_fewer_logits(self, logits_to_keep: int | Tensor) -> None:
@@ -77,7 +78,7 @@ class Targets:
 
 def _after_padding(mask: Tensor, labels: Tensor, aligned: bool) -> Tensor:
     """Where ``labels`` are of the first real tokens after padding."""
-    real = mask[:, : labels.shape[1]].bool().to(labels.device)
+    real = mask.bool().to(labels.device)
     first = real[:, 1:] & ~real[:, :-1]
     length = labels.shape[1] - first.shape[1]
     return F.pad(first, (0, length) if aligned else (1, length - 1))

@@ -96,7 +96,7 @@ def masked_scores(scores: Tensor, mask: Tensor | None, dtype: torch.dtype = torc
     return (scores + mask).to(dtype).clamp(min=lowest)
 
 
-def causal_mask(tokens: int, keys: int, past: int, device: torch.device) -> Tensor:
+def causal_mask(tokens: int, keys: int, past: int | Tensor, device: torch.device) -> Tensor:
     """``[tokens, keys]``: query t stands at position ``past + t`` and sees the keys up to and including its own."""
-    own = torch.arange(past, past + tokens, device=device)
+    own = torch.arange(tokens, device=device) + past
     return torch.arange(keys, device=device)[None, :] <= own[:, None]

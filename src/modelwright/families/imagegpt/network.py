@@ -78,7 +78,8 @@ class ImageGPTDecoder(ImageGPTNetwork, DecoderNetwork):
         return self.h
 
     def positions_of(self, inputs: PassInputs) -> Tensor:
-        check_positions(inputs.past + inputs.tokens, self.config.n_positions)
+        if isinstance(inputs.past, int):
+            check_positions(inputs.past + inputs.tokens, self.config.n_positions)
         return inputs.positions()
 
     def attention_of(self, inputs: PassInputs) -> AttentionBackend:

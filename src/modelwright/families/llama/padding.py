@@ -1,6 +1,5 @@
 """Which keys of a Llama's pass are real and which documents its rows hold, as the config's mask fields say."""
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from modelwright.errors import RequestError
@@ -26,7 +25,7 @@ def padding_mask(config: LlamaConfig, inputs: PassInputs) -> Tensor | None:
     if mask is not None or inputs.input_ids is None or pad is None:
         return mask
     real = inputs.input_ids != pad
-    return None if numbers_are_known(real) and bool(real.all()) else F.pad(real, (inputs.past, 0), value=True)
+    return None if numbers_are_known(real) and bool(real.all()) else inputs.over_past(real)
 
 
 def packed_documents(config: LlamaConfig, inputs: PassInputs) -> Tensor | None:
@@ -36,7 +35,16 @@ def packed_documents(config: LlamaConfig, inputs: PassInputs) -> Tensor | None:
     """
     if inputs.documents is not None:
         return inputs.documents
-    if not config.use_eod_attn_mask_compression or inputs.past:
+    if not config.use_eod_attn_mask_compression:
+        return None
+    if isinstance(inputs.past, Tensor):  # of a static cache, while a graph is made
+        if inputs.tokens > 1:
+            raise RequestError(
+                "use_eod_attn_mask_compression=True finds documents in rows that start anew: a pass that is compiled "
+                f"over a static cache must bring one token of each row, got {inputs.tokens}"
+            )
+        return None
+    if inputs.past:
         return None
     if inputs.input_ids is None:
         raise RequestError(
