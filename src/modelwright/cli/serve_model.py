@@ -16,7 +16,7 @@ from modelwright.server.settings import ServerSettings
 from modelwright.serving.load import pick_device
 from modelwright.serving.merge_adapter import check_adapter
 from modelwright.serving.opened import Named, Opened, find_model
-from modelwright.serving.prompts import read_template, require_template
+from modelwright.serving.prompts import read_template, require_template, try_out
 from modelwright.serving.quiet import quieten_libraries
 from modelwright.serving.ranks import Ranks
 from modelwright.serving.warm_up import warm_up
@@ -32,6 +32,7 @@ def check(options: ServeOptions) -> Named:
     template = read_template(options.settings.chat_template)
     if template is not None:
         require_template(model.checkpoint, template)
+    try_out(model.checkpoint, template)
     if options.adapter is not None:
         check_adapter(options.adapter[1])
     return model

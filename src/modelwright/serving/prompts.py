@@ -14,6 +14,7 @@ from modelwright.processing.plain_words import encode_words
 from modelwright.processing.templates import Rendering, pick_template, render
 from modelwright.processing.tokenizer import read_chat_templates
 from modelwright.serving.load import Loaded
+from modelwright.serving.template_trial import try_template
 
 IMAGE = "<image>"
 """Where a picture goes, in the words of a message that brings pictures."""
@@ -72,6 +73,18 @@ def require_template(checkpoint: Checkpoint, asked: str | None) -> None:
     """Raise a RequestError where a conversation with this checkpoint could not be printed; no weight is read."""
     if not checkpoint.reads_pictures:
         _template_of(checkpoint, read_chat_templates(checkpoint.folder), Rendering(chat_template=asked))
+
+
+def try_out(checkpoint: Checkpoint, asked: str | None) -> None:
+    """Try the template that came with a checkpoint, or was asked for, before strangers' messages are printed by it.
+
+    Raises:
+        CheckpointError: it does what no template may (`template_trial`).
+    """
+    own = read_chat_templates(checkpoint.folder)
+    template = None if own is None and asked is None else pick_template(own, asked, with_tools=False)
+    if template is not None:
+        try_template(template, {"bos_token": "", "eos_token": ""})
 
 
 def _encode_words(loaded: Loaded, messages: list[Mapping[str, Any]], how: Rendering) -> ProcessedPrompt:
