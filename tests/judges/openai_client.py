@@ -9,6 +9,7 @@ import base64
 import json
 import sys
 import time
+from typing import Literal
 
 import openai
 from pydantic import BaseModel
@@ -28,10 +29,10 @@ TOOL = {"type": "function", "function": {"name": "count", "description": "Count 
 
 
 class Answer(BaseModel):
-    """A form of an answer."""
+    """A form of an answer that ends."""
 
-    shape: str
-    number: int
+    shape: Literal["circle", "square"]
+    number: Literal[1, 2, 3]
 
 
 def chat(client: openai.OpenAI, checks: Checks) -> None:

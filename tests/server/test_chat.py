@@ -318,6 +318,17 @@ def test_a_picture_is_seen_and_counted(tmp_path):
     assert said["usage"]["prompt_tokens"] == count["input_tokens"]
 
 
+def test_the_log_tells_what_was_said_where_that_is_wished():
+    async def main():
+        async with running(llama(), {"log_content": True, "log_format": "json"}) as server:
+            reply = await server.client.post(CHAT, ask())
+            return reply.json(), json.loads(server.lines[0])
+
+    reply, line = asyncio.run(main())
+    assert line["content"]["asked"] == {"messages": HI}
+    assert line["content"]["answered"] == [reply["choices"][0]["message"]["content"]]
+
+
 def test_the_log_tells_numbers_and_no_text():
     async def main():
         async with running(llama()) as server:
@@ -326,4 +337,3 @@ def test_the_log_tells_numbers_and_no_text():
 
     [line] = asyncio.run(main())
     assert "secret" not in line and "completion_tokens=" in line and "finish_reason=" in line and "200" in line
-    assert json.dumps(line)

@@ -5,7 +5,7 @@ import base64
 
 import pytest
 
-from modelwright.server.app import ENDPOINTS, UNSUPPORTED
+from modelwright.server.app import ENDPOINTS, UNSUPPORTED, app_of
 from tests.server.models import PICTURE, llama, nano
 from tests.server.serving import CHAT, COMPLETIONS, RESPONSES, running
 
@@ -91,6 +91,19 @@ def test_row_9_every_path_and_method_answers_in_the_one_form():
         if reply.status == 405:
             assert method not in reply.headers["allow"]
     assert {reply.status for _, path, reply in asyncio.run(main()) if path in UNSUPPORTED} == {501}
+
+
+def test_row_11_every_path_of_the_application_needs_a_key():
+    async def main():
+        async with running(llama(), {"api_key": ("secret",)}) as server:
+            paths = [route.path for route in app_of(server.parts).routes]
+            asked = [(method, path) for path in paths for method in ("GET", "POST", "DELETE")]
+            return len(paths), [(each, await server.client.ask(*each, {})) for each in asked]
+
+    count, replies = asyncio.run(main())
+    assert count == len(ENDPOINTS) + len(UNSUPPORTED) + 4
+    for asked, reply in replies:
+        assert reply.status == 401 and reply.error["code"] == "invalid_api_key", asked
 
 
 def test_boxes_come_typed_and_a_stream_says_the_same():

@@ -71,6 +71,17 @@ def test_a_request_is_a_span_with_the_conventions_names_and_its_parts_are_childr
     ]
 
 
+def test_words_stand_in_a_span_only_where_that_is_wished():
+    record = Record("req_1", "127.0.0.1", "POST", "/v1/chat/completions", model="tiny")
+    record.content = {"asked": {"messages": []}, "answered": ["Hi."]}
+    found = []
+    for content in (False, True):
+        tracer = Tracer()
+        Traces(tracer, lambda sent: None, lambda span: None, content=content).add(record, [])
+        found.append({name: value for name, value in tracer.spans[0].attributes.items() if "messages" in name})
+    assert found == [{}, {"gen_ai.input.messages": '{"messages": []}', "gen_ai.output.messages": '["Hi."]'}]
+
+
 def test_what_no_engine_answers_is_no_span_and_a_refusal_says_its_code():
     tracer = Tracer()
     made = Traces(tracer, lambda sent: None, lambda span: None)

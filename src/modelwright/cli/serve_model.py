@@ -3,12 +3,13 @@
 import json
 import shlex
 from contextlib import ExitStack
+from pathlib import Path
 
 from modelwright.cli import terminal
 from modelwright.cli.console import say
 from modelwright.cli.serve_options import ServeOptions
-from modelwright.engine.async_engine import AsyncEngine
 from modelwright.errors import RequestError
+from modelwright.server.admission import most_requests, on_a_thread
 from modelwright.server.app import create_app
 from modelwright.server.run import Application, Parts
 from modelwright.server.served import Served
@@ -56,14 +57,15 @@ def load(options: ServeOptions, parts: Parts) -> Application:
         warm_up(opened)
         engine = opened.engine
         batch = engine.config.max_batch
-        queue = 4 * batch if settings.max_queue is None else settings.max_queue
+        queue = most_requests(settings, batch) - batch
         served = Served(
             loaded=opened.loaded,
-            engine=AsyncEngine(engine, batch + queue, settings.max_queue_tokens),
+            engine=on_a_thread(engine, settings),
             context=engine.context,
             max_batch=batch,
             names=options.names,
             any_name=settings.any_model_name,
+            adapter=None if adapter is None else Path(adapter),
         )
         page = engine.config.page_size
         app = create_app(served, settings, parts.metrics)

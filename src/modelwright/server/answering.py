@@ -92,7 +92,11 @@ class Running:
         for each in self._ready:
             for answer in each.answers:
                 each.meter.finished(answer.finish_reason, answer.tokens, self._metrics)
-        self._live.record.finish_reason = self._ready[0].answers[0].finish_reason
+        answers = [answer for each in self._ready for answer in each.answers]
+        record = self._live.record
+        record.finish_reason = answers[0].finish_reason
+        if record.content is not None:
+            record.content["answered"] = [answer.completion.text for answer in answers if answer.completion is not None]
 
     def progress(self) -> dict[str, int | str]:
         """Where the first prompt stands: how many wait, it among them, or how much of it was read."""

@@ -15,6 +15,7 @@ from modelwright.server.body import read_body
 from modelwright.server.frames import HEADERS
 from modelwright.server.json_body import read_json
 from modelwright.server.settings import ServerSettings
+from modelwright.server.spoken import spoken
 from modelwright.server.wire.errors import ApiError
 
 SMALL = 2**16
@@ -62,6 +63,8 @@ class Exchange:
         except ClientDisconnect as error:
             raise Disconnected from error
         body = read_json(raw) if len(raw) <= SMALL else await asyncio.to_thread(read_json, raw)
+        if self.settings.log_content or self.settings.trace_content:
+            self.record.content = {"asked": spoken(body)}
         for name in self.key.closed_fields:
             if body.get(name) not in (None, False, 0) or (name == "prompt_logprobs" and body.get(name) is not None):
                 raise ApiError(403, "forbidden_scope", f"{name} is closed for this key", param=name)

@@ -127,7 +127,8 @@ class _Life:
         self._settings, self._name, self._keys, self._load, self._say = settings, name, keys, load, say
         self._health = Health(settings)
         self._metrics = Metrics(settings, name)
-        self._guard = Guard(settings, keys, self._health, self._metrics, AccessLog(settings), open_traces(os.environ))
+        traces = open_traces(os.environ, settings.trace_content)
+        self._guard = Guard(settings, keys, self._health, self._metrics, AccessLog(settings), traces)
         self._tls = tls_context(settings)
 
     async def run(self) -> int:

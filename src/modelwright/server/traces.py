@@ -1,5 +1,6 @@
 """`Traces`, spans of OpenTelemetry for requests, where it is installed and an endpoint is set; all names stand here."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -31,6 +32,8 @@ _LATENCIES = {
     "gen_ai.latency.e2e": "total_ms",
 }
 """The same of times, which spans have in seconds."""
+_CONTENT = {"gen_ai.input.messages": "asked", "gen_ai.output.messages": "answered"}
+"""The same of words, in JSON, where spans may hold any."""
 
 
 class Traces:
@@ -41,6 +44,7 @@ class Traces:
         extract: from headers to the context that ``traceparent`` names.
         in_context: from a span to the context of its children.
         kind: what OpenTelemetry calls the span of a server.
+        content: spans hold what was asked and answered.
     """
 
     def __init__(
@@ -49,8 +53,10 @@ class Traces:
         extract: Callable[[Mapping[str, str]], Any],
         in_context: Callable[[Any], Any],
         kind: Any = None,
+        content: bool = False,
     ):
         self._tracer, self._extract, self._in_context, self._kind = tracer, extract, in_context, kind
+        self._content = content
 
     def add(self, record: Record, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Tell of a request, if it is one that an engine answers."""
@@ -63,6 +69,8 @@ class Traces:
         values |= {"gen_ai.operation.name": operation, "gen_ai.provider.name": PROVIDER}
         if record.finish_reason is not None:
             values["gen_ai.response.finish_reasons"] = (record.finish_reason,)
+        if self._content and record.content is not None:
+            values |= {name: json.dumps(record.content.get(each)) for name, each in _CONTENT.items()}
         parts = _parts(record)
         for name in ("prefill", "decode"):
             if name in parts:
@@ -82,14 +90,19 @@ class Traces:
         span.end(_nanoseconds(record, record.total_ms or 0.0))
 
 
-def open_traces(environ: Mapping[str, str]) -> Traces | None:
-    """Traces that go to the endpoint of the environment; None where there is none, or no OpenTelemetry."""
+def open_traces(environ: Mapping[str, str], content: bool = False) -> Traces | None:
+    """Traces that go to the endpoint of the environment; None where there is none, or no OpenTelemetry.
+
+    Args:
+        content: spans hold what was asked and answered.
+    """
     if not environ.get(ENDPOINT) or find_spec("opentelemetry") is None:
         return None
     from opentelemetry import propagate, trace  # pyright: ignore[reportMissingImports]
 
     _send(trace)
-    return Traces(trace.get_tracer(PROVIDER), propagate.extract, trace.set_span_in_context, trace.SpanKind.SERVER)
+    tracer = trace.get_tracer(PROVIDER)
+    return Traces(tracer, propagate.extract, trace.set_span_in_context, trace.SpanKind.SERVER, content)
 
 
 def _send(trace: Any) -> None:
