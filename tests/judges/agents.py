@@ -1,6 +1,6 @@
 """litellm, instructor and LangChain against the server: tools, schemas, usage and pictures as their users ask for them.
 
-python -m venv JUDGE && JUDGE/bin/pip install litellm instructor langchain-openai
+python -m venv JUDGE && JUDGE/bin/pip install litellm mcp instructor langchain-openai
 JUDGE/bin/python -m tests.judges.agents
 """
 
@@ -27,7 +27,7 @@ class Shape(BaseModel):
 
 
 @tool
-def count(n: int) -> int:
+def count(n: Literal[1, 2, 3]) -> int:
     """Count to n."""
     return n
 
@@ -41,9 +41,9 @@ def by_litellm(url: str, checks: Checks) -> None:
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     checks.holds("litellm: a stream", text == whole.choices[0].message.content)
     checks.holds("litellm: usage", chunks[-1].usage.prompt_tokens == whole.usage.prompt_tokens)
-    called = litellm.completion(messages=HI, tools=[TOOL], tool_choice="required", max_tokens=100, **common)
+    called = litellm.completion(messages=HI, tools=[TOOL], tool_choice="required", max_tokens=1500, **common)
     checks.holds("litellm: a tool", called.choices[0].message.tool_calls[0].function.name == "count")
-    form = litellm.completion(messages=HI, response_format=Shape, max_tokens=100, **common)
+    form = litellm.completion(messages=HI, response_format=Shape, max_tokens=1500, **common)
     checks.holds("litellm: a schema", Shape.model_validate_json(form.choices[0].message.content))
     checks.raises(
         "litellm: a context that is too long",
@@ -59,7 +59,7 @@ def by_instructor(url: str, checks: Checks) -> None:
         client = instructor.from_openai(raw, mode=mode)
         try:
             shape = client.chat.completions.create(
-                model=MODEL, messages=HI, response_model=Shape, max_retries=0, temperature=0, max_tokens=100
+                model=MODEL, messages=HI, response_model=Shape, max_retries=0, temperature=0, max_tokens=1500
             )
             checks.holds(f"instructor: {mode.name}", isinstance(shape, Shape))
         except Exception as error:
@@ -69,7 +69,7 @@ def by_instructor(url: str, checks: Checks) -> None:
 
 def by_langchain(url: str, checks: Checks) -> None:
     """Its chat model."""
-    model = ChatOpenAI(model=MODEL, base_url=f"{url}/v1", api_key=KEY, temperature=0, max_tokens=100, stream_usage=True)
+    model = ChatOpenAI(model=MODEL, base_url=f"{url}/v1", api_key=KEY, temperature=0, max_tokens=1500, stream_usage=True)
     content = [{"type": "image_url", "image_url": {"url": URL}}, {"type": "text", "text": "How many shapes are there?"}]
     whole = model.invoke([("user", content)])
     checks.holds("langchain: a picture", whole.content)
