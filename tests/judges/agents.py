@@ -69,7 +69,9 @@ def by_instructor(url: str, checks: Checks) -> None:
 
 def by_langchain(url: str, checks: Checks) -> None:
     """Its chat model."""
-    model = ChatOpenAI(model=MODEL, base_url=f"{url}/v1", api_key=KEY, temperature=0, max_tokens=1500, stream_usage=True)
+    model = ChatOpenAI(
+        model=MODEL, base_url=f"{url}/v1", api_key=KEY, temperature=0, max_tokens=1500, stream_usage=True
+    )
     content = [{"type": "image_url", "image_url": {"url": URL}}, {"type": "text", "text": "How many shapes are there?"}]
     whole = model.invoke([("user", content)])
     checks.holds("langchain: a picture", whole.content)

@@ -9,6 +9,7 @@ from modelwright.configs.field_types import cut
 from modelwright.engine.params import is_text
 from modelwright.engine.schema import enforced_schema
 from modelwright.errors import GuideError
+from modelwright.server.closed_schema import closed_schema
 from modelwright.server.tags import read_tags
 from modelwright.server.wire.errors import ApiError
 
@@ -107,7 +108,8 @@ def _json(value: Any, where: str, marks: Mapping[str, int]) -> Form:
 
 def _schema(schema: Any, where: str) -> Form:
     try:
-        text, enforced = json.dumps(schema), json.dumps(enforced_schema(schema))
+        checked = enforced_schema(schema)
+        text, enforced = json.dumps(closed_schema(schema)), json.dumps(closed_schema(checked))
     except GuideError as error:
         raise refusal(error, where) from error
     except RecursionError as error:

@@ -9,6 +9,7 @@ from typing import Any
 from modelwright.configs.field_types import cut
 from modelwright.engine.schema import enforced_schema
 from modelwright.errors import GuideError
+from modelwright.server.closed_schema import closed_schema
 from modelwright.server.wire.errors import ApiError
 
 MOST_TOOLS = 128
@@ -111,7 +112,7 @@ def _schema(parameters: Any, where: str) -> str:
             400, "invalid_schema", f"{where} must describe an object, and its type is {cut(kind)}", param=where
         )
     try:
-        return json.dumps(enforced_schema({**parameters, "type": "object"}))
+        return json.dumps(closed_schema(enforced_schema({**parameters, "type": "object"})))
     except GuideError as error:
         code = "schema_too_complex" if error.too_complex else "invalid_schema"
         raise ApiError(400, code, f"{where}: {error}", param=where) from error
