@@ -1,6 +1,6 @@
 """lm-eval's ``local-completions`` on a task of its own: log-likelihoods over HTTP equal those of the engine.
 
-    python -m venv JUDGE && JUDGE/bin/pip install "lm-eval[api]"
+    python -m venv JUDGE && JUDGE/bin/pip install "lm-eval[api]" transformers
     JUDGE/bin/python -m tests.judges.lm_eval_local
 
 The task is made on the spot: sentences with two endings each. lm-eval asks for echo and log-probabilities with nothing

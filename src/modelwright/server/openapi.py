@@ -74,7 +74,7 @@ def _post(path: str, of: Mapping[type, Any]) -> dict[str, Any]:
         "application/json": {"schema": of[_REPLIES[path]] if path in _REPLIES else {"type": "object"}}
     }
     if path in _STREAMS:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {}
     return {
         "operationId": _name("post", path),
         "requestBody": {"required": True, "content": {"application/json": {"schema": of[_REQUESTS[path]]}}},
