@@ -152,7 +152,7 @@ def streams(port: int) -> dict[str, Any]:
             "cpu_us_per_frame": 1e6 * (cpu(pid) - spent) / frames,
         }
 
-    with server(*fake(port, 2000), port=port) as pid:
+    with server(*fake(port, 10), port=port) as pid:
         return asyncio.run(run(pid))
 
 
@@ -205,7 +205,7 @@ def slow(port: int) -> dict[str, Any]:
 
     async def read() -> float:
         start = time.perf_counter()
-        timed = await _several(port, 4, BODY | {"max_tokens": 400})
+        timed = await _several(port, 4, BODY | {"max_tokens": 40})
         return sum(each.tokens for each in timed) / (time.perf_counter() - start)
 
     async def run(pid: int) -> dict[str, Any]:
@@ -238,7 +238,7 @@ def slow(port: int) -> dict[str, Any]:
             "rss_grew_bytes": after["rss"] - before["rss"],
         }
 
-    with server(*fake(port, 20_000), port=port) as pid:
+    with server(*fake(port, 5), port=port) as pid:
         return asyncio.run(run(pid))
 
 

@@ -9,6 +9,7 @@ import time
 from modelwright.engine.async_engine import AsyncEngine
 from modelwright.engine.engine import Engine
 from modelwright.engine.params import SamplingParams
+from modelwright.server.run import SWITCH
 from modelwright.serving.load import load_network
 from modelwright.serving.opened import find_model
 from modelwright.serving.prompts import encode_messages
@@ -40,4 +41,5 @@ async def run() -> None:
 
 
 if __name__ == "__main__":
+    sys.setswitchinterval(SWITCH)  # as the server does
     asyncio.run(run())

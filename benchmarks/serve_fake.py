@@ -1,4 +1,4 @@
-"""A server whose engine computes nothing and gives so many tokens a second: what is left is the price of HTTP.
+"""A server whose engine computes nothing and gives each stream so many tokens a second: what is left is HTTP's price.
 
 python -m benchmarks.serve_fake PORT TOKENS_PER_SECOND
 """
@@ -21,7 +21,7 @@ from modelwright.serving.opened import find_model
 
 MAX_BATCH, MAX_QUEUE = 256, 1024
 TICK = 0.01
-"""Seconds of a step: each stream gets its share of the tokens of one."""
+"""Seconds of a step."""
 
 
 class FakeStream:
@@ -103,6 +103,9 @@ class FakeEngine:
         while self.streams and time.monotonic() < end:
             await asyncio.sleep(TICK)
 
+    def watch_steps(self, see: Any) -> None:
+        """There are none."""
+
     def close(self) -> None:
         """Nothing is left to end."""
 
@@ -110,14 +113,15 @@ class FakeEngine:
         while True:
             await asyncio.sleep(TICK)
             self.last_step = time.monotonic()
-            share = self._rate * TICK / max(len(self.streams), 1)
+            share = self._rate * TICK
             for stream in list(self.streams):
                 stream.give(share)
 
 
 def main() -> int:
     port, rate = int(sys.argv[1]), float(sys.argv[2])
-    settings = ServerSettings(port=port, max_queue=MAX_QUEUE, no_auth=True)
+    crowds = {"max_connections": 8192, "max_connections_per_address": 8192}
+    settings = ServerSettings(port=port, max_queue=MAX_QUEUE, no_auth=True, **crowds)
 
     def load(parts: Parts) -> Application:
         loaded = load_network(find_model("vl2-nano").checkpoint)
