@@ -120,8 +120,9 @@ class FakeEngine:
 
 def main() -> int:
     port, rate = int(sys.argv[1]), float(sys.argv[2])
-    crowds = {"max_connections": 8192, "max_connections_per_address": 8192}
-    settings = ServerSettings(port=port, max_queue=MAX_QUEUE, no_auth=True, **crowds)
+    settings = ServerSettings(
+        port=port, max_queue=MAX_QUEUE, no_auth=True, max_connections=8192, max_connections_per_address=8192
+    )
 
     def load(parts: Parts) -> Application:
         loaded = load_network(find_model("vl2-nano").checkpoint)
