@@ -13,7 +13,7 @@ from modelwright.server.access_log import Record
 from modelwright.server.auth import Key
 from modelwright.server.body import read_body
 from modelwright.server.frames import HEADERS
-from modelwright.server.json_body import read_json
+from modelwright.server.json_body import as_struct, read_json
 from modelwright.server.settings import ServerSettings
 from modelwright.server.spoken import spoken
 from modelwright.server.wire.errors import ApiError
@@ -42,6 +42,7 @@ class Exchange:
         self.scope, self.settings = scope, settings
         self._receive, self._send = receive, send
         self.started = False
+        self._large = False  # whether the body is too large to be read on the loop
         self._writing: float | None = None  # since when the client was to take something
 
     @property
@@ -62,13 +63,18 @@ class Exchange:
             raw = await read_body(Request(self.scope, self._receive), self.settings)
         except ClientDisconnect as error:
             raise Disconnected from error
-        body = read_json(raw) if len(raw) <= SMALL else await asyncio.to_thread(read_json, raw)
+        self._large = len(raw) > SMALL
+        body = await asyncio.to_thread(read_json, raw) if self._large else read_json(raw)
         if self.settings.log_content or self.settings.trace_content:
             self.record.content = {"asked": spoken(body)}
         for name in self.key.closed_fields:
             if body.get(name) not in (None, False, 0) or (name == "prompt_logprobs" and body.get(name) is not None):
                 raise ApiError(403, "forbidden_scope", f"{name} is closed for this key", param=name)
         return body
+
+    async def read(self, body: dict[str, Any], kind: type[T]) -> T:
+        """The request that a body says, as `as_struct` reads it."""
+        return await asyncio.to_thread(as_struct, body, kind) if self._large else as_struct(body, kind)
 
     async def reply(self, value: Any, headers: Mapping[str, str] | None = None, status: int = 200) -> None:
         """Answer with JSON."""

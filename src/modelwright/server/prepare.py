@@ -120,12 +120,15 @@ class Preparation:
         Raises:
             ApiError: one of them cannot be served; then none is.
         """
+        return await self.in_thread(self._completions, request, salt)
+
+    def _completions(self, request: CompletionRequest, salt: str) -> list[Ready]:
         prompts = _prompts_of(request.prompt)
         samples = len(prompts) * (request.n or 1)
         if samples > MOST_PROMPTS:
             said = f"prompts times n must be at most {MOST_PROMPTS}, got {samples}"
             raise ApiError(400, "invalid_value", said, param="prompt")
-        return await self.in_thread(lambda: [self._completion(request, prompt, salt) for prompt in prompts])
+        return [self._completion(request, prompt, salt) for prompt in prompts]
 
     def _prompt(self, request: ChatRequest, pictures: Sequence[Picture]) -> tuple[ProcessedPrompt, Constraint]:
         constraint = self._constraint(request)

@@ -1,6 +1,5 @@
 """What single tokens say, as text and as bytes: a token may be a part of a character."""
 
-import json
 from functools import lru_cache
 
 import tokenizers
@@ -13,8 +12,7 @@ class TokenTexts:
 
     def __init__(self, backend: tokenizers.Tokenizer):
         self._backend = backend
-        decoder = json.dumps(json.loads(backend.to_str())["decoder"])
-        self._bytes_as_letters = '"ByteLevel"' in decoder
+        self._bytes_as_letters = backend.decoder is not None and b'"ByteLevel"' in backend.decoder.__getstate__()
         self._added = {id_: token.content for id_, token in backend.get_added_tokens_decoder().items()}
         self.of = lru_cache(65536)(self._of)
 

@@ -10,7 +10,6 @@ from modelwright.server.events import Event
 from modelwright.server.exchange import Disconnected, Exchange, TooSlow
 from modelwright.server.fields import ignored_header
 from modelwright.server.frames import DONE, ChatFrames
-from modelwright.server.json_body import as_struct
 from modelwright.server.live import Live
 from modelwright.server.pace import Pace
 from modelwright.server.prepare import Ready
@@ -27,7 +26,7 @@ class Chat(Endpoint):
         with parts.admission.preparation():
             body = await exchange.json()
             ignored = parts.ignored(body, ChatRequest)
-            request = as_struct(body, ChatRequest)
+            request = await exchange.read(body, ChatRequest)
             model = parts.served.check_name(request.model)
             exchange.record.model, exchange.record.stream = model, bool(request.stream)
         work = self._serve(exchange, request, live, model, ignored)
@@ -137,7 +136,7 @@ class ChatTokens(Endpoint):
         with parts.admission.preparation():
             body = await exchange.json()
             ignored = parts.ignored(body, ChatRequest)
-            request = as_struct(body, ChatRequest)
+            request = await exchange.read(body, ChatRequest)
             parts.served.check_name(request.model)
             tokens, pictures = await exchange.while_there(parts.preparation.count(request, live))
         reply = {"object": "response.input_tokens", "input_tokens": tokens, "picture_tokens": pictures}

@@ -13,7 +13,6 @@ from modelwright.server.completion_text import Columns, CompletionText
 from modelwright.server.exchange import Disconnected, Exchange, TooSlow
 from modelwright.server.fields import ignored_header
 from modelwright.server.frames import DONE, event
-from modelwright.server.json_body import as_struct
 from modelwright.server.live import Live
 from modelwright.server.pace import Pace
 from modelwright.server.prepare import Ready
@@ -30,7 +29,7 @@ class Completions(Endpoint):
         with parts.admission.preparation():
             body = await exchange.json()
             ignored = parts.ignored(body, CompletionRequest)
-            request = as_struct(body, CompletionRequest)
+            request = await exchange.read(body, CompletionRequest)
             model = parts.served.check_name(request.model)
             exchange.record.model, exchange.record.stream = model, bool(request.stream)
         with parts.live.during(live):

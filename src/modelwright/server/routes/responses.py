@@ -12,7 +12,6 @@ from modelwright.server.answers import new_id
 from modelwright.server.exchange import Disconnected, Exchange, TooSlow
 from modelwright.server.fields import ignored_header
 from modelwright.server.frames import DONE
-from modelwright.server.json_body import as_struct
 from modelwright.server.live import Live
 from modelwright.server.pace import Pace
 from modelwright.server.prepare import Ready
@@ -46,7 +45,7 @@ class Responses(ResponsesEndpoint):
         with parts.admission.preparation():
             body = await exchange.json()
             ignored = parts.ignored(body, ResponsesRequest)
-            request = as_struct(body, ResponsesRequest)
+            request = await exchange.read(body, ResponsesRequest)
             model = parts.served.check_name(request.model)
             exchange.record.model, exchange.record.stream = model, bool(request.stream)
             if request.store and not self.store.most:
@@ -134,7 +133,7 @@ class ResponseTokens(ResponsesEndpoint):
         with parts.admission.preparation():
             body = await exchange.json()
             ignored = parts.ignored(body, ResponsesRequest)
-            request = as_struct(body, ResponsesRequest)
+            request = await exchange.read(body, ResponsesRequest)
             parts.served.check_name(request.model)
             before = []
             if request.previous_response_id is not None:

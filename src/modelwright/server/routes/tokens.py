@@ -53,7 +53,7 @@ class Tokenize(Endpoint):
         parts = self.parts
         with parts.admission.preparation():
             body = await exchange.json()
-            request = as_struct(body, TokenizeRequest)
+            request = await exchange.read(body, TokenizeRequest)
             parts.served.check_name(request.model)
             if (request.prompt is None) == (request.messages is None):
                 raise ApiError(400, "invalid_value", "exactly one of prompt and messages must be given", param="prompt")
@@ -83,7 +83,7 @@ class Detokenize(Endpoint):
     async def answer(self, exchange: Exchange) -> None:
         parts = self.parts
         with parts.admission.preparation():
-            request = as_struct(await exchange.json(), DetokenizeRequest)
+            request = await exchange.read(await exchange.json(), DetokenizeRequest)
             parts.served.check_name(request.model)
             known = len(parts.served.tokenizer)
             wrong = next((id_ for id_ in request.tokens if not 0 <= id_ < known), None)
