@@ -39,15 +39,19 @@ class Admission:
         self._ended: deque[float] = deque(maxlen=_REMEMBERED)
         self.preparing = 0
 
+    def check(self) -> None:
+        """Raise an ApiError where there are too many: before a body is read, which may take its sender long."""
+        if self.preparing + self._engine.waiting + self._engine.running >= self._limit:
+            raise self.full("queue_full", f"there are {self._limit} requests already, which is as many as are taken")
+
     @contextmanager
     def preparation(self) -> Iterator[None]:
-        """While a request is being made ready, until the engine has it.
+        """While a request, which is read, is being made ready, until the engine has it.
 
         Raises:
             ApiError: there are too many.
         """
-        if self.preparing + self._engine.waiting + self._engine.running >= self._limit:
-            raise self.full("queue_full", f"there are {self._limit} requests already, which is as many as are taken")
+        self.check()
         self.preparing += 1
         try:
             yield

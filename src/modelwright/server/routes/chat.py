@@ -7,7 +7,7 @@ from msgspec import UNSET
 from modelwright.server.answering import Piece, Running
 from modelwright.server.answers import Answer, choice_of, new_id, prompt_logprobs_of
 from modelwright.server.events import Event
-from modelwright.server.exchange import Disconnected, Exchange, TooSlow
+from modelwright.server.exchange import Exchange
 from modelwright.server.fields import ignored_header
 from modelwright.server.frames import DONE, ChatFrames
 from modelwright.server.live import Live
@@ -23,22 +23,15 @@ class Chat(Endpoint):
 
     async def answer(self, exchange: Exchange) -> None:
         parts, live = self.parts, Live(exchange.record)
+        parts.admission.check()
+        body = await exchange.json()
         with parts.admission.preparation():
-            body = await exchange.json()
             ignored = parts.ignored(body, ChatRequest)
             request = await exchange.read(body, ChatRequest)
             model = parts.served.check_name(request.model)
             exchange.record.model, exchange.record.stream = model, bool(request.stream)
         work = self._serve(exchange, request, live, model, ignored)
-        with parts.live.during(live):
-            try:
-                await exchange.while_there(work)
-            except Disconnected:
-                self.left(live)
-            except TooSlow:
-                self.left(live, "slow_reader")
-            finally:
-                parts.admission.ended()
+        await self.see_through(exchange, live, work)
 
     async def _serve(
         self, exchange: Exchange, request: ChatRequest, live: Live, model: str, ignored: tuple[str, ...]
@@ -133,8 +126,9 @@ class ChatTokens(Endpoint):
 
     async def answer(self, exchange: Exchange) -> None:
         parts, live = self.parts, Live(exchange.record)
+        parts.admission.check()
+        body = await exchange.json()
         with parts.admission.preparation():
-            body = await exchange.json()
             ignored = parts.ignored(body, ChatRequest)
             request = await exchange.read(body, ChatRequest)
             parts.served.check_name(request.model)

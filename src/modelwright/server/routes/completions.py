@@ -10,7 +10,7 @@ from modelwright.engine.results import Update
 from modelwright.server.answering import Running
 from modelwright.server.answers import new_id, prompt_logprobs_of
 from modelwright.server.completion_text import Columns, CompletionText
-from modelwright.server.exchange import Disconnected, Exchange, TooSlow
+from modelwright.server.exchange import Exchange
 from modelwright.server.fields import ignored_header
 from modelwright.server.frames import DONE, event
 from modelwright.server.live import Live
@@ -26,21 +26,15 @@ class Completions(Endpoint):
 
     async def answer(self, exchange: Exchange) -> None:
         parts, live = self.parts, Live(exchange.record)
+        parts.admission.check()
+        body = await exchange.json()
         with parts.admission.preparation():
-            body = await exchange.json()
             ignored = parts.ignored(body, CompletionRequest)
             request = await exchange.read(body, CompletionRequest)
             model = parts.served.check_name(request.model)
             exchange.record.model, exchange.record.stream = model, bool(request.stream)
-        with parts.live.during(live):
-            try:
-                await exchange.while_there(self._serve(exchange, request, live, model, ignored_header(ignored)))
-            except Disconnected:
-                self.left(live)
-            except TooSlow:
-                self.left(live, "slow_reader")
-            finally:
-                parts.admission.ended()
+        work = self._serve(exchange, request, live, model, ignored_header(ignored))
+        await self.see_through(exchange, live, work)
 
     async def _serve(
         self, exchange: Exchange, request: CompletionRequest, live: Live, model: str, headers: dict[str, str]

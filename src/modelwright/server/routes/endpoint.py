@@ -1,6 +1,7 @@
 """`Endpoint`, what all paths share: errors in their one form, before a stream and within it, and whoever leaves."""
 
 import logging
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -72,6 +73,18 @@ class Endpoint:
         """Answer one request."""
         raise NotImplementedError
 
+    async def see_through(self, exchange: Exchange, live: Live, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work` as long as the client is there; one that leaves, or takes nothing, is counted by where it was."""
+        with self.parts.live.during(live):
+            try:
+                await exchange.while_there(work)
+            except Disconnected:
+                self._left(live, live.phase)
+            except TooSlow:
+                self._left(live, "slow_reader")
+            finally:
+                self.parts.admission.ended()
+
     async def _break_off(self, exchange: Exchange, error: ApiError) -> None:
         """The end of a stream that has begun."""
         exchange.record.code = error.code
@@ -81,8 +94,8 @@ class Endpoint:
         except (Disconnected, TooSlow):
             return
 
-    def left(self, live: Live, where: str | None = None) -> NoReturn:
+    def _left(self, live: Live, where: str) -> NoReturn:
         """Count a request whose client left, or was cut off."""
-        live.record.aborted = where = where or live.record.aborted or live.phase
+        live.record.aborted = where = live.record.aborted or where
         self.parts.metrics.aborted(where)
         raise Disconnected

@@ -9,7 +9,7 @@ import msgspec
 from modelwright.engine.output import FinishReason
 from modelwright.server.answering import Running
 from modelwright.server.answers import new_id
-from modelwright.server.exchange import Disconnected, Exchange, TooSlow
+from modelwright.server.exchange import Exchange
 from modelwright.server.fields import ignored_header
 from modelwright.server.frames import DONE
 from modelwright.server.live import Live
@@ -42,8 +42,9 @@ class Responses(ResponsesEndpoint):
 
     async def answer(self, exchange: Exchange) -> None:
         parts, live, key = self.parts, Live(exchange.record), exchange.key.name
+        parts.admission.check()
+        body = await exchange.json()
         with parts.admission.preparation():
-            body = await exchange.json()
             ignored = parts.ignored(body, ResponsesRequest)
             request = await exchange.read(body, ResponsesRequest)
             model = parts.served.check_name(request.model)
@@ -56,15 +57,7 @@ class Responses(ResponsesEndpoint):
                 before = self.store.get(key, request.previous_response_id, "previous_response_id").messages
             chat, messages = chat_request(request, before)
         work = self._serve(exchange, request, chat, messages, live, model, ignored_header(ignored))
-        with parts.live.during(live):
-            try:
-                await exchange.while_there(work)
-            except Disconnected:
-                self.left(live)
-            except TooSlow:
-                self.left(live, "slow_reader")
-            finally:
-                parts.admission.ended()
+        await self.see_through(exchange, live, work)
 
     async def _serve(
         self,
@@ -130,8 +123,9 @@ class ResponseTokens(ResponsesEndpoint):
 
     async def answer(self, exchange: Exchange) -> None:
         parts, live, key = self.parts, Live(exchange.record), exchange.key.name
+        parts.admission.check()
+        body = await exchange.json()
         with parts.admission.preparation():
-            body = await exchange.json()
             ignored = parts.ignored(body, ResponsesRequest)
             request = await exchange.read(body, ResponsesRequest)
             parts.served.check_name(request.model)

@@ -51,8 +51,9 @@ class Tokenize(Endpoint):
 
     async def answer(self, exchange: Exchange) -> None:
         parts = self.parts
+        parts.admission.check()
+        body = await exchange.json()
         with parts.admission.preparation():
-            body = await exchange.json()
             request = await exchange.read(body, TokenizeRequest)
             parts.served.check_name(request.model)
             if (request.prompt is None) == (request.messages is None):
@@ -82,8 +83,10 @@ class Detokenize(Endpoint):
 
     async def answer(self, exchange: Exchange) -> None:
         parts = self.parts
+        parts.admission.check()
+        body = await exchange.json()
         with parts.admission.preparation():
-            request = await exchange.read(await exchange.json(), DetokenizeRequest)
+            request = await exchange.read(body, DetokenizeRequest)
             parts.served.check_name(request.model)
             known = len(parts.served.tokenizer)
             wrong = next((id_ for id_ in request.tokens if not 0 <= id_ < known), None)
