@@ -59,14 +59,14 @@ def test_help_and_version_import_nothing_heavy(args):
 def test_wrong_options_are_refused_before_anything_heavy_is_imported():
     done = in_a_new_process("chat", "How many?", "--max-new-tokens", "-3")
     assert done.returncode == 2
-    assert done.stderr.splitlines() == ["modelwright: --max-new-tokens must be at least 1, got -3", "imported:"]
+    assert done.stderr.splitlines() == ["modelwright: --max-new-tokens must be at least 0, got -3", "imported:"]
 
 
 def test_python_m_is_the_same_command():
     assert as_a_module("--version").stdout == f"modelwright {modelwright.__version__}\n"
     assert "Usage: modelwright chat" in as_a_module("chat", "--help").stdout
     refused = as_a_module("chat", "How many?", "--max-new-tokens", "-3")
-    assert (refused.returncode, refused.stderr) == (2, "modelwright: --max-new-tokens must be at least 1, got -3\n")
+    assert (refused.returncode, refused.stderr) == (2, "modelwright: --max-new-tokens must be at least 0, got -3\n")
 
 
 def test_a_shell_completes_commands_and_options_without_waiting_for_the_libraries():

@@ -202,9 +202,10 @@ finally:
         "errors",
         "families",
         "planner",
+        "server",
         "serving",
         "zoo",
-    }  # fmt: skip; of serving, what a user may call a model
+    }  # fmt: skip; of serving, what a user may call a model, and of the server, what can be set
 
 
 def test_a_folder_whose_tensors_differ_is_planned_untied(run, tmp_path):

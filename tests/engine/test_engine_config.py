@@ -27,7 +27,7 @@ def settings_of(**fields: Any) -> EngineConfig:
 
 def answer(engine: Engine, **params: Any) -> tuple[int, ...]:
     """Continue the prompt as the config's sampling fields say, seeded."""
-    settings = engine._intake._served.config.sampling
+    settings = engine._intake.served.config.sampling
     result = engine.generate([PROMPT], SamplingParams.from_settings(settings, **{"seed": 3} | params))[0]
     return result.completions[0].tokens
 
@@ -164,7 +164,7 @@ def test_a_sampling_field_acts(field):
 def test_the_penalty_ignores_padding():
     engine = engine_for(do_sample=False, repetition_penalty=5.0)
     padded = [0, 0, *PROMPT[:3], 0, *PROMPT[3:]]
-    params = SamplingParams.from_settings(engine._intake._served.config.sampling, max_tokens=10)
+    params = SamplingParams.from_settings(engine._intake.served.config.sampling, max_tokens=10)
     (bare,), (found,) = engine.generate([PROMPT], params), engine.generate([padded], params)
     assert found.completions == bare.completions
     assert found.prompt == tuple(PROMPT)

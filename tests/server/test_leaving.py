@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import time
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -225,7 +226,9 @@ def test_times_that_a_request_and_a_server_set():
         async with running(llama(), {"request_timeout": 0.2}) as server:
             all_ = await server.client.post(CHAT, LONG | {"timeout": 60})
         one = running(llama(), {"queue_timeout": 0.02}, {"max_batch": 1})
-        async with one as server, server.client.open("POST", CHAT, LONG | {"stream": True}):
+        async with one as server, AsyncExitStack() as before:
+            for _ in range(3):  # so many that none is done before the last has waited
+                await before.enter_async_context(server.client.open("POST", CHAT, LONG | {"stream": True}))
             await until(lambda: server.engine.running == 1)
             late = await server.client.post(CHAT, LONG)
         return own, all_, late

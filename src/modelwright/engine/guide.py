@@ -226,7 +226,7 @@ class BoxGuide:
         return self._inside is None
 
     def may_end_by(self, token: int, tokens: Sequence[int]) -> bool:
-        return self.may_stop(tokens)
+        return token == self._boxes.close_id or self.may_stop(tokens)
 
     def _follow(self, tokens: Sequence[int]) -> None:
         for token in tokens[self._read :]:
