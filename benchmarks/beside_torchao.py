@@ -1,6 +1,6 @@
 """Weight-only linear layers in int8 and int4: our kernels beside torchao's tensors, by time and by accuracy.
 
-    pip install torchao && python -m benchmarks.torchao [--rows 1 8 32] [--rounds 7] [--layers 6] [--threads 1]
+    pip install torchao && python -m benchmarks.beside_torchao [--rows 1 8 32] [--rounds 7] [--layers 6] [--threads 1]
 
 The shapes are those of model L in `benchmarks/engine_cases.py`, in bf16, with as many matrices of each as outgrow the
 caches; contestants take turns, and the shortest of the rounds is shown, in microseconds a matrix. torchao runs eagerly,
