@@ -68,6 +68,7 @@ async def running(
     lines: list[str] = []
     async with on_a_thread(made, set_to) as serving:
         served, metrics = Served(loaded, serving, made.context, made.config.max_batch, (name,)), Metrics(set_to, name)
+        serving.watch_steps(metrics.stepped)
         health = Health(set_to, state=Condition.SERVING, engine=serving)
         parts = make_parts(served, set_to, metrics)
         app = app_of(parts)

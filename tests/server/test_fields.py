@@ -123,6 +123,24 @@ def test_anything_but_the_default_is_refused(name, value):
         check_fields({name: value}, ChatRequest, strict=False)
 
 
+def test_unknown_fields_inside_are_told_and_what_clients_send_back_is_not():
+    message = {"role": "user", "content": [{"type": "text", "text": "a", "colour": 1}], "mood": "glad"}
+    back = {"role": "assistant", "content": "a", "refusal": None, "audio": None, "annotations": []}
+    body = {"messages": [message, back], "stream_options": {"include_obfuscation": False}, "logit_bias": {"1": 2}}
+    told = ("messages[0].content[0].colour", "messages[0].mood", "stream_options.include_obfuscation")
+    assert sorted(check_fields(body, ChatRequest, strict=False)) == sorted(told)
+    with pytest.raises(ApiError, match="there is no field") as caught:
+        check_fields(body, ChatRequest, strict=True)
+    assert caught.value.code == "unknown_field" and caught.value.param in told
+
+
+@pytest.mark.parametrize(
+    "body", [{"messages": 3}, {"messages": [3, None, {"role": "wizard", "x": 1}]}, {"stop": {"a": 1}}]
+)
+def test_what_is_malformed_inside_is_left_to_the_types(body):
+    assert check_fields(body, ChatRequest, strict=False) == ()
+
+
 def test_service_tiers():
     assert check_fields({"service_tier": "auto"}, ChatRequest, strict=True) == ("service_tier",)
     with pytest.raises(ApiError, match="service_tier"):

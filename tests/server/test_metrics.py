@@ -73,10 +73,9 @@ def test_an_answer_is_counted_where_it_belongs(metrics):
     metrics.token(0.01)
     metrics.finished("stop", 3, Times(queue=0.1, prefill=0.1, decode=0.04, total=0.24))
     metrics.aborted("decode", completion_tokens=2)
-    metrics.stepped(EngineStatistics(StepStatistics(1, 0, 1, 5, 0, 5, 0.0, 12), 0.01))
+    metrics.stepped(EngineStatistics(StepStatistics(1, 0, 1, 5, 0, 5, 0.0, 12), 0.01, pictures_kept=1))
     metrics.ignored("user")
     metrics.ignored("a made up name")
-    metrics.picture(kept=True)
     with metrics.picture_stage("decode"):
         pass
     assert value(metrics, "prompt_tokens_total") == 100 and value(metrics, "generation_tokens_total") == 5

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelwright.server.answers import joined
+from modelwright.engine.results import Update
+from modelwright.server.answers import Answer, joined
 from modelwright.server.events import Reasoning, Row, Text
 from modelwright.server.reasoning import ThinkReader
 
@@ -47,3 +48,17 @@ def test_every_cut(text, begun, thought, said):
 def test_cuts_change_nothing(text, begun, cuts):
     cuts = [cut for cut in cuts if cut <= len(text)]
     assert parted(text, begun, cuts) == parted(text, begun, [])
+
+
+def test_tokens_of_thoughts_are_counted():
+    """One update a token: those from the mark that opens to the one that closes; none where nothing was thought."""
+
+    def counted(pieces):
+        thinks = ThinkReader(begun=False)
+        answer = Answer(0, Row([thinks]), thinks=thinks)
+        for piece in pieces:
+            answer.take(Update("r", 0, piece, (1,)))
+        return answer.tokens, answer.thought_tokens
+
+    assert counted(["<think>", "so", " so", "</think>", "Yes", "."]) == (6, 4)
+    assert counted(["Yes", "."]) == (2, 0)

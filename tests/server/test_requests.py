@@ -115,9 +115,17 @@ def test_boxes_come_typed_and_a_stream_says_the_same():
             streamed = await server.client.post(CHAT, {"model": "tiny", "stream": True, **body})
             grounding = body["grounding"] | {"coordinates": "raw", "text": "plain"}
             raw = await server.client.post(CHAT, {"model": "tiny", **body, "grounding": grounding})
-            return whole.json(), streamed.frames(), raw.json()
+            unparsed = grounding | {"parse": False}
+            bare = await server.client.post(CHAT, {"model": "tiny", **body, "grounding": unparsed})
+            counted = {kept: server.counted("pictures_total", kept=kept) for kept in ("yes", "no")}
+            stages = {stage: server.counted("picture_seconds_count", stage=stage) for stage in ("decode", "prepare")}
+            return whole.json(), streamed.frames(), raw.json(), bare.json(), counted, stages
 
-    whole, frames, raw = asyncio.run(main())
+    whole, frames, raw, bare, counted, stages = asyncio.run(main())
+    assert counted["yes"] + counted["no"] == 4 and counted["yes"] >= 2  # the first looks at a model forget
+    assert stages == {"decode": 4, "prepare": 4}
+    said = bare["choices"][0]["message"]
+    assert "groundings" not in said and said["content"] == raw["choices"][0]["message"]["content"]
     message = whole["choices"][0]["message"]
     [box] = message["groundings"]
     assert box["label"] == "the red circle" and box["picture"] == 0 and message["groundings_skipped"] == []

@@ -117,6 +117,7 @@ def test_items_of_every_kind_are_read():
         ({"truncation": "auto"}, "truncation"),
         ({"tools": [{"type": "web_search"}]}, "tools[0]"),
         ({"include": ["file_search_call.results"]}, "include"),
+        ({"include": ["reasoning.encrypted_content"]}, "include"),
         ({"input": []}, "input"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
         ({"max_tokens": 3}, "max_tokens"),

@@ -330,7 +330,7 @@ class Engine:
         if not step.chunks:
             self._scheduler.discard(step)
             return []
-        self._note_started(step)
+        kept, new = self._note_started(step)
         drawing = [sequence for chunk in step.chunks for sequence in chunk.draws]
         try:
             logits = self._runner.run(step, self._pictures_in(step))
@@ -344,7 +344,7 @@ class Engine:
             raise
         self._commit(step, drawing, sampled, damaged)
         self._steps += 1
-        self.statistics = EngineStatistics(step.statistics, time.perf_counter() - start)
+        self.statistics = EngineStatistics(step.statistics, time.perf_counter() - start, kept, new)
         return updates
 
     def _requests_of(self, step: Step) -> dict[Request, dict[Sequence, int]]:
@@ -397,11 +397,16 @@ class Engine:
         graphs = graphs_of(served, self.config, on_device, self.context, self._state)
         return on_device, make_host_pools(served, self.config), graphs
 
-    def _note_started(self, step: Step) -> None:
+    def _note_started(self, step: Step) -> tuple[int, int]:
+        """Note which requests a step begins with; returns how many of their pictures are kept, and how many are new."""
+        pictures: list[PromptPicture] = []
         for request in {self._samples[chunk.sequence.id][0] for chunk in step.chunks}:
             if request.scheduled is None:
                 request.scheduled = time.monotonic()
                 self.on_start(request.id)
+                pictures += request.prompt.pictures
+        kept = sum(self._pictures is not None and picture.key in self._pictures for picture in pictures)
+        return kept, len(pictures) - kept
 
     def _pictures_in(self, step: Step) -> dict[str, tuple[PromptPicture, ...]]:
         """The pictures of the sequences of a step that have any."""

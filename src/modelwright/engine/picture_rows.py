@@ -45,6 +45,10 @@ class PictureRows:
             self._rows.popitem(last=False)
         return found
 
+    def __contains__(self, key: bytes) -> bool:
+        """Whether the rows of a picture are kept."""
+        return key in self._rows
+
     def forget(self) -> None:
         """Encode every picture anew."""
         self._rows.clear()

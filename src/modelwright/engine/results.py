@@ -101,10 +101,16 @@ class Result:
 
 @dataclass(frozen=True)
 class EngineStatistics:
-    """The last step: what it did, how long it took, and how many tokens it computed a second."""
+    """The last step: what it did, how long it took, and how many tokens it computed a second.
+
+    Attributes:
+        pictures_kept, pictures_new: of the prompts that it began with, those whose rows were there, and the others.
+    """
 
     step: StepStatistics
     seconds: float
+    pictures_kept: int = 0
+    pictures_new: int = 0
 
     @property
     def tokens_per_second(self) -> float:

@@ -11,6 +11,7 @@ from modelwright.engine.logprobs import TokenLogprobs
 from modelwright.engine.output import FinishReason
 from modelwright.engine.results import Completion, Update
 from modelwright.server.events import CallArguments, CallStart, Event, Grounded, NotGrounded, Reasoning, Row, Text
+from modelwright.server.reasoning import ThinkReader
 from modelwright.server.token_texts import TokenTexts
 from modelwright.server.wire import chat
 from modelwright.server.wire.errors import ApiError
@@ -31,12 +32,18 @@ class Answer:
         row: what the text passes on its way.
         texts: of tokens, where log-probabilities are told.
         top: how many alternatives are told of each token.
+        thinks: the reader in `row` that parts thoughts, where there is one.
+
+    Attributes:
+        tokens, thought_tokens: drawn so far; those of thoughts are among the former. An update is counted as a whole.
     """
 
-    def __init__(self, index: int, row: Row, texts: TokenTexts | None = None, top: int = 0):
-        self.index, self._row, self._texts, self._top = index, row, texts, top
+    def __init__(
+        self, index: int, row: Row, texts: TokenTexts | None = None, top: int = 0, thinks: ThinkReader | None = None
+    ):
+        self.index, self._row, self._texts, self._top, self._thinks = index, row, texts, top, thinks
         self.completion: Completion | None = None
-        self.tokens = 0
+        self.tokens = self.thought_tokens = 0
         self._calls = False
 
     def take(self, update: Update) -> tuple[list[Event], list[chat.TokenLogprob]]:
@@ -46,7 +53,10 @@ class Answer:
             ApiError: the answer could not be finished.
         """
         self.tokens += len(update.tokens)
+        thought = self._thinks is not None and self._thinks.thinking
         events = self._row.push(update.text)
+        if thought or (self._thinks is not None and self._thinks.thinking):
+            self.thought_tokens += len(update.tokens)
         if update.completion is not None:
             self.completion = update.completion
             refuse_broken(update.completion)

@@ -89,8 +89,8 @@ def response_routes(parts: Parts) -> list[Route]:
 def make_parts(served: Served, settings: ServerSettings, metrics: Metrics) -> Parts:
     """What the endpoints are made of."""
     admission = Admission(served.engine, most_requests(settings, served.max_batch))
-    pictures = PictureReader(settings)
-    preparation = Preparation(served, settings, pictures)
+    pictures = PictureReader(settings, timed=metrics.picture_stage)
+    preparation = Preparation(served, settings, pictures, metrics)
     answering = Answering(served.engine, admission, settings, metrics)
     return Parts(served, settings, preparation, admission, answering, LiveRequests(), metrics)
 

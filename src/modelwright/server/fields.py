@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from modelwright.server.inner_fields import unknown_inside
 from modelwright.server.wire.chat import ChatRequest
 from modelwright.server.wire.completions import CompletionRequest
 from modelwright.server.wire.errors import ApiError
@@ -96,6 +97,8 @@ IGNORED = frozenset(
     ]
 )
 """Fields without effect on the answer, which requests bring because clients send them."""
+_NOTHING_SAID = frozenset({"id", "status", "annotations", "logprobs", "refusal", "audio", "function_call", "summary"})
+"""What clients send back of answers that they got, inside messages and items; it says nothing."""
 _IDLE_IGNORED: Mapping[str, tuple[Any, ...]] = {"service_tier": ("auto", "default")}
 
 
@@ -127,7 +130,14 @@ def check_fields(body: Mapping[str, Any], kind: type[msgspec.Struct], strict: bo
             raise ApiError(400, "unknown_field", f"there is no field {name[:80]!r} here{hint}", param=name[:80])
         else:
             ignored.append(name)
-    return tuple(ignored)
+    inside = [path for path in unknown_inside(body, kind) if _last(path) not in _NOTHING_SAID]
+    if strict and inside:
+        raise ApiError(400, "unknown_field", f"there is no field {inside[0][:80]!r} here", param=inside[0][:80])
+    return (*ignored, *inside)
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]
 
 
 def ignored_header(ignored: tuple[str, ...]) -> dict[str, str]:

@@ -66,7 +66,7 @@ class Metrics:
         self._ignored = made.counters("ignored_fields", "Fields without an effect.", "field", (*IGNORED, "other"))
         self._pictures = made.counters("pictures", "Pictures, by whether their rows were kept.", "kept", ("yes", "no"))
         self._picture = made.seconds_of("picture_seconds", "Work on a picture, by stage.", "stage", STAGES)
-        self._guide = made.seconds("guide_compile_seconds", "Compiling a schema.")
+        self._guide = made.seconds("guide_compile_seconds", "Getting a request's guide, which is compiled once.")
         self._lag = made.seconds("event_loop_lag_seconds", "By how much the event loop was late.")
         self._step = made.seconds("step_seconds", "A step of the engine.")
         self._frames = made.counter("stream_frames", "Frames sent in streams.")
@@ -134,10 +134,6 @@ class Metrics:
         """A request set a field that changes nothing."""
         self._ignored[field if field in IGNORED else "other"].inc()
 
-    def picture(self, kept: bool) -> None:
-        """A picture was taken; `kept` says whether its rows were there already."""
-        self._pictures["yes" if kept else "no"].inc()
-
     @contextmanager
     def picture_stage(self, stage: str) -> Iterator[None]:
         """Time a stage of `STAGES`."""
@@ -148,7 +144,7 @@ class Metrics:
             self._picture[stage].observe(perf_counter() - start)
 
     def guide_compiled(self, seconds: float) -> None:
-        """A schema took so long to compile."""
+        """A request's guide took so long: to compile, or to find where it was compiled before."""
         self._guide.observe(seconds)
 
     def loop_late(self, seconds: float) -> None:
@@ -159,6 +155,8 @@ class Metrics:
         """The engine made a step; it is told as `EngineStatistics`."""
         self._step.observe(statistics.seconds)
         self._iteration.observe(statistics.step.tokens)
+        self._pictures["yes"].inc(statistics.pictures_kept)
+        self._pictures["no"].inc(statistics.pictures_new)
         if statistics.step.preempted:
             self._preemptions.inc(statistics.step.preempted)
 

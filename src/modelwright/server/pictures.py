@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -70,12 +71,20 @@ class Picture:
 class PictureReader:
     """Reads the pictures of requests; one for a server, made where its event loop runs or before.
 
+    Args:
+        timed: makes a context that times a stage, ``fetch`` or ``decode``.
+
     Raises:
         ConfigError: a picture_host that is no host, or a picture_dir that is no folder.
     """
 
-    def __init__(self, settings: ServerSettings, fetcher: Fetcher | None = None):
-        self._settings = settings
+    def __init__(
+        self,
+        settings: ServerSettings,
+        fetcher: Fetcher | None = None,
+        timed: Callable[[str], AbstractContextManager[None]] = nullcontext,
+    ):
+        self._settings, self._timed = settings, timed
         self._most_pixels = min(settings.max_picture_pixels, MAX_PIXELS)
         self._fetcher = Fetcher(settings) if fetcher is None else fetcher
         self._folder = PictureFolder(settings.picture_dir)
@@ -128,7 +137,8 @@ class PictureReader:
     async def _fetch(self, url: PictureUrl, where: str) -> EncodedPicture:
         work = partial(self._fetcher.fetch, url, where)
         late = ApiError(400, "invalid_value", f"{where}: the picture's host was not found in time", param=where)
-        encoded = await self._fetching.run(work, ALL_SECONDS + 1, late)  # only a resolver takes longer
+        with self._timed("fetch"):
+            encoded = await self._fetching.run(work, ALL_SECONDS + 1, late)  # only a resolver takes longer
         return await self._open(lambda: encoded, where)
 
     async def _open(self, encoded: Callable[[], bytes], where: str) -> EncodedPicture:
@@ -139,7 +149,8 @@ class PictureReader:
 
     async def _decode(self, picture: EncodedPicture, where: str) -> Image.Image:
         work = partial(picture.decode, DECODE_SECONDS)
-        return await self._decoding.run(work, DECODE_SECONDS, too_slow(where, DECODE_SECONDS))
+        with self._timed("decode"):
+            return await self._decoding.run(work, DECODE_SECONDS, too_slow(where, DECODE_SECONDS))
 
 
 def _read_detail(source: PictureSource) -> str:

@@ -1,8 +1,10 @@
 """From a checked request to what the engine takes; what takes time is done in threads, never on the event loop."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -13,9 +15,11 @@ from modelwright.processing.batching import ProcessedPrompt
 from modelwright.server.answers import Answer
 from modelwright.server.boxes import BoxReader, locate_text
 from modelwright.server.constraints import Constraint, Guiding, read_constraint
-from modelwright.server.events import Reader, Row
+from modelwright.server.events import Row
 from modelwright.server.live import Live
+from modelwright.server.metrics import Metrics
 from modelwright.server.pictures import Picture, PictureReader
+from modelwright.server.prompt_forms import prompts_of
 from modelwright.server.prompting import Conversation, picture_sources
 from modelwright.server.reasoning import OPEN, ThinkReader
 from modelwright.server.sampling import sampling_params
@@ -60,8 +64,8 @@ class Preparation:
         pictures: reads what messages show.
     """
 
-    def __init__(self, served: Served, settings: ServerSettings, pictures: PictureReader):
-        self._served, self._settings, self._pictures = served, settings, pictures
+    def __init__(self, served: Served, settings: ServerSettings, pictures: PictureReader, metrics: Metrics):
+        self._served, self._settings, self._pictures, self._metrics = served, settings, pictures, metrics
         self._pool = ThreadPoolExecutor(WORKERS, "modelwright-prepare")
         self._conversation = Conversation(served, settings.plain_content_only, settings.chat_template)
         template = settings.chat_template or served.tokenizer.chat_template
@@ -123,7 +127,7 @@ class Preparation:
         return await self.in_thread(self._completions, request, salt)
 
     def _completions(self, request: CompletionRequest, salt: str) -> list[Ready]:
-        prompts = _prompts_of(request.prompt)
+        prompts = prompts_of(request.prompt)
         samples = len(prompts) * (request.n or 1)
         if samples > MOST_PROMPTS:
             said = f"prompts times n must be at most {MOST_PROMPTS}, got {samples}"
@@ -134,7 +138,8 @@ class Preparation:
         constraint = self._constraint(request)
         grounding = request.grounding or GroundingOptions()
         ending = locate_text(grounding.locate) if grounding.locate else ""
-        return self._conversation.prompt(request, pictures, constraint, ending), constraint
+        with self._metrics.picture_stage("prepare") if pictures else nullcontext():
+            return self._conversation.prompt(request, pictures, constraint, ending), constraint
 
     def _constraint(self, request: SamplingFields) -> Constraint:
         fields = {name: getattr(request, name, None) for name in _CONSTRAINING}
@@ -154,22 +159,19 @@ class Preparation:
         asked = request.max_completion_tokens or request.max_tokens or self._settings.default_max_tokens
         logprobs = (request.top_logprobs or 0) if request.logprobs else None
         prepared = self._prepare(request, prompt, asked, logprobs, constraint, salt)
-        grounds = self._served.grounds and grounding.parse and bool(pictures)
         sizes = [picture.size for picture in pictures]
+        draws = self._served.grounds and (bool(pictures) or request.grounding is not None)
         begun = prompt.text.rstrip().endswith(OPEN) and constraint.leaves_text_free
-
-        def row() -> Row:
-            readers: list[Reader] = []
-            if self._settings.reasoning is not None:
-                readers.append(ThinkReader(begun))
-            tools = constraint.reader()
-            readers += [] if tools is None else [tools]
-            readers += [BoxReader(grounding, sizes)] if grounds else []
-            return Row(readers)
-
         texts = self._served.token_texts if request.logprobs else None
-        answers = tuple(Answer(index, row(), texts, request.top_logprobs or 0) for index in range(request.n or 1))
-        return Ready(prepared, answers, Meter(len(prompt), prompt.picture_tokens), grounds)
+
+        def answer(index: int) -> Answer:
+            thinks = None if self._settings.reasoning is None else ThinkReader(begun)
+            boxes = BoxReader(grounding, sizes) if draws else None
+            readers = [reader for reader in (thinks, constraint.reader(), boxes) if reader is not None]
+            return Answer(index, Row(readers), texts, request.top_logprobs or 0, thinks)
+
+        answers = tuple(answer(index) for index in range(request.n or 1))
+        return Ready(prepared, answers, Meter(len(prompt), prompt.picture_tokens), draws and grounding.parse)
 
     def _completion(self, request: CompletionRequest, given: str | list[int], salt: str) -> Ready:
         if request.suffix:
@@ -226,6 +228,7 @@ class Preparation:
         )
         if constraint.keeps_special_tokens:  # whatever was asked for: the reader takes out those around calls
             params = replace(params, skip_special_tokens=False)
+        start = time.perf_counter()
         try:
             return self._served.engine.prepare(prompt, params, salt=salt)
         except GuideError as error:
@@ -234,28 +237,6 @@ class Preparation:
             raise ApiError(400, "request_too_large_for_cache", str(error)) from error
         except RequestError as error:
             raise ApiError.of(error) from error
-
-
-def _prompts_of(given: str | list[Any]) -> list[str | list[int]]:
-    """The prompts of a request: one text, several, the ids of one, or of several."""
-    if isinstance(given, str):
-        return [given]
-    if not given:
-        raise ApiError(400, "invalid_value", "prompt must not be an empty list", param="prompt")
-    if all(_is_id(each) for each in given):
-        return [list(given)]
-    if len(given) > MOST_PROMPTS:
-        raise ApiError(
-            400, "invalid_value", f"prompt may hold at most {MOST_PROMPTS} prompts, got {len(given)}", param="prompt"
-        )
-    for number, each in enumerate(given):
-        ids = isinstance(each, list) and each and all(_is_id(one) for one in each)
-        if not (isinstance(each, str) or ids):
-            said = f"prompt[{number}] must be a text or a list of token ids"
-            raise ApiError(400, "invalid_value", said, param=f"prompt[{number}]")
-    return list(given)
-
-
-def _is_id(value: Any) -> bool:
-    """Whether it may be a token's id; whether the vocabulary has it is asked where the vocabulary is known."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+        finally:
+            if constraint.guide is not None:
+                self._metrics.guide_compiled(time.perf_counter() - start)

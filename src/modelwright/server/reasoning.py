@@ -17,6 +17,11 @@ class ThinkReader:
         self._held = ""
         self._bare = begun  # whether newlines at the beginning of what follows are left out
 
+    @property
+    def thinking(self) -> bool:
+        """Whether what comes next is thought, or the mark that ends it."""
+        return self._state == "thinking"
+
     def push(self, text: str) -> list[Event]:
         self._held += text
         return [event for event in self._advance() if event.text]

@@ -21,7 +21,6 @@ from modelwright.server.wire.responses import (
 
 LOGPROBS = "message.output_text.logprobs"
 """What `include` names to be told of log-probabilities."""
-_KNOWN_INCLUDES = (LOGPROBS, "reasoning.encrypted_content")
 _SAME = [
     "model",
     "parallel_tool_calls",
@@ -51,7 +50,7 @@ def chat_request(
         ApiError: something in it cannot be served.
     """
     include = request.include or []
-    unknown = [name for name in include if name not in _KNOWN_INCLUDES]
+    unknown = [name for name in include if name != LOGPROBS]
     if unknown:
         raise ApiError(
             400, "unsupported_parameter", f"include may name {LOGPROBS}, got {unknown[0][:80]!r}", param="include"

@@ -8,7 +8,6 @@ from modelwright.server.answering import Piece, Running
 from modelwright.server.answers import Answer, choice_of, new_id, prompt_logprobs_of
 from modelwright.server.events import Event
 from modelwright.server.exchange import Exchange
-from modelwright.server.fields import ignored_header
 from modelwright.server.frames import DONE, ChatFrames
 from modelwright.server.live import Live
 from modelwright.server.pace import Pace
@@ -22,19 +21,12 @@ class Chat(Endpoint):
     """Continues a conversation."""
 
     async def answer(self, exchange: Exchange) -> None:
-        parts, live = self.parts, Live(exchange.record)
-        parts.admission.check()
-        body = await exchange.json()
-        with parts.admission.preparation():
-            ignored = parts.ignored(body, ChatRequest)
-            request = await exchange.read(body, ChatRequest)
-            model = parts.served.check_name(request.model)
-            exchange.record.model, exchange.record.stream = model, bool(request.stream)
-        work = self._serve(exchange, request, live, model, ignored)
-        await self.see_through(exchange, live, work)
+        request, model, headers = await self.asked(exchange, ChatRequest)
+        live = Live(exchange.record)
+        await self.see_through(exchange, live, self._serve(exchange, request, live, model, headers))
 
     async def _serve(
-        self, exchange: Exchange, request: ChatRequest, live: Live, model: str, ignored: tuple[str, ...]
+        self, exchange: Exchange, request: ChatRequest, live: Live, model: str, headers: dict[str, str]
     ) -> None:
         parts = self.parts
         with parts.admission.preparation():
@@ -44,9 +36,9 @@ class Chat(Endpoint):
         reply = _Reply(self, request, ready, model)
         with running:
             if request.stream:
-                await reply.stream(exchange, running, ignored_header(ignored))
+                await reply.stream(exchange, running, headers)
             else:
-                await exchange.reply(await reply.whole(running), ignored_header(ignored))
+                await exchange.reply(await reply.whole(running), headers)
 
 
 class _Reply:
@@ -125,13 +117,5 @@ class ChatTokens(Endpoint):
     """``POST /v1/chat/completions/input_tokens``: what a request would read."""
 
     async def answer(self, exchange: Exchange) -> None:
-        parts, live = self.parts, Live(exchange.record)
-        parts.admission.check()
-        body = await exchange.json()
-        with parts.admission.preparation():
-            ignored = parts.ignored(body, ChatRequest)
-            request = await exchange.read(body, ChatRequest)
-            parts.served.check_name(request.model)
-            tokens, pictures = await exchange.while_there(parts.preparation.count(request, live))
-        reply = {"object": "response.input_tokens", "input_tokens": tokens, "picture_tokens": pictures}
-        await exchange.reply(reply, ignored_header(ignored))
+        request, _, headers = await self.asked(exchange, ChatRequest)
+        await self.reply_tokens(exchange, request, headers)

@@ -11,7 +11,6 @@ from modelwright.server.answering import Running
 from modelwright.server.answers import new_id, prompt_logprobs_of
 from modelwright.server.completion_text import Columns, CompletionText
 from modelwright.server.exchange import Exchange
-from modelwright.server.fields import ignored_header
 from modelwright.server.frames import DONE, event
 from modelwright.server.live import Live
 from modelwright.server.pace import Pace
@@ -25,16 +24,9 @@ class Completions(Endpoint):
     """Continues prompts."""
 
     async def answer(self, exchange: Exchange) -> None:
-        parts, live = self.parts, Live(exchange.record)
-        parts.admission.check()
-        body = await exchange.json()
-        with parts.admission.preparation():
-            ignored = parts.ignored(body, CompletionRequest)
-            request = await exchange.read(body, CompletionRequest)
-            model = parts.served.check_name(request.model)
-            exchange.record.model, exchange.record.stream = model, bool(request.stream)
-        work = self._serve(exchange, request, live, model, ignored_header(ignored))
-        await self.see_through(exchange, live, work)
+        request, model, headers = await self.asked(exchange, CompletionRequest)
+        live = Live(exchange.record)
+        await self.see_through(exchange, live, self._serve(exchange, request, live, model, headers))
 
     async def _serve(
         self, exchange: Exchange, request: CompletionRequest, live: Live, model: str, headers: dict[str, str]

@@ -1,22 +1,27 @@
 """`Endpoint`, what all paths share: errors in their one form, before a stream and within it, and whoever leaves."""
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from modelwright.server.admission import Admission
 from modelwright.server.answering import Answering
 from modelwright.server.exchange import Disconnected, Exchange, TooSlow
-from modelwright.server.fields import check_fields
+from modelwright.server.fields import check_fields, ignored_header
 from modelwright.server.frames import error_frames
 from modelwright.server.live import Live, LiveRequests
 from modelwright.server.metrics import Metrics
 from modelwright.server.prepare import Preparation
 from modelwright.server.served import Served
 from modelwright.server.settings import ServerSettings
+from modelwright.server.wire.chat import ChatRequest
+from modelwright.server.wire.completions import CompletionRequest
 from modelwright.server.wire.errors import ApiError
+from modelwright.server.wire.responses import ResponsesRequest
 
+Asked = TypeVar("Asked", ChatRequest, CompletionRequest, ResponsesRequest)
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +52,7 @@ class Parts:
         return ignored
 
 
-class Endpoint:
+class Endpoint(ABC):
     """An ASGI application for one path."""
 
     def __init__(self, parts: Parts):
@@ -69,9 +74,25 @@ class Endpoint:
                 raise ApiError.of(error) from error
             await self._break_off(exchange, ApiError.of(error))
 
+    @abstractmethod
     async def answer(self, exchange: Exchange) -> None:
         """Answer one request."""
-        raise NotImplementedError
+
+    async def asked(self, exchange: Exchange, kind: type[Asked]) -> tuple[Asked, str, dict[str, str]]:
+        """What the body asks, what the reply calls the model, and the header that tells of ignored fields.
+
+        A body on its way counts for nobody's place in the queue: it may take its sender long.
+
+        Raises:
+            ApiError: there are too many requests, it is none of `kind`, or the model is not served.
+        """
+        parts, record = self.parts, exchange.record
+        parts.admission.check()
+        body = await exchange.json()
+        ignored = parts.ignored(body, kind)
+        request = await exchange.read(body, kind)
+        record.model, record.stream = parts.served.check_name(request.model), bool(getattr(request, "stream", False))
+        return request, record.model, ignored_header(ignored)
 
     async def see_through(self, exchange: Exchange, live: Live, work: Coroutine[Any, Any, None]) -> None:
         """Do `work` as long as the client is there; one that leaves, or takes nothing, is counted by where it was."""
@@ -85,6 +106,14 @@ class Endpoint:
             finally:
                 self.parts.admission.ended()
 
+    async def reply_tokens(self, exchange: Exchange, request: ChatRequest, headers: dict[str, str]) -> None:
+        """Say how many tokens a conversation would be read as."""
+        with self.parts.admission.preparation():
+            work = self.parts.preparation.count(request, Live(exchange.record))
+            tokens, pictures = await exchange.while_there(work)
+        reply = {"object": "response.input_tokens", "input_tokens": tokens, "picture_tokens": pictures}
+        await exchange.reply(reply, headers)
+
     async def _break_off(self, exchange: Exchange, error: ApiError) -> None:
         """The end of a stream that has begun."""
         exchange.record.code = error.code
@@ -97,5 +126,5 @@ class Endpoint:
     def _left(self, live: Live, where: str) -> NoReturn:
         """Count a request whose client left, or was cut off."""
         live.record.aborted = where = live.record.aborted or where
-        self.parts.metrics.aborted(where)
+        self.parts.metrics.aborted(where, sum(meter.completion_tokens for meter in live.meters))
         raise Disconnected

@@ -10,7 +10,6 @@ from modelwright.engine.output import FinishReason
 from modelwright.server.answering import Running
 from modelwright.server.answers import new_id
 from modelwright.server.exchange import Exchange
-from modelwright.server.fields import ignored_header
 from modelwright.server.frames import DONE
 from modelwright.server.live import Live
 from modelwright.server.pace import Pace
@@ -36,40 +35,31 @@ class ResponsesEndpoint(Endpoint):
         super().__init__(parts)
         self.store, self.running = store, running
 
+    def conversation(self, exchange: Exchange, request: ResponsesRequest) -> tuple[ChatRequest, list[dict[str, Any]]]:
+        """A request as chat, and its messages without the instructions; they go on from those that are kept."""
+        before: list[dict[str, Any]] = []
+        if request.previous_response_id is not None:
+            kept = self.store.get(exchange.key.name, request.previous_response_id, "previous_response_id")
+            before = kept.messages
+        return chat_request(request, before)
+
 
 class Responses(ResponsesEndpoint):
     """``POST /v1/responses``."""
 
     async def answer(self, exchange: Exchange) -> None:
-        parts, live, key = self.parts, Live(exchange.record), exchange.key.name
-        parts.admission.check()
-        body = await exchange.json()
-        with parts.admission.preparation():
-            ignored = parts.ignored(body, ResponsesRequest)
-            request = await exchange.read(body, ResponsesRequest)
-            model = parts.served.check_name(request.model)
-            exchange.record.model, exchange.record.stream = model, bool(request.stream)
-            if request.store and not self.store.most:
-                said = "store needs a server that is started with --responses-store N; leave it out"
-                raise ApiError(400, "unsupported_parameter", said, param="store")
-            before = []
-            if request.previous_response_id is not None:
-                before = self.store.get(key, request.previous_response_id, "previous_response_id").messages
-            chat, messages = chat_request(request, before)
-        work = self._serve(exchange, request, chat, messages, live, model, ignored_header(ignored))
-        await self.see_through(exchange, live, work)
+        request, model, headers = await self.asked(exchange, ResponsesRequest)
+        if request.store and not self.store.most:
+            said = "store needs a server that is started with --responses-store N; leave it out"
+            raise ApiError(400, "unsupported_parameter", said, param="store")
+        live = Live(exchange.record)
+        await self.see_through(exchange, live, self._serve(exchange, request, live, model, headers))
 
     async def _serve(
-        self,
-        exchange: Exchange,
-        request: ResponsesRequest,
-        chat: ChatRequest,
-        messages: list[dict[str, Any]],
-        live: Live,
-        model: str,
-        headers: dict[str, str],
+        self, exchange: Exchange, request: ResponsesRequest, live: Live, model: str, headers: dict[str, str]
     ) -> None:
         parts, key = self.parts, exchange.key.name
+        chat, messages = self.conversation(exchange, request)
         with parts.admission.preparation():
             ready = await parts.preparation.chat(chat, live, parts.salt(exchange, request.cache_salt))
             running = parts.answering.submit([ready], chat, live)
@@ -122,20 +112,9 @@ class ResponseTokens(ResponsesEndpoint):
     """``POST /v1/responses/input_tokens``: what a request would read."""
 
     async def answer(self, exchange: Exchange) -> None:
-        parts, live, key = self.parts, Live(exchange.record), exchange.key.name
-        parts.admission.check()
-        body = await exchange.json()
-        with parts.admission.preparation():
-            ignored = parts.ignored(body, ResponsesRequest)
-            request = await exchange.read(body, ResponsesRequest)
-            parts.served.check_name(request.model)
-            before = []
-            if request.previous_response_id is not None:
-                before = self.store.get(key, request.previous_response_id, "previous_response_id").messages
-            chat, _ = chat_request(request, before)
-            tokens, pictures = await exchange.while_there(parts.preparation.count(chat, live))
-        reply = {"object": "response.input_tokens", "input_tokens": tokens, "picture_tokens": pictures}
-        await exchange.reply(reply, ignored_header(ignored))
+        request, _, headers = await self.asked(exchange, ResponsesRequest)
+        chat, _ = self.conversation(exchange, request)
+        await self.reply_tokens(exchange, chat, headers)
 
 
 class _Reply:
@@ -267,7 +246,7 @@ class _Reply:
                     "picture_tokens": usage.prompt_tokens_details.picture_tokens,
                 },
                 "output_tokens": usage.completion_tokens,
-                "output_tokens_details": {"reasoning_tokens": 0},
+                "output_tokens_details": {"reasoning_tokens": self._answer.thought_tokens},
                 "total_tokens": usage.total_tokens,
             }
             if ended

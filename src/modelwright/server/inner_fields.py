@@ -1,0 +1,53 @@
+"""Fields inside a request that no Struct knows: of messages, their parts, and options; by the Structs' own types."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from msgspec import inspect
+
+
+def unknown_inside(value: Any, kind: type) -> Iterator[str]:
+    """The paths of unknown fields below the first level of a request, which may still be malformed.
+
+    Args:
+        kind: the Struct that the request becomes.
+    """
+    described = _described(kind)
+    for field in described.fields:
+        if isinstance(value, dict) and field.encode_name in value:
+            yield from _walk(value[field.encode_name], field.type, field.encode_name)
+
+
+@lru_cache(16)
+def _described(kind: type) -> inspect.StructType:
+    found = inspect.type_info(kind)
+    assert isinstance(found, inspect.StructType), "requests are Structs"
+    return found
+
+
+def _walk(value: Any, kind: inspect.Type, path: str) -> Iterator[str]:
+    if isinstance(kind, inspect.Metadata):
+        yield from _walk(value, kind.type, path)
+    elif isinstance(value, list):
+        items = [each for each in _choices(kind) if isinstance(each, inspect.ListType)]
+        for number, each in enumerate(value if items else ()):
+            yield from _walk(each, items[0].item_type, f"{path}[{number}]")
+    elif isinstance(value, dict):
+        struct = _struct(value, [each for each in _choices(kind) if isinstance(each, inspect.StructType)])
+        if struct is not None:
+            types = {field.encode_name: field.type for field in struct.fields}
+            for name, each in value.items():
+                if name in types:
+                    yield from _walk(each, types[name], f"{path}.{name}")
+                elif name != struct.tag_field:
+                    yield f"{path}.{name}"
+
+
+def _choices(kind: inspect.Type) -> tuple[inspect.Type, ...]:
+    return kind.types if isinstance(kind, inspect.UnionType) else (kind,)
+
+
+def _struct(value: dict[str, Any], structs: list[inspect.StructType]) -> inspect.StructType | None:
+    """The one that an object is, by its tag."""
+    return next((each for each in structs if each.tag_field is None or value.get(each.tag_field) == each.tag), None)
