@@ -115,4 +115,4 @@ def check_idle(engine: Engine) -> None:
     scheduler = engine._scheduler
     assert not engine.has_work and not scheduler.has_work
     assert scheduler.pool.usage.used == 0
-    assert not engine._requests and not engine._samples and not scheduler.running and not scheduler.waiting
+    assert not len(engine._roster) and not engine._roster._samples and not scheduler.running and not scheduler.waiting

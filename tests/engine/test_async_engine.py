@@ -163,7 +163,7 @@ def test_no_more_requests_than_there_is_room_for():
         async def watched(prompt: tuple[int, ...]) -> tuple[int, ...]:
             found = []
             async for update in serving.stream(prompt, greedy(5)):
-                most.append(len(engine._requests))
+                most.append(len(engine._roster))
                 found += update.tokens
             return tuple(found)
 
@@ -178,7 +178,7 @@ def test_a_failing_model_is_heard_of_by_everyone_and_the_next_is_served(monkeypa
 
     async def work(serving: AsyncEngine) -> None:
         waiting = [asyncio.create_task(collect(serving.stream(prompt, LONG))) for prompt in PROMPTS]
-        await until(lambda: len(engine._requests) == 3)
+        await until(lambda: len(engine._roster) == 3)
         monkeypatch.setattr(MODEL.model.norm, "forward", lambda x: 1 / 0)
         errors = await asyncio.gather(*waiting, return_exceptions=True)
         monkeypatch.undo()

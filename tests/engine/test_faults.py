@@ -161,7 +161,7 @@ def fail_while_running(engine: Engine, how: str, after: int, n: int) -> str:
     if how == "stop at NaN":
         return engine.add_request((DAMAGED, *PROMPTS[2]), SamplingParams(max_tokens=9, n=n, seed=4, top_p=0.9))
     id_ = engine.add_request(PROMPTS[1], greedy(12, n=n))
-    engine._requests[id_].samples[n - 1].row.guide = Broken(len(PROMPTS[1]) + after, how)
+    engine._roster[id_].samples[n - 1].row.guide = Broken(len(PROMPTS[1]) + after, how)
     return id_
 
 
@@ -377,7 +377,7 @@ def test_numbers_that_are_none_stay_in_their_own_request_in_every_kind_of_layer(
 def test_a_guide_that_is_at_its_limit_says_so():
     engine = texts()
     id_ = engine.add_request(PROMPT, greedy(6))
-    engine._requests[id_].samples[0].row.guide = guide = Broken(0, "nothing")
+    engine._roster[id_].samples[0].row.guide = guide = Broken(0, "nothing")
     guide.error = "too many expressions\n<non-verbose/>"
     (update,) = engine.step()
     assert update.completion is not None

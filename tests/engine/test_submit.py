@@ -230,7 +230,7 @@ def test_an_abort_takes_effect_before_the_next_step_wherever_the_request_stands(
         assert after - before <= n  # what the step under way drew
         reasons = [update.completion.finish_reason for update in updates if update.completion is not None]
         assert len(reasons) == n and (place in ("ended", "preempted") or reasons == ["abort"] * n)
-        assert stream.id not in engine._requests
+        assert stream.id not in engine._roster
         if place == "queue":
             blocker.abort()
         found = tuple(token for update in await read(other) for token in update.tokens)

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from collections.abc import Sequence as SequenceOf
-from itertools import count
 from typing import Any
 
 import torch
@@ -21,9 +20,9 @@ from modelwright.engine.one_thread import OneThread
 from modelwright.engine.params import SamplingParams
 from modelwright.engine.picture_rows import PictureRows
 from modelwright.engine.prepared import Prepared
-from modelwright.engine.prompt import PromptPicture
-from modelwright.engine.request import Request, Sample
+from modelwright.engine.request import Request
 from modelwright.engine.results import EngineStatistics, Result, Update
+from modelwright.engine.roster import Roster
 from modelwright.engine.runner import Logits, Runner
 from modelwright.engine.sampling import NO_TOKEN, Sampled, fault_of, sample, sample_each
 from modelwright.engine.scheduler import Scheduler
@@ -80,9 +79,7 @@ class Engine:
         self.ends = self._intake.ends
         pool = BlockPool(self._pages, settings.page_size, settings.reuse_prefixes)
         self._scheduler = Scheduler(pool, _limits(served, settings, self.context), settings.host_pages)
-        self._requests: dict[str, Request] = {}
-        self._samples: dict[str, tuple[Request, Sample]] = {}  # by the ids of their sequences
-        self._numbers = count()
+        self._roster = Roster()
         self._alone = OneThread()
         self._steps = 0
         self._suspects: dict[Request, dict[Sequence, int]] = {}  # of a step that raised, and how far they were to get
@@ -91,7 +88,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether any request has not ended."""
-        return bool(self._requests)
+        return len(self._roster) > 0
 
     @property
     def cache_tokens(self) -> int:
@@ -210,8 +207,6 @@ class Engine:
     def _add(
         self, prepared: Prepared, id: str | None = None, priority: int = 0, arrived: float | None = None
     ) -> Request:
-        if not isinstance(id, str | None):
-            raise RequestError(f"a request's id must be text, got {shown(id)}")
         if not fits(priority, int):
             raise RequestError(f"a request's priority must be an int, got {shown(priority)}")
         if prepared.taken:
@@ -220,36 +215,31 @@ class Engine:
         asked = prepared
         if (prepared.model, prepared.context) != (self._served, self.context):
             prepared = self._prepared(asked.given, asked.params, asked.salt)
-        name = self._new_name() if id is None else id
-        if name in self._requests:
-            raise RequestError(f"a request needs an id of its own, {name!r} is being served")
+        name = self._roster.name(id)
         for own in prepared.samples:
             own.sequence.id = f"{name}#{own.index}" if own.index else name
             own.sequence.priority = priority
         first, *others = [own.sequence for own in prepared.samples]
         self._scheduler.add(first, others)
         asked.taken = True
-        request = Request(name, prepared.prompt, prepared.params, prepared.samples)
-        request.arrived = request.arrived if arrived is None else arrived
-        self._requests[name] = request
-        self._samples |= {own.sequence.id: (request, own) for own in request.samples}
+        request = self._roster.add(name, prepared, arrived)
         if self._pictures is not None and request.prompt.pictures and not self._shows:
             self._pictures.forget()
         return request
 
     def serves(self, id: str) -> bool:
         """Whether the request of that id has not ended."""
-        return id in self._requests
+        return id in self._roster
 
     def abort(self, id: str) -> list[Update]:
         """End a request wherever it stands; nothing if it has ended."""
         with self._alone:
-            request = self._requests.get(id)
-            if request is None:
+            if id not in self._roster:
                 return []
+            request = self._roster[id]
             for own in request.samples:
                 self._scheduler.abort(own.sequence.id)
-            self._forget(request)
+            self._roster.drop(request)
             return request.abort()
 
     def follow(self) -> None:
@@ -297,7 +287,7 @@ class Engine:
             raise error
         with self._alone:
             if not self._suspects:
-                return [update for request in list(self._requests.values()) for update in self._blame(request, error)]
+                return [update for request in self._roster for update in self._blame(request, error)]
             updates, suspects = [], self._suspects
             for request, goals in suspects.items():
                 try:
@@ -318,7 +308,7 @@ class Engine:
         updates = request.fail(f"the model failed: {type(error).__name__}: {said}", error)
         for own in request.samples:
             self._scheduler.abort(own.sequence.id)
-        self._forget(request)
+        self._roster.drop(request)
         return updates
 
     def _step(self, only: Collection[Sequence] | None = None) -> list[Update]:
@@ -330,29 +320,22 @@ class Engine:
         if not step.chunks:
             self._scheduler.discard(step)
             return []
-        kept, new = self._note_started(step)
+        kept, new = self._begin(step)
         drawing = [sequence for chunk in step.chunks for sequence in chunk.draws]
         try:
-            logits = self._runner.run(step, self._pictures_in(step))
-            rows = [self._samples[sequence.id][1].row for sequence in drawing]
+            logits = self._runner.run(step, self._roster.pictures(step))
+            rows = [self._roster.sample(sequence.id)[1].row for sequence in drawing]
             sampled = (sample_each if self.config.batch_invariant else sample)(logits.drawing, rows)
             damaged = self._damaged(drawing, logits, sampled)
             updates = self._read(step, drawing, logits, sampled, damaged)
         except BaseException:
-            self._suspects = self._requests_of(step)
+            self._suspects = self._roster.goals(step)
             self._scheduler.discard(step)
             raise
         self._commit(step, drawing, sampled, damaged)
         self._steps += 1
         self.statistics = EngineStatistics(step.statistics, time.perf_counter() - start, kept, new)
         return updates
-
-    def _requests_of(self, step: Step) -> dict[Request, dict[Sequence, int]]:
-        """The requests of a step, and how many tokens of each of their sequences it was to compute."""
-        found: dict[Request, dict[Sequence, int]] = {}
-        for chunk in step.chunks:
-            found.setdefault(self._samples[chunk.sequence.id][0], {})[chunk.sequence] = chunk.end
-        return found
 
     def _look(self) -> None:
         """Follow the model in whatever has changed since the last step: nothing computed before is found again.
@@ -363,7 +346,7 @@ class Engine:
         casts = torch.is_autocast_enabled(self._served.device.type)
         contents = casts or self._scheduler.admits
         changed = self._state.look(contents)
-        if self._seeing is not None and any(request.reads_pictures for request in self._requests.values()):
+        if self._seeing is not None and any(request.reads_pictures for request in self._roster):
             changed |= self._seeing.look()
         if not changed:
             return
@@ -397,21 +380,14 @@ class Engine:
         graphs = graphs_of(served, self.config, on_device, self.context, self._state)
         return on_device, make_host_pools(served, self.config), graphs
 
-    def _note_started(self, step: Step) -> tuple[int, int]:
+    def _begin(self, step: Step) -> tuple[int, int]:
         """Note which requests a step begins with; returns how many of their pictures are kept, and how many are new."""
-        pictures: list[PromptPicture] = []
-        for request in {self._samples[chunk.sequence.id][0] for chunk in step.chunks}:
-            if request.scheduled is None:
-                request.scheduled = time.monotonic()
-                self.on_start(request.id)
-                pictures += request.prompt.pictures
+        begun = self._roster.begin(step)
+        for request in begun:
+            self.on_start(request.id)
+        pictures = [picture for request in begun for picture in request.prompt.pictures]
         kept = sum(self._pictures is not None and picture.key in self._pictures for picture in pictures)
         return kept, len(pictures) - kept
-
-    def _pictures_in(self, step: Step) -> dict[str, tuple[PromptPicture, ...]]:
-        """The pictures of the sequences of a step that have any."""
-        prompts = {chunk.sequence.id: self._samples[chunk.sequence.id][0].prompt for chunk in step.chunks}
-        return {id_: prompt.pictures for id_, prompt in prompts.items() if prompt.pictures}
 
     def _damaged(self, drawing: list[Sequence], logits: Logits, sampled: Sampled) -> dict[str, bool]:
         """The sequences whose scores are no numbers, and whether it may be pages of others that are damaged.
@@ -428,11 +404,11 @@ class Engine:
         """Take what a step computed into its requests; one that cannot take it ends alone."""
         starts = {chunk.sequence.id: chunk.start for chunk in step.chunks}
         for id_, rows in logits.prompts.items():
-            self._samples[id_][0].read_prompt(starts[id_], rows)
+            self._roster.sample(id_)[0].read_prompt(starts[id_], rows)
         updates = []
         tokens, scores = sampled.tokens.tolist(), logits.drawing
         for place, (sequence, token, logprobs) in enumerate(zip(drawing, tokens, sampled.logprobs, strict=True)):
-            request, own = self._samples[sequence.id]
+            request, own = self._roster.sample(sequence.id)
             if own.ended or damaged.get(sequence.id):  # with another sample of its request; or it is computed again
                 continue
             if token == NO_TOKEN:
@@ -447,22 +423,16 @@ class Engine:
     def _commit(self, step: Step, drawing: list[Sequence], sampled: Sampled, damaged: Collection[str]) -> None:
         """Let the sequences of a step go on, and let go of what has ended."""
         drawn = dict(zip((sequence.id for sequence in drawing), sampled.tokens.tolist(), strict=True))
-        ended = {id_: reason for id_ in drawn if (reason := self._samples[id_][1].stream.finish_reason) is not None}
+        ended = {
+            id_: reason for id_ in drawn if (reason := self._roster.sample(id_)[1].stream.finish_reason) is not None
+        }
         self._scheduler.commit(step, drawn, ended, damaged)
-        for request in {self._samples[id_][0] for id_ in ended}:
+        for request in {self._roster.sample(id_)[0] for id_ in ended}:
             if request.error is not None:
                 for own in request.samples:  # those that drew nothing in this step end too
                     self._scheduler.abort(own.sequence.id)
             if request.ended:
-                self._forget(request)
-
-    def _forget(self, request: Request) -> None:
-        del self._requests[request.id]
-        for own in request.samples:
-            del self._samples[own.sequence.id]
-
-    def _new_name(self) -> str:
-        return next(name for number in self._numbers if (name := f"request-{number}") not in self._requests)
+                self._roster.drop(request)
 
 
 def _context(served: ServedModel, settings: EngineConfig) -> int:
