@@ -1,10 +1,12 @@
 """The engine of one checkout beside that of another, on the same weights, in turns: what a change did to its speed.
 
-    python -m benchmarks.checkouts --before DIR [--after DIR] --work DIR [--models L D] [--rounds 7] [--out FILE]
+    python -m benchmarks.checkouts --before DIR [--after DIR] --work DIR [--models L D] [--dtype float32]
+                                    [--cases NAME ...] [--rounds 7] [--out FILE]
 
-Models, cases and weights are those of ``benchmarks.engine``. Both engines stay loaded, and each turn of one is followed
-by the same turn of the other, the order changing from round to round; ratios are of the medians, above 1 where the
-later checkout is faster. Checkpoints are written by ``--after``.
+Models, cases and weights are those of ``benchmarks.engine``, and both are driven by this checkout's own worker; with
+``--dtype float32`` a machine without bf16 products measures them. Both engines stay loaded, and each turn of one is
+followed by the same turn of the other, the order changing from round to round; ratios are of the medians, above 1 where
+the later checkout is faster. Checkpoints are written by ``--after``.
 """
 
 import argparse
@@ -20,26 +22,26 @@ from benchmarks.engine_cases import CASES, Case, make_checkpoint, seeded_prompts
 from modelwright.checkpoints.quantize import quantize
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("prefill 512", "decode b1 @512", "decode b8")
 FOUND = Case("found 2048", "found", (2048,))
 """A prompt that was read before: what is timed is looking for its pages, and computing its last token."""
+NAMES = ("prefill 512", "decode b1 @512", "decode b8", FOUND.name)
 
 
 class Engine:
     """The worker of a checkout, in a process of its own."""
 
-    def __init__(self, checkout: Path, folder: Path, model: str, threads: int):
-        paths = os.pathsep.join(map(str, (checkout / "src", checkout)))
+    def __init__(self, checkout: Path, folder: Path, model: str, threads: int, dtype: str):
+        paths = os.pathsep.join(map(str, (checkout / "src", ROOT)))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.engine_peers.engine_worker"],
-            cwd=checkout,
+            cwd=ROOT,
             env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": str(threads)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        self.ask(do="load", folder=str(folder), model=model, threads=threads)
+        self.ask(do="load", folder=str(folder), model=model, threads=threads, dtype=dtype)
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """An answer of the worker; see ``engine_peers/protocol.py``."""
@@ -86,11 +88,13 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["L", "D"], choices=["L", "D"])
     parser.add_argument("--layers", type=int, help="keep so many layers of each model; by default all")
     parser.add_argument("--weights", nargs="+", default=["bf16", "int8"], choices=["bf16", "int8", "int4"])
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="of floats")
+    parser.add_argument("--cases", nargs="+", default=list(NAMES), choices=[case.name for case in (*CASES, FOUND)])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=Path("checkouts.json"))
     asked = parser.parse_args()
-    cases = [*(case for case in CASES if case.name in NAMES), FOUND]
+    cases = [case for case in (*CASES, FOUND) if case.name in asked.cases]
     found: dict[str, Any] = {}
     for model in asked.models:
         plain = make_checkpoint(model, asked.layers, asked.work / model / "bf16")
@@ -99,7 +103,10 @@ def main() -> None:
             if not folder.exists():
                 quantize(plain, folder, weights)
             checkouts = {"before": asked.before.resolve(), "after": asked.after.resolve()}
-            engines = {name: Engine(path, folder.resolve(), model, asked.threads) for name, path in checkouts.items()}
+            engines = {
+                name: Engine(path, folder.resolve(), model, asked.threads, asked.dtype)
+                for name, path in checkouts.items()
+            }
             for case in cases:
                 result = found[f"{model} {weights} {case.name}"] = compare(engines, case, asked.rounds)
                 before, after, ratio = result["before"], result["after"], result["ratio"]

@@ -1,4 +1,4 @@
-"""Our engine as a contestant: bf16, int8 or int4, with the cache that the cases need; requests go step by step."""
+"""Our engine as a contestant, with the cache that the cases need; requests go step by step."""
 
 import time
 from pathlib import Path
@@ -18,10 +18,10 @@ SETTINGS = EngineConfig(max_batch=32, max_context=8192, num_pages=1600)
 class EngineWorker:
     """The requests that :mod:`benchmarks.engine` makes; prompts seen before are found in the cache."""
 
-    def load(self, folder: str, model: str, threads: int) -> dict[str, Any]:
-        """From a checkpoint to the first token."""
+    def load(self, folder: str, model: str, threads: int, dtype: str = "bfloat16") -> dict[str, Any]:
+        """From a checkpoint to the first token; ``dtype`` is that of floating weights."""
         torch.set_num_threads(threads)
-        self._model = FAMILIES[model][1].from_pretrained(Path(folder), dtype=torch.bfloat16).eval()
+        self._model = FAMILIES[model][1].from_pretrained(Path(folder), dtype=getattr(torch, dtype)).eval()
         self._engine = Engine(self._model, SETTINGS)
         self.prefill([list(range(3, 19))])
         return {"versions": {"torch": torch.__version__}}
