@@ -1,0 +1,168 @@
+"""What a trainer tells a report, and what a report tells a writer; a report never prints and never stops a run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What holds for a whole run, told before its first step.
+
+    Attributes:
+        steps: optimizer steps of the whole run.
+        done: of these, how many were done before: 0, or where a checkpoint was continued.
+        command: what was typed, word by word.
+        config: the run's config as plain values.
+        layout: the name of each degree of parallelism and its size.
+        parameters: rows of the table of parts; each has at least ``part``, ``parameters`` and ``trained`` (numbers).
+        device: what the model is computed on, as torch names it.
+        dtype: the type that products are taken in, such as ``bfloat16``.
+        counts: the model's sizes, as ``modelwright.planner.counting.count`` gives them; None leaves FLOPs unsaid.
+        data: what was found of the data: each source's name, format and rows.
+    """
+
+    steps: int
+    done: int = 0
+    command: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    layout: Mapping[str, int] = field(default_factory=dict)
+    parameters: Sequence[Mapping[str, Any]] = ()
+    device: str = "cpu"
+    dtype: str = "float32"
+    counts: Any = None
+    data: Sequence[Mapping[str, Any]] = ()
+
+
+class StepLike(Protocol):
+    """One optimizer step, as the trainer's ``StepResult`` has it.
+
+    ``loss``, ``lm``, ``balance``, ``norm`` and the values of ``norms`` may be tensors of one number on any device: all
+    that a report wants of a step is read in one go. ``norm`` and ``norms`` are those before clipping, in float32.
+    """
+
+    @property
+    def step(self) -> int:
+        """Its number, from 1."""
+        ...
+
+    @property
+    def loss(self) -> Any:
+        """What was minimised: ``lm + balance``."""
+        ...
+
+    @property
+    def lm(self) -> Any:
+        """The language-model loss of a counted label, in nats."""
+        ...
+
+    @property
+    def balance(self) -> Any:
+        """The weighted balance loss; None where there is none."""
+        ...
+
+    @property
+    def counted(self) -> int:
+        """Labels that were learned."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens, no padding."""
+        ...
+
+    @property
+    def norm(self) -> Any:
+        """The norm of all gradients; None where it was not computed."""
+        ...
+
+    @property
+    def norms(self) -> Mapping[str, Any]:
+        """The norm of the gradients of each part."""
+        ...
+
+    @property
+    def rates(self) -> Mapping[str, float]:
+        """The learning rate of each group."""
+        ...
+
+    @property
+    def loads(self) -> Any:
+        """How many tokens each expert was chosen by, ``[layers, experts]``; None for a model without experts."""
+        ...
+
+    @property
+    def skipped(self) -> str | None:
+        """Why the parameters were left as they were; None where they were not."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """Wall clock of the whole step, the wait for its data among them."""
+        ...
+
+    @property
+    def data_seconds(self) -> float:
+        """Of these, how long its data was waited for."""
+        ...
+
+
+class EndLike(Protocol):
+    """How a run ended, as the trainer's ``Ended`` has it."""
+
+    @property
+    def code(self) -> int:
+        """The exit status: 0 done, 3 stopped by a signal, 4 failed."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """The last step done."""
+        ...
+
+    @property
+    def reason(self) -> str | None:
+        """Why it ended before its last step."""
+        ...
+
+
+class Report(Protocol):
+    """What a trainer tells of a run: `begin` once, `step` after every step, `end` once."""
+
+    def begin(self, facts: RunFacts) -> None:
+        """Before the first step, and after a checkpoint was found to continue."""
+        ...
+
+    def step(self, result: StepLike, more: Mapping[str, Any]) -> None:
+        """After a step.
+
+        ``more`` may hold ``batch`` (the ``StepBatch``, of which FLOPs are counted), ``param_norm`` (the norm of all
+        parameters, a number or a tensor of one), ``dropped`` (choices that found no room with their experts) and other
+        names with numbers, which are logged as they are. What costs something to compute may be a function without
+        arguments, called only for a step that is logged.
+        """
+        ...
+
+    def evaluated(self, step: int, found: Mapping[str, Mapping[str, Any]]) -> None:
+        """What held-out sets gave after a step: the name of each set, and its numbers."""
+        ...
+
+    def note(self, sentence: str) -> None:
+        """Something that people should know."""
+        ...
+
+    def end(self, ended: EndLike) -> None:
+        """After the last step; files are complete when it returns."""
+        ...
+
+
+class Writer(Protocol):
+    """Another program that shows curves; one that raises is left out from then on."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers of a step, all of them finite, names with slashes between their parts."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        ...
