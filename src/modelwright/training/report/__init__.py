@@ -1,5 +1,5 @@
 """What a run says of itself: its steps in numbers, a line for people, a plot, and the writers of other programs."""
 
-from modelwright.training.report.protocols import EndLike, Report, RunFacts, StepLike, Writer
+from modelwright.training.report.protocols import Report, RunFacts, Writer
 
-__all__ = ["EndLike", "Report", "RunFacts", "StepLike", "Writer"]
+__all__ = ["Report", "RunFacts", "Writer"]

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from modelwright.training.results import Ended, StepResult
+
 
 @dataclass(frozen=True)
 class RunFacts:
@@ -34,98 +36,6 @@ class RunFacts:
     data: Sequence[Mapping[str, Any]] = ()
 
 
-class StepLike(Protocol):
-    """One optimizer step, as the trainer's ``StepResult`` has it.
-
-    ``loss``, ``lm``, ``balance``, ``norm`` and the values of ``norms`` may be tensors of one number on any device: all
-    that a report wants of a step is read in one go. ``norm`` and ``norms`` are those before clipping, in float32.
-    """
-
-    @property
-    def step(self) -> int:
-        """Its number, from 1."""
-        ...
-
-    @property
-    def loss(self) -> Any:
-        """What was minimised: ``lm + balance``."""
-        ...
-
-    @property
-    def lm(self) -> Any:
-        """The language-model loss of a counted label, in nats."""
-        ...
-
-    @property
-    def balance(self) -> Any:
-        """The weighted balance loss; None where there is none."""
-        ...
-
-    @property
-    def counted(self) -> int:
-        """Labels that were learned."""
-        ...
-
-    @property
-    def tokens(self) -> int:
-        """Real tokens, no padding."""
-        ...
-
-    @property
-    def norm(self) -> Any:
-        """The norm of all gradients; None where it was not computed."""
-        ...
-
-    @property
-    def norms(self) -> Mapping[str, Any]:
-        """The norm of the gradients of each part."""
-        ...
-
-    @property
-    def rates(self) -> Mapping[str, float]:
-        """The learning rate of each group."""
-        ...
-
-    @property
-    def loads(self) -> Any:
-        """How many tokens each expert was chosen by, ``[layers, experts]``; None for a model without experts."""
-        ...
-
-    @property
-    def skipped(self) -> str | None:
-        """Why the parameters were left as they were; None where they were not."""
-        ...
-
-    @property
-    def seconds(self) -> float:
-        """Wall clock of the whole step, the wait for its data among them."""
-        ...
-
-    @property
-    def data_seconds(self) -> float:
-        """Of these, how long its data was waited for."""
-        ...
-
-
-class EndLike(Protocol):
-    """How a run ended, as the trainer's ``Ended`` has it."""
-
-    @property
-    def code(self) -> int:
-        """The exit status: 0 done, 3 stopped by a signal, 4 failed."""
-        ...
-
-    @property
-    def step(self) -> int:
-        """The last step done."""
-        ...
-
-    @property
-    def reason(self) -> str | None:
-        """Why it ended before its last step."""
-        ...
-
-
 class Report(Protocol):
     """What a trainer tells of a run: `begin` once, `step` after every step, `end` once."""
 
@@ -133,7 +43,7 @@ class Report(Protocol):
         """Before the first step, and after a checkpoint was found to continue."""
         ...
 
-    def step(self, result: StepLike, more: Mapping[str, Any]) -> None:
+    def step(self, result: StepResult, more: Mapping[str, Any]) -> None:
         """After a step.
 
         ``more`` may hold ``batch`` (the ``StepBatch``, of which FLOPs are counted), ``param_norm`` (the norm of all
@@ -151,7 +61,7 @@ class Report(Protocol):
         """Something that people should know."""
         ...
 
-    def end(self, ended: EndLike) -> None:
+    def end(self, ended: Ended) -> None:
         """After the last step; files are complete when it returns."""
         ...
 
