@@ -11,7 +11,7 @@ from modelwright.server.access_log import AccessLog
 from modelwright.server.admission import on_a_thread
 from modelwright.server.app import app_of, make_parts
 from modelwright.server.auth import Keys
-from modelwright.server.guard import Guard, guard
+from modelwright.server.guard import Guard
 from modelwright.server.health import Condition, Health
 from modelwright.server.metrics import Metrics
 from modelwright.server.routes.endpoint import Parts
@@ -56,12 +56,14 @@ async def running(
     limits: Mapping[str, Any] | None = None,
     name: str = "tiny",
     engine: Any = None,
+    traces: Any = None,
 ) -> AsyncIterator[Running]:
     """A server of a model.
 
     Args:
         settings, limits: fields of `ServerSettings` and `EngineConfig`.
         engine: made by default.
+        traces: what is told of each request that has ended.
     """
     set_to = ServerSettings(**(settings or {}))
     made = engine or Engine(loaded.model, EngineConfig(**{"num_pages": 512, **(limits or {})}), loaded.tokenizer)
@@ -71,6 +73,6 @@ async def running(
         serving.watch_steps(metrics.stepped)
         health = Health(set_to, state=Condition.SERVING, engine=serving)
         parts = make_parts(served, set_to, metrics)
-        app = app_of(parts)
-        guarded = guard(app, set_to, Keys(set_to, {}), health, metrics, AccessLog(set_to, lines.append))
+        guarded = Guard(set_to, Keys(set_to, {}), health, metrics, AccessLog(set_to, lines.append), traces)
+        guarded.app = app_of(parts)
         yield Running(Client(guarded), parts, guarded, lines)

@@ -1,12 +1,21 @@
 """Spans of requests: their names and attributes, by a tracer that notes what it is told."""
 
+import asyncio
+import base64
 from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from modelwright.server import traces
 from modelwright.server.access_log import Record
 from modelwright.server.traces import ENDPOINT, Traces, open_traces
+from tests.server.models import llama, nano
+from tests.server.serving import CHAT, COMPLETIONS, running
 
+PICTURE = Path(__file__).parents[2] / "examples" / "pictures" / "shapes.png"
 PARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -38,6 +47,7 @@ def test_a_request_is_a_span_with_the_conventions_names_and_its_parts_are_childr
     record.status, record.prompt_tokens, record.cached_tokens, record.completion_tokens = 200, 11, 8, 5
     record.queue_ms, record.ttft_ms, record.total_ms, record.finish_reason = 10.0, 30.0, 90.0, "stop"
     record.content = {"prompt": "secret"}
+    record.stages = {"pictures": (0.5, 2.0), "queue": (2.0, 10.0), "prefill": (10.0, 30.0), "decode": (30.0, 90.0)}
     headers = [(b"traceparent", PARENT), (b"authorization", b"Bearer secret")]
     Traces(tracer, lambda sent: ("parent", sent), lambda span: ("child of", span.name), "server").add(record, headers)
     span, *children = tracer.spans
@@ -62,13 +72,48 @@ def test_a_request_is_a_span_with_the_conventions_names_and_its_parts_are_childr
         "http.response.status_code": 200,
     }
     assert [(child.name, child.context) for child in children] == [
-        (name, ("child of", "chat tiny")) for name in ("queue", "prefill", "decode")
+        (name, ("child of", "chat tiny")) for name in ("pictures", "queue", "prefill", "decode")
     ]
     assert [(child.start_time, child.ended) for child in children] == [
-        (100_000_000_000, 100_010_000_000),
+        (100_000_500_000, 100_002_000_000),
+        (100_002_000_000, 100_010_000_000),
         (100_010_000_000, 100_030_000_000),
         (100_030_000_000, 100_090_000_000),
     ]
+
+
+SHOWN = [
+    {
+        "type": "image_url",
+        "image_url": {"url": "data:image/png;base64," + base64.b64encode(PICTURE.read_bytes()).decode()},
+    },
+    {"type": "text", "text": "?"},
+]
+
+
+@pytest.mark.parametrize(
+    ("load", "path", "body", "names"),
+    [
+        (nano, CHAT, {"messages": [{"role": "user", "content": SHOWN}]}, "pictures prepare queue prefill decode"),
+        (llama, CHAT, {"messages": [{"role": "user", "content": "hello"}]}, "prepare queue prefill decode"),
+        (llama, COMPLETIONS, {"prompt": "hello"}, "prepare queue prefill decode"),
+    ],
+    ids=["picture", "chat", "completion"],
+)
+def test_the_parts_of_a_served_request_follow_one_another_within_it(load, path, body, names):
+    tracer = Tracer()
+    told = Traces(tracer, lambda sent: None, lambda span: span.name)
+
+    async def main():
+        async with running(load(), name="tiny", traces=told) as server:
+            return await server.client.post(path, {"model": "tiny", "max_tokens": 4, "ignore_eos": True} | body)
+
+    assert asyncio.run(main()).status == 200
+    span, *parts = tracer.spans
+    assert [part.name for part in parts] == names.split()
+    assert span.start_time <= parts[0].start_time and parts[-1].ended <= span.ended
+    assert all(part.start_time < part.ended for part in parts)
+    assert all(before.ended == after.start_time for before, after in pairwise(parts))
 
 
 def test_words_stand_in_a_span_only_where_that_is_wished():

@@ -25,6 +25,8 @@ class Record:
         code: of the error, where it ended in one.
         aborted: where it was when its client left or was cut off: queue, picture, prefill, decode, slow_reader.
         content: what was asked and answered, which is told with ``--log-content`` alone.
+        stages: begin and end of what the request passed through, in milliseconds after it came: pictures, prepare,
+            queue, prefill, decode. They are for traces, and no line tells them.
     """
 
     request_id: str
@@ -48,6 +50,7 @@ class Record:
     finish_reason: str | None = None
     aborted: str | None = None
     content: dict[str, Any] | None = None
+    stages: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 class AccessLog:
@@ -64,8 +67,8 @@ class AccessLog:
     def add(self, record: Record) -> None:
         """Write the line of a request that has ended."""
         values = {name: value for name, value in asdict(record).items() if value is not None}
-        if not self._content:
-            values.pop("content", None)
+        for untold in ("stages",) if self._content else ("stages", "content"):
+            values.pop(untold, None)
         values["time"] = datetime.fromtimestamp(record.time, UTC).isoformat(timespec="milliseconds")
         for name in ("route", "model", "client", "method"):
             if isinstance(values.get(name), str):

@@ -84,7 +84,7 @@ class Running:
 
     def _counted(self, at: int, update: Update) -> Piece:
         self._ready[at].meter.take(update, self._metrics)
-        self._live.phase = "decode"
+        self._live.enter("decode")
         return Piece(at, update)
 
     def finished(self) -> None:
@@ -136,8 +136,8 @@ class Answering:
             for stream in streams:
                 stream.abort()
             raise self._refusal(error) from error
-        live.phase = "queue"
-        live.meters = [each.meter for each in ready]
+        live.enter("queue")
+        live.meters, live.streams = [each.meter for each in ready], streams
         return Running(self._engine, streams, ready, live, self._metrics)
 
     def _refusal(self, error: Exception) -> Exception:

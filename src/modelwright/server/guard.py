@@ -148,15 +148,6 @@ class Guard:
             await refuse(scope, send, error)
 
 
-def guard(
-    app: Any, settings: ServerSettings, keys: Keys, health: Health, metrics: Metrics, log: AccessLog | None = None
-) -> Guard:
-    """`app`, guarded."""
-    guarded = Guard(settings, keys, health, metrics, log or AccessLog(settings))
-    guarded.app = app
-    return guarded
-
-
 def route_of(scope: Any) -> str:
     """The path that routes are found by: without what a proxy took off, as it was set by ``--root-path``."""
     path, root = scope["path"], scope.get("root_path", "")

@@ -85,7 +85,7 @@ class Preparation:
             ApiError: it cannot be served.
         """
         pictures = await self.pictures_of(request, live)
-        live.phase = "preparing"
+        live.enter("preparing")
         return await self.in_thread(self._chat, request, pictures, salt)
 
     async def pictures_of(self, request: ChatRequest, live: Live) -> list[Picture]:
@@ -96,7 +96,7 @@ class Preparation:
         if not self._served.reads_pictures:
             said = f"{self._served.name} reads text only, and the messages show {len(sources)} pictures"
             raise ApiError(400, "invalid_value", said, param=sources[0].where)
-        live.phase = "picture"
+        live.enter("picture")
         live.record.pictures = len(sources)
         return await self._pictures.read(sources)
 
@@ -118,12 +118,13 @@ class Preparation:
             return encode_text(self._served.loaded, text).input_ids.tolist()
         return self._served.tokenizer.encode(text, add_special_tokens=False)
 
-    async def completions(self, request: CompletionRequest, salt: str = "") -> list[Ready]:
+    async def completions(self, request: CompletionRequest, live: Live, salt: str = "") -> list[Ready]:
         """The prompts of a request, each of its own.
 
         Raises:
             ApiError: one of them cannot be served; then none is.
         """
+        live.enter("preparing")
         return await self.in_thread(self._completions, request, salt)
 
     def _completions(self, request: CompletionRequest, salt: str) -> list[Ready]:

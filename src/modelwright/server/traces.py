@@ -71,10 +71,9 @@ class Traces:
             values["gen_ai.response.finish_reasons"] = (record.finish_reason,)
         if self._content and record.content is not None:
             values |= {name: json.dumps(record.content.get(each)) for name, each in _CONTENT.items()}
-        parts = _parts(record)
-        for name in ("prefill", "decode"):
-            if name in parts:
-                values[f"gen_ai.latency.time_in_model_{name}"] = _seconds(parts[name][1] - parts[name][0])
+        for name in {"prefill", "decode"} & record.stages.keys():
+            begin, end = record.stages[name]
+            values[f"gen_ai.latency.time_in_model_{name}"] = _seconds(end - begin)
         span = self._tracer.start_span(
             f"{operation} {record.model or ''}".rstrip(),
             context=self._extract(sent),
@@ -82,7 +81,7 @@ class Traces:
             attributes={name: value for name, value in values.items() if value is not None},
             start_time=_nanoseconds(record, 0.0),
         )
-        for name, (begin, end) in parts.items():
+        for name, (begin, end) in record.stages.items():
             child = self._tracer.start_span(
                 name, context=self._in_context(span), start_time=_nanoseconds(record, begin)
             )
@@ -119,15 +118,6 @@ def _send(trace: Any) -> None:
     provider = sdk.TracerProvider(resource=resources.Resource.create({"service.name": PROVIDER}))
     provider.add_span_processor(export.BatchSpanProcessor(trace_exporter.OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
-
-
-def _parts(record: Record) -> dict[str, tuple[float, float]]:
-    """Begin and end of what a request passed through, in milliseconds after it came."""
-    total, first, queue = record.total_ms, record.ttft_ms, record.queue_ms
-    if total is None or first is None:
-        return {}
-    begun = min(queue or 0.0, first)
-    return {"queue": (0.0, begun), "prefill": (begun, first), "decode": (first, max(first, total))}
 
 
 def _nanoseconds(record: Record, milliseconds: float) -> int:

@@ -33,7 +33,7 @@ class Completions(Endpoint):
     ) -> None:
         parts = self.parts
         with parts.admission.preparation():
-            ready = await parts.preparation.completions(request, parts.salt(exchange, request.cache_salt))
+            ready = await parts.preparation.completions(request, live, parts.salt(exchange, request.cache_salt))
             running = parts.answering.submit(ready, request, live)
         reply = _Reply(parts, request, ready, model)
         with running:
