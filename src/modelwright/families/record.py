@@ -16,6 +16,23 @@ def resolve(reference: Reference) -> Any:
     return reduce(getattr, name.split("."), import_module(module))
 
 
+def decoder_parts(prefix: str = "") -> dict[str, str]:
+    """The `Family.parts` of decoders that call their parameters as Llama does; ``prefix`` stands before all of them."""
+    decoder = rf"^{prefix}(model\.)?"
+    layer = rf"{decoder}layers\.\d+\."
+    feed = rf"{layer}(mlp|block_sparse_moe)\."
+    return {
+        "embedding": rf"{decoder}embed_tokens\.",
+        "attention": rf"{layer}self_attn\.(?!\w+norm\.)",
+        "dense": rf"{feed}(gate_proj|up_proj|gate_up_proj|down_proj|fc1|fc2)\.",
+        "experts": rf"{feed}experts\.",
+        "shared": rf"{feed}shared_experts\.",
+        "gate": rf"{feed}(gate|shared_expert_gate)\.",
+        "norms": rf"{decoder}(layers\.\d+\.(self_attn\.)?)?\w*norm\.",
+        "head": rf"^{prefix}(lm_head|score)\.",
+    }
+
+
 @dataclass(frozen=True)
 class Dialect:
     """Another program's way to write the configs and tensors of a family.
@@ -65,6 +82,9 @@ class Family:
         language: the attribute of the causal model that holds its decoder, for a family that sees pictures; None for
             all others, whose causal model is the decoder.
         trains: whether the causal model computes a loss of ``labels``.
+        parts: what of a model may be trained apart, each with the expression that finds the names of its parameters;
+            every parameter is found by one of them. A family that says nothing is one part, ``model``.
+        frozen: those of its parts that fine-tuning leaves as they are unless it is told which to train.
         export: the ``OnnxConfig`` of the causal model; None where no graph is made of it.
         slicing: ``(decoder's config, mesh) -> rules``, how tensor parallelism cuts the modules of this family, beyond
             the rules that ``parallel`` has for shared layers.
@@ -90,6 +110,8 @@ class Family:
     draws: Literal["text", "pixels"] = "text"
     language: str | None = None
     trains: bool = True
+    parts: Mapping[str, str] = field(default_factory=lambda: {"model": ""}, hash=False)
+    frozen: tuple[str, ...] = ()
     export: Reference | None = None
     slicing: Reference | None = None
     dialect: Dialect | None = None

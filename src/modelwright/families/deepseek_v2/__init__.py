@@ -1,6 +1,6 @@
 """DeepSeek-V2: latent attention and mixture of experts (arXiv:2405.04434)."""
 
-from modelwright.families.record import Family
+from modelwright.families.record import Family, decoder_parts
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -31,5 +31,6 @@ FAMILY = Family(
     decoding="modelwright.families.deepseek_v2.decoding:decoding_rules",
     slicing="modelwright.families.deepseek_v2.slicing:slicing_rules",
     export="modelwright.families.deepseek_v2.export:DeepseekV2OnnxConfig",
+    parts=decoder_parts(),
     gguf="modelwright.families.deepseek_v2.gguf:GGUF",
 )

@@ -1,6 +1,6 @@
 """DeepSeek-VL2: a vision tower and a projector in front of the DeepSeek-V2 decoder (arXiv:2412.10302)."""
 
-from modelwright.families.record import Family
+from modelwright.families.record import Family, decoder_parts
 
 FAMILY = Family(
     name="deepseek_vl2",
@@ -19,5 +19,12 @@ FAMILY = Family(
     processor_class="modelwright.families.deepseek_vl2.processor:DeepseekVLV2Processor",
     auto_classes=("AutoModel", "AutoModelForCausalLM", "AutoModelForImageTextToText"),
     slicing="modelwright.families.deepseek_v2.slicing:slicing_rules",
+    parts={
+        "vision": r"^vision\.",
+        "projector": r"^projector\.",
+        "marks": r"^(image_newline|view_seperator|tile_indicators)$",
+        **decoder_parts(r"language\."),
+    },
+    frozen=("vision",),
     export="modelwright.families.deepseek_vl2.export:DeepseekVLV2OnnxConfig",
 )

@@ -19,5 +19,12 @@ FAMILY = Family(
     decoding="modelwright.families.imagegpt.decoding:decoding_rules",
     processor="modelwright.families.imagegpt.processor:read_processor",
     slicing="modelwright.families.imagegpt.slicing:slicing_rules",
+    parts={
+        "embedding": r"^(transformer\.)?(wte|wpe)\.",
+        "attention": r"^(transformer\.)?h\.\d+\.attn\.",
+        "dense": r"^(transformer\.)?h\.\d+\.mlp\.",
+        "norms": r"^(transformer\.)?(h\.\d+\.)?ln_\w+\.",
+        "head": r"^(lm_head|score)\.",
+    },
     export="modelwright.families.imagegpt.export:ImageGPTOnnxConfig",
 )

@@ -1,6 +1,6 @@
 """Llama 1 to 3.3 (arXiv:2302.13971, 2407.21783) in the dialects of Hugging Face and of MindFormers, and its kin."""
 
-from modelwright.families.record import Dialect, Family
+from modelwright.families.record import Dialect, Family, decoder_parts
 
 _MODEL = "modelwright.families.llama.model"
 _DECODER, _CAUSAL, _CLASSIFIER = (
@@ -38,5 +38,6 @@ FAMILY = Family(
         read_config="modelwright.families.llama.config:LlamaConfig.from_mindformers",
         tensors="modelwright.families.llama.mindformers:MINDFORMERS",
     ),
+    parts=decoder_parts(),
     gguf="modelwright.families.llama.gguf:GGUF",
 )
