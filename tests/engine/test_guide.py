@@ -153,10 +153,16 @@ def test_a_guide_that_takes_too_long_to_compile_is_refused_and_not_tried_again_i
         (Guide(json_schema={"x-guidance": {"lenient": True}, "not": {}}), False),
     ],
 )
-def test_what_is_beyond_limits_is_told_from_what_is_wrong(compiler, guide, complex):
+def test_what_is_beyond_limits_is_told_from_what_is_wrong_and_refused_again_at_once(
+    compiler, monkeypatch, guide, complex
+):
     with pytest.raises(GuideError) as error:
         compiler.start(guide, 0)
     assert error.value.too_complex == complex
+    monkeypatch.setattr(compiler, "_compile", lambda *given: pytest.fail("tried again"))
+    with pytest.raises(GuideError) as again:
+        compiler.start(guide, 0)
+    assert (str(again.value), again.value.too_complex) == (str(error.value), complex)
 
 
 @pytest.mark.parametrize("pattern", ["(a{1,1000}){1,1000}", "(.*a.{20}){3}", "[01]*1[01]{40}", "(x+x+)+y"])

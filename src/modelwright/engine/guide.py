@@ -64,14 +64,24 @@ class GuideCompiler:
 
     def _once(self, kind: str, text: str) -> "Once":
         late: list[float] = []  # the seconds that were not enough: nobody tries again in as many
+        refused: list[GuideError] = []  # what it is refused for, whoever asks again
 
         def make(seconds: float) -> Any:
-            if not late or seconds > late[-1]:
-                try:
-                    return self._compile_within(kind, text, seconds)
-                except TookTooLong:
-                    late.append(seconds)
-            raise _refusal(kind, f"it takes longer than {seconds:g} seconds to compile", too_complex=True)
+            if refused:
+                raise GuideError(str(refused[0]), too_complex=refused[0].too_complex)
+            if late and seconds <= late[-1]:
+                raise _too_slow(kind, seconds)
+            try:
+                return self._compile_within(kind, text, seconds)
+            except TookTooLong as error:
+                late.append(seconds)
+                raise _too_slow(kind, seconds) from error
+            except TooManyLeft as error:
+                reason = "other guides that took too long are still being worked on; ask again later"
+                raise _refusal(kind, reason, too_complex=True) from error
+            except GuideError as error:
+                refused.append(error)
+                raise
 
         return Once(make)
 
@@ -80,9 +90,6 @@ class GuideCompiler:
         worker = Bounded("modelwright-guide", limited=True)
         try:
             return worker.run(lambda: self._compile(kind, text), seconds)
-        except TooManyLeft as error:
-            reason = "other guides that took too long are still being worked on; ask again later"
-            raise _refusal(kind, reason, too_complex=True) from error
         finally:
             worker.close()
 
@@ -276,6 +283,10 @@ _KINDS = {"json_schema": "grammar_from_json_schema", "regex": "grammar_from_rege
 
 def _refusal(kind: str, reason: str, too_complex: bool) -> GuideError:
     return GuideError(f"the guide's {kind} cannot be followed: {reason}", too_complex=too_complex)
+
+
+def _too_slow(kind: str, seconds: float) -> GuideError:
+    return _refusal(kind, f"it takes longer than {seconds:g} seconds to compile", too_complex=True)
 
 
 def _llguidance() -> Any:
