@@ -10,6 +10,7 @@ from modelwright.processing.messages import (
     USER_ROLES,
     Conversation,
     PictureSlot,
+    Turn,
     count_mismatch,
     read_turns,
     split_placeholders,
@@ -29,6 +30,7 @@ class Segment:
         picture: the picture, None while it is still to be given.
         detail: how closely it is looked at (`messages.PictureSlot`).
         is_answer: the assistant's words and their end, which training learns.
+        turn: of an answer, which turn it is, from 0.
     """
 
     text: str
@@ -36,6 +38,7 @@ class Segment:
     picture: Any = None
     detail: str = "auto"
     is_answer: bool = False
+    turn: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,21 +80,28 @@ def conversation_segments(
     so is one that ends with an empty answer, which then has its end of sentence too. ``images`` is only asked whether
     pictures are given beside the conversation (see `messages`); `fill_pictures` puts them in.
     """
-    chat = chat_format(sft_format)
     turns = read_turns(messages, image_token, images, system_prompt)
+    return turn_segments(turns, sft_format=sft_format, image_token=image_token, eos_token=eos_token)
+
+
+def turn_segments(
+    turns: Sequence[Turn], *, sft_format: str, image_token: str, eos_token: str, continued: bool = True
+) -> tuple[Segment, ...]:
+    """The segments of turns; with ``continued`` the assistant's header follows a last question."""
+    chat = chat_format(sft_format)
     writer = _Writer(image_token)
-    for turn in turns:
+    for number, turn in enumerate(turns):
         if turn.role == "user":
             _write_question(writer, chat, turn.pieces)
             continue
         words = "".join(piece for piece in turn.pieces if isinstance(piece, str))
         if turn.role == "assistant":
             writer.text(chat.header)
-            writer.text(words, answer=True)
-            writer.text(eos_token, answer=True)
+            writer.text(words, answer_of=number)
+            writer.text(eos_token, answer_of=number)
         else:
             writer.text(words)
-    if turns[-1].role == "user":
+    if continued and turns[-1].role == "user":
         writer.text(chat.header)
     return tuple(writer.segments)
 
@@ -239,20 +249,20 @@ class _Writer:
                 self.segments.append(Segment(self.image_token, True, piece.picture, piece.detail))
                 self._joins = False
 
-    def text(self, text: str, *, answer: bool = False) -> None:
+    def text(self, text: str, *, answer_of: int | None = None) -> None:
         """Words; an image token among them is cut after its first character, so that no tokenizer sees the token."""
         head, *others = text.split(self.image_token)
-        self._append(head, answer)
+        self._append(head, answer_of)
         for words in others:
-            self._append(self.image_token[:1], answer)
+            self._append(self.image_token[:1], answer_of)
             self._joins = False
-            self._append(self.image_token[1:] + words, answer)
+            self._append(self.image_token[1:] + words, answer_of)
 
-    def _append(self, text: str, answer: bool) -> None:
+    def _append(self, text: str, answer_of: int | None) -> None:
         if not text:
             return
-        if self._joins and self.segments[-1].is_answer == answer:
+        if self._joins and self.segments[-1].turn == answer_of:
             self.segments[-1] = replace(self.segments[-1], text=self.segments[-1].text + text)
         else:
-            self.segments.append(Segment(text, is_answer=answer))
+            self.segments.append(Segment(text, is_answer=answer_of is not None, turn=answer_of))
         self._joins = True

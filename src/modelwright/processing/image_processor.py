@@ -47,12 +47,16 @@ class TileImageProcessor:
     def __call__(self, image: Image.Image, *, crop: bool = True) -> Tiles:
         """The tiles of an RGB picture; without ``crop`` the local grid is 1 x 1, the global view once more."""
         side = self.image_size
-        columns, rows = tile_grid(image.size, self.candidate_resolutions, side) if crop else (1, 1)
+        columns, rows = self.grid(image.size, crop=crop)
         views = [pad_to(image, (side, side), self.pad_colour)]
         mosaic = pad_to(image, (columns * side, rows * side), self.pad_colour)
         for top in range(0, rows * side, side):
             views += [mosaic.crop((left, top, left + side, top + side)) for left in range(0, columns * side, side)]
         return Tiles(np.stack([self.to_array(view) for view in views]), (columns, rows))
+
+    def grid(self, size: Size, *, crop: bool = True) -> Size:
+        """(columns, rows) of the local tiles of a picture of ``size`` (width, height) pixels."""
+        return tile_grid(size, self.candidate_resolutions, self.image_size) if crop else (1, 1)
 
     def blank(self) -> np.ndarray:
         """float32 [1, 3, S, S] of zeros: what a row without pictures carries."""

@@ -60,6 +60,23 @@ def load_image(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         return _decode(image, name, max_pixels)
 
 
+def picture_size(source: Picture, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(width, height) of what `load_image` makes of a source, upright; of most formats only the header is read.
+
+    Raises:
+        RequestError: as `load_image`, but for what only decoding shows.
+    """
+    if isinstance(source, Mapping):
+        source = cast(Picture, source.get("path") if source.get("bytes") is None else source["bytes"])
+    if is_array(source) or isinstance(source, Image.Image):
+        return load_image(source, max_pixels=max_pixels).size
+    name, stream = _open_source(source)
+    with stream if stream is not source else nullcontext(), _open_header(name, stream, max_pixels) as image:
+        width, height = image.size
+        _check_size(width, height, name, max_pixels)
+        return (height, width) if _orientation(image) >= 5 else (width, height)
+
+
 def count_frames(source: Picture) -> int:
     """How many pictures a source that `load_image` has read shows one after another; 1 where it is not animated.
 
@@ -159,11 +176,7 @@ def _open_header(name: str, stream: IO[bytes], max_pixels: int) -> Image.Image:
 
 
 def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise RequestError(f"{name} is too large: {width} x {height} = {width * height} pixels, at most {max_pixels}")
-    if width == 0 or height == 0:
-        raise RequestError(f"{name} has no pixels: it is {width} x {height}")
+    _check_size(*image.size, name, max_pixels)
     try:
         image.load()
         return _to_rgb(_upright(image))
@@ -171,11 +184,26 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
         raise RequestError(f"{name} is damaged or cut short: {error}") from error
 
 
+def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise RequestError(f"{name} is too large: {width} x {height} = {width * height} pixels, at most {max_pixels}")
+    if width == 0 or height == 0:
+        raise RequestError(f"{name} has no pixels: it is {width} x {height}")
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's number of how a picture lies, 1 where it stands upright; from 5 on its sides are exchanged."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # unreadable metadata does not make the pixels unreadable
+        return 1
+    return found if found in range(2, 9) else 1
+
+
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
-        return ImageOps.exif_transpose(image) if turned else image
-    except Exception:  # unreadable metadata does not make the pixels unreadable
+        return ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
+    except Exception:  # likewise
         return image
 
 

@@ -1,6 +1,6 @@
 """Conversations whose pictures are cut into tiles, to the arrays a model reads: what DeepSeek-VL2's processor does."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self, cast
@@ -16,11 +16,12 @@ from modelwright.processing.chat import (
     jinja_chat_template,
     marked_messages,
     prompt_segments,
+    turn_segments,
     unmarked_segments,
 )
-from modelwright.processing.image_processor import TileImageProcessor
-from modelwright.processing.images import load_image
-from modelwright.processing.messages import Conversation, PictureSlot, count_mismatch, read_turns
+from modelwright.processing.image_processor import TileImageProcessor, Tiles
+from modelwright.processing.images import load_image, picture_size
+from modelwright.processing.messages import Conversation, PictureSlot, Turn, count_mismatch, read_turns
 from modelwright.processing.plain_words import encode_words
 from modelwright.processing.printout import print_conversation
 from modelwright.processing.rows import Pictures, deal_pictures, listed, pictures_per_row, split_rows
@@ -196,6 +197,42 @@ class TiledPrompts:
         rows = self._rows(inputs, images, read)
         return [self._whole(row, text, inference_mode, marks) for text, row in zip(inputs, rows, strict=True)]
 
+    def process_turns(
+        self, turns: Sequence[Turn], learnt: Container[int], *, rest: bool = False, pixels: bool = True
+    ) -> ProcessedPrompt:
+        """A whole conversation to be learnt: no header follows a last question.
+
+        Args:
+            learnt: the turns of the assistant whose words and end are learnt, by their numbers.
+            rest: whether all that is no answer is learnt too, but for pictures.
+            pixels: whether pictures are decoded; otherwise only their sizes are read, and ``images`` holds no tile.
+
+        Raises:
+            RequestError: a picture that cannot be read.
+        """
+        settings = self.settings
+        segments = turn_segments(
+            turns,
+            sft_format=settings.sft_format,
+            image_token=settings.image_token,
+            eos_token=cast(str, self.tokenizer.eos_token),
+            continued=False,
+        )
+
+        def is_learnt(segment: Segment) -> bool:
+            return rest if segment.turn is None else segment.turn in learnt
+
+        return self._process(segments, "", begin=True, learnt=is_learnt, pixels=pixels)
+
+    def process_completion(self, prompt: str, completion: str, *, learn_prompt: bool = False) -> ProcessedPrompt:
+        """Text that is formatted already and what is to follow it, of which that and the end of sentence are learnt."""
+        token, end = self.settings.image_token, cast(str, self.tokenizer.eos_token)
+        read = prompt_segments(prompt.removeprefix(self._bos_token), image_token=token)
+        answer = prompt_segments(completion.removesuffix(end) + end, image_token=token)
+        answer = tuple(replace(segment, is_answer=True) for segment in answer)
+        learnt = _all if learn_prompt else _answers
+        return self._process((*read, *answer), "", begin=True, learnt=learnt)
+
     def process_messages(self, messages: Conversation, how: Rendering) -> ProcessedPrompt:
         """A conversation that the assistant is to continue, printed by a chat template where `how` asks for one.
 
@@ -285,7 +322,7 @@ class TiledPrompts:
             crop: whether pictures are cut into local tiles.
         """
         marked = (*segments, Segment(cast(str, self.tokenizer.eos_token))) if end else tuple(segments)
-        return self._process(marked, "", begin=begin, learn_all=True, crop=crop)
+        return self._process(marked, "", begin=begin, learnt=_all, crop=crop)
 
     def _answered(self, segments: tuple[Segment, ...], printout: str, inference_mode: bool) -> ProcessedPrompt:
         """A conversation, of which answers are learnt; for inference without the end of the last one."""
@@ -293,7 +330,7 @@ class TiledPrompts:
         if inference_mode and segments and segments[-1].is_answer:
             last = replace(segments[-1], text=segments[-1].text.removesuffix(end))
             segments = (*segments[:-1], last) if last.text else segments[:-1]
-        return self._process(segments, printout, begin=True, learn_all=not self.settings.mask_prompt)
+        return self._process(segments, printout, begin=True, learnt=_answers if self.settings.mask_prompt else _all)
 
     def _whole(
         self, segments: tuple[Segment, ...], printout: str, inference_mode: bool, marks: bool
@@ -302,7 +339,7 @@ class TiledPrompts:
         end = self.tokenizer.eos_token
         if marks and not inference_mode and end and not (segments and segments[-1].text.endswith(end)):
             segments = (*segments, Segment(end))
-        return self._process(segments, printout, begin=marks, learn_all=True)
+        return self._process(segments, printout, begin=marks, learnt=_all)
 
     def _process(
         self,
@@ -310,22 +347,24 @@ class TiledPrompts:
         printout: str,
         *,
         begin: bool,
-        learn_all: bool,
+        learnt: Callable[[Segment], bool],
         crop: bool | None = None,
+        pixels: bool = True,
     ) -> ProcessedPrompt:
         shown = [segment for segment in segments if segment.is_picture]
         trained = len(shown) <= self.settings.max_cropped_images
         crops = [{"low": False, "high": True}.get(one.detail, trained) if crop is None else crop for one in shown]
-        tiles = [self.tiles(load_image(one.picture), crop=cut) for one, cut in zip(shown, crops, strict=True)]
+        look = self._tiles if pixels else self._outline
+        tiles = [look(one.picture, cut) for one, cut in zip(shown, crops, strict=True)]
         counts = [self.num_image_tokens(tile.grid) for tile in tiles]
         supply, begins = iter(counts), begin and self.tokenizer.bos_token_id is not None
         ids: list[int] = [cast(int, self.tokenizer.bos_token_id)] if begins else []
         labels, mask = list(ids), [False] * len(ids)
         for segment in segments:
             words = [self.image_token_id] * next(supply) if segment.is_picture else self.encode(segment.text)
-            learnt = not segment.is_picture and (segment.is_answer or learn_all)
+            counts_here = not segment.is_picture and learnt(segment)
             ids += words
-            labels += words if learnt else [self.settings.ignore_id] * len(words)
+            labels += words if counts_here else [self.settings.ignore_id] * len(words)
             mask += [segment.is_picture] * len(words)
         return ProcessedPrompt(
             text=(self._bos_token if begins else "") + "".join(segment.text for segment in segments),
@@ -338,6 +377,22 @@ class TiledPrompts:
             sft_format=printout,
             begins=begins,
         )
+
+    def _tiles(self, picture: Any, crop: bool) -> Tiles:
+        return self.tiles(load_image(picture), crop=crop)
+
+    def _outline(self, picture: Any, crop: bool) -> Tiles:
+        """The grid alone."""
+        side = self.settings.image_size
+        return Tiles(np.zeros((0, 3, side, side), np.float32), self.tiles.grid(picture_size(picture), crop=crop))
+
+
+def _all(segment: Segment) -> bool:
+    return True
+
+
+def _answers(segment: Segment) -> bool:
+    return segment.is_answer
 
 
 def _filled(segment: Segment, slot: PictureSlot) -> Segment:

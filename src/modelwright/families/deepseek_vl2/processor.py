@@ -113,6 +113,11 @@ class DeepseekVLV2Processor(OfficialMethods, ProcessorMixin):
         self.image_token_id = self._prompts.image_token_id
 
     @property
+    def prompts(self) -> TiledPrompts:
+        """What makes its arrays, without what transformers' callers know."""
+        return self._prompts
+
+    @property
     def image_size(self) -> int:
         """The side of a tile in pixels."""
         return self._prompts.settings.image_size
