@@ -118,7 +118,7 @@ def _read_words(index: int, message: Message, family: str, template: str) -> dic
         roles = dict.fromkeys((*_TEXT_ROLES, *_ROLES))
         raise RequestError(f"messages[{index}] has role {role!r}: it must be one of {', '.join(roles)}")
     if isinstance(content, Iterable) and not isinstance(content, str):
-        parts = _with_lines([_read_part(f"messages[{index}].content[{n}]", part) for n, part in enumerate(content)])
+        parts = with_lines([read_part(f"messages[{index}].content[{n}]", part) for n, part in enumerate(content)])
         if message.get("images") or any(isinstance(part, PictureSlot) for part in parts):
             raise RequestError(f"a {family} model reads text only, and the messages show pictures")
         content = "".join(map(str, parts))
@@ -142,7 +142,7 @@ def _read_turn(index: int, message: Message, image_token: str, images: Sequence[
     if content is None or isinstance(content, str):
         pieces = _string_pieces(index, role, message, image_token, images)
     elif isinstance(content, Iterable):
-        pieces = _join([_read_part(f"messages[{index}].content[{number}]", p) for number, p in enumerate(content)])
+        pieces = _join([read_part(f"messages[{index}].content[{number}]", p) for number, p in enumerate(content)])
     else:
         raise RequestError(f"messages[{index}].content must be a string or a list of parts, not {content!r:.80}")
     if role != "user" and any(isinstance(piece, PictureSlot) for piece in pieces):
@@ -166,7 +166,15 @@ def _string_pieces(
     return [PictureSlot(next(supply)) if isinstance(piece, PictureSlot) else piece for piece in pieces]
 
 
-def _read_part(where: str, part: Any) -> str | PictureSlot:
+def read_part(where: str, part: Any) -> str | PictureSlot:
+    """One part of OpenAI's form; a picture without a source is one that is given beside the conversation.
+
+    Args:
+        where: what an error calls it.
+
+    Raises:
+        RequestError: it is none.
+    """
     if isinstance(part, str):
         return part
     kind = part.get("type") if isinstance(part, Mapping) else None
@@ -194,7 +202,7 @@ def _read_detail(where: str, detail: Any) -> str:
     return detail
 
 
-def _with_lines(parts: list[str | PictureSlot]) -> list[str | PictureSlot]:
+def with_lines(parts: list[str | PictureSlot]) -> list[str | PictureSlot]:
     """The parts with a newline between neighbours that do not bring white space."""
     joined: list[str | PictureSlot] = []
     for part in parts:
@@ -208,7 +216,7 @@ def _with_lines(parts: list[str | PictureSlot]) -> list[str | PictureSlot]:
 
 def _join(parts: list[str | PictureSlot]) -> list[str | PictureSlot]:
     """The parts joined by lines, white space at both ends removed."""
-    joined = _with_lines(parts)
+    joined = with_lines(parts)
     words = [index for index, part in enumerate(joined) if not isinstance(part, str) or part.strip()]
     kept = joined[words[0] : words[-1] + 1] if words else []
     if kept and isinstance(kept[0], str):

@@ -1,0 +1,73 @@
+"""Values of a row by their names, each of the type that it must have or a sentence about the row."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from modelwright.data.examples import BrokenRow
+from modelwright.data.rows import Row
+
+_SHOWN = 60
+
+
+def broken(row: Row, reason: str) -> BrokenRow:
+    """The error for a row."""
+    return BrokenRow(row.place, reason)
+
+
+def mapping_of(row: Row) -> Mapping[str, Any]:
+    """The row as names and values."""
+    if not isinstance(row.value, Mapping):
+        raise broken(row, f"it must be names and values, and is {shown(row.value)}")
+    return row.value
+
+
+def words(row: Row, name: str, value: Any) -> str:
+    """A string; ``name`` is what a sentence calls it."""
+    if not isinstance(value, str):
+        raise broken(row, f"{name} must be a string, got {shown(value)}")
+    return value
+
+
+def optional_words(row: Row, name: str) -> str:
+    """The string of a name that may be missing, null or empty."""
+    value = mapping_of(row).get(name)
+    return "" if value is None else words(row, name, value)
+
+
+def required(row: Row, name: str) -> Any:
+    """What stands under a name."""
+    values = mapping_of(row)
+    if name not in values:
+        raise broken(row, f"it has no {name!r}: its names are {listed(values)}")
+    return values[name]
+
+
+def items(row: Row, name: str, value: Any) -> list[Any]:
+    """A list, or what parquet makes of one."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if not isinstance(value, list | tuple):
+        raise broken(row, f"{name} must be a list, got {shown(value)}")
+    return list(value)
+
+
+def several(row: Row, name: str, value: Any) -> list[Any]:
+    """A list, one value as a list of it, and nothing as none."""
+    if value is None:
+        return []
+    return items(row, name, value) if isinstance(value, list | tuple | np.ndarray) else [value]
+
+
+def listed(names: Any) -> str:
+    """Names in a sentence."""
+    known = [str(name) for name in names]
+    rest = len(known) - 12
+    return ", ".join(known[:12]) + (f" and {rest} more" if rest > 0 else "") if known else "none"
+
+
+def shown(value: Any) -> str:
+    """A value in a sentence, cut where it is long."""
+    text = repr(value) if not isinstance(value, bytes) else f"{len(value)} bytes"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

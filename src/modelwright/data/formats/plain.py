@@ -1,0 +1,62 @@
+"""Rows that are no conversation: words, tokens, and pictures whose pixels are learned."""
+
+from typing import Any
+
+import numpy as np
+
+from modelwright.data.examples import Content, Picture, PictureRef, Text, Tokens
+from modelwright.data.formats.fields import broken, mapping_of, required, shown
+from modelwright.data.formats.fields import words as words_of
+from modelwright.data.formats.pictures import PictureFolder
+from modelwright.data.rows import Row
+
+IGNORED = -100
+"""The label of a token that is not learned."""
+
+
+def read_text(row: Row, folder: PictureFolder) -> Content:
+    """``text``, or words without a name."""
+    words = row.value if isinstance(row.value, str) else words_of(row, "text", required(row, "text"))
+    if not words:
+        raise broken(row, "its text is empty")
+    return Text(words)
+
+
+def read_tokens(row: Row, folder: PictureFolder) -> Content:
+    """``input_ids``, and ``labels`` where they differ; tokens that an ``attention_mask`` hides are left out."""
+    if isinstance(row.value, np.ndarray):
+        return Tokens(row.value.astype(np.int64))
+    values = mapping_of(row)
+    ids = _whole(row, "input_ids", required(row, "input_ids"))
+    if not len(ids):
+        raise broken(row, "its input_ids are empty")
+    if ids.min() < 0:
+        raise broken(row, f"input_ids must be at least 0, got {ids.min()}")
+    labels, mask = (None if values.get(n) is None else _whole(row, n, values[n]) for n in ("labels", "attention_mask"))
+    for name, others in (("labels", labels), ("attention_mask", mask)):
+        if others is not None and len(others) != len(ids):
+            raise broken(row, f"it has {len(ids)} input_ids and {len(others)} {name}: there must be one for each")
+    if labels is not None and ((labels < 0) & (labels != IGNORED)).any():
+        wrong = labels[(labels < 0) & (labels != IGNORED)][0]
+        raise broken(row, f"labels must be tokens or {IGNORED}, got {wrong}")
+    if mask is None:
+        return Tokens(ids, labels)
+    shows = mask != 0
+    if not shows.any():
+        raise broken(row, "its attention_mask hides every token")
+    return Tokens(ids[shows], None if labels is None else labels[shows])
+
+
+def read_picture(row: Row, folder: PictureFolder) -> Content:
+    """``image``, or a picture without a name."""
+    if isinstance(row.value, PictureRef):
+        return Picture(row.value)
+    return Picture(folder.find(row, required(row, "image")))
+
+
+def _whole(row: Row, name: str, value: Any) -> np.ndarray:
+    """int64 [n] of a list of whole numbers."""
+    given = value if isinstance(value, np.ndarray) else np.array(value) if isinstance(value, list) else None
+    if given is None or given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
+        raise broken(row, f"{name} must be a list of whole numbers, got {shown(value)}")
+    return given.astype(np.int64)

@@ -1,0 +1,78 @@
+"""The formats by their names, and which of them a row is in."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from modelwright.data.examples import Content, PictureRef
+from modelwright.data.formats.conversations import (
+    read_alpaca,
+    read_caption,
+    read_conversations,
+    read_messages,
+    read_pair,
+    read_query,
+)
+from modelwright.data.formats.pictures import PictureFolder
+from modelwright.data.formats.plain import read_picture, read_text, read_tokens
+from modelwright.data.rows import Row
+from modelwright.errors import ConfigError
+
+Reader = Callable[[Row, PictureFolder], Content]
+
+FORMATS: Mapping[str, Reader] = {
+    "text": read_text,
+    "messages": read_messages,
+    "ms-swift": read_messages,
+    "llava": read_conversations,
+    "sharegpt": read_conversations,
+    "alpaca": read_alpaca,
+    "query": read_query,
+    "prompt": read_pair,
+    "tokens": read_tokens,
+    "caption": read_caption,
+    "picture": read_picture,
+}
+"""What reads a row of each format. Formats that differ in what stands beside their messages have one reader, so that a
+file may hold rows with pictures and rows without."""
+
+
+def reader_of(name: str) -> Reader:
+    """The reader of a format; a ConfigError lists the names there are."""
+    if name not in FORMATS:
+        raise ConfigError(f"format must be auto or one of {', '.join(FORMATS)}, got {name!r}", field="format")
+    return FORMATS[name]
+
+
+def find_format(value: Any) -> str | None:
+    """The format of a row by what it holds; None where it is none of them."""
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, np.ndarray):
+        return "tokens"
+    if isinstance(value, PictureRef):
+        return "picture"
+    if not isinstance(value, Mapping):
+        return None
+    names = value.keys()
+    beside = {"images", "image", "objects"} & names
+    if "input_ids" in names:
+        return "tokens"
+    if "messages" in names:
+        return "ms-swift" if beside else "messages"
+    if {"conversations", "conversation"} & names:
+        return "llava" if beside else "sharegpt"
+    return next((format for needed, format in _BY_NAMES if needed <= names), None)
+
+
+_BY_NAMES = (
+    ({"instruction", "output"}, "alpaca"),
+    ({"query", "response"}, "query"),
+    ({"prompt", "completion"}, "prompt"),
+    ({"image", "caption"}, "caption"),
+    ({"image", "text"}, "caption"),
+    ({"text"}, "text"),
+    ({"image"}, "picture"),
+)
+"""The names that a row of a format has, those of more names first."""
