@@ -10,12 +10,12 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from modelwright.checkpoints.lora import LoraPair, LoraSettings, join_pairs
 from modelwright.checkpoints.places import Place, places_of
 from modelwright.errors import CheckpointError
 
@@ -31,19 +31,6 @@ _PLAIN = frozenset({
 """The fields of peft's LoraConfig beside which a layer's update is ``scale * B @ A``, whatever they say."""
 _CHANGES_WEIGHTS = ("pissa", "corda", "olora", "loftq", "lora_ga")
 """First weights of LoRA for which peft subtracts something from the layer's own."""
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """LoRA of one layer: ``a`` ``[rank, in]``, ``b`` ``[out, rank]``; ``scale * b @ a`` is added to its weight."""
-
-    a: Tensor
-    b: Tensor
-    scale: float
-
-    @property
-    def rank(self) -> int:
-        return len(self.a)
 
 
 def official_layers(model: nn.Module) -> dict[str, Place]:
@@ -127,29 +114,20 @@ def _check(config: Any, adapter: str) -> None:
         )
 
 
-def _pair(layer: str, sides: Mapping[str, Tensor], config: Any) -> _Pair:
+def _pair(layer: str, sides: Mapping[str, Tensor], config: Any) -> LoraPair:
     if len(sides) != 2:
         raise CheckpointError(f"an adapter has lora_{next(iter(sides))} of {layer} and not the other of the two")
-
-    def of(patterns: Mapping[str, Any] | None, default: Any) -> Any:  # peft's rule: the first that fits the end
-        fitting = (value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", layer))
-        return next(fitting, default)
-
-    a, b = sides["A"], sides["B"]
-    rank, alpha = of(config.rank_pattern, config.r), of(config.alpha_pattern, config.lora_alpha)
+    a, b, settings = sides["A"], sides["B"], LoraSettings.of(config)
+    rank = settings.rank_of(layer)
     if len(a) != rank or b.shape[1] != rank:
         raise CheckpointError(
             f"the adapter of {layer} has rank {len(a)}, and {b.shape[1]} in lora_B, and adapter_config.json says {rank}"
         )
-    return _Pair(a, b, alpha / (math.sqrt(rank) if config.use_rslora else rank))
+    return LoraPair(a, b, settings.scale_of(layer, rank))
 
 
-def _by_parameter(model: nn.Module, places: Mapping[str, Place], pairs: Mapping[str, _Pair]) -> dict[str, _Pair]:
-    """Pairs of parts as one for each parameter, in peft's order: of a matrix, or of a stack of them.
-
-    A stack's ``a`` is ``[experts * rank, in]``, expert by expert, and its ``b`` ``[out, rank * experts]``, where the
-    experts of each rank stand together.
-    """
+def _by_parameter(model: nn.Module, places: Mapping[str, Place], pairs: Mapping[str, LoraPair]) -> dict[str, LoraPair]:
+    """Pairs of parts as one for each parameter, as peft packs them: of a matrix, or of a stack of them."""
     grouped: dict[str, list[str]] = {}
     for layer, place in places.items():
         grouped.setdefault(place.parameter, []).append(layer)
@@ -164,32 +142,13 @@ def _by_parameter(model: nn.Module, places: Mapping[str, Place], pairs: Mapping[
                 own = list(places[layer].shape)
                 raise CheckpointError(f"the adapter of {layer} has shape {list(shape)}, and the layer's weight {own}")
         own = name.replace(_WRAPPED, "")
-        joined[own if weight.dim() == 3 else own.removesuffix(".weight")] = _joined(
-            weight, [(places[layer].index, pairs[layer]) for layer in layers]
-        )
+        whole = join_pairs(tuple(weight.shape), [(places[layer].index, pairs[layer]) for layer in layers])
+        key = own if weight.dim() == 3 else own.removesuffix(".weight")
+        joined[key] = LoraPair(*whole.packed(), whole.scale)
     return joined
 
 
-def _joined(weight: Tensor, parts: list[tuple[Any, _Pair]]) -> _Pair:
-    """One pair of all ``parts`` of a weight: where each lies, and its pair."""
-    stacks = len(weight) if weight.dim() == 3 else 1
-    ranks = [0] * stacks
-    spans = []
-    for index, pair in parts:
-        stack = index[0] if weight.dim() == 3 else 0
-        spans.append((stack, index[-1], ranks[stack]))
-        ranks[stack] += pair.rank
-    scale, like = parts[0][1].scale, parts[0][1].a
-    a = like.new_zeros(stacks, max(ranks), weight.shape[-1])
-    b = like.new_zeros(weight.shape[-2], max(ranks), stacks)
-    for (stack, rows, first), (_, pair) in zip(spans, parts, strict=True):
-        columns = slice(first, first + pair.rank)
-        a[stack, columns] = pair.a
-        b[rows, columns, stack] = (pair.b * (pair.scale / scale)).to(b.dtype)
-    return _Pair(a.flatten(0, 1), b.flatten(1), scale)
-
-
-def _wrap(model: Any, config: Any, adapter: str, pairs: Mapping[str, _Pair]) -> None:
+def _wrap(model: Any, config: Any, adapter: str, pairs: Mapping[str, LoraPair]) -> None:
     """Let peft wrap what it has not wrapped for this adapter, modules and parameters, and say so in ``config``."""
     import peft
     from peft.tuners.tuners_utils import BaseTunerLayer

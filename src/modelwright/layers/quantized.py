@@ -1,7 +1,7 @@
 """Layers that hold their weights as whole numbers and scales: a linear layer, and the stacked experts.
 
-Rounding and arithmetic are in ``ops``; which layers of a model become these is the business of ``models``. They are for
-inference: gradients reach their inputs and biases, and never the stored numbers.
+Rounding and arithmetic are in ``ops``; which layers of a model become these is the business of ``models``. Gradients
+reach their inputs and biases, and never the stored numbers: those train under LoRA alone (``lora.py``).
 """
 
 from collections.abc import Callable
@@ -89,10 +89,15 @@ class QuantizedExperts(nn.Module):
         self.act, self.gated, self.names, self.dropout = act, gated, names, dropout
         self.compute, self.dynamic = compute, dynamic
 
+    @property
+    def stored(self) -> tuple[Stored, Stored]:
+        """The two stacks as the operations take them."""
+        return _kept(self, "gate_up_proj"), _kept(self, "down_proj")
+
     def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """``[tokens, dim]`` to the weighted sum of each token's chosen experts, ``[tokens, dim]``."""
         x = x if self.compute is None else x.to(self.compute)
-        into, out = _kept(self, "gate_up_proj"), _kept(self, "down_proj")
+        into, out = self.stored
         dropout = self.dropout if self.training else 0.0
         act = bare_activation(self.act)
         return stored_experts(x, chosen, weights, into, out, act, self.gated, dropout, self.dynamic)

@@ -3,6 +3,9 @@
 Leaves out how weights are rounded (``weight_only.py``) and rows with them (``dynamic_int8.py``).
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,7 +17,7 @@ from modelwright.ops.backends.cpu.thresholds import (
     STORED_LINEAR_ROWS,
     STORED_LINEAR_ROWS_FP32,
 )
-from modelwright.ops.dispatch import only_numbers
+from modelwright.ops.dispatch import numbers_are_known, only_numbers
 from modelwright.ops.dynamic_int8 import dynamic_int8_linear
 from modelwright.ops.experts import grouped_experts
 from modelwright.ops.gated import Activation
@@ -22,6 +25,8 @@ from modelwright.ops.invariant import one_by_one, rows_are_invariant
 from modelwright.ops.weight_only import Int4Weight, Int8Weight, dequantise
 
 Stored = Int8Weight | Int4Weight
+Beside = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``(rows, base, counts) -> base and more``, what is added to the product of sorted rows with a stack."""
 
 
 def prefers_stored_kernel(rows: int, dtype: torch.dtype) -> bool:
@@ -33,8 +38,32 @@ def prefers_stored_kernel(rows: int, dtype: torch.dtype) -> bool:
 def stored_linear(x: Tensor, weight: Stored, bias: Tensor | None = None, dynamic: bool = False) -> Tensor:
     """``x @ weight.T + bias``, ``[..., in]`` to ``[..., out]``.
 
-    ``dynamic`` rounds the rows of ``x`` to int8 too, where the weight is int8.
+    ``dynamic`` rounds the rows of ``x`` to int8 too, where the weight is int8. Gradients reach ``x`` and ``bias``, as
+    if nothing had been rounded but the weight.
     """
+    wanted = x.requires_grad or (bias is not None and bias.requires_grad)
+    if wanted and torch.is_grad_enabled() and numbers_are_known(x):
+        return _FrozenProduct.apply(x, bias, weight, dynamic)  # pyright: ignore[reportReturnType]
+    return _product(x, weight, bias, dynamic)
+
+
+class _FrozenProduct(torch.autograd.Function):
+    """:func:`stored_linear` of which nothing wide is kept: the backward pass makes the wide copy again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, weight: Stored, dynamic: bool) -> Tensor:
+        ctx.weight, ctx.type = weight, x.dtype
+        return _product(x, weight, bias, dynamic)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        of_x, of_bias, *_ = ctx.needs_input_grad
+        back = (gradient @ dequantise(ctx.weight, gradient.dtype)).to(ctx.type) if of_x else None
+        return back, gradient.flatten(0, -2).sum(0) if of_bias else None, None, None
+
+
+def _product(x: Tensor, weight: Stored, bias: Tensor | None, dynamic: bool) -> Tensor:
     if dynamic and isinstance(weight, Int8Weight):
         return dynamic_int8_linear(x, weight, bias)
     served = only_numbers(x, weight.steps, bias) and kernels.serves_linear(x, weight)
@@ -65,16 +94,19 @@ def stored_experts(
     gated: bool = True,
     dropout: float = 0.0,
     dynamic: bool = False,
+    beside: tuple[Beside | None, Beside | None] = (None, None),
 ) -> Tensor:
-    """:func:`modelwright.ops.experts.experts` with stored stacks."""
+    """:func:`modelwright.ops.experts.experts` with stored stacks, and what is ``beside`` the one and the other."""
     alone = rows_are_invariant()
     few = alone or 0 < len(x) <= STORED_EXPERT_TOKENS
-    known = gated and act is F.silu and not dropout and not dynamic and few
+    known = gated and act is F.silu and not dropout and not dynamic and few and not any(beside)
     if known and only_numbers(x, chosen, weights, w_in.steps) and kernels.serves_experts(x, w_in, w_out):
         return kernels.experts(x, chosen, weights, w_in, w_out, Unit.STREAMS if alone else None)
 
     def multiply(rows: Tensor, steps: Tensor, counts: Tensor) -> Tensor:
-        return stored_segments(rows, w_in if steps is w_in.steps else w_out, counts, dynamic)
+        stored, more = (w_in, beside[0]) if steps is w_in.steps else (w_out, beside[1])
+        out = stored_segments(rows, stored, counts, dynamic)
+        return out if more is None else more(rows, out, counts)
 
     def grouped(x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         return grouped_experts(x, chosen, weights, w_in.steps, w_out.steps, act, gated, dropout, multiply)

@@ -1,6 +1,19 @@
 """Which parts of a model train, at which rates, and whether by LoRA; adapters on disk."""
 
+from modelwright.training.tuning.adapter import load_adapter, save_adapter
+from modelwright.training.tuning.lora import add_lora, lora_of, merge
 from modelwright.training.tuning.parts import parts_of
 from modelwright.training.tuning.settle import Group, PartRow, Tuned, settle
 
-__all__ = ["Group", "PartRow", "Tuned", "parts_of", "settle"]
+__all__ = [
+    "Group",
+    "PartRow",
+    "Tuned",
+    "add_lora",
+    "load_adapter",
+    "lora_of",
+    "merge",
+    "parts_of",
+    "save_adapter",
+    "settle",
+]

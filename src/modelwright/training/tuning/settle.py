@@ -1,14 +1,20 @@
-"""What of a model trains, and at which rate: `settle` freezes the rest and says how much is left of each part."""
+"""What of a model trains, whole or by LoRA, and at which rate: `settle` freezes the rest and counts what is left."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from modelwright.checkpoints.lora import weights_of
 from modelwright.errors import ConfigError
 from modelwright.families import family_of
-from modelwright.training.tuning.parts import chosen, parts_of, suggestion
+from modelwright.layers.lora import LowRank
+from modelwright.training.tuning.adapter import load_adapter
+from modelwright.training.tuning.lora import add_lora, has_integers, scale_of
+from modelwright.training.tuning.parts import chosen, parts_of, split_by_part, suggestion
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class Tuned:
     """
 
     groups: tuple[Group, ...]
-    table: tuple[PartRow, ...] = field(default=())
+    table: tuple[PartRow, ...]
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -57,25 +63,47 @@ class Tuned:
         """Whether anything of ``part`` trains; the bias that steers a router moves where ``gate`` does."""
         return any(group.part == part for group in self.groups)
 
+    def notes(self, sees_pictures: bool) -> tuple[str, ...]:
+        """What a reader should know of this choice and the run's data."""
+        blind = [part for part in ("vision", "projector", "marks") if self.trains(part) and not sees_pictures]
+        if not blind:
+            return ()
+        return (f"{' and '.join(blind)} would train, and no row of the data has a picture: they stay as they are",)
 
-def settle(model: Any, tune: Any = None) -> Tuned:
-    """Freeze what ``tune`` does not train, in place.
+
+def settle(model: Any, tune: Any = None, *, adapter: str | Path | None = None, seed: int = 0) -> Tuned:
+    """Freeze what ``tune`` does not train and put LoRA where it asks for it, in place.
+
+    Beside LoRA nothing trains but what ``tune.train`` names; what ``tune.freeze`` names gets no LoRA. A model whose
+    family sees pictures keeps its tower frozen where ``tune`` names neither.
 
     Args:
-        tune: a :class:`modelwright.configs.run.TunePart`; None trains everything.
+        tune: a :class:`modelwright.configs.run.TunePart`; None trains everything, or the adapter alone.
+        adapter: a folder of LoRA to continue with.
+        seed: of LoRA's first numbers.
 
     Raises:
-        ConfigError: it names what this model has not, nothing would train, or a frozen part has a rate.
+        ConfigError: it names what this model has not, nothing would train, a frozen part has a rate, weights in
+            integers would train, or the adapter is of another rank or scale than ``tune.lora``.
+        CheckpointError: the adapter cannot be read, or is of another model.
     """
-    parts = parts_of(model)
-    rates = {} if tune is None else dict(tune.rates)
+    parts, rates = parts_of(model), {} if tune is None else dict(tune.rates)
     for part in rates:
         if part not in parts:
             raise ConfigError(
                 f"tune.rates names {part!r}, which is no part of this model; its parts are "
                 f"{', '.join(parts)}{suggestion(part, parts)}"
             )
-    trained = _trained(model, tune, parts)
+    lora = None if tune is None else tune.lora
+    if lora is None and adapter is None:
+        if has_integers(model) and (tune is None or not tune.train):
+            raise ConfigError("weights stored in integers train under LoRA alone, and tune.lora is not given")
+        trained = _trained(model, tune, parts)
+    else:
+        whole = chosen("tune.train", tune.train, parts) if tune is not None and tune.train else set()
+        pairs = _with_lora(model, lora, () if tune is None else tune.freeze, adapter, seed, whole)
+        trained = whole | {f"{_beside(name)}.{side}" for name in pairs for side in ("A", "B")}
+        parts = parts_of(model)
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in trained)
@@ -88,8 +116,7 @@ def settle(model: Any, tune: Any = None) -> Tuned:
             groups.append(Group(part, left, rates.get(part)))
         elif part in rates:
             raise ConfigError(f"tune.rates gives {part} a rate ({rates[part]}), and nothing of that part trains")
-    table = tuple(_row(part, [parameters[name] for name in names], rates.get(part)) for part, names in parts.items())
-    return Tuned(tuple(groups), table)
+    return Tuned(tuple(groups), _table(model, parts, rates))
 
 
 def _trained(model: Any, tune: Any, parts: Mapping[str, tuple[str, ...]]) -> set[str]:
@@ -103,6 +130,42 @@ def _trained(model: Any, tune: Any, parts: Mapping[str, tuple[str, ...]]) -> set
     return trained - chosen("tune.freeze", tune.freeze, parts)
 
 
-def _row(part: str, parameters: list[nn.Parameter], rate: float | None) -> PartRow:
-    trainable = sum(each.numel() for each in parameters if each.requires_grad)
-    return PartRow(part, trainable, sum(each.numel() for each in parameters), rate)
+def _with_lora(
+    model: Any, lora: Any, freeze: tuple[str, ...], adapter: str | Path | None, seed: int, whole: set[str]
+) -> dict[str, LowRank]:
+    """The pairs that the model then has: those of the adapter, or new ones."""
+    if adapter is None:
+        pairs = add_lora(model, lora, seed, freeze)
+    else:
+        pairs = load_adapter(model, adapter, 0.0 if lora is None else lora.dropout)
+        for name, pair in pairs.items():
+            asked = None if lora is None else scale_of(lora)
+            if lora is not None and (pair.rank != lora.rank or not math.isclose(pair.scale, asked, rel_tol=1e-6)):
+                raise ConfigError(
+                    f"tune.lora asks for rank {lora.rank} and scale {asked:g}, and {name} in {adapter} has rank "
+                    f"{pair.rank} and scale {pair.scale:g}: leave tune.lora out, or ask for what the adapter has"
+                )
+    if both := sorted(whole & pairs.keys()):
+        raise ConfigError(f"tune.train names {both[0]}, which has LoRA: a weight trains whole or by LoRA, not both")
+    return pairs
+
+
+def _beside(weight: str) -> str:
+    """Where the pair of a weight lies."""
+    module, _, own = weight.rpartition(".")
+    return f"{module}.lora.{own}"
+
+
+def _table(model: Any, parts: Mapping[str, tuple[str, ...]], rates: Mapping[str, float]) -> tuple[PartRow, ...]:
+    parameters = dict(model.named_parameters())
+    stored = {name: math.prod(shape) for name, shape in weights_of(model).items() if name not in parameters}
+    integers = split_by_part(
+        model, (name for name in stored if has_integers(model.get_submodule(name.rpartition(".")[0])))
+    )
+    rows = []
+    for part in dict.fromkeys([*parts, *integers]):
+        own = [parameters[name] for name in parts.get(part, ())]
+        trainable = sum(each.numel() for each in own if each.requires_grad)
+        total = sum(each.numel() for each in own) + sum(stored[name] for name in integers.get(part, ()))
+        rows.append(PartRow(part, trainable, total, rates.get(part)))
+    return tuple(rows)

@@ -1,0 +1,179 @@
+"""LoRA for a model: which weights get a pair beside them, its first numbers, and how it is folded in.
+
+Leaves out the modules that compute with pairs (``layers/lora.py``) and files (``adapter.py``).
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modelwright.checkpoints.lora import LoraPair, transposed_weights, weights_of
+from modelwright.errors import ConfigError
+from modelwright.layers.lora import Adapted, LowRank, adapted
+from modelwright.layers.quantized import QuantizedExperts, QuantizedLinear
+from modelwright.training.tuning.parts import chosen, split_by_part
+
+HOUSE = frozenset(
+    {
+        *("embedding", "attention", "dense", "experts", "shared", "gate", "norms", "head"),
+        *("vision", "projector", "marks"),
+    }
+)
+"""The parts that families have; what one of them lacks may be named among targets, whose defaults serve all."""
+
+
+def targets(model: Any, part: Any, frozen: Sequence[str] = ()) -> tuple[str, ...]:
+    """The weights that a :class:`modelwright.configs.run.LoraPart` means, without those that are ``frozen``.
+
+    Raises:
+        ConfigError: it names what the model has not, a head that is the embedding, or nothing.
+    """
+    weights = weights_of(model)
+    parts = split_by_part(model, weights)
+    has = split_by_part(model, [*weights, *(name for name, _ in model.named_parameters())])
+
+    def pick(field: str, asked: Sequence[str]) -> set[str]:
+        return chosen(field, [each for each in asked if each in parts or each not in HOUSE], parts)
+
+    for each in part.targets:
+        if each in has and each not in parts:
+            raise ConfigError(f"tune.lora.targets names {each!r}, and no layer of that part has a matrix to adapt")
+    chosen("tune.freeze", frozen, has)  # it may name what has no matrix
+    kept = {name for name in weights if any(each not in has and re.search(each, name) for each in frozen)}
+    kept |= {name for each in frozen for name in parts.get(each, ())}
+    found = pick("tune.lora.targets", part.targets) - pick("tune.lora.exclude", part.exclude) - kept
+    if not found:
+        raise ConfigError(
+            f"tune.lora leaves nothing to adapt: targets {list(part.targets)} without {list(part.exclude)}; "
+            f"parts with matrices are {', '.join(parts)}"
+        )
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    for name in found:
+        if head is not None and model.get_submodule(name.rpartition(".")[0]) is head and _is_tied(model, head):
+            raise ConfigError(f"tune.lora targets {name}, which is tied to the embedding: it has no matrix of its own")
+    return tuple(name for name in weights if name in found)
+
+
+def scale_of(part: Any) -> float:
+    """What multiplies the product of a pair of a :class:`modelwright.configs.run.LoraPart`."""
+    return part.alpha / (math.sqrt(part.rank) if part.rslora else part.rank)
+
+
+def add_lora(model: Any, part: Any, seed: int = 0, frozen: Sequence[str] = ()) -> dict[str, LowRank]:
+    """Put adapted layers in the place of those that ``part`` targets; returns their pairs by weight.
+
+    A is drawn (uniformly within ``1 / sqrt(in)``, as peft does) and B is 0, so the model computes what it did. What is
+    drawn for a weight depends on its name and ``seed`` alone.
+
+    Raises:
+        ConfigError: as :func:`targets`, or the model has LoRA already.
+    """
+    shapes = weights_of(model)
+    scale, pairs = scale_of(part), {}
+    for name in targets(model, part, frozen):
+        *stack, out, into = shapes[name]
+        a = torch.empty(*stack, part.rank, into)
+        bound = 1 / math.sqrt(into)
+        a.uniform_(-bound, bound, generator=_generator(seed, name))
+        pairs[name] = LoraPair(a, torch.zeros(*stack, out, part.rank), scale)
+    return put_pairs(model, pairs, part.dropout, part.rslora)
+
+
+def put_pairs(
+    model: Any, pairs: Mapping[str, LoraPair], dropout: float = 0.0, rslora: bool = False
+) -> dict[str, LowRank]:
+    """Put adapted layers, with these pairs beside their weights, in the place of plain ones.
+
+    ``rslora`` says how their scales were reckoned, for the adapter's config.
+
+    Raises:
+        ConfigError: the model has LoRA already.
+    """
+    if lora_of(model):
+        raise ConfigError(f"{type(model).__name__} has LoRA already: merge it first, or take the plain model")
+    by_module: dict[str, dict[str, LowRank]] = {}
+    for name, pair in pairs.items():
+        module, _, weight = name.rpartition(".")
+        device = _device(model.get_submodule(module))
+        a, b = (side.to(device, torch.float32) for side in (pair.a, pair.b))
+        made = LowRank(a, b, pair.scale, dropout, rslora)
+        by_module.setdefault(module, {})[weight] = made
+    for module, own in by_module.items():
+        replace_module(model, module, adapted(model.get_submodule(module), own))
+    return lora_of(model)
+
+
+def lora_of(model: nn.Module) -> dict[str, LowRank]:
+    """The pairs that a model has, by the weights that they are beside."""
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Adapted):
+            found |= {f"{name}.{weight}": pair for weight, pair in module.lora.items()}
+    return found
+
+
+def merged_weights(model: Any) -> dict[str, Tensor]:
+    """The adapted weights with their pairs folded in, by name: computed in fp32, rounded to the weight's type.
+
+    Raises:
+        ConfigError: a weight is stored in integers.
+    """
+    found, turned = {}, transposed_weights(model)
+    for name, pair in lora_of(model).items():
+        module = model.get_submodule(name.rpartition(".")[0])
+        if isinstance(module, QuantizedLinear | QuantizedExperts):
+            raise ConfigError(
+                f"{name} is stored in integers, into which no adapter can be folded: save the adapter, and give it to "
+                "the model that was quantized"
+            )
+        weight = getattr(module, name.rpartition(".")[2]).detach()
+        delta = pair.delta().to(weight.device)
+        found[name] = (weight.float() + (delta.t() if name in turned else delta)).to(weight.dtype)
+    return found
+
+
+@torch.no_grad()
+def merge(model: Any) -> Any:
+    """Fold all pairs into their weights, in place, and put plain layers back; returns the model.
+
+    Raises:
+        ConfigError: a weight is stored in integers.
+    """
+    for name, weight in merged_weights(model).items():
+        model.get_parameter(name).copy_(weight)
+    for name, module in [(name, module) for name, module in model.named_modules() if isinstance(module, Adapted)]:
+        replace_module(model, name, module.plain())
+    return model
+
+
+def draw_name(seed: int, name: str) -> int:
+    """A seed of its own for each name."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "little") >> 1
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    return torch.Generator().manual_seed(draw_name(seed, name))
+
+
+def replace_module(model: nn.Module, name: str, made: nn.Module) -> None:
+    """Put a module in the place of the one of this name."""
+    parent, _, own = name.rpartition(".")
+    setattr(model.get_submodule(parent), own, made)
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(iter([*module.parameters(), *module.buffers()])).device
+
+
+def _is_tied(model: Any, head: nn.Module) -> bool:
+    return getattr(head, "weight", None) is getattr(model.get_input_embeddings(), "weight", None)
+
+
+def has_integers(model: nn.Module) -> bool:
+    """Whether weights of ``model`` are stored in integers."""
+    return any(isinstance(module, QuantizedLinear | QuantizedExperts) for module in model.modules())
