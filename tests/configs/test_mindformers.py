@@ -6,10 +6,11 @@ import pytest
 import yaml
 
 from modelwright.configs import ParallelConfig
-from modelwright.configs.mindformers import merge_run, read_yaml
+from modelwright.configs.mindformers import merge_run
 from modelwright.configs.mindformers_run import keys_without_effect
 from modelwright.configs.parallel import RecomputeConfig, SwapConfig
 from modelwright.configs.training import READ_BY_THE_TRAINER
+from modelwright.configs.yaml_file import read_yaml
 from modelwright.errors import ConfigError
 from modelwright.families.llama.config import LlamaConfig
 from modelwright.families.read import read_config

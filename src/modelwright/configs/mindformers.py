@@ -1,16 +1,10 @@
 """MindFormers' YAML files: which of a run config's sections overrides which, both ways; it knows no family's fields."""
 
 import copy
-import re
 from collections.abc import Mapping
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from modelwright.configs.base import require, require_shallow
-from modelwright.errors import ConfigError
+from modelwright.configs.base import require
 
 MODEL_TYPE = "LlamaConfig"
 ARCHITECTURE = "LlamaForCausalLM"
@@ -18,37 +12,6 @@ _INSIDE_PARALLEL = {"recompute_config": "recompute", "swap_config": "swap"}
 _BATCH_SIZES = ("mini_batch_size", "batch_size")
 _SWITCHES = ("enable_parallel_optimizer", "gradient_accumulation_shard", "gradient_accumulation_steps")
 """Fields of a config that stand in other sections of a run."""
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which also reads `1e-5` as the number it is in YAML 1.2."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def read_yaml(path: str | PathLike) -> dict[str, Any]:
-    """The mapping in a YAML file; only plain values are built, whatever tags it holds.
-
-    Raises:
-        ConfigError: there is no such file, it is no YAML, or it holds no mapping.
-    """
-    try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
-    except RecursionError as error:
-        raise ConfigError(f"{path} is nested too deeply") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
-    require(isinstance(values, dict), f"{path} must hold a mapping, and holds a {type(values).__name__}")
-    require_shallow(values, str(path))
-    return values
-
-
-def write_yaml(run: Mapping[str, Any], path: str | PathLike) -> None:
-    """Write a run config in the order of its sections."""
-    Path(path).write_text(yaml.safe_dump(dict(run), sort_keys=False), encoding="utf-8")
 
 
 def merge_run(run: Mapping[str, Any]) -> dict[str, Any]:

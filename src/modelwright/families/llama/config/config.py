@@ -7,13 +7,14 @@ from typing import Any, ClassVar
 from modelwright.configs.base import own_fields, require
 from modelwright.configs.engine import EngineSettings, weight_quantization
 from modelwright.configs.field_types import ReadOnlyDict, dtype_name, torch_dtype
-from modelwright.configs.mindformers import merge_run, read_yaml, to_run, write_yaml
+from modelwright.configs.mindformers import merge_run, to_run
 from modelwright.configs.moe import MoEConfig
 from modelwright.configs.parallel import ParallelConfig, ParallelSettings
 from modelwright.configs.rope_extensions import HF_DYNAMIC, extend_method, read_hugging_face
 from modelwright.configs.router_outputs import OfExperts, RouterOutputs
 from modelwright.configs.sampling import SamplingSettings
 from modelwright.configs.training import TrainingSettings
+from modelwright.configs.yaml_file import read_yaml, write_yaml
 from modelwright.families.llama.config.dialects import (
     as_llama,
     canonical,

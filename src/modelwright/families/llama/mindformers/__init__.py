@@ -8,7 +8,8 @@ from typing import Any
 from modelwright.checkpoints.dialect import YAMLS
 from modelwright.checkpoints.layouts import PackedTensor
 from modelwright.checkpoints.source import read_json
-from modelwright.configs.mindformers import ARCHITECTURE, merge_run, read_yaml
+from modelwright.configs.mindformers import ARCHITECTURE, merge_run
+from modelwright.configs.yaml_file import read_yaml
 from modelwright.families.llama.config import LlamaConfig
 from modelwright.families.llama.mindformers import names
 from modelwright.families.llama.mindformers.generation import unsaid, with_generation, write_generation

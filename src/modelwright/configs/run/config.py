@@ -1,0 +1,98 @@
+"""`RunConfig`, one training run: its parts and the rules between them; files are read in `reading`."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from typing import Any, Literal, Self
+
+from modelwright.configs.base import require, require_divides
+from modelwright.configs.run.batches import BatchPart, DataPart
+from modelwright.configs.run.layout import ParallelPart, RecomputePart, SwapPart
+from modelwright.configs.run.learning import LossPart, OptimizerPart, PrecisionPart, SchedulePart
+from modelwright.configs.run.model import ModelPart, TunePart
+from modelwright.configs.run.origin import Origin
+from modelwright.configs.run.part import RunPart
+from modelwright.configs.run.reading import read_run
+from modelwright.configs.run.watching import CheckpointPart, EvaluatePart, LimitsPart, LogPart
+
+
+@dataclass(frozen=True)
+class RunConfig(RunPart):
+    """A training run, checked as a whole; `of` and `read` build it, and `to_dict` gives back what `of` takes.
+
+    Attributes:
+        steps, epochs: how long it runs, exactly one of them.
+        clip: the largest global norm of the gradients; None leaves them.
+        seed: of the order of data, of dropout, and of drawn weights.
+        deterministic: the same run gives the same bits.
+        compile: `layers` compiles each layer.
+        output: the folder that the run writes to, relative to where it is started.
+        recompute: which activations are computed again; `full` is all layers, `selective` all but matrix products.
+        origin: where its values come from; it is no key, and two runs with the same values are equal.
+    """
+
+    model: ModelPart
+    output: str
+    tune: TunePart | None = None
+    data: DataPart = field(default_factory=DataPart)
+    batch: BatchPart = field(default_factory=BatchPart)
+    loss: LossPart = field(default_factory=LossPart)
+    optimizer: OptimizerPart = field(default_factory=OptimizerPart)
+    schedule: SchedulePart = field(default_factory=SchedulePart)
+    steps: int | None = None
+    epochs: int | None = None
+    clip: float | None = 1.0
+    seed: int = 0
+    deterministic: bool = True
+    precision: PrecisionPart = field(default_factory=PrecisionPart)
+    parallel: ParallelPart = field(default_factory=ParallelPart)
+    recompute: Literal["none", "full", "selective"] | RecomputePart = "none"
+    swap: SwapPart | None = None
+    compile: Literal[False, "layers"] = False
+    checkpoint: CheckpointPart = field(default_factory=CheckpointPart)
+    log: LogPart = field(default_factory=LogPart)
+    evaluate: EvaluatePart = field(default_factory=EvaluatePart)
+    limits: LimitsPart = field(default_factory=LimitsPart)
+    origin: Origin = field(default_factory=Origin, compare=False, repr=False, kw_only=True)
+
+    @classmethod
+    def read(cls, path: str | PathLike, overrides: Iterable[str] = ()) -> Self:
+        """The run of a YAML file under overrides such as `optimizer.lr=1e-4`, whose values are YAML too.
+
+        The file's `base` names another whose values it inherits, relative to itself.
+
+        Raises:
+            ConfigError: the file cannot be read, a key is unknown, or a rule does not hold.
+        """
+        values, origin = read_run(path, overrides, cls.paths())
+        return replace(cls.of(values), origin=origin)
+
+    @classmethod
+    def of(cls, values: Any, name: str = "") -> Self:
+        """The run of a mapping of its keys."""
+        return super().of(values, name)
+
+    def check_rules(self) -> None:
+        given = [f"{name} ({getattr(self, name)})" for name in ("steps", "epochs") if getattr(self, name) is not None]
+        require(
+            len(given) == 1,
+            f"exactly one of steps and epochs must be given, got {' and '.join(given) or 'neither'}",
+        )
+        self.require_at_least(1, "steps", "epochs")
+        self.require_at_least(0, "seed")
+        require(self.clip is None or self.clip > 0, f"clip must be above 0 or null, got {self.clip}")
+
+    def accumulation(self, data_ranks: int = 1) -> int:
+        """Passes of each data rank in one step.
+
+        Raises:
+            ConfigError: the step's rows do not divide among them.
+        """
+        rows = self.batch.micro * data_ranks
+        require_divides("batch.micro x data ranks", rows, "batch.global", self.batch.global_)
+        return self.batch.global_ // rows
+
+    def steps_of(self, steps_per_epoch: int) -> int:
+        """How many steps the run has, where an epoch has so many."""
+        return self.steps if self.steps is not None else math.ceil((self.epochs or 1) * steps_per_epoch)
