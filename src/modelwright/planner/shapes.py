@@ -98,9 +98,14 @@ class GroupedAttention:
 
     def flops(self, tokens: int, keys: int) -> int:
         """Of `tokens` queries of one sequence over `keys` keys, their own included."""
-        turned = (self.heads + self.kv_heads) * self.head_dim if self.turned_by_matrix else 0
         products = 2 * self.heads * tokens * keys * 2 * self.head_dim
-        return tokens * (_flops(self.linears) + 2 * turned * self.head_dim) + products
+        return tokens * (_flops(self.linears) + self.turned_flops) + products
+
+    @property
+    def turned_flops(self) -> int:
+        """Of turning one token's queries and keys by a matrix, which is no weight."""
+        turned = (self.heads + self.kv_heads) * self.head_dim if self.turned_by_matrix else 0
+        return 2 * turned * self.head_dim
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,11 @@ class LatentAttention:
     def norms(self) -> int:
         """Parameters of the norms of the two latents."""
         return self.kv_rank + (self.q_rank or 0)
+
+    @property
+    def turned_flops(self) -> int:
+        """Of turning by a matrix: queries and keys are turned without one."""
+        return 0
 
     @property
     def kv_heads(self) -> int:

@@ -17,7 +17,7 @@ class RunFacts:
         command: what was typed, word by word.
         config: the run's config as plain values.
         layout: the name of each degree of parallelism and its size.
-        parameters: rows of the table of parts; each has at least ``part``, ``parameters`` and ``trained`` (numbers).
+        parameters: rows of the table of parts: ``part``, ``trainable`` and ``total`` (numbers), ``rate``.
         device: what the model is computed on, as torch names it.
         dtype: the type that products are taken in, such as ``bfloat16``.
         counts: the model's sizes, as ``modelwright.planner.counting.count`` gives them; None leaves FLOPs unsaid.

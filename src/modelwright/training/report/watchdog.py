@@ -1,0 +1,79 @@
+"""What ends a run that hangs: after so long without a step the stacks of all threads are written, and it ends."""
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from modelwright.training.results import FAILED
+
+NAME = "stacks.txt"
+
+
+class Watchdog:
+    """A thread that ends the process with exit code 4 unless `alive` is called often enough.
+
+    Python's signal handlers cannot run while a thread hangs in a library, and an exception would wait for it, so that
+    the process ends at once: checkpoints are whole at any moment.
+
+    Args:
+        patience: seconds without a sign of life after which the process ends.
+        folder: where ``stacks.txt`` goes.
+        note: takes the sentence that says so.
+        end: what ends the process, with the exit code.
+    """
+
+    def __init__(
+        self,
+        patience: float,
+        folder: Path,
+        note: Callable[[str], None],
+        end: Callable[[int], Any] = os._exit,
+    ):
+        self._patience, self._folder, self._note, self._end = patience, folder, note, end
+        self._last, self._doing = time.monotonic(), "step 1"
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._last = time.monotonic()
+        self._thread.start()
+
+    def alive(self, doing: str) -> None:
+        """A sign of life; ``doing`` is what comes next."""
+        self._doing = doing
+        self._last = time.monotonic()
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._stopped.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(min(max(self._last + self._patience - time.monotonic(), 0.01), 1.0)):
+            if time.monotonic() - self._last >= self._patience:
+                self._report()
+                return
+
+    def _report(self) -> None:
+        path = self._folder / NAME
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {self._doing} for {self._patience:g} s\n")
+                file.flush()
+                faulthandler.dump_traceback(file, all_threads=True)
+            where = str(path)
+        except OSError:
+            where = "standard error"
+            faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
+        try:
+            self._note(f"{self._doing} was not done within limits.patience ({self._patience:g} s); stacks in {where}")
+        finally:
+            self._end(FAILED)

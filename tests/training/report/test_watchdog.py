@@ -1,0 +1,42 @@
+"""What ends a run that hangs: stacks in a file, exit code 4, and nothing where steps go on."""
+
+import subprocess
+import sys
+import time
+
+from modelwright.training.report.watchdog import NAME, Watchdog
+
+HANGS = """
+import sys, time
+from pathlib import Path
+from modelwright.training.report.watchdog import Watchdog
+
+def stuck_in_here():
+    time.sleep(60)
+
+dog = Watchdog(0.3, Path(sys.argv[1]), lambda line: print(line, flush=True))
+dog.start()
+dog.alive("step 7")
+stuck_in_here()
+"""
+
+
+def test_a_run_that_hangs_is_ended_with_its_stacks(tmp_path):
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", HANGS, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 4 and time.monotonic() - start < 40
+    assert done.stdout == f"step 7 was not done within limits.patience (0.3 s); stacks in {tmp_path / NAME}\n"
+    stacks = (tmp_path / NAME).read_text()
+    assert "step 7 for 0.3 s" in stacks and "stuck_in_here" in stacks
+
+
+def test_a_run_that_goes_on_is_left_alone(tmp_path):
+    ended = []
+    dog = Watchdog(0.4, tmp_path, lambda _: None, ended.append)
+    dog.start()
+    for step in range(8):
+        dog.alive(f"step {step}")
+        time.sleep(0.1)
+    dog.stop()
+    time.sleep(0.5)
+    assert ended == [] and not (tmp_path / NAME).exists()
