@@ -131,9 +131,9 @@ class AdaptedQuantizedExperts(Adapted):
         dropout = self.dropout if self.training else 0.0
         into, out = (None if pair is None else pair.grouped for pair in map(self.pair, STACKS))
         act = bare_activation(self.act)
-        return stored_experts(
-            x, chosen, weights, *self.stored, act, self.gated, dropout, self.dynamic, beside=(into, out)
-        )
+        w_in, w_out = self.stored
+        beside = (into, out)
+        return stored_experts(x, chosen, weights, w_in, w_out, act, self.gated, dropout, self.dynamic, beside)
 
 
 def adapted(plain: nn.Module, pairs: Mapping[str, LowRank]) -> Adapted:
@@ -143,7 +143,7 @@ def adapted(plain: nn.Module, pairs: Mapping[str, LowRank]) -> Adapted:
 
 
 @cache
-def _adapted_class(plain: type) -> type[Adapted]:
+def _adapted_class(plain: type) -> Any:
     if issubclass(plain, QuantizedExperts):
         kind: type[Adapted] = AdaptedQuantizedExperts
     else:

@@ -62,13 +62,14 @@ def save_adapter(model: Any, folder: str | Path, format: str = "stacked", base: 
 def load_adapter(model: Any, folder: str | Path, dropout: float = 0.0) -> dict[str, LowRank]:
     """Give ``model`` the LoRA in a folder that peft or :func:`save_adapter` wrote; returns the pairs by weight.
 
-    Layers that were trained whole take the place of the model's. ``dropout`` is that of further training.
+    Layers that were trained whole take the place of the model's, and train further, as the pairs do and nothing else.
+    ``dropout`` is that of further training.
 
     Raises:
         CheckpointError: it is no LoRA, or not of this model.
     """
     adapter = LoraFolder.read(Path(folder))
-    places, state = places_of(model), model.state_dict()
+    places, state, whole = places_of(model), model.state_dict(), set()
     for name, tensor in adapter.others.items():
         if name.endswith(f"{BASE}.weight"):
             continue  # a layer's own weight, which peft saves with the adapter of a head
@@ -78,8 +79,12 @@ def load_adapter(model: Any, folder: str | Path, dropout: float = 0.0) -> dict[s
                 f"{name} in {folder} has shape {list(tensor.shape)}, and no tensor of the model has both"
             )
         state[place.parameter][place.index or ...] = tensor.to(state[place.parameter].dtype)
-    rslora = bool(adapter.config.get("use_rslora"))
-    return put_pairs(model, adapter.beside(model), dropout, rslora)
+        whole.add(place.parameter)
+    pairs = put_pairs(model, adapter.beside(model), dropout, bool(adapter.config.get("use_rslora")))
+    for name, parameter in model.named_parameters():
+        if name in whole:
+            parameter.requires_grad_(True)
+    return pairs
 
 
 def _stacked(model: Any, pairs: Mapping[str, LowRank]) -> dict[str, LoraPair]:
@@ -112,7 +117,7 @@ def _packed(pair: LoraPair) -> Iterator[tuple[str, Tensor]]:
 
 def _whole_modules(model: nn.Module) -> dict[str, list[str]]:
     """The modules that have parameters which train and are of no pair, with the names of all their parameters."""
-    trained = {name for name, each in model.named_parameters() if each.requires_grad and not _is_of_pair(name)}
+    trained = trained_whole(model)
     modules = {name.rpartition(".")[0] for name in trained}
     if "" in modules:
         loose = sorted(name for name in trained if "." not in name)
@@ -126,8 +131,9 @@ def _whole_modules(model: nn.Module) -> dict[str, list[str]]:
     return names
 
 
-def _is_of_pair(name: str) -> bool:
-    return ".lora." in name
+def trained_whole(model: nn.Module) -> set[str]:
+    """The parameters of a model with LoRA that train and are of no pair."""
+    return {name for name, each in model.named_parameters() if each.requires_grad and ".lora." not in name}
 
 
 def _config(

@@ -87,7 +87,7 @@ def add_lora(model: Any, part: Any, seed: int = 0, frozen: Sequence[str] = ()) -
 def put_pairs(
     model: Any, pairs: Mapping[str, LoraPair], dropout: float = 0.0, rslora: bool = False
 ) -> dict[str, LowRank]:
-    """Put adapted layers, with these pairs beside their weights, in the place of plain ones.
+    """Put adapted layers, with these pairs beside their weights, in the place of plain ones; nothing else then trains.
 
     ``rslora`` says how their scales were reckoned, for the adapter's config.
 
@@ -96,6 +96,7 @@ def put_pairs(
     """
     if lora_of(model):
         raise ConfigError(f"{type(model).__name__} has LoRA already: merge it first, or take the plain model")
+    model.requires_grad_(False)
     by_module: dict[str, dict[str, LowRank]] = {}
     for name, pair in pairs.items():
         module, _, weight = name.rpartition(".")

@@ -12,7 +12,7 @@ from modelwright.checkpoints.lora import weights_of
 from modelwright.errors import ConfigError
 from modelwright.families import family_of
 from modelwright.layers.lora import LowRank
-from modelwright.training.tuning.adapter import load_adapter
+from modelwright.training.tuning.adapter import load_adapter, trained_whole
 from modelwright.training.tuning.lora import add_lora, has_integers, scale_of
 from modelwright.training.tuning.parts import chosen, parts_of, split_by_part, suggestion
 
@@ -102,6 +102,7 @@ def settle(model: Any, tune: Any = None, *, adapter: str | Path | None = None, s
     else:
         whole = chosen("tune.train", tune.train, parts) if tune is not None and tune.train else set()
         pairs = _with_lora(model, lora, () if tune is None else tune.freeze, adapter, seed, whole)
+        whole |= trained_whole(model)
         trained = whole | {f"{_beside(name)}.{side}" for name in pairs for side in ("A", "B")}
         parts = parts_of(model)
     parameters = dict(model.named_parameters())
@@ -138,12 +139,11 @@ def _with_lora(
         pairs = add_lora(model, lora, seed, freeze)
     else:
         pairs = load_adapter(model, adapter, 0.0 if lora is None else lora.dropout)
-        for name, pair in pairs.items():
-            asked = None if lora is None else scale_of(lora)
-            if lora is not None and (pair.rank != lora.rank or not math.isclose(pair.scale, asked, rel_tol=1e-6)):
+        for name, pair in pairs.items() if lora is not None else ():
+            if pair.rank != lora.rank or not math.isclose(pair.scale, scale_of(lora), rel_tol=1e-6):
                 raise ConfigError(
-                    f"tune.lora asks for rank {lora.rank} and scale {asked:g}, and {name} in {adapter} has rank "
-                    f"{pair.rank} and scale {pair.scale:g}: leave tune.lora out, or ask for what the adapter has"
+                    f"tune.lora asks for rank {lora.rank} and scale {scale_of(lora):g}, and {name} in {adapter} has "
+                    f"rank {pair.rank} and scale {pair.scale:g}: leave tune.lora out, or ask for what the adapter has"
                 )
     if both := sorted(whole & pairs.keys()):
         raise ConfigError(f"tune.train names {both[0]}, which has LoRA: a weight trains whole or by LoRA, not both")
