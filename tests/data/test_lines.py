@@ -64,7 +64,7 @@ def test_a_whole_file_may_be_one_row(folder):
     st.integers(1, 7),
     st.booleans(),
 )
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 def test_the_index_does_not_depend_on_where_chunks_end(parts, size, ends):
     content = b"\n".join(parts) + b"\n" * ends
     whole, stored.CHUNK = stored.CHUNK, size

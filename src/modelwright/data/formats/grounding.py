@@ -94,11 +94,10 @@ def _on_grid(row: Row, box: list[Any], size: tuple[float, float]) -> str:
     numbers = [value for value in box if isinstance(value, int | float) and not isinstance(value, bool)]
     if len(box) != 4 or len(numbers) != 4:
         raise broken(row, f"a box must be the four numbers x1, y1, x2, y2, got {shown(box)}")
-    scale = (GRID / size[0], GRID / size[1]) * 2
     outside = [value for value, side in zip(numbers, size * 2, strict=True) if not 0 <= value <= side]
     if outside:
         raise broken(row, f"the box {shown(box)} lies outside of its picture, which is {size[0]:g} x {size[1]:g}")
-    placed = [round(value * by) for value, by in zip(numbers, scale, strict=True)]
+    placed = [round(value * GRID / side) for value, side in zip(numbers, size * 2, strict=True)]
     problem = box_problem(placed)
     if problem:
         raise broken(row, f"the box {shown(box)} is {placed} in 0..{GRID}: {problem}")

@@ -1,5 +1,6 @@
 """Rows that are no conversation: words, tokens, and pictures whose pixels are learned."""
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,8 @@ def read_text(row: Row, folder: PictureFolder) -> Content:
 
 def read_tokens(row: Row, folder: PictureFolder) -> Content:
     """``input_ids``, and ``labels`` where they differ; tokens that an ``attention_mask`` hides are left out."""
-    if isinstance(row.value, np.ndarray):
-        return Tokens(row.value.astype(np.int64))
-    values = mapping_of(row)
-    ids = _whole(row, "input_ids", required(row, "input_ids"))
+    values = {"input_ids": row.value} if isinstance(row.value, np.ndarray) else mapping_of(row)
+    ids = _whole(row, "input_ids", values["input_ids"] if "input_ids" in values else required(row, "input_ids"))
     if not len(ids):
         raise broken(row, "its input_ids are empty")
     if ids.min() < 0:
@@ -56,7 +55,10 @@ def read_picture(row: Row, folder: PictureFolder) -> Content:
 
 def _whole(row: Row, name: str, value: Any) -> np.ndarray:
     """int64 [n] of a list of whole numbers."""
-    given = value if isinstance(value, np.ndarray) else np.array(value) if isinstance(value, list) else None
-    if given is None or given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
+    given = value if isinstance(value, np.ndarray) else None
+    if isinstance(value, list) and all(type(number) is int for number in value):
+        with suppress(OverflowError):
+            given = np.array(value, np.int64)
+    if given is None or given.ndim != 1 or given.dtype.kind not in "iu":
         raise broken(row, f"{name} must be a list of whole numbers, got {shown(value)}")
     return given.astype(np.int64)

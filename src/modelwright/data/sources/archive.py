@@ -67,7 +67,7 @@ class WebDataset:
         for member in self._samples[row]:
             kind = member.end.rpartition(".")[2]
             if kind == "json":
-                values |= dict(parse_row(place, self._read(place, member)))
+                values |= parse_row(place, self._read(place, member))
             elif kind in _WORDS:
                 values[_WORDS[kind]] = parse_words(place, self._read(place, member))
             elif kind in PICTURES:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -96,7 +97,7 @@ class TextDocument(IndexedFile):
         super().__init__(path, shown, kept, "whole", _index_whole, parse_words, "text")
 
 
-def parse_row(place: Place, line: bytes) -> object:
+def parse_row(place: Place, line: bytes) -> dict[str, Any]:
     """A JSON object."""
     try:
         value = parse_json(line)
