@@ -71,7 +71,7 @@ def test_python_m_is_the_same_command():
 
 def test_a_shell_completes_commands_and_options_without_waiting_for_the_libraries():
     """What the script that ``--install-completion`` leaves with the shell asks for at each press of the key."""
-    for typed, completed in (("ch", ["chat"]), ("chat --max-t", ["--max-tokens"]), ("chat vl2", ["vl2-nano"])):
+    for typed, completed in (("cha", ["chat"]), ("chat --max-t", ["--max-tokens"]), ("chat vl2", ["vl2-nano"])):
         words = f"modelwright {typed}"
         asked = {"_MODELWRIGHT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
         done = in_a_new_process(**asked)

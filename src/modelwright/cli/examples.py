@@ -36,6 +36,12 @@ QUANTIZE = (
     "modelwright quantize ./checkpoint ./int4 --method int4 --eval text.txt",
 )
 EXPORT_ONNX = ("modelwright export onnx vl2-nano ./onnx --dtype float16",)
+CHECKPOINT_LS = ("modelwright checkpoint ls runs/first",)
+CHECKPOINT_VERIFY = ("modelwright checkpoint verify runs/first 200",)
+CHECKPOINT_EXPORT = (
+    "modelwright checkpoint export runs/first ./model",
+    "modelwright checkpoint export runs/lora ./merged 200 --merge --dtype bfloat16",
+)
 ENV = ("modelwright env --check",)
 MODELS = ("modelwright models --json",)
 

@@ -9,6 +9,7 @@ from typer import Option
 
 import modelwright
 from modelwright.cli import examples
+from modelwright.cli.checkpoint_commands import checkpoint
 from modelwright.cli.engine_commands import bench, chat, complete_image, generate, serve
 from modelwright.cli.exit_status import USER_ERROR, status_of
 from modelwright.cli.model_commands import env, models, plan
@@ -80,6 +81,7 @@ for command, lines in COMMANDS.items():
     app.command(cls=ServeCommand if command is serve else Command, epilog=examples.shown(lines))(command)
 app.add_typer(bench, name="bench")
 app.add_typer(export, name="export")
+app.add_typer(checkpoint, name="checkpoint")
 
 
 if __name__ == "__main__":
