@@ -197,12 +197,6 @@ class ToyForCausalLM(ToyPreTrainedModel, CausalModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.scores
 
-    def token_loss(
-        self, logits: Tensor, labels: Tensor, input_ids: Tensor | None, num_items: Tensor | int | None
-    ) -> tuple[Tensor, Tensor]:
-        loss = self.loss_function(logits, labels, self.config.vocab_size, num_items_in_batch=num_items)
-        return loss, (labels[:, 1:] != -100).sum()
-
 
 def toy_slicing(config: ToyConfig, mesh: Mesh) -> dict[type, Rule]:
     """``slicing.py``: each rank keeps some query heads and all of the key head, and some units of the feed-forward."""

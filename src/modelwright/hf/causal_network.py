@@ -1,9 +1,9 @@
 """A decoder with a head, called as transformers calls it: logits of the next token, and their loss."""
 
-from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelwright.hf.cache_names import either_cache_name, of_cache
@@ -11,6 +11,9 @@ from modelwright.hf.caches import Cache
 from modelwright.hf.network import Network
 from modelwright.hf.outputs import CausalOutput
 from modelwright.hf.targets import Targets
+from modelwright.hf.training_pass import PassCounts, PassLoss, training_counts, training_loads, training_loss
+from modelwright.layers.linear import CastLinear, Linear
+from modelwright.ops.cross_entropy import IGNORED, summed_cross_entropy
 from modelwright.ops.routing import switch_balance_loss
 
 
@@ -54,17 +57,25 @@ class CausalNetwork(Network):
         """Whether an output holds the last normed hidden states."""
         return False
 
-    @abstractmethod
-    def token_loss(
-        self, logits: Tensor, labels: Tensor, input_ids: Tensor | None, num_items: Tensor | int | None
-    ) -> tuple[Tensor, Tensor]:
-        """The loss of ``logits`` ``[batch, tokens, vocabulary]``, and how many labels count in it.
+    def next_tokens(self, labels: Tensor, input_ids: Tensor | None) -> Tensor:
+        """What each token is to foresee, ``[batch, tokens]``, of labels as :meth:`forward` is given them.
 
-        Args:
-            labels: ``[batch, tokens]``, as :meth:`forward` is given them.
-            num_items: labels that count in all micro-batches and ranks: the loss is then the labels' sum divided by it,
-                and otherwise their mean.
+        It is -100 where nothing counts. Labels are those of the tokens themselves and shifted here.
         """
+        return F.pad(labels[:, 1:], (0, 1), value=IGNORED)
+
+    def divisor(self, counted: Tensor) -> Tensor:
+        """What the sum over ``counted`` labels is divided by for their mean: where none counts there is none."""
+        return counted
+
+    def head_weight(self) -> Tensor | None:
+        """The matrix ``[vocabulary, dim]`` of a head whose logits are a product with it; None where it must be called.
+
+        That is where hooks or an adapter have a say in what it computes.
+        """
+        head: Any = self.get_output_embeddings()
+        plain = type(head) in (nn.Linear, Linear, CastLinear) and head.bias is None and not is_hooked(head)
+        return head.weight if plain else None
 
     def head(self, x: Tensor) -> Tensor:
         """Logits of normed hidden states, ``[batch, tokens, dim]`` to ``[batch, tokens, vocabulary]``."""
@@ -89,8 +100,8 @@ class CausalNetwork(Network):
         """As :meth:`DecoderNetwork.forward`, with logits.
 
         Args:
-            labels: ``[batch, tokens]``, -100 where nothing is learned; see :meth:`token_loss`. The first token of a row
-                that a 2-D mask pads on the left is not learned: padding would have to foresee it.
+            labels: ``[batch, tokens]``, -100 where nothing is learned; see :meth:`next_tokens`. The first token of a
+                row that a 2-D mask pads on the left is not learned: padding would have to foresee it.
             logits_to_keep: compute logits of the last n tokens (0: all), or of the token indices given.
             num_items_in_batch: counted labels of all ranks and micro-batches of a step; the loss is then a sum divided
                 by it. Where it is all that this pass was given, those that do not count are left out of it.
@@ -139,6 +150,29 @@ class CausalNetwork(Network):
         )
         return self.returned(output, return_dict)
 
+    def training_loss(
+        self, *, labels: Tensor | None, chunk: int | None = None, loads: Tensor | None = None, **inputs: Any
+    ) -> PassLoss:
+        """The loss of a micro-batch as sums, for a loop that divides once a step; no logits of whole rows are built.
+
+        Args:
+            labels: as :meth:`forward`'s.
+            chunk: how many tokens have logits at once; None: all.
+            loads: the choices of experts of the step's micro-batches together, ``[layers, experts]``, by which balance
+                losses over whole batches are then taken.
+            inputs: the rest of :meth:`forward`'s arguments. Documents of a packed row of which no label counts, and
+                what a 2-D ``attention_mask`` calls padding, neither balance experts nor load them.
+        """
+        return training_loss(self, labels, chunk, loads, inputs)
+
+    def training_loads(self, *, labels: Tensor | None, **inputs: Any) -> Tensor | None:
+        """How often each expert is chosen in a pass without gradients; None where no balance loss asks for it."""
+        return training_loads(self, labels, inputs)
+
+    def training_counts(self, *, labels: Tensor | None, **inputs: Any) -> PassCounts:
+        """What :meth:`training_loss` will count of the same arguments, without computing it."""
+        return training_counts(self, labels, inputs)
+
     def _loss(
         self,
         logits: Tensor,
@@ -150,7 +184,10 @@ class CausalNetwork(Network):
         """The loss and its balance part."""
         num_items = num_items if self.accepts_loss_kwargs else None
         ids = None if input_ids is None else targets.beside(input_ids)
-        loss, counted = self.token_loss(logits, targets.labels, ids, num_items)
+        following = self.next_tokens(targets.labels, ids)
+        loss, counted = summed_cross_entropy(logits, following), (following != IGNORED).sum()
+        divisor = self.divisor(counted) if num_items is None else torch.as_tensor(num_items)
+        loss = loss / divisor.to(loss.device)
         items = targets.items(num_items, counted)
         if num_items is not None and items is not None:
             loss = loss * (num_items / items)
@@ -163,6 +200,11 @@ class CausalNetwork(Network):
         decoder.keep_stage(layers, embedding=embedding, head=head)
         if not head:
             self.set_output_embeddings(None)
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether calling ``module`` does more than its ``forward``."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 def kept_tokens(hidden: Tensor, logits_to_keep: int | Tensor) -> Tensor:

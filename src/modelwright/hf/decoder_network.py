@@ -77,6 +77,16 @@ class DecoderNetwork(Network):
     def finish(self, x: Tensor) -> Tensor:
         """The final norm: what a head reads."""
 
+    @property
+    def balances_sequences(self) -> bool:
+        """Whether :meth:`balance_loss` is a mean over sequences, and otherwise one number of all tokens together."""
+        return False
+
+    @property
+    def balances_batches(self) -> bool:
+        """Whether there is one, of which the micro-batches of a step must know each other's choices of experts."""
+        return False
+
     @abstractmethod
     def balance_loss(self, routings: Sequence[Routing], batch: int, documents: Tensor | None = None) -> Tensor | None:
         """The scaled balance losses of a pass's routers, summed; only asked where there are any.
@@ -103,6 +113,7 @@ class DecoderNetwork(Network):
         max_length_k: int | Tensor | None = None,
         seq_idx: Tensor | None = None,
         output_router_logits: bool | None = None,
+        output_routings: bool = False,
         **extras,
     ) -> DecoderOutput | tuple:
         """One pass.
@@ -118,6 +129,7 @@ class DecoderNetwork(Network):
             cu_seq_lens_q, cu_seq_lens_k, seq_idx: other marks of documents, see :class:`DocumentMarks`; without
                 ``position_ids``, positions then start anew with each document.
             max_length_q, max_length_k: tokens of the longest document, which the other marks say already.
+            output_routings: whether to return what the routers decided; their balance loss is then the caller's.
             output_router_logits: whether to return each router's logits, ``[batch * tokens, experts]`` in fp32; by
                 default as the config says.
 
@@ -149,7 +161,7 @@ class DecoderNetwork(Network):
         routed = getattr(self.config, "output_router_logits", False)
         logits = routed if output_router_logits is None else output_router_logits
         aux_loss = None
-        if self.training and ran.routings:
+        if self.training and ran.routings and not output_routings:
             aux_loss = self.balance_loss(ran.routings, inputs.batch, inputs.documents)
         output = DecoderOutput(
             last_hidden_state=x,
@@ -157,6 +169,7 @@ class DecoderNetwork(Network):
             hidden_states=(*ran.inputs, x) if keep else None,
             router_logits=tuple(r.logits for r in ran.routings) if logits and ran.routings else None,
             aux_loss=aux_loss,
+            routings=ran.routings if output_routings and ran.routings else None,
         )
         return self.returned(output, return_dict)
 

@@ -13,14 +13,19 @@ from transformers.modeling_outputs import (
 )
 
 from modelwright.hf.cache_names import EitherCacheName
+from modelwright.layers import Routing
 
 
 @dataclass
 class DecoderOutput(EitherCacheName, MoeModelOutputWithPast):
-    """A decoder's output; ``aux_loss`` is the scaled balance loss of a training pass, otherwise None."""
+    """A decoder's output; ``aux_loss`` is the scaled balance loss of a training pass, otherwise None.
+
+    ``routings`` are what its routers decided, by layer, where a caller asks for them.
+    """
 
     router_logits: tuple[Tensor, ...] | None = None
     aux_loss: Tensor | None = None
+    routings: tuple[Routing, ...] | None = None
 
 
 @dataclass

@@ -9,9 +9,7 @@ from torch import Tensor
 
 from modelwright.errors import RequestError
 from modelwright.hf.caches import Cache, cached_tokens
-
-IGNORED = -100
-"""The label of what is not learned."""
+from modelwright.ops.cross_entropy import IGNORED
 
 
 @dataclass(frozen=True)

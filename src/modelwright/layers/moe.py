@@ -33,13 +33,15 @@ class Routing:
     """What one layer's router decided.
 
     ``weights`` (fp32, as applied) and ``chosen`` experts are ``[tokens, top_k]``; ``scores`` ``[tokens, experts]`` are
-    those of all experts before any bias, and ``logits`` what they were computed from.
+    those of all experts before any bias, and ``logits`` what they were computed from. ``counts`` ``[experts]``, where
+    given, are the choices of all tokens that are balanced together, of which these are a part.
     """
 
     weights: Tensor
     chosen: Tensor
     scores: Tensor
     logits: Tensor
+    counts: Tensor | None = None
 
     def balance_loss(self, batch: int, per_sequence: bool, documents: Tensor | None = None) -> Tensor:
         """The unscaled balance loss over ``batch`` sequences of equal length: one number, see ``ops/routing.py``.
@@ -50,11 +52,11 @@ class Routing:
             return document_balance_loss(self.scores, self.chosen, documents)
         if per_sequence:
             return sequence_balance_loss(self.scores, self.chosen, batch)
-        return batch_balance_loss(self.scores, self.chosen)
+        return batch_balance_loss(self.scores, self.chosen, self.counts)
 
     def group_balance_loss(self, groups: int) -> Tensor:
         """The unscaled balance loss between ``groups`` of neighbouring experts, over all tokens: one number."""
-        return group_balance_loss(self.scores, self.chosen, groups)
+        return group_balance_loss(self.scores, self.chosen, groups, self.counts)
 
     def z_loss(self) -> Tensor:
         """The unscaled loss that keeps the logits small: one number."""

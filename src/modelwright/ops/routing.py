@@ -122,17 +122,25 @@ def switch_balance_loss(logits: Sequence[Tensor], top_k: int, real: Tensor | Non
     return experts * ((counts / tokens) * (scores / tokens)).sum()
 
 
-def batch_balance_loss(scores: Tensor, chosen: Tensor) -> Tensor:
-    """Expert-level balance over all tokens of the batch together, unscaled: a scalar."""
+def batch_balance_loss(scores: Tensor, chosen: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Expert-level balance over all tokens of the batch together, unscaled: a scalar.
+
+    Where the tokens are a part of those that are balanced, ``counts`` ``[experts]`` are the choices of all: the mean of
+    the parts' losses, weighted by their tokens, is then that of all tokens, and its gradient too.
+    """
     experts = scores.shape[-1]
-    share = _choice_counts(chosen.view(1, -1), experts)[0] * (experts / chosen.numel())
+    if counts is None:
+        share = _choice_counts(chosen.view(1, -1), experts)[0] * (experts / chosen.numel())
+    else:
+        share = counts * (experts / counts.sum())
     return (share * scores.mean(dim=0)).sum()
 
 
-def group_balance_loss(scores: Tensor, chosen: Tensor, groups: int) -> Tensor:
+def group_balance_loss(scores: Tensor, chosen: Tensor, groups: int, counts: Tensor | None = None) -> Tensor:
     """Device-level balance (DeepSeek-V2, eq. 26): :func:`batch_balance_loss` over groups of neighbouring experts."""
     members = scores.shape[-1] // groups
-    return batch_balance_loss(scores.unflatten(-1, (groups, members)).sum(dim=-1), chosen // members)
+    counts = None if counts is None else counts.unflatten(-1, (groups, members)).sum(dim=-1)
+    return batch_balance_loss(scores.unflatten(-1, (groups, members)).sum(dim=-1), chosen // members, counts)
 
 
 def z_loss(logits: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from modelwright.errors import CheckpointError, RequestError
-from modelwright.families.llama import loss as loss_module
 from modelwright.families.llama.config import LlamaConfig
 from modelwright.families.llama.model import LlamaForCausalLM, LlamaForSequenceClassification, LlamaModel
 from modelwright.layers import RMSNorm, Router
 from modelwright.layers.rope import rotate_by_matrix, rotate_half_split
+from modelwright.ops.cross_entropy import IGNORED
 from tests.fakes import tokens
 from tests.llamas import EXPERTS, HUGGING_FACE, MINDFORMERS, tiny_llama, with_weights_of
 
@@ -371,7 +371,7 @@ def test_calculate_per_token_loss_divides_by_the_global_count():
 def test_a_batch_without_labels_that_count_has_no_loss():
     ids = tokens(1, 5)
     assert tiny_llama()(ids, labels=torch.full_like(ids, -100)).loss == 0
-    assert loss_module.IGNORED == -100
+    assert IGNORED == -100
 
 
 # Experts

@@ -18,7 +18,6 @@ from modelwright.hf.decoder_network import DecoderNetwork
 from modelwright.hf.network import Network
 from modelwright.layers import RMSNorm, Routing, StackOutput, column_linear, run_stack
 from modelwright.layers.balance import balance_loss
-from modelwright.layers.loss import next_token_loss
 
 
 class DeepseekV2Network(Network):
@@ -39,6 +38,14 @@ class DeepseekV2Decoder(DeepseekV2Network, DecoderNetwork):
     embedding_names = ("embed_tokens",)
     norm_name = "norm"
     packs_documents = True
+
+    @property
+    def balances_sequences(self) -> bool:
+        return self.config.seq_aux
+
+    @property
+    def balances_batches(self) -> bool:
+        return bool(self.config.n_routed_experts) and not self.config.seq_aux and self.config.aux_loss_alpha > 0
 
     def __init__(self, config: DeepseekV2Config):
         super().__init__(config)
@@ -84,9 +91,3 @@ class DeepseekV2Causal(DeepseekV2Network, CausalNetwork):
         self.model = self.decoder(config)
         self.lm_head = column_linear(config.hidden_size, config.vocab_size, slices=config.pretraining_tp)
         self.post_init()
-
-    def token_loss(
-        self, logits: Tensor, labels: Tensor, input_ids: Tensor | None, num_items: Tensor | int | None
-    ) -> tuple[Tensor, Tensor]:
-        """Labels are those of the tokens themselves and shifted here; -100 does not count."""
-        return next_token_loss(logits, labels, num_items), (labels[:, 1:] != -100).sum()

@@ -5,7 +5,7 @@ Leaves out the class that transformers knows (``model.py``).
 """
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from modelwright.hf.arguments import one_of
 from modelwright.hf.cache_names import either_cache_name
 from modelwright.hf.caches import Cache
 from modelwright.hf.outputs import CausalOutput
+from modelwright.hf.training_pass import PassCounts, PassLoss
 
 
 class DeepseekVLV2Network(DeepseekV2Network):
@@ -145,6 +146,51 @@ class DeepseekVLV2Network(DeepseekV2Network):
             **kwargs,
         )
 
+    def training_loss(
+        self,
+        *,
+        labels: Tensor | None,
+        chunk: int | None = None,
+        loads: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        images: Tensor | None = None,
+        images_seq_mask: Tensor | None = None,
+        images_spatial_crop: Tensor | None = None,
+        **inputs: Any,
+    ) -> PassLoss:
+        """As :meth:`CausalNetwork.training_loss`, with pictures as in :meth:`forward`."""
+        embeds = self._embeds(input_ids, inputs_embeds, images, images_seq_mask, images_spatial_crop)
+        return self.language.training_loss(labels=labels, chunk=chunk, loads=loads, inputs_embeds=embeds, **inputs)
+
+    def training_loads(
+        self,
+        *,
+        labels: Tensor | None,
+        input_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        images: Tensor | None = None,
+        images_seq_mask: Tensor | None = None,
+        images_spatial_crop: Tensor | None = None,
+        **inputs: Any,
+    ) -> Tensor | None:
+        """As :meth:`CausalNetwork.training_loads`."""
+        with torch.no_grad():
+            embeds = self._embeds(input_ids, inputs_embeds, images, images_seq_mask, images_spatial_crop)
+        return self.language.training_loads(labels=labels, inputs_embeds=embeds, **inputs)
+
+    def training_counts(
+        self,
+        *,
+        labels: Tensor | None,
+        images: Tensor | None = None,
+        images_seq_mask: Tensor | None = None,
+        images_spatial_crop: Tensor | None = None,
+        **inputs: Any,
+    ) -> PassCounts:
+        """As :meth:`CausalNetwork.training_counts`; pictures add nothing to count."""
+        return self.language.training_counts(labels=labels, **inputs)
+
     @torch.no_grad()
     def encode_pictures(self, tiles: Tensor, crops: list[tuple[int, int]]) -> list[Tensor]:
         """Pictures without a prompt: their rows of the decoder's input, ``[rows, hidden]`` each.
@@ -230,7 +276,8 @@ class DeepseekVLV2Network(DeepseekV2Network):
         if module is self:
             for name in self._marks():
                 mark = getattr(self, name)
-                nn.init.normal_(mark, std=1 / math.sqrt(mark.shape[-1]))
+                if mark is not None:  # a stage of a pipeline may hold none
+                    nn.init.normal_(mark, std=1 / math.sqrt(mark.shape[-1]))
         elif isinstance(module, VisionTower):
             initialise_tower(module)
 

@@ -21,12 +21,12 @@ from modelwright.families.imagegpt.parts import (
     build_norm,
     check_positions,
     check_range,
-    colour_loss,
+    next_colours,
 )
 from modelwright.hf.arguments import PassInputs, one_of
 from modelwright.hf.cache_names import either_cache_name
 from modelwright.hf.caches import Cache
-from modelwright.hf.causal_network import CausalNetwork
+from modelwright.hf.causal_network import CausalNetwork, is_hooked
 from modelwright.hf.decoder_network import DecoderNetwork
 from modelwright.hf.modules import Conv1D
 from modelwright.hf.network import Network
@@ -161,11 +161,14 @@ class ImageGPTCausal(ImageGPTNetwork, CausalNetwork):
         self.lm_head = ColourHead(config)
         self.post_init()
 
-    def token_loss(
-        self, logits: Tensor, labels: Tensor, input_ids: Tensor | None, num_items: Tensor | int | None
-    ) -> tuple[Tensor, Tensor]:
-        """See :func:`colour_loss`."""
-        return colour_loss(logits, labels, num_items), (labels[:, 1:] != -100).sum()
+    def next_tokens(self, labels: Tensor, input_ids: Tensor | None) -> Tensor:
+        """See :func:`next_colours`."""
+        return next_colours(labels, self.lm_head.out_features)
+
+    def head_weight(self) -> Tensor | None:
+        """A weight tied to the embedding has a row for the start token too, which is left out."""
+        head: nn.Linear = self.lm_head
+        return head.weight[: head.out_features] if type(head) is ColourHead and not is_hooked(head) else None
 
     @either_cache_name
     def forward(

@@ -14,6 +14,7 @@ from modelwright.hf.modules import Conv1D
 from modelwright.layers import RMSNorm
 from modelwright.layers.activations import activation
 from modelwright.layers.checkpointed import CheckpointedLayer
+from modelwright.ops.cross_entropy import IGNORED
 from modelwright.ops.dispatch import numbers_are_known
 from modelwright.ops.input_major import input_major_linear
 from modelwright.ops.invariant import row_wise, rows_are_invariant
@@ -109,22 +110,19 @@ def build_norm(config: ImageGPTConfig) -> RMSNorm:
     return RMSNorm(config.n_embd, config.layer_norm_epsilon)
 
 
-def colour_loss(logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None) -> Tensor:
-    """The mean loss, in fp32, of foreseeing each next colour; with ``num_items``, the sum divided by it.
+def next_colours(labels: Tensor, colours: int) -> Tensor:
+    """The colour that each place is to foresee, ``[batch, tokens]``; -100 where nothing counts.
 
     Args:
-        logits: ``[batch, tokens, colours]``; labels: ``[batch, tokens]``, those of the tokens themselves (they are
-            shifted here), -100 where none is meant. The first label is never foreseen.
+        labels: ``[batch, tokens]``, those of the tokens themselves (they are shifted here), -100 where none is meant.
+            The first label is never foreseen.
 
     Raises:
         RequestError: a later label is the start token, which the head does not score, or no token at all.
     """
-    logits, labels = logits[:, :-1], labels[:, 1:].to(logits.device)
-    counted = labels.masked_fill(labels == -100, 0)
-    check_range("labels after the first", counted, logits.shape[-1], "the number of colours")
-    reduction = "mean" if num_items is None else "sum"
-    loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction=reduction)
-    return loss if num_items is None else loss / num_items
+    labels = labels[:, 1:]
+    check_range("labels after the first", labels.masked_fill(labels == IGNORED, 0), colours, "the number of colours")
+    return F.pad(labels, (0, 1), value=IGNORED)
 
 
 def check_range(name: str, values: Tensor, limit: int, limit_name: str) -> None:

@@ -19,9 +19,18 @@ def llama_balance_loss(config: LlamaConfig, routings: Sequence[Routing]) -> Tens
         return None
     moe, ranks = config.moe_config, config.parallel_config.expert_parallel
     groups = {"expert": moe.expert_num, "device": moe.expert_group_size or ranks, "comm": ranks}
-    factors = [("expert", moe.aux_loss_factor)]
-    if moe.aux_loss_types:
-        factors = list(zip(moe.aux_loss_types, moe.aux_loss_factors or [], strict=True))
-    losses = [factor * r.group_balance_loss(groups[kind]) for r in routings for kind, factor in factors]
+    losses = [factor * r.group_balance_loss(groups[kind]) for r in routings for kind, factor in _factors(config)]
     losses += [moe.z_loss_factor * r.z_loss() for r in routings if moe.z_loss_factor]
     return torch.stack(losses).sum()
+
+
+def balances(config: LlamaConfig) -> bool:
+    """Whether any of them weighs something, the z-loss aside, which is of each token alone."""
+    return any(factor for _, factor in _factors(config))
+
+
+def _factors(config: LlamaConfig) -> list[tuple[str, float]]:
+    moe = config.moe_config
+    if moe.aux_loss_types:
+        return list(zip(moe.aux_loss_types, moe.aux_loss_factors or [], strict=True))
+    return [("expert", moe.aux_loss_factor)]

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from modelwright.attention import AttentionBackend, attention_over
 from modelwright.errors import CheckpointError
-from modelwright.families.llama.balance import llama_balance_loss
+from modelwright.families.llama.balance import balances, llama_balance_loss
 from modelwright.families.llama.config import LlamaConfig
-from modelwright.families.llama.loss import language_loss
+from modelwright.families.llama.loss import next_tokens
 from modelwright.families.llama.padding import packed_documents, padding_mask
 from modelwright.families.llama.parts import LlamaDecoderLayer, Types, build_norm, build_rope
 from modelwright.hf.arguments import PassInputs
@@ -77,6 +77,10 @@ class LlamaDecoder(LlamaNetwork, DecoderNetwork):
             self.types.store(part)
         self.post_init()
 
+    @property
+    def balances_batches(self) -> bool:
+        return self.config.has_experts and balances(self.config)
+
     def stack(self) -> nn.ModuleList:
         return self.layers
 
@@ -134,8 +138,10 @@ class LlamaCausal(LlamaNetwork, CausalNetwork):
     def returns_hidden(self) -> bool:
         return self.config.return_hidden_states
 
-    def token_loss(
-        self, logits: Tensor, labels: Tensor, input_ids: Tensor | None, num_items: Tensor | int | None
-    ) -> tuple[Tensor, Tensor]:
-        """See :func:`language_loss` for what is shifted, masked and averaged."""
-        return language_loss(logits, labels, input_ids, self.config, num_items)
+    def next_tokens(self, labels: Tensor, input_ids: Tensor | None) -> Tensor:
+        """See :func:`~modelwright.families.llama.loss.next_tokens` for what is shifted and masked."""
+        return next_tokens(labels, input_ids, self.config)
+
+    def divisor(self, counted: Tensor) -> Tensor:
+        """As MindFormers': a batch in which no label counts has a loss of zero."""
+        return counted.clamp(min=1)

@@ -1,0 +1,205 @@
+"""What of a layer is kept for its backward pass: all, nothing (it is computed again), or a copy in host memory.
+
+Layers have the seam themselves (:class:`CheckpointedLayer`): who wants them run otherwise gives the function that does.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from modelwright.errors import ConfigError
+from modelwright.layers.checkpointed import CheckpointedLayer
+
+_aten = torch.ops.aten
+KERNELS: dict[str, tuple[str, ...]] = {
+    "matmul": ("mm", "addmm", "bmm", "baddbmm", "_grouped_mm", "mv", "convolution"),
+    "attention": (
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_cudnn_attention",
+        "_scaled_dot_product_fused_attention_overrideable",
+    ),
+    "topk": ("topk", "sort"),
+    "norm": ("_fused_rms_norm", "native_layer_norm"),
+    "activation": ("silu", "gelu", "relu", "sigmoid", "tanh"),
+    "softmax": ("_softmax", "_safe_softmax", "logsumexp"),
+    "product": ("mul",),
+}
+"""What ``recompute.save`` may name, and the operations of torch that it means."""
+
+SELECTIVE = ("matmul", "attention", "topk")
+"""What ``selective`` keeps."""
+
+MODULES: dict[str, tuple[str, ...]] = {
+    "attention_norm": ("input_layernorm", "ln_1"),
+    "attention": ("self_attn", "attn"),
+    "ffn_norm": ("post_attention_layernorm", "ln_2"),
+    "feed_forward": ("mlp", "block_sparse_moe"),
+}
+"""The operations that are modules of a layer, by what families call them."""
+
+INSIDE = {"core": "attention", "activation": "activation", "product": "product"}
+"""What stands after the point in an operation that is a part of a module, and the kernels that it means."""
+
+
+def layers_of(model: nn.Module) -> list[CheckpointedLayer]:
+    """The layers of the stack, by number; those of a tower that sees pictures come after them."""
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, CheckpointedLayer)]
+    stack = [module for name, module in found if not name.startswith("vision")]
+    return stack + [module for name, module in found if name.startswith("vision")]
+
+
+def keep_less(model: nn.Module, recompute: Any = "none", swap: Any = None) -> None:
+    """Let the layers of ``model`` be recomputed or their activations wait in host memory, as a run's config says.
+
+    Args:
+        recompute: ``none``, ``full``, ``selective``, or a :class:`modelwright.configs.run.RecomputePart`.
+        swap: a :class:`modelwright.configs.run.SwapPart`, or None.
+
+    Raises:
+        ConfigError: a layer that the model has not, or an operation that nothing is called.
+    """
+    layers = layers_of(model)
+    ways: list[list[Callable[..., Any]]] = [[] for _ in layers]
+    if recompute != "none":
+        single = {} if isinstance(recompute, str) else recompute.operations
+        saved = SELECTIVE if recompute == "selective" else () if isinstance(recompute, str) else recompute.save
+        for number in _whole("recompute", None if isinstance(recompute, str) else recompute.layers, single, layers):
+            ways[number].append(_recomputed(saved))
+        for number, operations in _by_layer("recompute", single, layers).items():
+            ways[number].append(_recomputed_inside(layers[number], operations))
+    if swap is not None:
+        for number in _whole("swap", swap.layers, swap.operations, layers):
+            ways[number].append(swapped)
+        for number, operations in _by_layer("swap", swap.operations, layers).items():
+            for operation in operations:
+                _swap_module(_module(layers[number], operation))
+    for layer, how in zip(layers, ways, strict=True):
+        layer.gradient_checkpointing = bool(how)
+        layer._gradient_checkpointing_func = partial(_run, tuple(how))
+
+
+def _run(ways: Sequence[Callable[..., Any]], function: Callable[..., Any], *inputs: Any) -> Any:
+    for way in ways:
+        function = partial(way, function)
+    return function(*inputs)
+
+
+def _whole(
+    field: str, chosen: Sequence[int] | None, single: Mapping[str, Any], layers: Sequence[nn.Module]
+) -> Sequence[int]:
+    """The numbers of the layers that are treated whole: all, unless some or single operations are named."""
+    if chosen is None:
+        return () if single else range(len(layers))
+    _check_numbers(field, chosen, layers)
+    return chosen
+
+
+def _by_layer(field: str, single: Mapping[str, Sequence[int]], layers: Sequence[nn.Module]) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for operation, numbers in single.items():
+        _check_numbers(field, numbers, layers)
+        for number in numbers:
+            found.setdefault(number, []).append(operation)
+    return found
+
+
+def _check_numbers(field: str, chosen: Sequence[int], layers: Sequence[nn.Module]) -> None:
+    beyond = next((number for number in chosen if not 0 <= number < len(layers)), None)
+    if beyond is not None:
+        raise ConfigError(f"{field} names layer {beyond}, and the model has layers 0 to {len(layers) - 1}")
+
+
+def _module(layer: nn.Module, operation: str) -> nn.Module:
+    """The module of ``layer`` that an operation is, or is a part of."""
+    names = MODULES[operation.partition(".")[0]]
+    return next(part for name in names if (part := getattr(layer, name, None)) is not None)
+
+
+def _recomputed(saved: Sequence[str]) -> Callable[..., Any]:
+    """A layer that is computed again but for the kernels that are ``saved``."""
+    if not saved:
+        return partial(_checkpointed, None)
+    unknown = next((name for name in saved if name not in KERNELS), None)
+    if unknown is not None:
+        raise ConfigError(f'recompute.save names "{unknown}"; it may name {", ".join(KERNELS)}')
+    kept = frozenset().union(*(_kernels(name) for name in saved))
+    return partial(_checkpointed, _contexts(lambda operation: operation in kept))
+
+
+def _recomputed_inside(layer: nn.Module, operations: Sequence[str]) -> Callable[..., Any]:
+    """A layer of which all kernels are kept but those in ``operations``; what lies between them is cheap."""
+    running: set[str] = set()
+    known = frozenset().union(*(_kernels(name) for name in KERNELS))
+    kernels: dict[str, frozenset[Any] | None] = {}
+    for name in operations:
+        inside = name.partition(".")[2]
+        kernels[name] = _kernels(INSIDE[inside]) if inside else None
+        module = _module(layer, name)
+        module.register_forward_pre_hook(lambda *_, own=name: running.add(own))
+        module.register_forward_hook(lambda *_, own=name: running.discard(own), always_call=True)
+
+    def is_kept(operation: Any) -> bool:
+        return operation in known and not any((own := kernels[name]) is None or operation in own for name in running)
+
+    return partial(_checkpointed, _contexts(is_kept))
+
+
+def _kernels(name: str) -> frozenset[Any]:
+    """Every overload of torch's operations that a name means, as far as this torch has them."""
+    packets = (getattr(_aten, operation, None) for operation in KERNELS[name])
+    return frozenset(getattr(packet, each) for packet in packets if packet is not None for each in packet.overloads())
+
+
+def _contexts(is_kept: Callable[[Any], bool]) -> Callable[[], Any]:
+    def policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+        return CheckpointPolicy.MUST_SAVE if is_kept(operation) else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return partial(create_selective_checkpoint_contexts, policy)
+
+
+def _checkpointed(contexts: Callable[[], Any] | None, function: Callable[..., Any], *inputs: Any) -> Any:
+    if contexts is None:
+        return checkpoint(function, *inputs, use_reentrant=False)
+    return checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts)
+
+
+def swapped(function: Callable[..., Any], *inputs: Any) -> Any:
+    """Run ``function``; what its backward pass needs waits in host memory, where it is not a parameter."""
+    with torch.autograd.graph.saved_tensors_hooks(_to_host, _from_host):
+        return function(*inputs)
+
+
+def _to_host(tensor: Tensor) -> Any:
+    if isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter) or not tensor.is_floating_point():
+        return tensor
+    host = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+    host.copy_(tensor, non_blocking=tensor.is_cuda)
+    return tensor.device, host
+
+
+def _from_host(kept: Any) -> Tensor:
+    if isinstance(kept, Tensor):
+        return kept
+    device, host = kept
+    return host.to(device, non_blocking=True)
+
+
+def _swap_module(module: nn.Module) -> None:
+    """What a module saves for its backward pass goes to the host."""
+    contexts: list[Any] = []
+
+    def enter(_module: nn.Module, _inputs: Any) -> None:
+        contexts.append(torch.autograd.graph.saved_tensors_hooks(_to_host, _from_host))
+        contexts[-1].__enter__()
+
+    def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+        contexts.pop().__exit__(None, None, None)
+
+    module.register_forward_pre_hook(enter)
+    module.register_forward_hook(leave, always_call=True)
