@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from modelwright.data.examples import BrokenRow
 from modelwright.data.rows import Row
 
@@ -45,9 +43,7 @@ def required(row: Row, name: str) -> Any:
 
 
 def items(row: Row, name: str, value: Any) -> list[Any]:
-    """A list, or what parquet makes of one."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
+    """A list."""
     if not isinstance(value, list | tuple):
         raise broken(row, f"{name} must be a list, got {shown(value)}")
     return list(value)
@@ -57,7 +53,7 @@ def several(row: Row, name: str, value: Any) -> list[Any]:
     """A list, one value as a list of it, and nothing as none."""
     if value is None:
         return []
-    return items(row, name, value) if isinstance(value, list | tuple | np.ndarray) else [value]
+    return items(row, name, value) if isinstance(value, list | tuple) else [value]
 
 
 def listed(names: Any) -> str:

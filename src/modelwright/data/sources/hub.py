@@ -1,5 +1,6 @@
 """Data sets by their name on the Hugging Face Hub, through ``datasets`` where it is installed."""
 
+import dataclasses
 import importlib
 import re
 from pathlib import Path
@@ -40,8 +41,9 @@ class HubRows:
         except Exception as error:  # what the Hub, its client and the files may raise has no common class
             raise RequestError(f"datasets cannot read {address}: {error}") from error
         for name, feature in rows.features.items():
-            if isinstance(feature, datasets.Image):
-                rows = rows.cast_column(name, datasets.Image(decode=False))
+            kept = _undecoded(feature, datasets)
+            if kept != feature:
+                rows = rows.cast_column(name, kept)
         self._rows, self._address = rows, address
         self.files = tuple(Path(file["filename"]) for file in rows.cache_files)
 
@@ -52,3 +54,11 @@ class HubRows:
         if not 0 <= row < len(self):
             raise IndexError(row)
         return Row(Place(self._address, row + 1), self._rows[row])
+
+
+def _undecoded(feature: Any, datasets: Any) -> Any:
+    """A column's type without the decoding of its pictures, in lists too."""
+    if isinstance(feature, datasets.Image):
+        return datasets.Image(decode=False)
+    inner = getattr(feature, "feature", None)
+    return feature if inner is None else dataclasses.replace(feature, feature=_undecoded(inner, datasets))

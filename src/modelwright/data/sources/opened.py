@@ -41,7 +41,7 @@ def open_source(part: Asked, root: Path | None, base: Path, cache: Path | None =
         root: ``data.root``, in which paths and pictures are looked for, and which pictures may not leave. None:
             pictures are relative to the file of their row.
         base: the folder of the run file, in which ``path`` and ``root`` are looked for.
-        cache: ``data.cache``, where indexes, hashes and unpacked files are kept.
+        cache: ``data.cache``, relative to ``base``, where indexes, hashes and unpacked files are kept.
 
     Raises:
         ConfigError: no such format.
@@ -52,7 +52,7 @@ def open_source(part: Asked, root: Path | None, base: Path, cache: Path | None =
         known = ", ".join(("auto", DOCUMENT, *FORMATS))
         raise ConfigError(f"format of {part.path} must be one of {known}, got {format!r}", field="format")
     root = None if root is None else base / root
-    kept = Kept(cache)
+    kept = Kept(None if cache is None else base / cache)
     containers = find_containers(part.path, [base] if root is None else [root, base], kept, format)
     name = part.path if part.name is None else part.name
     if not sum(map(len, containers)):
