@@ -55,6 +55,7 @@ def seen_of(config: CheckedConfig) -> dict[str, Any]:
         "plan over devices": _or_refusal(lambda: _layout(config)),
         "engine": _or_refusal(lambda: engine_config(config, {})),
         "sampling": _or_refusal(lambda: sampling_params(config, {})),
+        "run": _or_refusal(lambda: _run_of_one_rank(config)),
         "model": model if isinstance(model, str) else _weights(model),
     }
     if isinstance(config, LlamaConfig):
@@ -84,6 +85,12 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     return type(one) is type(other) and bool(one == other)
+
+
+def _run_of_one_rank(config: CheckedConfig) -> dict[str, Any]:
+    """What it states of a run, of that what one rank does."""
+    sections = ("batch", "data", "loss", "recompute", "swap")
+    return {key: value for key, value in config.run_values().items() if key.partition(".")[0] in sections}
 
 
 def _or_refusal(act: Callable[[], Any]) -> Any:

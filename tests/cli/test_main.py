@@ -14,7 +14,19 @@ from tests.cli.test_complete_image import write_imagegpt
 
 OPTIONS = """image draw max-tokens temperature top-p top-k repetition-penalty seed token-budget dtype device system
 json stats"""
-COMMANDS = ["bench", "chat", "complete-image", "convert", "env", "export", "generate", "models", "plan", "quantize"]
+COMMANDS = [
+    "bench",
+    "chat",
+    "complete-image",
+    "convert",
+    "env",
+    "export",
+    "generate",
+    "models",
+    "plan",
+    "quantize",
+    "train",
+]
 
 
 HEAVY = ("torch", "transformers", "PIL", "numpy")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedConfig
 
-from modelwright.configs.training import READ_BY_THE_TRAINER
+from modelwright.configs.training import OF_SEVERAL_RANKS
 from modelwright.errors import ConfigError
 from modelwright.families.deepseek_v2.config import DeepseekV2Config
 from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
@@ -405,4 +405,4 @@ def test_the_ulysses_degree_waits_for_the_trainer():
 
 
 def test_what_waits_for_the_trainer_is_a_field():
-    assert READ_BY_THE_TRAINER.keys() <= set(names_of(LlamaConfig()))
+    assert OF_SEVERAL_RANKS.keys() <= set(names_of(LlamaConfig()))

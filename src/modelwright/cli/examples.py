@@ -27,6 +27,10 @@ PLAN = (
     "modelwright plan org/name --device 24GiB",
     "modelwright plan ./run.yaml --train --device 80GB,8 --plot memory.svg",
 )
+TRAIN = (
+    "modelwright train run.yaml --dry-run",
+    "modelwright train run.yaml optimizer.lr=1e-4 steps=500",
+)
 CONVERT = (
     "modelwright convert ./mindformers ./huggingface",
     "modelwright convert org/name ./half --dtype float16 --max-shard-size 2GB",

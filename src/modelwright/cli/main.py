@@ -16,6 +16,7 @@ from modelwright.cli.model_commands import env, models, plan
 from modelwright.cli.option_names import Command, in_options
 from modelwright.cli.serve_options import ServeCommand
 from modelwright.cli.streams import discard_stdout, flush_stdout, open_streams, sentence
+from modelwright.cli.training_commands import train
 from modelwright.cli.weight_commands import convert, export, quantize
 from modelwright.errors import UserError
 from modelwright.ops.backends.switch import SwitchError
@@ -75,6 +76,7 @@ COMMANDS = {
     convert: examples.CONVERT,
     quantize: examples.QUANTIZE,
     plan: examples.PLAN,
+    train: examples.TRAIN,
     env: examples.ENV,
 }
 for command, lines in COMMANDS.items():

@@ -35,7 +35,7 @@ def show(plan: Plan, name: str) -> None:
     if plan.devices is not None:
         write_lines(verdict(plan))
     if plan.without_effect:
-        write_lines(f"no effect on torch: {', '.join(_by_section(plan.without_effect))}")
+        write_lines(f"no effect on torch: {', '.join(by_section(plan.without_effect))}")
 
 
 def verdict(plan: Plan) -> str:
@@ -56,7 +56,7 @@ def verdict(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _by_section(lines: tuple[str, ...]) -> list[str]:
+def by_section(lines: tuple[str, ...]) -> list[str]:
     """The lines ``key (reason)``, those of one section with one reason as one: ``context.* (reason)``."""
     found: dict[tuple[str, str], list[str]] = {}
     for line in lines:

@@ -249,6 +249,10 @@ class CheckedConfig(PreTrainedConfig):
         """The fields of one family that nothing reads with the config's other values, each with the reason."""
         return {}
 
+    def run_values(self) -> dict[str, Any]:
+        """What this config states of a training run: keys of a `RunConfig` by path; nothing in most families."""
+        return {}
+
     def fields_without_effect(self) -> dict[str, str]:
         """What was set and changes nothing on torch, each by name (with dots inside a part), with the reason.
 

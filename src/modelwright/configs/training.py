@@ -7,33 +7,26 @@ from types import MappingProxyType
 from modelwright.configs.parallel import RecomputeConfig, SwapConfig
 from modelwright.configs.part import ConfigPart
 
-READ_BY_THE_TRAINER: Mapping[str, str] = MappingProxyType(
+OF_SEVERAL_RANKS: Mapping[str, str] = MappingProxyType(
     {
         "use_ring_attention": "keys and values travel round a ring instead of being gathered",
         "fine_grain_interleave": "chunks of tokens whose communication overlaps computation",
         "pp_interleave_num": "virtual stages of each rank",
         "parallel_config.context_parallel_algo": "how the context is split",
         "parallel_config.ulysses_degree_in_cp": "over how many ranks heads are split while attending",
-        "parallel_config.micro_batch_num": "how many micro-batches a step has",
         "parallel_config.seq_split_num": "pieces of a sequence in the pipeline, which only 1 is served of",
         "parallel_config.vocab_emb_dp": "whether embedding and head are whole on each rank",
         "parallel_config.gradient_aggregation_group": "how many groups of layers shard together",
-        "parallel_config.recompute.select_recompute": "operations computed again",
         "parallel_config.recompute.select_comm_recompute": "communication repeated",
-        "parallel_config.recompute.select_recompute_exclude": "operations kept",
         "parallel_config.recompute.select_comm_recompute_exclude": "communication kept",
         "parallel_config.recompute.parallel_optimizer_comm_recompute": "sharded weights gathered again",
         "parallel_config.recompute.mp_comm_recompute": "communication inside recomputed layers repeated",
         "parallel_config.recompute.recompute_slice_activation": "what a recomputed layer keeps, sharded",
-        "parallel_config.swap.swap": "activations moved to the host",
-        "parallel_config.swap.default_prefetch": "how many layers ahead they come back",
-        "parallel_config.swap.layer_swap": "the layers whose activations move",
-        "parallel_config.swap.op_swap": "the operations whose activations move",
     }
 )
-"""The fields of a Llama that say how a training run works and that only the trainer will read, with what each says.
+"""The fields of a Llama that say how several ranks train, which the trainer does not do yet, with what each says.
 
-Until it reads them they are listed by `fields_without_effect`; whoever writes their reader takes them out of here.
+They are listed by `fields_without_effect`; whoever writes their reader takes them out of here.
 """
 
 

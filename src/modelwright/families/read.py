@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,32 @@ def read_config(path: str | os.PathLike) -> CheckedConfig:
     file = _find(Path(path))
     if file.suffix in YAMLS:
         return resolve(_dialect_of_runs().read_config)(file)
-    values = _read_json(file)
+    return config_of(_read_json(file), str(file))
+
+
+def config_of(values: Mapping[str, Any], name: str = "the config") -> CheckedConfig:
+    """The checked configuration of what a `config.json` holds, or the model of a MindFormers run, flat or as a run.
+
+    Args:
+        values: as a file would hold them; a flat one of MindFormers' says so by its `dialect`, or by its names.
+        name: what the values are called in errors.
+
+    Raises:
+        ConfigError: their family is none of ours, or they break a rule.
+    """
+    values = dict(values)
     if "model" in values and "model_type" not in values:
         return resolve(_dialect_of_runs().read_config)(values)
     for family in families():
         dialect = family.dialect
-        if "model_type" not in values and dialect is not None and resolve(dialect.speaks)(values):
+        if dialect is None or "model_type" in values:
+            continue
+        if values.get("dialect") == dialect.name:
+            stated = {key: value for key, value in values.items() if key != "dialect"}
+            return resolve(dialect.read_config)({"model": {"model_config": stated}})
+        if resolve(dialect.speaks)(values):
             return family.config_class.from_dict({"dialect": dialect.name} | values)
-    return _config_class(values, file).from_dict(values)
+    return _config_class(values, name).from_dict(values)
 
 
 def _dialect_of_runs() -> Dialect:
@@ -60,10 +79,10 @@ def _read_json(file: Path) -> dict[str, Any]:
     return values
 
 
-def _config_class(values: dict[str, Any], file: Path) -> type[CheckedConfig]:
+def _config_class(values: dict[str, Any], name: str) -> type[CheckedConfig]:
     """The class that reads `values`, by their architecture or type."""
     family = find_family(values)
     if family is None:
         kinds = ", ".join(kind for family in families() for kind in family.model_types)
-        raise ConfigError(f"{file} has model_type {values.get('model_type')!r}; it must be one of {kinds}")
+        raise ConfigError(f"{name} has model_type {values.get('model_type')!r}; it must be one of {kinds}")
     return family.config_class

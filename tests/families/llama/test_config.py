@@ -349,8 +349,9 @@ def test_fields_without_effect_are_named():
         "parallel_config.mem_coeff": "a weight in MindFormers' own planner of layouts",
         "moe_config.capacity_factor": "expert_num is 1: no experts",
         "moe_config.npu_nums_per_device": "expert_num is 1: no experts",
-        "fine_grain_interleave": "only the trainer reads it: chunks of tokens whose communication overlaps computation",
-        "pp_interleave_num": "only the trainer reads it: virtual stages of each rank",
+        "fine_grain_interleave": "several ranks read it, and one trains: chunks of tokens whose communication overlaps "
+        "computation",
+        "pp_interleave_num": "several ranks read it, and one trains: virtual stages of each rank",
     }
     experts = {"expert_num": 4, "num_experts_chosen": 2, "npu_nums_per_device": 8}
     assert list(LlamaConfig(**TINY, moe_config=experts).fields_without_effect()) == ["moe_config.npu_nums_per_device"]

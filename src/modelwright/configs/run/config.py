@@ -1,19 +1,19 @@
 """`RunConfig`, one training run: its parts and the rules between them; files are read in `reading`."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any, Literal, Self
 
 from modelwright.configs.base import require, require_divides
 from modelwright.configs.run.batches import BatchPart, DataPart
-from modelwright.configs.run.layout import ParallelPart, RecomputePart, SwapPart
+from modelwright.configs.run.layout import ZERO_BUBBLE, ParallelPart, RecomputePart, SwapPart
 from modelwright.configs.run.learning import LossPart, OptimizerPart, PrecisionPart, SchedulePart
 from modelwright.configs.run.model import ModelPart, TunePart
 from modelwright.configs.run.origin import Origin
-from modelwright.configs.run.part import RunPart
-from modelwright.configs.run.reading import read_run
+from modelwright.configs.run.part import RunPart, nested, value_at
+from modelwright.configs.run.reading import over, read_run
 from modelwright.configs.run.watching import CheckpointPart, EvaluatePart, LimitsPart, LogPart
 
 
@@ -82,6 +82,70 @@ class RunConfig(RunPart):
         self.require_at_least(1, "steps", "epochs")
         self.require_at_least(0, "seed")
         require(self.clip is None or self.clip > 0, f"clip must be above 0 or null, got {self.clip}")
+        self._check_layout()
+
+    def _check_layout(self) -> None:
+        parallel, frozen = self.parallel, bool(self.tune and (self.tune.freeze or self.tune.train or self.tune.lora))
+        how, context, model = parallel.schedule, parallel.context, parallel.model
+        if how in ZERO_BUBBLE:
+            said = f'schedule "{how}" splits a backward pass by inputs and weights, so it needs'
+            require(self.compile is False, f"{said} compile false, got {self.compile}")
+            require(not frozen, f"{said} every layer to train, and tune freezes some")
+        if isinstance(context, int) and context > 1:
+            ways = 2 * context * (model if parallel.sequence and isinstance(model, int) else 1)
+            called = "2 x context x model" if parallel.sequence and model != 1 else "2 x context"
+            require_divides(called, ways, "data.seq_length", self.data.seq_length)
+
+    def check_ranks(self, ranks: int = 1) -> int:
+        """Check that the run fits so many ranks, and say how many of them read rows of their own.
+
+        Raises:
+            ConfigError: the degrees do not make so many ranks, or the rows of a step do not divide among them.
+        """
+        if self.origin.mindformers:
+            self._check_mindformers_ranks(ranks)
+        data = self.parallel.data_ranks(ranks)
+        passes = (self.parallel.micro_batches or 1) if self.parallel.pipeline not in (1, "auto") else 1
+        rows = self.batch.micro * data * passes
+        called = "batch.micro x data ranks" + (" x parallel.micro_batches" if passes > 1 else "")
+        require_divides(called, rows, "batch.global", self.batch.global_)
+        return data
+
+    def _check_mindformers_ranks(self, ranks: int) -> None:
+        """The same in MindFormers' names, as its file has them."""
+        part = self.parallel
+        shared = [degree for degree in (part.data, part.shard) if degree != "auto"]
+        others = [1 if each == "auto" else each for each in (part.model, part.context, part.pipeline)]
+        product = math.prod(map(int, [*shared, *others]))
+        numbers = "·".join(map(str, [math.prod(map(int, shared)), *others]))
+        require(
+            len(shared) < 2 or product == ranks,
+            "data_parallel × model_parallel × context_parallel × pipeline_stage "
+            f"({numbers} = {product}) must equal the ranks ({ranks})",
+        )
+
+    def filled_by(self, stated: Mapping[str, Any]) -> Self:
+        """The run with what the model's own config states of it, where no file and no override of the run does.
+
+        Args:
+            stated: keys of a run by path, as `CheckedConfig.run_values` gives them.
+
+        Raises:
+            ConfigError: a key is given in both with different values.
+        """
+        if self.origin.mindformers:  # its file says both, and has been read as a whole
+            return self
+        values, given = self.to_dict(), self.origin.stated
+        for path, value in stated.items():
+            own = value_at(values, path)
+            inside = any(f"{path}.".startswith(f"{key}.") or f"{key}.".startswith(f"{path}.") for key in given)
+            require(
+                not inside or own == value,
+                f"{path} is {own} in the run and {value} in the config of the model: give it once, or the same in both",
+            )
+            if not inside:
+                values = over(values, nested({path: value}))
+        return replace(type(self).of(values), origin=self.origin)
 
     def accumulation(self, data_ranks: int = 1) -> int:
         """Passes of each data rank in one step.

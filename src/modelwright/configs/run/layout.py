@@ -1,5 +1,6 @@
 """How a run is spread over ranks and memory: degrees, what is computed again, what moves to the host."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,17 +9,12 @@ from modelwright.configs.base import require, require_one_of
 from modelwright.configs.run.part import RunPart
 
 Auto = Literal["auto"]
-OPERATIONS = (
-    "attention_norm",
-    "attention",
-    "attention.core",
-    "ffn_norm",
-    "feed_forward",
-    "feed_forward.activation",
-    "feed_forward.product",
-)
-"""The operations of a layer that are computed again or moved alone: `attention.core` is the attention of queries to
-keys and values, `feed_forward.product` the product of the activated gate and its partner."""
+OPERATIONS = ("matmul", "attention", "topk", "norm", "activation", "softmax")
+"""The operations of a layer that may be kept, or computed again, alone; what is small is always computed again."""
+ZERO_BUBBLE = ("zero_bubble", "zbv", "dualpipev")
+"""The schedules that split a backward pass by inputs and weights."""
+TWO_STAGES = ("zbv", "dualpipev")
+"""The schedules that give each rank two stages."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +65,37 @@ class ParallelPart(RunPart):
             degree = getattr(self, name)
             require(degree == "auto" or degree >= 1, f"{name} must be at least 1 or auto, got {degree}")
         self.require_at_least(1, "virtual", "micro_batches", "ulysses", "layers_per_group", "token_chunks")
+        how, virtual, stages, batches = self.schedule, self.virtual, self.pipeline, self.micro_batches
+        require(how not in TWO_STAGES or virtual == 2, f'schedule "{how}" needs virtual 2, got {virtual}')
+        if stages == "auto" or batches is None:
+            return
+        least = stages * virtual if how == "dualpipev" else stages
+        called = "pipeline x virtual stages" if how == "dualpipev" else "pipeline, the stages"
+        require(batches >= least, f"micro_batches ({batches}) must be at least {called} ({least})")
+
+    @property
+    def degrees(self) -> dict[str, int | Auto]:
+        """The degrees whose product is the number of ranks; `auto` where the ranks that are left decide."""
+        return {name: getattr(self, name) for name in ("data", "shard", "model", "context", "pipeline")}
+
+    def data_ranks(self, ranks: int = 1) -> int:
+        """How many of `ranks` ranks read rows of their own; `auto` of another degree counts as 1.
+
+        Raises:
+            ConfigError: the degrees do not make so many ranks.
+        """
+        known = {name: 1 if degree == "auto" else degree for name, degree in self.degrees.items()}
+        product = math.prod(known.values())
+        open_ended = "auto" in (self.data, self.shard)
+        holds = ranks % product == 0 if open_ended else ranks == product
+        numbers = ", ".join(f"{name} {degree}" for name, degree in self.degrees.items())
+        rule = "divide" if open_ended else "equal"
+        require(
+            holds,
+            f"data x shard x model x context x pipeline ({' x '.join(map(str, known.values()))} = {product}) must "
+            f"{rule} the ranks ({ranks}); parallel says {numbers}",
+        )
+        return ranks // (known["model"] * known["context"] * known["pipeline"])
 
 
 @dataclass(frozen=True)
@@ -77,7 +104,7 @@ class RecomputePart(RunPart):
 
     Attributes:
         layers: the numbers of the layers that are computed again whole; None: all, or none beside `operations`.
-        save: what of them is kept all the same: names of operations.
+        save: what of them is kept all the same, names of `OPERATIONS`.
         operations: single operations that are computed again, each with the numbers of its layers.
     """
 
@@ -87,7 +114,14 @@ class RecomputePart(RunPart):
 
     def check_rules(self) -> None:
         check_layers(self.layers)
-        check_operations(self.operations)
+        for name in self.save:
+            require_one_of("save", name, OPERATIONS)
+        for name, numbers in self.operations.items():
+            require_one_of("operations", name, OPERATIONS)
+            require(
+                isinstance(numbers, list) and all(isinstance(each, int) and each >= 0 for each in numbers),
+                f"operations {name} must list numbers of layers from 0 on, got {numbers}",
+            )
 
 
 @dataclass(frozen=True)
@@ -96,31 +130,20 @@ class SwapPart(RunPart):
 
     Attributes:
         prefetch: how many layers ahead they come back.
-        layers: the numbers of the layers whose activations move whole; None: all, or none beside `operations`.
-        operations: single operations whose activations move, each with the numbers of its layers.
+        layers: the numbers of the layers whose activations move; None: all.
+        operations: patterns of module names, of whose activations alone those move; none: whole layers.
     """
 
     prefetch: int = 1
     layers: tuple[int, ...] | None = None
-    operations: Mapping[str, list[int]] = field(default_factory=dict, hash=False)
+    operations: tuple[str, ...] = ()
 
     def check_rules(self) -> None:
         self.require_at_least(1, "prefetch")
         check_layers(self.layers)
-        check_operations(self.operations)
 
 
 def check_layers(numbers: tuple[int, ...] | None) -> None:
     """Raise a ConfigError for a number of a layer that is below 0."""
     low = next((number for number in numbers or () if number < 0), None)
     require(low is None, f"layers must be numbers of layers from 0 on, got {low}")
-
-
-def check_operations(operations: Mapping[str, list[int]]) -> None:
-    """Raise a ConfigError for an operation that a layer does not have, or that names no layers."""
-    for name, numbers in operations.items():
-        require_one_of("operations", name, OPERATIONS)
-        require(
-            isinstance(numbers, list) and all(isinstance(each, int) and each >= 0 for each in numbers),
-            f"operations {name} must list numbers of layers from 0 on, got {numbers}",
-        )

@@ -70,7 +70,7 @@ class LoraPart(RunPart):
         require(
             self.dropout == 0 or "experts" not in self.targets,
             f"dropout ({self.dropout}) must be 0 where targets name experts: "
-            "the rows of an expert are no batch of their own to drop from",
+            "name targets without experts for a model that has none",
         )
 
 
@@ -79,8 +79,8 @@ class TunePart(RunPart):
     """Which parameters move. A part is one of the family's (`vision`, `experts`, ...) or an expression of names.
 
     Attributes:
-        freeze: what keeps its weights; all else trains.
-        train: the inverse: only this trains.
+        freeze: what keeps its weights; all else trains. With `lora` it gets no adapters.
+        train: the inverse: only this trains, and beside `lora` it trains whole.
         lora: adapters instead of whole weights.
         rates: the learning rate of a part.
     """
@@ -92,7 +92,7 @@ class TunePart(RunPart):
 
     def check_rules(self) -> None:
         require(
-            not (self.freeze and self.train),
+            self.lora is not None or not (self.freeze and self.train),
             f"exactly one of freeze and train may be given, got freeze {list(self.freeze)} and train "
             f"{list(self.train)}",
         )

@@ -118,6 +118,25 @@ def written(value: Any) -> Any:
     return value
 
 
+def nested(paths: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by path, such as `optimizer.lr`, as the mappings of a file."""
+    values: dict[str, Any] = {}
+    for path, value in paths.items():
+        *sections, key = path.split(".")
+        inside = values
+        for section in sections:
+            inside = inside.setdefault(section, {})
+        inside[key] = value
+    return values
+
+
+def value_at(values: Any, path: str) -> Any:
+    """The value at a path of a file's mappings; None where there is none."""
+    for key in path.split("."):
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values
+
+
 def meant(key: Any, known: Any) -> str | None:
     """The one of the `known` names that `key` looks like."""
     close = difflib.get_close_matches(str(key), list(known), n=1, cutoff=MISSPELT)

@@ -45,7 +45,7 @@ def read_run(
     if theirs:
         translation = translate(values)
         translation.check(given)
-        values, idle = dict(translation.values), translation.without_effect
+        values, idle = translation.values, translation.without_effect
     stated = frozenset({*_paths(values), *given})
     for key, value in changes:
         values = over(values, _nested(key.split("."), value, values))
@@ -77,11 +77,14 @@ def over(below: Mapping[str, Any], above: Mapping[str, Any], within: str = "") -
         path = f"{within}{key}"
         for pair in ALTERNATIVES:
             if path in pair and value is not None:
-                for other in pair - {path}:
-                    merged.pop(other.rpartition(".")[2], None)
+                for other in (each.rpartition(".")[2] for each in pair - {path}):
+                    if other not in above:
+                        merged.pop(other, None)
         inherited = merged.get(key)
-        both = isinstance(inherited, Mapping) and isinstance(value, Mapping)
-        merged[key] = over(inherited, value, f"{path}.") if both else copy.deepcopy(value)
+        if isinstance(inherited, Mapping) and isinstance(value, Mapping):
+            merged[key] = over(inherited, value, f"{path}.")
+        else:
+            merged[key] = copy.deepcopy(value)
     return merged
 
 

@@ -8,24 +8,33 @@ from modelwright.configs.parallel import ParallelConfig, SwapConfig, stage_layer
 from modelwright.configs.run.mindformers.reader import Reader
 from modelwright.errors import ConfigError
 
+MATRICES = ("feed_forward.w1", "feed_forward.w2", "feed_forward.w3")
+PROJECTIONS = ("attention.wq", "attention.wk", "attention.wv", "attention.wo")
 OPERATIONS: Mapping[str, str] = {
-    "feed_forward.mul": "feed_forward.product",
-    "feed_forward.w1.activation.silu": "feed_forward.activation",
-    "feed_forward.activation": "feed_forward.activation",
-    "feed_forward.w1": "feed_forward",
-    "feed_forward.w2": "feed_forward",
-    "feed_forward.w3": "feed_forward",
-    "feed_forward": "feed_forward",
-    "attention_norm": "attention_norm",
-    "ffn_norm": "ffn_norm",
-    "attention.flash_attention": "attention.core",
-    "attention.wq": "attention",
-    "attention.wk": "attention",
-    "attention.wv": "attention",
-    "attention.wo": "attention",
-    "attention": "attention",
+    "feed_forward.mul": "activation",
+    "feed_forward.w1.activation.silu": "activation",
+    **dict.fromkeys(MATRICES, "matmul"),
+    "attention_norm": "norm",
+    "ffn_norm": "norm",
+    "attention.flash_attention": "attention",
+    **dict.fromkeys(PROJECTIONS, "matmul"),
 }
-"""MindFormers' names of the operations of a layer, and what they are here."""
+"""MindFormers' names of the operations of a layer, and which of ours is computed again for them."""
+MODULES: Mapping[str, str] = {
+    "feed_forward.mul": r"^mlp$",
+    "feed_forward.w1.activation.silu": r"^mlp$",
+    "feed_forward.w1": r"^mlp\.gate_proj$",
+    "feed_forward.w2": r"^mlp\.down_proj$",
+    "feed_forward.w3": r"^mlp\.up_proj$",
+    "attention_norm": r"^input_layernorm$",
+    "ffn_norm": r"^post_attention_layernorm$",
+    "attention.flash_attention": r"^self_attn$",
+    "attention.wq": r"^self_attn\.q_proj$",
+    "attention.wk": r"^self_attn\.k_proj$",
+    "attention.wv": r"^self_attn\.v_proj$",
+    "attention.wo": r"^self_attn\.o_proj$",
+}
+"""MindFormers' names of the operations of a layer, and the module of ours whose activations move for them."""
 DEFAULT = ("feed_forward.mul", "feed_forward.w1.activation.silu")
 """What `select_recompute: True` means, and a list of counts."""
 RESHAPES = "a reshape keeps nothing on torch, so there is nothing to compute again"
@@ -101,52 +110,43 @@ def _selected(
     found: dict[str, tuple[int, ...]] = {}
     for pattern, counts in patterns.items():
         numbers = leading(counts, table, f'{name} "{pattern}"')
-        for operation in _operations(reader, str(pattern), name):
+        for operation in dict.fromkeys(OPERATIONS[each] for each in _matches(reader, str(pattern), name, "recompute")):
             found[operation] = tuple(sorted({*found.get(operation, ()), *numbers}))
     return found.items()
 
 
-def _operations(reader: Reader, pattern: str, name: str) -> tuple[str, ...]:
-    """What a pattern of MindFormers' names means here, by the table."""
-    plain = pattern.replace("\\.", ".").replace("\\", "")
+def _matches(reader: Reader, pattern: str, name: str, key: str) -> tuple[str, ...]:
+    """MindFormers' names that a pattern means; a refusal where there are none."""
     try:
-        matches = [ours for theirs, ours in OPERATIONS.items() if re.fullmatch(pattern, theirs)]
+        matches = [each for each in OPERATIONS if re.search(f"(?:{pattern})$", each)]
+        shapes = [each for each in OPERATIONS if re.search(f"(?:{pattern})$", f"{each}.reshape")]
     except re.error:
-        matches = []
-    if matches or plain in OPERATIONS:
-        return tuple(dict.fromkeys(matches or [OPERATIONS[plain]]))
-    if plain.endswith(".reshape") and _known_before(plain.removesuffix(".reshape")):
+        matches, shapes = [], []
+    if not matches and shapes:
         reader.idle[f"recompute_config.{name}.{pattern}"] = RESHAPES
-        return ()
-    reader.refuse(
-        f'{name} pattern "{pattern}" matches no operation of a layer; there are {", ".join(OPERATIONS)}', "recompute"
-    )
-    return ()
-
-
-def _known_before(name: str) -> bool:
-    return name in OPERATIONS
+    elif not matches:
+        known = ", ".join(OPERATIONS)
+        reader.refuse(f'{name} pattern "{pattern}" matches no operation of a layer; there are {known}', key)
+    return tuple(matches)
 
 
 def _read_swap(reader: Reader, said: SwapConfig, layers: int) -> None:
     if not said.swap:
         reader.put("swap", None)
         return
-    moved = _swapped_layers(said.layer_swap, layers)
-    operations: dict[str, tuple[int, ...]] = {}
+    moved = {number for each in _entries(said.layer_swap) for number in _numbers(each.get("layers", True), layers)}
+    patterns: dict[str, None] = {}
+    within: set[int] = set()
     for pattern, numbers in _swapped_operations(said.op_swap, layers):
-        for operation in _operations(reader, pattern, "op_swap"):
-            operations[operation] = tuple(sorted({*operations.get(operation, ()), *numbers}))
+        patterns |= dict.fromkeys(MODULES[each] for each in _matches(reader, pattern, "op_swap", "swap"))
+        within |= set(numbers)
     if not said.layer_swap and not said.op_swap:
-        operations = {"attention.core": tuple(range(layers))}
-    reader.put(
-        "swap",
-        {
-            "prefetch": _prefetch(said),
-            "layers": list(moved),
-            "operations": {name: list(numbers) for name, numbers in operations.items()},
-        },
-    )
+        patterns, within = {MODULES["attention.flash_attention"]: None}, set(range(layers))
+    if said.layer_swap and said.op_swap:
+        reader.idle["swap_config.op_swap"] = "layer_swap moves whole layers, and those of op_swap with them"
+        patterns = {}
+    chosen = sorted(moved | within)
+    reader.put("swap", {"prefetch": _prefetch(said), "layers": chosen, "operations": list(patterns)})
 
 
 def _entries(said: Any) -> list[Mapping[str, Any]]:
@@ -155,17 +155,11 @@ def _entries(said: Any) -> list[Mapping[str, Any]]:
 
 
 def _numbers(said: Any, layers: int) -> tuple[int, ...]:
+    """The numbers of the layers that an entry names: True for all, numbers, or lists of them by stage."""
     if said is None or said is True:
         return tuple(range(layers))
-    if not said:
-        return ()
-    flat = said if isinstance(said, list) else [said]
+    flat = said if isinstance(said, list) else [said] if said else []
     return tuple(number for each in flat for number in (each if isinstance(each, list) else [each]) if number < layers)
-
-
-def _swapped_layers(said: Any, layers: int) -> tuple[int, ...]:
-    found = {number for each in _entries(said) for number in _numbers(each.get("layers", True), layers)}
-    return tuple(sorted(found))
 
 
 def _swapped_operations(said: Any, layers: int) -> Iterable[tuple[str, tuple[int, ...]]]:
@@ -181,6 +175,5 @@ def _swapped_operations(said: Any, layers: int) -> Iterable[tuple[str, tuple[int
 
 def _prefetch(said: SwapConfig) -> int:
     """The largest number of layers ahead that an entry asks for, or the default."""
-    listed = [*_entries(said.layer_swap if not isinstance(said.layer_swap, Mapping) else [said.layer_swap])]
-    asked = [each.get("backward_prefetch") for each in listed]
+    asked = [each.get("backward_prefetch") for each in _entries(said.layer_swap)]
     return max([said.default_prefetch, *(each for each in asked if isinstance(each, int))])

@@ -60,7 +60,9 @@ def _shuffles(reader: Reader, section: str) -> bool:
 
 def _sources(reader: Reader, section: str, key: str) -> list[dict[str, Any]]:
     loader = f"{section}.data_loader"
-    kind = reader.get(f"{loader}.type", str, "MindDataset")
+    kind = reader.get(f"{loader}.type", str)
+    if kind is None:
+        return []
     if kind == MEGATRON:
         return _megatron(reader, loader)
     if kind in COMMON:

@@ -13,6 +13,7 @@ from modelwright.configs.run.mindformers.learning import read_learning
 from modelwright.configs.run.mindformers.reader import Reader, Refusal
 from modelwright.configs.run.mindformers.rows import read_rows
 from modelwright.configs.run.mindformers.starting import read_start
+from modelwright.configs.run.part import nested
 from modelwright.errors import ConfigError
 
 DIALECT = "mindformers"
@@ -23,14 +24,21 @@ class Translation:
     """What a MindFormers run becomes.
 
     Attributes:
-        values: those of a `RunConfig`, as a file of ours would hold them.
+        paths: keys of a `RunConfig` by path, with their values.
         refusals: why it cannot be run as it is.
         without_effect: what of it changes nothing, by path, each with the reason.
+        asked: the paths of the file that were looked at.
     """
 
-    values: Mapping[str, Any]
+    paths: Mapping[str, Any]
     refusals: tuple[Refusal, ...]
     without_effect: Mapping[str, str]
+    asked: frozenset[str]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The values as a file of ours would hold them."""
+        return nested(self.paths)
 
     def check(self, given: Collection[str]) -> None:
         """Raise a ConfigError for the first refusal that none of the keys `given` beside the file takes back."""
@@ -63,21 +71,10 @@ def translate(run: Mapping[str, Any]) -> Translation:
     read_evaluation(reader)
     weights = reader.values.pop("model.weights", None)
     named = {} if weights is None else {"checkpoint_name_or_path": weights}
-    values = _nested({"model.config": {"dialect": DIALECT} | model | named} | reader.values)
-    return Translation(values, tuple(reader.refusals), keys_without_effect(run) | reader.idle)
+    paths = {"model.config": {"dialect": DIALECT} | model | named} | reader.values
+    return Translation(paths, tuple(reader.refusals), keys_without_effect(run) | reader.idle, frozenset(reader.asked))
 
 
 def _concern(key: str, other: str) -> bool:
     """Whether a key is another one, or stands inside it, or holds it."""
     return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
-
-
-def _nested(paths: Mapping[str, Any]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for path, value in paths.items():
-        *sections, key = path.split(".")
-        inside = values
-        for section in sections:
-            inside = inside.setdefault(section, {})
-        inside[key] = value
-    return values

@@ -42,6 +42,7 @@ from modelwright.families.llama.config.views import (
     idle_fields,
     padding_by_id,
     parallel_settings,
+    run_values,
     sampling_settings,
     training_settings,
 )
@@ -253,6 +254,10 @@ class LlamaConfig(RouterOutputs, LlamaFields):
     def training(self) -> TrainingSettings:
         """How a trainer feeds this model and weighs its loss."""
         return training_settings(self)
+
+    def run_values(self) -> dict[str, Any]:
+        """What its `parallel` and `training` views state of a run, where they differ from a config that states none."""
+        return run_values(self, self.defaults())
 
     def routed(self) -> dict[str, Any]:
         """See `RouterOutputs`."""

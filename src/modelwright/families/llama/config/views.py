@@ -1,11 +1,13 @@
 """A Llama's run settings as the views that engines, samplers and trainers read; it checks no rule of its own."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from modelwright.configs.engine import EngineSettings, read_quantization
-from modelwright.configs.parallel import ParallelSettings, read_pipeline_stage, stage_layers
+from modelwright.configs.parallel import ParallelConfig, ParallelSettings, read_pipeline_stage, stage_layers
+from modelwright.configs.run.mindformers import translate
 from modelwright.configs.sampling import SamplingSettings
-from modelwright.configs.training import READ_BY_THE_TRAINER, TrainingSettings
+from modelwright.configs.training import OF_SEVERAL_RANKS, TrainingSettings
 from modelwright.families.llama.config.fields import LlamaFields
 from modelwright.families.llama.config.names import MINDFORMERS
 from modelwright.families.llama.config.widths import feed_forward_width
@@ -78,11 +80,55 @@ def training_settings(config: LlamaFields) -> TrainingSettings:
     )
 
 
+RUN_FIELDS = (
+    "batch_size",
+    "calculate_per_token_loss",
+    "fine_grain_interleave",
+    "offset",
+    "parallel_optimizer",
+    "pipeline_stage",
+    "pp_interleave_num",
+    "seq_length",
+    "use_ring_attention",
+)
+"""The fields of a Llama that say how it is trained, beside its `parallel_config`."""
+RUN_SECTIONS = ("batch", "data.seq_length", "loss.per_token", "parallel", "recompute", "swap")
+"""The keys of a run that they become."""
+
+
+def run_values(config: LlamaFields, default: LlamaFields) -> dict[str, Any]:
+    """What a config states of a run beyond a `default` one: keys of a `RunConfig` by path, with their values."""
+    stated, taken = _as_run(config), _as_run(default)
+    return {path: value for path, value in stated.items() if value != taken.get(path)}
+
+
+def _as_run(config: LlamaFields) -> dict[str, Any]:
+    """The keys of a run that the fields of a config give, all of them."""
+    model = {name: getattr(config, name) for name in RUN_FIELDS}
+    model |= {"num_layers": config.num_hidden_layers, "parallel_config": config.parallel_config.to_dict()}
+    runner = {"gradient_accumulation_steps": config.gradient_accumulation_steps}
+    run = {
+        "model": {"model_config": model},
+        "calculate_per_token_loss": config.calculate_per_token_loss,
+        "runner_config": runner,
+        "parallel": {
+            "enable_parallel_optimizer": config.enable_parallel_optimizer,
+            "parallel_optimizer_config": {"gradient_accumulation_shard": config.gradient_accumulation_shard},
+        },
+    }
+    values = translate(run).paths
+    return {
+        path: value
+        for path, value in values.items()
+        if any(path == section or path.startswith(f"{section}.") for section in RUN_SECTIONS)
+    }
+
+
 def idle_fields(config: LlamaFields) -> dict[str, str]:
     """The fields that nothing reads with the config's other values, each with the reason."""
     parts = {"parallel_config": config.parallel_config, "moe_config": config.moe_config}
     idle = {f"{part}.{name}": why for part, of in parts.items() for name, why in of.idle().items()}
-    idle |= {name: f"only the trainer reads it: {what}" for name, what in READ_BY_THE_TRAINER.items()}
+    idle |= {name: f"several ranks read it, and one trains: {what}" for name, what in OF_SEVERAL_RANKS.items()}
     if config.qkv_concat and config.parallel_config.model_parallel > 1:
         del idle["fine_grain_interleave"]  # it says how MindFormers lays the fused weights out
     return idle | dict(_idle_in_the_model(config)) | dict(_idle_in_a_layout(config)) | dict(_idle_in_serving(config))
@@ -112,6 +158,7 @@ def _idle_in_a_layout(config: LlamaFields) -> Iterator[tuple[str, str]]:
         if not (config.enable_parallel_optimizer or config.parallel_optimizer):
             yield "enable_parallel_optimizer", "nothing is sharded without it either"
     yield from _idle_in_accumulation(config)
+    yield from _idle_in_activations(degrees)
     if degrees.model_parallel == 1:
         yield "parallel_config.use_seq_parallel", "model_parallel is 1"
         yield "moe_config.expert_model_parallel", "model_parallel is 1"
@@ -128,8 +175,8 @@ def _idle_in_accumulation(config: LlamaFields) -> Iterator[tuple[str, str]]:
     )
     if degrees.pipeline_stage > 1:
         yield "gradient_accumulation_steps", "pipeline_stage is above 1: micro_batch_num counts instead"
-    elif degrees.devices == 1 or not (config.shards_optimizer and shard is False):
-        yield "gradient_accumulation_steps", "only the trainer reads it: micro-batches whose gradients are summed"
+    else:
+        yield "parallel_config.micro_batch_num", "pipeline_stage is 1: there are no stages to fill"
     several = degrees.micro_batch_num > 1 if degrees.pipeline_stage > 1 else steps > 1
     if degrees.devices == 1 or not config.shards_optimizer or not several:
         yield "gradient_accumulation_shard", "no sharded gradients are summed over micro-batches"
@@ -137,10 +184,19 @@ def _idle_in_accumulation(config: LlamaFields) -> Iterator[tuple[str, str]]:
         yield "gradient_accumulation_shard", "sharded gradients stay sharded unless it says otherwise"
 
 
+def _idle_in_activations(degrees: ParallelConfig) -> Iterator[tuple[str, str]]:
+    """What selects activations to compute again or to move, where nothing or everything is."""
+    recompute = degrees.recompute
+    if recompute.recompute is True:
+        yield "parallel_config.recompute.select_recompute", "recompute is on for all layers"
+    if recompute.recompute is True or not recompute.select_recompute:
+        yield "parallel_config.recompute.select_recompute_exclude", "select_recompute selects nothing to exclude from"
+    if not degrees.swap.swap:
+        yield "parallel_config.swap.default_prefetch", "swap is off: nothing comes back"
+
+
 def _idle_in_serving(config: LlamaFields) -> Iterator[tuple[str, str]]:
     if config.use_past:
         return
     reason = "use_past is off: the engine takes its own defaults"
     yield from dict.fromkeys(("block_size", "num_blocks", "llm_backend", "max_decode_length"), reason).items()
-    if config.use_eod_attn_mask_compression and config.seq_length != config.max_position_embeddings:
-        yield "seq_length", "use_eod_attn_mask_compression is on: no engine serves it whose context would be capped"

@@ -1,0 +1,71 @@
+"""What ``modelwright train --dry-run`` prints: the parts, the memory, the layout, steps and tokens of a run."""
+
+from pathlib import Path
+from typing import Any
+
+from modelwright.cli.plan_tables import by_section
+from modelwright.cli.tables import write_lines, write_table
+from modelwright.configs import CheckedConfig
+from modelwright.configs.run import RunConfig
+from modelwright.families import family_of
+from modelwright.planner.training import RunPlan, plan_run
+from modelwright.planner.units import format_bytes, format_count
+
+
+def show_run(run: RunConfig, model: CheckedConfig, file: Path, ranks: int = 1) -> None:
+    """Print the plan of a run; the model is built without memory for its weights, and nothing is written."""
+    rows = parts_table(run, model)
+    whole, trained = sum(row[1] for row in rows), sum(row[2] for row in rows)
+    plan = plan_run(model, run, ranks, trained / max(whole, 1))
+    layers = f"{plan.counts.model_type}, {len(plan.counts.layers)} layers"
+    share = "all of which train" if trained == whole else f"{format_count(trained)} of which train"
+    write_lines(f"{file}: {layers}, {format_count(whole)} parameters, {share}\n")
+    write_table(
+        [(part, f"{number:,}", f"{moved:,}") for part, number, moved in [*rows, ("total", whole, trained)]],
+        ("parameters", "all", "trained"),
+    )
+    write_lines("")
+    memory = {name: size for name, size in plan.memory.items().items() if size}
+    heading = "memory" if plan.layout.ranks == 1 else "memory of the fullest rank"
+    rows_of_memory = [(name, format_bytes(size)) for name, size in memory.items()]
+    write_table([*rows_of_memory, ("total", format_bytes(plan.memory.total))], (heading, ""))
+    write_lines("")
+    write_table(_facts(run, plan), None, (0, 1))
+    _show_without_effect(run, model)
+
+
+def parts_table(run: RunConfig, model: CheckedConfig) -> list[tuple[str, int, int]]:
+    """Each part of the model, with its parameters and how many of them train."""
+    import torch
+
+    from modelwright.training.tuning import settle
+
+    with torch.device("meta"):
+        built = family_of(model).causal_class(model)
+        tuned = settle(built, run.tune)
+    return [(row.part, row.total, row.trainable) for row in tuned.table]
+
+
+def _facts(run: RunConfig, plan: RunPlan) -> list[tuple[str, str]]:
+    rows = run.batch.global_
+    tokens = rows * plan.tokens
+    batch = f"{rows} rows of up to {plan.tokens} tokens: micro-batches of {plan.sequences}"
+    if plan.accumulation > 1:
+        batch += f", {plan.accumulation} of them summed"
+    facts = [("layout", str(plan.layout)), ("a step", batch)]
+    if run.steps is not None:
+        facts += [("steps", f"{run.steps:,}"), ("tokens", f"at most {run.steps * tokens:,}")]
+    else:
+        facts += [("epochs", str(run.epochs)), ("tokens", f"at most {tokens:,} a step")]
+    facts.append(("rate", f"{run.optimizer.name} {run.optimizer.lr:g}, {run.schedule.name}"))
+    if not run.loss.per_token:
+        facts.append(("loss", "the mean of each micro-batch: other sizes of micro-batches give other gradients"))
+    facts.append(("output", run.output))
+    return facts
+
+
+def _show_without_effect(run: RunConfig, model: Any) -> None:
+    lines = {**model.fields_without_effect(), **run.origin.without_effect}
+    if lines:
+        told = by_section(tuple(f"{name} ({reason})" for name, reason in lines.items()))
+        write_lines(f"\nno effect: {', '.join(told)}")

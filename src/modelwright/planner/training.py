@@ -1,0 +1,122 @@
+"""What a training run takes of one rank: its layout, its batch and what of the model moves, on top of `peak_memory`."""
+
+import math
+from dataclasses import dataclass, replace
+
+from modelwright.configs import CheckedConfig
+from modelwright.configs.run import RecomputePart, RunConfig
+from modelwright.families import family_of, resolve
+from modelwright.planner.counting import count
+from modelwright.planner.counts import Counts
+from modelwright.planner.layout import Layout, check_layout
+from modelwright.planner.memory import Memory, Workload, peak_memory
+from modelwright.planner.settings import RunSettings, precision_of
+
+KEPT_BY = {"adam": "adamw", "adagrad": "lion", "muon": "lion", "adafactor": "sgd"}
+"""Optimizers that keep as much of a parameter as another one that the planner knows; factored moments count as none."""
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run takes.
+
+    Attributes:
+        counts: the model's sizes.
+        layout: over the ranks.
+        memory: of the fullest rank.
+        sequences: rows of a micro-batch on each data rank; `tokens` those of a row.
+        accumulation: passes of each data rank in a step.
+    """
+
+    counts: Counts
+    layout: Layout
+    memory: Memory
+    sequences: int
+    tokens: int
+    accumulation: int
+
+
+def plan_run(config: CheckedConfig, run: RunConfig, ranks: int = 1, trained: float = 1.0) -> RunPlan:
+    """What `run` of the model of `config` takes of `ranks` ranks.
+
+    Args:
+        trained: the share of the parameters that move; the others need neither gradients nor moments.
+
+    Raises:
+        ConfigError: the layout does not divide the model or the batch, or does not make so many ranks.
+    """
+    counts, stated = count(config), _stated(config)
+    data = run.check_ranks(ranks)
+    layout = layout_of(run, data)
+    check_layout(counts, layout)
+    types = precision_of(config, stated.types.moved(run.model.dtype), None, None, None)
+    types = replace(types, compute=run.precision.compute or run.model.dtype, quant=None, as_stored=False)
+    work = Workload(
+        context=min(run.data.seq_length, counts.positions or run.data.seq_length),
+        batch=run.batch.micro,
+        optimizer=optimizer_kept(run),
+        recompute=_recomputed(run, len(counts.layers)),
+        explicit=stated.explicit_attention,
+    )
+    memory = _of_what_moves(peak_memory(counts, layout, types, work), trained)
+    passes = run.batch.global_ // (run.batch.micro * data)
+    return RunPlan(counts, layout, memory, run.batch.micro, work.context, passes)
+
+
+def layout_of(run: RunConfig, data: int) -> Layout:
+    """The degrees of a run over `data` ranks that read rows of their own; `auto` elsewhere is 1."""
+    part = run.parallel
+    model, pipeline, context, expert, cut = (
+        1 if degree == "auto" else degree
+        for degree in (part.model, part.pipeline, part.context, part.expert, part.expert_model)
+    )
+    shards = data > 1 if part.shard == "auto" else part.shard > 1
+    return Layout(
+        data=data,
+        model=model,
+        pipeline=pipeline,
+        context=context,
+        expert=expert,
+        expert_model=cut,
+        sharded=shards,
+        sequence_parallel=part.sequence and model > 1,
+        whole_gradients=shards and not part.shard_gradients and run.batch.global_ > run.batch.micro * data,
+        micro_batches=part.micro_batches if pipeline > 1 else None,
+        stage_layers=_stages(part.stage_layers, pipeline, part.virtual),
+    )
+
+
+def optimizer_kept(run: RunConfig) -> str:
+    """The optimizer that the planner knows and that keeps as much as the run's."""
+    part = run.optimizer
+    if part.state == "int8":
+        return "adamw8bit"
+    if part.name == "sgd":
+        return "lion" if part.momentum else "sgd"
+    return KEPT_BY.get(part.name, part.name)
+
+
+def _stated(config: CheckedConfig) -> RunSettings:
+    return resolve(family_of(config).run_settings)(config)
+
+
+def _stages(layers: tuple[int, ...] | None, pipeline: int, virtual: int) -> tuple[int, ...] | None:
+    """The layers of each rank's stages together."""
+    if layers is None or pipeline == 1:
+        return None
+    return tuple(sum(layers[stage::pipeline][:virtual]) for stage in range(pipeline))
+
+
+def _recomputed(run: RunConfig, layers: int) -> bool | tuple[int, ...]:
+    """Whether all layers are computed again, or how many are; single operations are planned as kept, an upper bound."""
+    how = run.recompute
+    if not isinstance(how, RecomputePart):
+        return how == "full"
+    whole = 0 if how.save else (layers if how.layers is None and not how.operations else len(how.layers or ()))
+    return whole >= layers or ((whole,) if run.parallel.pipeline == 1 and whole else False)
+
+
+def _of_what_moves(memory: Memory, trained: float) -> Memory:
+    return replace(
+        memory, gradients=math.ceil(memory.gradients * trained), optimizer=math.ceil(memory.optimizer * trained)
+    )
