@@ -15,7 +15,7 @@ from modelwright.planner.parts import ByPart, summed
 from modelwright.planner.shapes import ExpertFeedForward, Layer
 from modelwright.planner.vision import Vision
 
-PARTS = frozenset(part.name for part in fields(ByPart))
+PARTS: frozenset[str] = frozenset(part.name for part in fields(ByPart))
 _BELOW_LAYERS = {"embedding", "vision", "projector"}
 
 

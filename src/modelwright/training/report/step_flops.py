@@ -25,7 +25,10 @@ class StepFlops:
     """
 
     def __init__(self, counts: Counts, parts: Sequence[Mapping[str, Any]] = ()):
-        rows = [(_PLANNED.get(row["part"], row["part"]), row["trainable"], row["total"]) for row in parts]
+        rows: list[tuple[str, int, int]] = []
+        for row in parts:
+            name = str(row["part"])
+            rows.append((_PLANNED.get(name, name), int(row["trainable"]), int(row["total"])))
         whole = {part for part, trainable, total in rows if trainable == total}
         self._counts = counts
         self._trained = PARTS if not rows or "model" in whole else frozenset(whole & PARTS)

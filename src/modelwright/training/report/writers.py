@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +127,17 @@ class TrackioWriter:
 
     def __init__(self, name: str, project: str, folder: Path, facts: RunFacts):
         trackio: Any = import_module(name)
-        self._trackio = trackio
-        self._run = trackio.init(
-            project=project, name=folder.name, config=dict(facts.config), resume="allow" if facts.done else "never"
-        )
+        with redirect_stdout(StringIO()):  # it tells how it is looked at, line by line
+            self._run = trackio.init(
+                project=project,
+                name=folder.name,
+                config=dict(facts.config),
+                resume="allow" if facts.done else "never",
+            )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
-        self._run.finish()
+        with redirect_stdout(StringIO()):
+            self._run.finish()
