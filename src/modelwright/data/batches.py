@@ -1,0 +1,255 @@
+"""Rows of files to the steps of a run: in an order that only the seed fixes, resumed at any step bit for bit.
+
+What a run has read is one cursor of a global order. Workers make documents ahead and hold no state; whatever they have
+made ahead, the state is that of what was handed out.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+from torch import Tensor
+
+from modelwright.data.collate import collate
+from modelwright.data.documents import Batches, Document, Encoder, StepBatch
+from modelwright.data.examples import Source
+from modelwright.data.mixture import Draw
+from modelwright.data.prefetch import Prefetched
+from modelwright.data.rows import Cursor, MadeRow, Rows
+from modelwright.data.settings import DataSettings, SourceSettings
+from modelwright.data.sources import open_source
+from modelwright.data.workers import Workers
+from modelwright.errors import CheckpointError, ConfigError
+
+STEPS_AHEAD = 2
+"""Steps that are made ready ahead of the loop where there are workers."""
+_FIXED = ("shuffle", "pack", "window", "seq_length", "truncate", "labels", "on_error")
+"""Settings of ``data`` on which the order depends, or what stands in a row."""
+
+
+class RunBatches:
+    """See `Batches`.
+
+    An epoch has as many rows of the files as all sources hold together. Its last step holds what is left, so that every
+    row of a single source is learned once an epoch, whatever the size of a step; ``drop_last`` leaves it out instead.
+
+    Args:
+        sources: of rows, by their numbers.
+        weights: of each source in the mixture.
+        encoder: makes documents.
+        part: the section ``data`` of the run.
+        micro: rows of a pass.
+        rows_of_step: rows of a step.
+        seed: of the order.
+        pad_id: what fills the tail of a row; None leaves it to the encoder.
+        drop_last: whether an epoch's last step is left out where it is not full.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        weights: Sequence[float],
+        encoder: Encoder,
+        part: DataSettings,
+        micro: int,
+        rows_of_step: int,
+        seed: int = 0,
+        pad_id: int | None = None,
+        drop_last: bool = False,
+    ):
+        self.micro, self.rows_of_step, self.drop_last = micro, rows_of_step, drop_last
+        self.packs = part.pack == "documents" and encoder.packs
+        self.pad_id = encoder.pad_id if pad_id is None else pad_id
+        self._settings = {name: getattr(part, name) for name in _FIXED}
+        self._settings |= {"seed": seed, "weights": [*weights], "drop_last": drop_last}
+        self._workers = Workers(encoder, part.workers)
+        self._rows = Rows(sources, weights, part, seed, self.packs, self._workers)
+        self._at = self._rows.start()
+        self._steps: Iterator[tuple[StepBatch, Cursor]] | None = None
+        self._files: list[list[dict[str, Any]]] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many steps the first epoch has; where rows are packed, all documents are made for it once."""
+        return self.steps_in(1)
+
+    def steps_in(self, epochs: int) -> int:
+        """See `Batches`."""
+        share = math.floor if self.drop_last else math.ceil
+        return sum(share(rows / self.rows_of_step) for rows in self._rows.count(epochs))
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> StepBatch:
+        if self._steps is None:
+            steps = self._made(self._at)
+            self._steps = Prefetched(steps, STEPS_AHEAD) if self._workers.count else steps
+        step, self._at = next(self._steps)
+        return step
+
+    def state(self) -> dict[str, Any]:
+        """See `Batches`."""
+        return {
+            "epoch": sum(self._at.counts) // self._rows.per_epoch,
+            "cursor": asdict(self._at) | {"counts": [*self._at.counts]},
+            "settings": self._settings,
+            "files": self._fingerprints(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """See `Batches`."""
+        for name, then in state["settings"].items():
+            if self._settings[name] != then:
+                raise CheckpointError(
+                    f"{name} of the data was {then!r} when the checkpoint was written and is {self._settings[name]!r}: "
+                    "rows would come in another order, and some of them twice"
+                )
+        _require_same(state["files"], self._fingerprints())
+        self._stop()
+        self._at = Cursor(**state["cursor"] | {"counts": tuple(state["cursor"]["counts"])})
+
+    def close(self) -> None:
+        """See `Batches`."""
+        self._workers.close()
+        self._stop()
+
+    def _stop(self) -> None:
+        if isinstance(self._steps, Prefetched):
+            self._steps.close()
+        self._steps = None
+
+    def _fingerprints(self) -> list[list[dict[str, Any]]]:
+        if self._files is None:
+            self._files = [source.fingerprint() for source in self._rows.sources]
+        return self._files
+
+    def _made(self, at: Cursor) -> Iterator[tuple[StepBatch, Cursor]]:
+        """Steps from a place on, each with the place after it."""
+        waiting: list[MadeRow] = []
+        for row in self._rows.made(at):
+            if waiting and waiting[-1].epoch != row.epoch:
+                if not self.drop_last:
+                    yield self._step(waiting), waiting[-1].after
+                waiting = []
+            waiting.append(row)
+            if len(waiting) == self.rows_of_step:
+                yield self._step(waiting), row.after
+                waiting = []
+
+    def _step(self, made: Sequence[MadeRow]) -> StepBatch:
+        rows = [row.documents for row in made]
+        documents = [document for row in rows for document in row]
+        return StepBatch(
+            micro=tuple(passes(rows, self.micro, self.pad_id, self.packs)),
+            counted=sum(document.counted for document in documents),
+            tokens=sum(map(len, documents)),
+            sequences=len(documents),
+            places=tuple(document.place for document in documents),
+            broken=made[-1].broken,
+        )
+
+
+class HeldOut:
+    """The rows of one source of ``data.eval``, each alone in its row, in their order; may be iterated again.
+
+    Args:
+        source: the rows.
+        encoder: makes documents.
+        part: the section ``data`` of the run; rows that are broken are left out where ``on_error`` says so.
+        micro: rows of a pass.
+        pad_id: what fills the tail of a row.
+    """
+
+    def __init__(self, source: Source, encoder: Encoder, part: DataSettings, micro: int, pad_id: int):
+        self.source, self._micro, self._pad_id = source, micro, pad_id
+        self._rows = Rows([source], [1.0], part, 0, False, Workers(encoder, 0))
+
+    def __len__(self) -> int:
+        """How many passes there are, where no row is left out."""
+        return math.ceil(len(self.source) / self._micro)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        waiting: list[tuple[Document]] = []
+        for number in range(len(self.source)):
+            document = self._rows.settle(self._rows.submit(Draw(0, number), outline=False))
+            waiting += [] if document is None else [(document,)]
+            if len(waiting) == self._micro:
+                yield collate(waiting, self._pad_id, packed=False)
+                waiting = []
+        if waiting:
+            yield collate(waiting, self._pad_id, packed=False)
+
+
+def passes(rows: Sequence[Sequence[Document]], micro: int, pad_id: int, packed: bool) -> Iterator[dict[str, Tensor]]:
+    """The model's arguments for rows, ``micro`` of them at a time, the last time what is left."""
+    for start in range(0, len(rows), micro):
+        yield collate(rows[start : start + micro], pad_id, packed)
+
+
+def open_batches(
+    part: DataSettings,
+    encoder: Encoder,
+    micro: int,
+    global_: int,
+    seed: int = 0,
+    pad_id: int | None = None,
+    base: Path | None = None,
+    drop_last: bool = False,
+) -> Batches:
+    """The steps of ``data.train``.
+
+    Args:
+        part: the section ``data`` of the run.
+        encoder: makes documents (`encoding.encoder_of`).
+        micro, global_: rows of a pass, and of a step.
+        seed: of the order.
+        pad_id: what fills the tail of a row; None leaves it to the encoder.
+        base: the folder that paths are relative to; None for the one that this process runs in.
+        drop_last: whether an epoch's last step is left out where it is not full.
+
+    Raises:
+        ConfigError: there is no source, or a format is unknown.
+        RequestError: a file is missing or damaged.
+    """
+    if not part.train:
+        raise ConfigError("data.train must name at least one source of rows")
+    sources = [_opened(each, part, base) for each in part.train]
+    weights = [each.weight for each in part.train]
+    return RunBatches(sources, weights, encoder, part, micro, global_, seed, pad_id, drop_last)
+
+
+def held_out(
+    part: DataSettings, encoder: Encoder, micro: int = 1, pad_id: int | None = None, base: Path | None = None
+) -> Mapping[str, Iterable[Mapping[str, Tensor]]]:
+    """The sources of ``data.eval`` by their names, see `HeldOut`; raises as `open_batches`."""
+    padding = encoder.pad_id if pad_id is None else pad_id
+    sources = [_opened(each, part, base) for each in part.eval]
+    return {source.name: HeldOut(source, encoder, part, micro, padding) for source in sources}
+
+
+def _opened(source: SourceSettings, part: DataSettings, base: Path | None) -> Source:
+    root, cache = (None if each is None else Path(each) for each in (part.root, part.cache))
+    return open_source(source, root, Path.cwd() if base is None else base, cache)
+
+
+def _require_same(then: Sequence[Sequence[Mapping[str, Any]]], now: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+    """Raise CheckpointError unless the files are those of the checkpoint; they may lie elsewhere by now."""
+    if len(then) != len(now):
+        raise CheckpointError(
+            f"the checkpoint was written with {len(then)} sources of data, and now there are {len(now)}"
+        )
+    for before, after in zip(then, now, strict=True):
+        for was, is_ in zip(before, after, strict=False):
+            if (was["size"], was["sha256"]) != (is_["size"], is_["sha256"]):
+                raise CheckpointError(
+                    f"{is_['file']} has changed since the checkpoint was written ({was['size']} bytes then, "
+                    f"{is_['size']} now, sha256 {was['sha256'][:12]} and {is_['sha256'][:12]}): rows would come twice, or "
+                    "never"
+                )
+        if len(before) != len(after):
+            raise CheckpointError(
+                f"a source of data had {len(before)} files when the checkpoint was written and has {len(after)} now"
+            )

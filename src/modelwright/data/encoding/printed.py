@@ -1,0 +1,163 @@
+"""A conversation as a chat template prints it, and where in it the answers stand that are learned.
+
+Templates are not asked for ``{% generation %}``, which few have. Instead the conversation is printed up to each answer,
+with the header that asks for it, just as it is printed when the model is used: what follows that is what the model is
+to say. Where the answer ends is found by a mark behind its words, which the template prints as it prints words.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from os.path import commonprefix
+from typing import Any
+
+from modelwright.data.encoding.spans import Span
+from modelwright.errors import RequestError
+from modelwright.processing.templates import Rendering, reads, render
+
+_MARK = "\ue001{}\ue002"
+"""What stands behind the words of an answer while it is printed; of characters for private use."""
+_MARKS = re.compile("\ue001([0-9]+)\ue002")
+_SPACE = re.compile(r"\s+")
+_DAY = datetime(2024, 7, 26)
+"""The day that templates are told who print today's: the one that Llama 3's prints where it is told none."""
+_SHOWN = 40
+"""Characters of a print that an error shows."""
+
+Messages = Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A conversation's print.
+
+    Attributes:
+        text: the print.
+        learned: where the answers stand that are learned, each with its end.
+        ends: whether the template prints an end behind the last answer, if that is learned.
+    """
+
+    text: str
+    learned: tuple[Span, ...]
+    ends: bool = True
+
+
+class ChatPrinter:
+    """Prints conversations by one template.
+
+    Args:
+        tokenizer: of transformers.
+        template: the Jinja template.
+    """
+
+    def __init__(self, tokenizer: Any, template: str):
+        self.tokenizer, self.template = tokenizer, template
+        self._asks = reads(template, "add_generation_prompt")
+        self._variables: dict[str, Any] = {"strftime_now": _DAY.strftime} if reads(template, "strftime_now") else {}
+        added = tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
+        tokens = sorted((re.escape(token.content) for token in added if token.content), key=len, reverse=True)
+        self._end = re.compile(rf"\s*(?:{'|'.join(tokens)})") if tokens else None
+
+    def __call__(self, messages: Messages, answers: Collection[int]) -> Printed:
+        """The print of a conversation of which some answers are learned.
+
+        Args:
+            messages: ``role`` and ``content`` of each.
+            answers: the numbers of those that are learned.
+
+        Raises:
+            RequestError: the template cannot print the messages, or does not print an answer as it will be asked for.
+        """
+        if any("\ue001" in message["content"] for message in messages):
+            raise RequestError("a message holds U+E001, a character for private use, which marks answers here")
+        text = self._print(messages)
+        without, stops = self._marked(messages, answers)
+        if without != text:
+            raise RequestError("the chat template prints words otherwise where a mark stands behind an answer")
+        spans = [self._span(messages, number, text, stops) for number in sorted(answers)]
+        last = len(messages) - 1
+        if last not in answers or spans[-1][1] > stops.get(last, spans[-1][0]):
+            return Printed(text, tuple(spans))
+        return Printed(text[: spans[-1][1]], tuple(spans), ends=False)
+
+    def _span(self, messages: Messages, number: int, text: str, stops: Mapping[int, int]) -> Span:
+        """Where an answer and its end stand in the print of the whole conversation."""
+        start = self._start(messages, number, text)
+        stop = stops.get(number, start)
+        said, printed = (_SPACE.sub("", words) for words in (messages[number]["content"], text[start:stop]))
+        if stop < start or not printed.endswith(said) or (said and number not in stops):
+            raise RequestError(
+                f"the chat template leaves out a part of messages[{number}], such as its thoughts, so the model would "
+                f"learn another answer than the one given{self._hint(messages, number)}"
+            )
+        return start, stop + len(self._end_of(messages, number, text[stop:]))
+
+    def _start(self, messages: Messages, number: int, text: str) -> int:
+        """Where the prompt ends that an answer is asked with."""
+        before = messages[:number]
+        asked = self._print(before, asks=True) if before else self._opening(messages)
+        if not self._asks:
+            probe = self._print([*before, {**messages[number], "content": _MARK.format(0)}])
+            header = probe[len(asked) :].partition(_MARK.format(0))[0]
+            asked += header if header.strip() else ""
+        if not text.startswith(asked):
+            same = len(commonprefix((asked, text)))
+            raise RequestError(
+                f"the chat template asks for messages[{number}] with {asked[same : same + _SHOWN]!r} where it prints "
+                f"{text[same : same + _SHOWN]!r} once the answer is there, so the model would learn to answer prompts "
+                f"that it is never given{self._hint(messages, number)}"
+            )
+        return len(asked)
+
+    def _opening(self, messages: Messages) -> str:
+        """What comes before an answer to nothing."""
+        probe = self._print([{**messages[0], "content": _MARK.format(0)}])
+        return probe.partition(_MARK.format(0))[0]
+
+    def _end_of(self, messages: Messages, number: int, after: str) -> str:
+        """The end of an answer: of ``after``, what follows its words, as much as stands there when it is the last."""
+        if number < len(messages) - 1:
+            alone = self._tail(messages[: number + 1])
+        else:
+            alone = after
+        found = self._end.match(alone) if self._end else None
+        if found:
+            return found[0] if after.startswith(found[0]) else ""
+        return commonprefix((after, alone)).rstrip()
+
+    def _tail(self, messages: Messages) -> str:
+        """What is printed behind the words of a last answer."""
+        last = len(messages) - 1
+        if messages[last]["content"].strip():
+            text, stops = self._marked(messages, {last})
+            return text[stops[last] :] if last in stops else ""
+        text = self._print(messages)
+        return text[self._start(messages, last, text) :]
+
+    def _marked(self, messages: Messages, answers: Collection[int]) -> tuple[str, dict[int, int]]:
+        """The print of messages with marks behind the words of answers, without the marks, and where they stood."""
+        marked = [
+            {**message, "content": _with_mark(message["content"], number)} if number in answers else message
+            for number, message in enumerate(messages)
+        ]
+        *pieces, rest = _MARKS.split(self._print(marked))
+        text, stops = "", {}
+        for words, number in zip(pieces[::2], pieces[1::2], strict=True):
+            text += words
+            stops[int(number)] = len(text)
+        return text + rest, stops
+
+    def _print(self, messages: Messages, asks: bool = False) -> str:
+        how = Rendering(variables=self._variables, add_generation_prompt=asks, continue_final_message=False)
+        return render(self.tokenizer, self.template, messages, how)
+
+    def _hint(self, messages: Messages, number: int) -> str:
+        last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
+        return ": learn it alone (data.labels: last) or not at all (loss: false)" if number != last else ""
+
+
+def _with_mark(words: str, number: int) -> str:
+    """``words`` with a mark behind the last of them, before white space, which templates strip; none if there are none."""
+    kept = words.rstrip()
+    return kept + _MARK.format(number) + words[len(kept) :] if kept else words
