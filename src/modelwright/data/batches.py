@@ -17,9 +17,9 @@ from modelwright.data.documents import Batches, Document, Encoder, StepBatch
 from modelwright.data.examples import Source
 from modelwright.data.mixture import Draw
 from modelwright.data.prefetch import Prefetched
-from modelwright.data.rows import Cursor, MadeRow, Rows
 from modelwright.data.settings import DataSettings, SourceSettings
 from modelwright.data.sources import open_source
+from modelwright.data.stream import Cursor, MadeRow, RowStream
 from modelwright.data.workers import Workers
 from modelwright.errors import CheckpointError, ConfigError
 
@@ -65,7 +65,7 @@ class RunBatches:
         self._settings = {name: getattr(part, name) for name in _FIXED}
         self._settings |= {"seed": seed, "weights": [*weights], "drop_last": drop_last}
         self._workers = Workers(encoder, part.workers)
-        self._rows = Rows(sources, weights, part, seed, self.packs, self._workers)
+        self._rows = RowStream(sources, weights, part, seed, self.packs, self._workers)
         self._at = self._rows.start()
         self._steps: Iterator[tuple[StepBatch, Cursor]] | None = None
         self._files: list[list[dict[str, Any]]] | None = None
@@ -165,7 +165,7 @@ class HeldOut:
 
     def __init__(self, source: Source, encoder: Encoder, part: DataSettings, micro: int, pad_id: int):
         self.source, self._micro, self._pad_id = source, micro, pad_id
-        self._rows = Rows([source], [1.0], part, 0, False, Workers(encoder, 0))
+        self._rows = RowStream([source], [1.0], part, 0, False, Workers(encoder, 0))
 
     def __len__(self) -> int:
         """How many passes there are, where no row is left out."""
@@ -245,9 +245,8 @@ def _require_same(then: Sequence[Sequence[Mapping[str, Any]]], now: Sequence[Seq
         for was, is_ in zip(before, after, strict=False):
             if (was["size"], was["sha256"]) != (is_["size"], is_["sha256"]):
                 raise CheckpointError(
-                    f"{is_['file']} has changed since the checkpoint was written ({was['size']} bytes then, "
-                    f"{is_['size']} now, sha256 {was['sha256'][:12]} and {is_['sha256'][:12]}): rows would come twice, or "
-                    "never"
+                    f"{is_['file']} has changed since the checkpoint was written: it had {was['size']} bytes (sha256 "
+                    f"{was['sha256'][:12]}) and has {is_['size']} ({is_['sha256'][:12]}), so rows would come twice"
                 )
         if len(before) != len(after):
             raise CheckpointError(

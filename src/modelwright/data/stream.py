@@ -1,4 +1,4 @@
-"""RowStream of documents in the order of a run, from any place of it on; nothing here knows steps or tensors."""
+"""Rows of documents in the order of a run, from any place of it on; nothing here knows steps or tensors."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -132,7 +132,7 @@ class RowStream:
     def count(self, epochs: int) -> list[int]:
         """How many rows each of the first epochs has.
 
-        RowStream that only turn out to be broken when their pictures are decoded are taken to be whole.
+        Rows that only turn out to be broken when their pictures are decoded are taken to be whole.
 
         Raises:
             RequestError: as `made`.
@@ -189,8 +189,8 @@ class RowStream:
     def _require_few(self, broken: int) -> None:
         if self.part.on_error == "skip" and broken > max(1, self.per_epoch // MOST_BROKEN):
             raise RequestError(
-                f"{broken} of the epoch's {self.per_epoch} rows were left out, and at most 1 % may be: they are broken, too "
-                "long or teach nothing; data.on_error: stop names the first"
+                f"{broken} of the epoch's {self.per_epoch} rows were left out, and at most 1 % may be: they are "
+                "broken, too long or teach nothing; data.on_error: stop names the first"
             )
 
 

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection, Pipe
 from queue import SimpleQueue
@@ -119,14 +118,14 @@ def serve(descriptor: int) -> None:
         encoder = way.recv()
         while True:
             example, outline = way.recv()
-            way.send(_answer(lambda: _make(encoder, example, outline)))
+            way.send(_answer(encoder, example, outline))
     except (EOFError, OSError):
         return  # the loop has ended
 
 
-def _answer(make: Callable[[], Document]) -> tuple[bool, Any]:
+def _answer(encoder: Encoder, example: Example, outline: bool) -> tuple[bool, Any]:
     try:
-        return True, make()
+        return True, _make(encoder, example, outline)
     except UserError as error:
         return False, error
     except Exception:  # ours to mend: where it arose must not be lost on the way

@@ -1,4 +1,4 @@
-"""Which messages of a conversation are learned, by ``data.labels`` and by what a message says itself; no tokens here."""
+"""Which messages of a conversation are learned, by ``data.labels`` and by what a message says; no tokens here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,12 +78,8 @@ class Room:
                 raise BrokenRow(document.place, self._too_long(document, tokens))
             document = document.cut(self.tokens, picture_tokens)
         if not document.counted:
-            cut = (
-                f"the first {len(document)} of its {tokens} tokens, which is what fits,"
-                if tokens > len(document)
-                else ""
-            )
-            raise Unlearned(document.place, f"nothing is learned of {cut or 'the row'}")
+            left = f"the first {len(document)} of its {tokens} tokens" if tokens > len(document) else "it"
+            raise Unlearned(document.place, f"the row teaches nothing: no token of {left} is learned")
         return document
 
     def _too_long(self, document: Document, tokens: int) -> str:

@@ -1,4 +1,4 @@
-"""Pictures as documents, for an ImageGPT: a start token and the palette's index of every pixel, each of them foreseen."""
+"""Pictures as documents, for an ImageGPT: a start token and every pixel's index in the palette."""
 
 from typing import Any
 

@@ -14,8 +14,8 @@ def encode_spans(text: str, spans: Sequence[Span], tokenizer: Any) -> tuple[np.n
     """The tokens of ``text`` without marks around it, int64 [n], and which are learned, bool [n].
 
     Where a learned stretch begins, the prompt ends that the model will be given, so the tokens end there too: no token
-    reaches over the border. Where pieces that are encoded alone would read otherwise (some tokenizers put a space before
-    every piece), the text is encoded as a whole, and a token that reaches into a learned stretch is learned.
+    reaches over the border. Where pieces that are encoded alone would read otherwise (some tokenizers put a space
+    before each), the text is encoded as a whole, and a token that reaches into a learned stretch is learned.
 
     Args:
         spans: the learned stretches, in order, not overlapping.

@@ -90,9 +90,9 @@ def _turn(number: int, message: Message) -> Turn:
     if message.pictures and message.role != "user":
         raise RequestError(f"messages[{number}] has role {message.role!r}: only a user may show pictures")
     parts = [*message.parts]
-    while parts and isinstance(parts[0], str) and not (words := parts[0].lstrip()):
+    while parts and isinstance(parts[0], str) and not parts[0].strip():
         parts.pop(0)
-    while parts and isinstance(parts[-1], str) and not parts[-1].rstrip():
+    while parts and isinstance(parts[-1], str) and not parts[-1].strip():
         parts.pop()
     if parts and isinstance(parts[0], str):
         parts[0] = parts[0].lstrip()

@@ -8,7 +8,7 @@ import numpy as np
 from modelwright.data.documents import UNLEARNED, Document
 from modelwright.data.encoding.learning import Room, learned_of, refuse
 from modelwright.data.encoding.printed import ChatPrinter
-from modelwright.data.encoding.spans import encode_spans
+from modelwright.data.encoding.spans import Span, encode_spans
 from modelwright.data.examples import Chat, Example, Message, Pair, Picture, Place, Text, Tokens
 from modelwright.errors import RequestError
 from modelwright.processing.marks import encode_text
@@ -84,27 +84,20 @@ class WordEncoder:
         if any(message.pictures for message in messages):
             raise RequestError("the model reads text only, and the messages show pictures")
         learning = learned_of(messages, self.labels)
-        printed = self._printer(
-            [{"role": message.role, "content": message.words} for message in messages], learning.answers
-        )
-        spans = [*printed.learned]
-        if learning.rest:
-            answers = {number for number, message in enumerate(messages) if message.role == "assistant"}
-            left_out = answers - learning.answers
-            spans = (
-                _between(self._printer(_as_texts(messages), left_out).learned, len(printed.text)) if left_out else []
-            )
-            spans = spans or [(0, len(printed.text))]
+        words = [{"role": message.role, "content": message.words} for message in messages]
+        if not learning.rest:
+            printed = self._printer(words, learning.answers)
+            spans = printed.learned
+        else:  # all but the answers that say so themselves
+            own = {number for number, message in enumerate(messages) if message.role == "assistant"}
+            printed = self._printer(words, own - learning.answers)
+            spans = _around(printed.learned, len(printed.text))
         ids, learned = encode_spans(printed.text, spans, self.tokenizer)
         return (ids, learned) if printed.ends else self._ended(ids, learned)
 
 
-def _as_texts(messages: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.words} for message in messages]
-
-
-def _between(spans: Sequence[tuple[int, int]], length: int) -> list[tuple[int, int]]:
-    """What lies between spans."""
+def _around(spans: Sequence[Span], length: int) -> list[Span]:
+    """All but some stretches of a text."""
     starts, stops = [0, *(stop for _, stop in spans)], [*(start for start, _ in spans), length]
     return [(start, stop) for start, stop in zip(starts, stops, strict=True) if start < stop]
 
