@@ -15,9 +15,7 @@ from modelwright.cli.tables import write_table
 from modelwright.errors import CheckpointError, RequestError
 from modelwright.serving.names import model_path, user_path
 from modelwright.serving.quiet import quieten_libraries
-from modelwright.training.checkpoints.saved import Saved, saved_in, step_folders, step_name
-
-CHECKPOINTS = "checkpoints"
+from modelwright.training.checkpoints.saved import Saved, found_in, step_name
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class ExportOptions:
 
 def run_list(output: Path, as_json: bool) -> None:
     """Print a table of the checkpoints, or a JSON list of objects."""
-    rows = [_row(entry) for entry in found_in(user_path(output))]
+    rows = [_row(entry) for entry in checkpoints_of(user_path(output))]
     if as_json:
         write(json.dumps(rows, indent=2) + "\n")
         return
@@ -47,7 +45,7 @@ def run_list(output: Path, as_json: bool) -> None:
 def run_verify(output: Path, step: int | None) -> None:
     """Read every file of the checkpoints and say of each whether it is whole; status 1 where one is not."""
     broken = 0
-    for entry in _of_step(found_in(user_path(output)), step):
+    for entry in _of_step(checkpoints_of(user_path(output)), step):
         try:
             saved = _whole(entry)
             saved.verify()
@@ -65,7 +63,7 @@ def run_export(options: ExportOptions) -> None:
     from modelwright.training.checkpoints.export import export  # imports transformers
 
     quieten_libraries()
-    saved = _chosen(found_in(user_path(options.output)), options.step)
+    saved = _chosen(checkpoints_of(user_path(options.output)), options.step)
     run, base = saved.run(), Path(saved.facts().get("base", "."))
     model = run["model"]
     size = options.max_shard_size
@@ -82,22 +80,18 @@ def run_export(options: ExportOptions) -> None:
     write(f"{options.out}: the {kind} of step {saved.step}\n")
 
 
-def found_in(output: Path) -> list[Saved | tuple[Path, CheckpointError]]:
+def checkpoints_of(output: Path) -> list[Saved | tuple[Path, CheckpointError]]:
     """What the ``output`` of a run, its folder of checkpoints or one checkpoint holds, in the order of writing.
 
     Raises:
         RequestError: there is no checkpoint.
     """
-    for folder in (output, output / CHECKPOINTS):
-        if any(step_folders(folder)):
-            return saved_in(folder)
-    if any(path == output for _, path in step_folders(output.parent)):
-        return [entry for entry in saved_in(output.parent) if _folder(entry) == output]
-    _refuse(
-        f"{output} holds no checkpoint: name the output of a run"
-        if os.path.isdir(output)
-        else f"there is no folder {output}"
-    )
+    entries = found_in(output)
+    if not entries and not os.path.isdir(output):
+        _refuse(f"there is no folder {output}")
+    if not entries:
+        _refuse(f"{output} holds no checkpoint: name the output of a run")
+    return entries
 
 
 def _of_step(entries: list[Any], step: int | None) -> list[Any]:

@@ -137,3 +137,30 @@ def test_facts_are_json_that_others_read(tmp_path):
     Folder(tmp_path).write(1)
     values = json.loads((tmp_path / "step-000001" / "train.json").read_text())
     assert values["step"] == 1 and values["tokens"] == 7
+
+
+def test_a_run_goes_on_from_what_is_named(tmp_path):
+    folder = Folder(tmp_path / "run" / "checkpoints")
+    folder.write(1, 2)
+    with Folder(tmp_path / "other").open() as checkpoints:
+        assert checkpoints.chosen() is None and checkpoints.chosen("none") is None
+        for place in (tmp_path / "run", folder.path, folder.path / "step-000002"):
+            saved = checkpoints.chosen(str(place))
+            assert saved is not None and saved.step == 2
+        first = checkpoints.chosen(folder.path / "step-000001")
+        assert first is not None and first.step == 1
+        checkpoints.load(first, empty())
+        save(checkpoints, 1)  # into its own folder
+        assert (tmp_path / "other" / "step-000001").is_dir()
+        with pytest.raises(CheckpointError, match="holds no checkpoint"):
+            checkpoints.chosen(tmp_path)
+        (folder.path / "step-000002" / "train.json").unlink()
+        with pytest.raises(CheckpointError, match=r"lacks its file train\.json"):
+            checkpoints.chosen(tmp_path / "run")
+
+
+def test_a_run_from_the_beginning_does_not_mix_with_another(tmp_path):
+    folder = Folder(tmp_path)
+    folder.write(1, 2)
+    with folder.open() as checkpoints, pytest.raises(CheckpointError, match="holds 2 checkpoints, up to step 2"):
+        checkpoints.chosen("none")

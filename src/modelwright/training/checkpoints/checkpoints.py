@@ -23,7 +23,18 @@ from modelwright.training.checkpoints.failed import CheckpointsFailed
 from modelwright.training.checkpoints.locks import WriterLock, reading
 from modelwright.training.checkpoints.manifest import Manifest
 from modelwright.training.checkpoints.retention import complete, hidden_name, left_over, remove, surplus
-from modelwright.training.checkpoints.saved import FACTS, LATEST, RUN, STATE, Facts, Saved, saved_in, step_name
+from modelwright.training.checkpoints.saved import (
+    FACTS,
+    LATEST,
+    RUN,
+    STATE,
+    Facts,
+    Saved,
+    found_in,
+    saved_in,
+    step_folders,
+    step_name,
+)
 from modelwright.training.checkpoints.staging import Staging, on_host
 from modelwright.training.checkpoints.tensor_files import read_tensors, write_tensors
 
@@ -142,6 +153,36 @@ class Checkpoints:
         if reasons:
             raise CheckpointsFailed(f"no checkpoint is whole, and none was removed: {'; '.join(reasons)}")
         return None
+
+    def chosen(self, resume: str | Path = "auto") -> Saved | None:
+        """The checkpoint that a run goes on from, or None where it begins.
+
+        Args:
+            resume: ``auto``, the newest one that is whole; ``none``; or a place: a checkpoint, or the output of a run.
+
+        Raises:
+            CheckpointsFailed: as `newest`.
+            CheckpointError: what was named is no whole checkpoint; or there are checkpoints, and the run is to begin.
+        """
+        if resume == "auto":
+            return self.newest()
+        self.open()
+        if resume == "none":
+            steps = [step for step, _ in step_folders(self.folder)]
+            if steps:
+                raise CheckpointError(
+                    f"{self.folder} holds {len(steps)} checkpoints, up to step {max(steps)}, among which those of a "
+                    "run from the beginning would be lost: name another output, or resume auto"
+                )
+            return None
+        entries = found_in(Path(resume))
+        if not entries:
+            raise CheckpointError(f"{resume} holds no checkpoint: name one, or the output of a run")
+        last = entries[-1]
+        if not isinstance(last, Saved):
+            raise last[1]
+        last.verify(hashes=self.part.verify)
+        return last
 
     def load(self, saved: Saved, into: Mapping[str, Tensor]) -> Facts:
         """Fill tensors in place with those of a checkpoint, and give its facts.

@@ -13,6 +13,8 @@ from modelwright.errors import CheckpointError
 from modelwright.training.checkpoints.manifest import Manifest
 
 STATE, RUN, FACTS, LATEST = "state", "run.yaml", "train.json", "latest"
+CHECKPOINTS = "checkpoints"
+"""The folder of checkpoints in a run's ``output``."""
 _STEP = re.compile(r"step-(\d{6,18})")
 Facts = Mapping[str, Any]
 """What is known of a run at a step beside its tensors, as JSON: the step, tokens, random numbers, data cursor."""
@@ -91,6 +93,15 @@ def saved_in(folder: Path) -> list[Saved | tuple[Path, CheckpointError]]:
             latest = max(latest, saved.manifest.sequence)
             order.append(((saved.manifest.sequence, 0, step), saved))
     return [entry for _, entry in sorted(order, key=lambda pair: pair[0])]
+
+
+def found_in(output: Path) -> list[Saved | tuple[Path, CheckpointError]]:
+    """What the ``output`` of a run, its folder of checkpoints or one checkpoint holds, in the order of writing."""
+    for folder in (output, output / CHECKPOINTS):
+        if any(step_folders(folder)):
+            return saved_in(folder)
+    entries = saved_in(output.parent) if _STEP.fullmatch(output.name) else []
+    return [entry for entry in entries if (entry.folder if isinstance(entry, Saved) else entry[0]) == output]
 
 
 def _parsed(path: Path, parse: Any) -> Any:
