@@ -250,18 +250,23 @@ def test_counts_of_leading_layers_are_numbers_of_layers(counts, table, numbers):
     assert leading(counts, table, "recompute") == numbers
 
 
+GATED = ("feed_forward.product", "feed_forward.activation")
+
+
 def test_recomputed_and_moved_activations():
     assert values_of(recompute_config={"recompute": True})["recompute"] == "full"
     assert values_of(recompute_config={"recompute": False})["recompute"] == "none"
     several = values_of(recompute_config={"recompute": [1], "select_recompute": [3]})["recompute"]
-    assert several == {"layers": [0], "operations": {"activation": [1, 2]}}
+    assert several == {"layers": [0], "operations": {name: [1, 2] for name in GATED}}
     without = values_of(recompute_config={"select_recompute": True, "select_recompute_exclude": [2]})["recompute"]
-    assert without == {"layers": [], "operations": {"activation": [2, 3]}}
+    assert without == {"layers": [], "operations": {name: [2, 3] for name in GATED}}
     assert values_of(swap_config={"swap": False})["swap"] is None
     moved = values_of(swap_config={"swap": True, "layer_swap": [{"layers": [0, 2], "backward_prefetch": 3}]})["swap"]
-    assert moved == {"prefetch": 3, "layers": [0, 2], "operations": []}
+    assert moved == {"prefetch": 3, "layers": [0, 2], "operations": {}}
     alone = values_of(swap_config={"swap": True})["swap"]
-    assert alone == {"prefetch": 1, "layers": [0, 1, 2, 3], "operations": [r"^self_attn$"]}
+    assert alone == {"prefetch": 1, "layers": [], "operations": {"attention.core": [0, 1, 2, 3]}}
+    both = {"swap": True, "layer_swap": [{"layers": [0]}], "op_swap": [{"op_name": ".*norm", "layers": [0, 1]}]}
+    assert values_of(swap_config=both)["swap"]["operations"] == {"attention_norm": [1], "ffn_norm": [1]}
 
 
 def test_the_loss_scale_acts_in_float16_alone():

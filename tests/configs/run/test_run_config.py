@@ -170,7 +170,11 @@ RULES = [
         {"parallel": {"context": 2, "model": 3}, "data": {"seq_length": 64}},
         "data.seq_length (64) must be divisible by 2 x context x model (12)",
     ),
-    ({"recompute": {"save": ["mul"]}}, 'recompute: save must be one of "matmul", "attention"'),
+    ({"recompute": {"operations": {"mul": [0]}}}, 'recompute: operations must be one of "attention_norm", "attention"'),
+    (
+        {"swap": {"operations": {"attention": 3}}},
+        "swap: operations attention must list numbers of layers from 0 on, got 3",
+    ),
     ({"recompute": {"layers": [-1]}}, "recompute: layers must be numbers of layers from 0 on, got -1"),
     ({"swap": {"prefetch": 0}}, "swap: prefetch must be at least 1, got 0"),
     ({"checkpoint": {"keep": 0}}, "checkpoint: keep must be at least 1, got 0"),
@@ -283,8 +287,8 @@ PARTS = st.fixed_dictionaries(
             {"name": st.sampled_from(["wsd", "CosineWithWarmUpLR"])}, optional={"warmup": st.floats(0, 0.9)}
         ),
         "tune": st.sampled_from([None, {"freeze": ["vision"]}, {"lora": {"rank": 4}, "rates": {"experts": 1e-5}}]),
-        "recompute": st.sampled_from(["full", {"layers": [0, 2]}, {"operations": {"norm": [1]}}]),
-        "swap": st.sampled_from([None, {"layers": [1], "operations": ["^mlp$"]}]),
+        "recompute": st.sampled_from(["full", {"layers": [0, 2]}, {"operations": {"ffn_norm": [1]}}]),
+        "swap": st.sampled_from([None, {"layers": [1], "operations": {"attention": [0]}}]),
         "limits": st.sampled_from([{"nonfinite": {"skip": 2}}, {"patience": "2h"}, {"spike": 3.0, "spike_of": "norm"}]),
         "precision": st.sampled_from([{"compute": "float16", "scale": {"init": 8}}, {"reduce": "bfloat16"}]),
         "compile": st.sampled_from([False, "layers"]),

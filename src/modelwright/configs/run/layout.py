@@ -9,8 +9,17 @@ from modelwright.configs.base import require, require_one_of
 from modelwright.configs.run.part import RunPart
 
 Auto = Literal["auto"]
-OPERATIONS = ("matmul", "attention", "topk", "norm", "activation", "softmax")
-"""The operations of a layer that may be kept, or computed again, alone; what is small is always computed again."""
+OPERATIONS = (
+    "attention_norm",
+    "attention",
+    "attention.core",
+    "ffn_norm",
+    "feed_forward",
+    "feed_forward.activation",
+    "feed_forward.product",
+)
+"""The operations of a layer that are computed again or moved alone: `attention.core` is the attention of queries to
+keys and values, `feed_forward.product` the product of the activated gate and its partner."""
 ZERO_BUBBLE = ("zero_bubble", "zbv", "dualpipev")
 """The schedules that split a backward pass by inputs and weights."""
 TWO_STAGES = ("zbv", "dualpipev")
@@ -104,8 +113,8 @@ class RecomputePart(RunPart):
 
     Attributes:
         layers: the numbers of the layers that are computed again whole; None: all, or none beside `operations`.
-        save: what of them is kept all the same, names of `OPERATIONS`.
-        operations: single operations that are computed again, each with the numbers of its layers.
+        save: what of them is kept all the same, by kinds of kernels (`matmul`, `attention`, ...).
+        operations: single `OPERATIONS` that are computed again, each with the numbers of its layers.
     """
 
     layers: tuple[int, ...] | None = None
@@ -114,14 +123,7 @@ class RecomputePart(RunPart):
 
     def check_rules(self) -> None:
         check_layers(self.layers)
-        for name in self.save:
-            require_one_of("save", name, OPERATIONS)
-        for name, numbers in self.operations.items():
-            require_one_of("operations", name, OPERATIONS)
-            require(
-                isinstance(numbers, list) and all(isinstance(each, int) and each >= 0 for each in numbers),
-                f"operations {name} must list numbers of layers from 0 on, got {numbers}",
-            )
+        check_operations(self.operations)
 
 
 @dataclass(frozen=True)
@@ -130,17 +132,28 @@ class SwapPart(RunPart):
 
     Attributes:
         prefetch: how many layers ahead they come back.
-        layers: the numbers of the layers whose activations move; None: all.
-        operations: patterns of module names, of whose activations alone those move; none: whole layers.
+        layers: the numbers of the layers whose activations move whole; None: all, or none beside `operations`.
+        operations: single `OPERATIONS` whose activations move, each with the numbers of its layers.
     """
 
     prefetch: int = 1
     layers: tuple[int, ...] | None = None
-    operations: tuple[str, ...] = ()
+    operations: Mapping[str, list[int]] = field(default_factory=dict, hash=False)
 
     def check_rules(self) -> None:
         self.require_at_least(1, "prefetch")
         check_layers(self.layers)
+        check_operations(self.operations)
+
+
+def check_operations(operations: Mapping[str, list[int]]) -> None:
+    """Raise a ConfigError for an operation that a layer does not have, or that lists no numbers of layers."""
+    for name, numbers in operations.items():
+        require_one_of("operations", name, OPERATIONS)
+        require(
+            isinstance(numbers, list) and all(isinstance(each, int) and each >= 0 for each in numbers),
+            f"operations {name} must list numbers of layers from 0 on, got {numbers}",
+        )
 
 
 def check_layers(numbers: tuple[int, ...] | None) -> None:

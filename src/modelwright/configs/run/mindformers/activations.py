@@ -11,30 +11,15 @@ from modelwright.errors import ConfigError
 MATRICES = ("feed_forward.w1", "feed_forward.w2", "feed_forward.w3")
 PROJECTIONS = ("attention.wq", "attention.wk", "attention.wv", "attention.wo")
 OPERATIONS: Mapping[str, str] = {
-    "feed_forward.mul": "activation",
-    "feed_forward.w1.activation.silu": "activation",
-    **dict.fromkeys(MATRICES, "matmul"),
-    "attention_norm": "norm",
-    "ffn_norm": "norm",
-    "attention.flash_attention": "attention",
-    **dict.fromkeys(PROJECTIONS, "matmul"),
+    "feed_forward.mul": "feed_forward.product",
+    "feed_forward.w1.activation.silu": "feed_forward.activation",
+    **dict.fromkeys(MATRICES, "feed_forward"),
+    "attention_norm": "attention_norm",
+    "ffn_norm": "ffn_norm",
+    "attention.flash_attention": "attention.core",
+    **dict.fromkeys(PROJECTIONS, "attention"),
 }
-"""MindFormers' names of the operations of a layer, and which of ours is computed again for them."""
-MODULES: Mapping[str, str] = {
-    "feed_forward.mul": r"^mlp$",
-    "feed_forward.w1.activation.silu": r"^mlp$",
-    "feed_forward.w1": r"^mlp\.gate_proj$",
-    "feed_forward.w2": r"^mlp\.down_proj$",
-    "feed_forward.w3": r"^mlp\.up_proj$",
-    "attention_norm": r"^input_layernorm$",
-    "ffn_norm": r"^post_attention_layernorm$",
-    "attention.flash_attention": r"^self_attn$",
-    "attention.wq": r"^self_attn\.q_proj$",
-    "attention.wk": r"^self_attn\.k_proj$",
-    "attention.wv": r"^self_attn\.v_proj$",
-    "attention.wo": r"^self_attn\.o_proj$",
-}
-"""MindFormers' names of the operations of a layer, and the module of ours whose activations move for them."""
+"""MindFormers' names of the operations of a layer, and ours that is computed again or moved for them."""
 DEFAULT = ("feed_forward.mul", "feed_forward.w1.activation.silu")
 """What `select_recompute: True` means, and a list of counts."""
 RESHAPES = "a reshape keeps nothing on torch, so there is nothing to compute again"
@@ -110,7 +95,8 @@ def _selected(
     found: dict[str, tuple[int, ...]] = {}
     for pattern, counts in patterns.items():
         numbers = leading(counts, table, f'{name} "{pattern}"')
-        for operation in dict.fromkeys(OPERATIONS[each] for each in _matches(reader, str(pattern), name, "recompute")):
+        matches = _matches(reader, str(pattern), name, "recompute")
+        for operation in dict.fromkeys(OPERATIONS[each] for each in matches):
             found[operation] = tuple(sorted({*found.get(operation, ()), *numbers}))
     return found.items()
 
@@ -134,19 +120,15 @@ def _read_swap(reader: Reader, said: SwapConfig, layers: int) -> None:
     if not said.swap:
         reader.put("swap", None)
         return
-    moved = {number for each in _entries(said.layer_swap) for number in _numbers(each.get("layers", True), layers)}
-    patterns: dict[str, None] = {}
-    within: set[int] = set()
+    whole = {number for each in _entries(said.layer_swap) for number in _numbers(each.get("layers", True), layers)}
+    operations: dict[str, tuple[int, ...]] = {}
     for pattern, numbers in _swapped_operations(said.op_swap, layers):
-        patterns |= dict.fromkeys(MODULES[each] for each in _matches(reader, pattern, "op_swap", "swap"))
-        within |= set(numbers)
+        for each in _matches(reader, pattern, "op_swap", "swap"):
+            operations[OPERATIONS[each]] = tuple(sorted({*operations.get(OPERATIONS[each], ()), *numbers}))
     if not said.layer_swap and not said.op_swap:
-        patterns, within = {MODULES["attention.flash_attention"]: None}, set(range(layers))
-    if said.layer_swap and said.op_swap:
-        reader.idle["swap_config.op_swap"] = "layer_swap moves whole layers, and those of op_swap with them"
-        patterns = {}
-    chosen = sorted(moved | within)
-    reader.put("swap", {"prefetch": _prefetch(said), "layers": chosen, "operations": list(patterns)})
+        operations = {"attention.core": tuple(range(layers))}
+    alone = {name: left for name, numbers in operations.items() if (left := list(_without(numbers, whole)))}
+    reader.put("swap", {"prefetch": _prefetch(said), "layers": sorted(whole), "operations": alone})
 
 
 def _entries(said: Any) -> list[Mapping[str, Any]]:
