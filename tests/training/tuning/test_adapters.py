@@ -10,13 +10,14 @@ import transformers
 from safetensors.torch import load_file
 
 from modelwright.checkpoints.folder import find_checkpoint
+from modelwright.configs.run import TunePart
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.serving.load import load_network
 from modelwright.training.tuning import load_adapter, lora_of, save_adapter, settle
 from modelwright.training.tuning.adapter import shortest
 from tests.checkpoints.tiny import write_v2
 from tests.fakes import MOE, tiny_vl2
-from tests.training.tuning.tunes import MODELS, Lora, Tune, inputs, logits, near, tuned
+from tests.training.tuning.tunes import MODELS, Lora, inputs, logits, near, tuned
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")  # peft's, on patterns
 
@@ -123,17 +124,17 @@ def test_an_adapter_is_continued(format, tmp_path):
     one, other = copy.deepcopy(base), copy.deepcopy(base)
     settled = settle(one, None, adapter=tmp_path)
     assert {group.part for group in settled.groups} == {"attention", "dense", "experts", "shared"}
-    settle(other, Tune(lora=Lora(dropout=0.5)), adapter=tmp_path)
+    settle(other, TunePart(lora=Lora(dropout=0.5)), adapter=tmp_path)
     assert {pair.dropout for pair in lora_of(other).values()} == {0.5}
     assert near(logits(one, inputs("v2", 2, 9)), logits(model, inputs("v2", 2, 9)), 1e-6)
     with pytest.raises(ConfigError, match=r"asks for rank 8 and scale 0\.75"):
-        settle(copy.deepcopy(base), Tune(lora=Lora(rank=8)), adapter=tmp_path)
+        settle(copy.deepcopy(base), TunePart(lora=Lora(rank=8)), adapter=tmp_path)
 
 
 def test_layers_that_trained_whole_are_saved_beside(tmp_path):
     base = tiny_vl2()
     model = copy.deepcopy(base)
-    settle(model, Tune(train=("projector", "norms"), lora=Lora(targets=("attention",))))
+    settle(model, TunePart(train=("projector", "norms"), lora=Lora(targets=("attention",))))
     with torch.no_grad():
         for each in model.parameters():
             if each.requires_grad:
@@ -154,7 +155,7 @@ def test_layers_that_trained_whole_are_saved_beside(tmp_path):
     )
     settled = settle(copy.deepcopy(base), None, adapter=tmp_path)
     assert settled.trains("projector") and settled.trains("norms") and not settled.trains("head")
-    settle(model2 := copy.deepcopy(base), Tune(train=("marks",), lora=Lora(targets=("attention",))))
+    settle(model2 := copy.deepcopy(base), TunePart(train=("marks",), lora=Lora(targets=("attention",))))
     with pytest.raises(CheckpointError, match="format merged"):
         save_adapter(model2, tmp_path)
     save_adapter(model2, tmp_path / "merged", "merged")
@@ -181,7 +182,7 @@ def test_merged_is_a_whole_folder(name, tmp_path):
 def test_the_server_folds_it_in(format, tmp_path):
     folder = write_v2(tmp_path / "base")
     network = load_network(find_checkpoint(folder), dtype="float32", device="cpu").model
-    settle(network, Tune(lora=Lora()))
+    settle(network, TunePart(lora=Lora()))
     with torch.no_grad():
         for pair in lora_of(network).values():
             pair.B.normal_(std=0.05)

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from modelwright.checkpoints.quantized_model import quantize_model
+from modelwright.configs.run import TunePart
 from modelwright.errors import ConfigError
 from modelwright.layers.quantized import QuantizedExperts, QuantizedLinear
 from modelwright.ops.weight_only import dequantise
 from modelwright.training.tuning import load_adapter, lora_of, merge, save_adapter, settle
 from tests.fakes import MOE, tiny_v2, tokens
 from tests.llamas import HUGGING_FACE, tiny_llama
-from tests.training.tuning.tunes import Lora, Tune, near
+from tests.training.tuning.tunes import Lora, near
 
 WIDE = {"hidden_size": 64, "intermediate_size": 128}
 MODELS = {
@@ -34,7 +35,7 @@ def pair_of(name, method):
                 state[f"{prefix}.{stack}"] = dequantise(weight)
     plain.load_state_dict(state)
     for model in (stored, plain):
-        settle(model, Tune(lora=Lora()))
+        settle(model, TunePart(lora=Lora()))
         with torch.no_grad():
             for each, pair in lora_of(model).items():
                 pair.B.normal_(std=0.05, generator=torch.Generator().manual_seed(len(each)))
@@ -79,7 +80,7 @@ def test_no_wide_copy_is_kept():
 def test_integers_train_under_lora_alone(tmp_path):
     stored, _ = pair_of("v2", "int8")
     with pytest.raises(ConfigError, match="train under LoRA alone"):
-        settle(quantize_model(MODELS["v2"](), "int8"), Tune(rates={"attention": 1e-5}))
+        settle(quantize_model(MODELS["v2"](), "int8"), TunePart(rates={"attention": 1e-5}))
     with pytest.raises(ConfigError, match="stored in integers"):
         merge(stored)
     save_adapter(stored, tmp_path)
@@ -88,6 +89,6 @@ def test_integers_train_under_lora_alone(tmp_path):
     ids = tokens(2, 9)
     with torch.no_grad():
         assert near(again.eval()(ids).logits, stored.eval()(ids).logits, 1e-6)
-    rows = {row.part: row for row in settle(quantize_model(MODELS["v2"](), "int4"), Tune(lora=Lora())).table}
-    whole = {row.part: row for row in settle(MODELS["v2"](), Tune(lora=Lora())).table}
+    rows = {row.part: row for row in settle(quantize_model(MODELS["v2"](), "int4"), TunePart(lora=Lora())).table}
+    whole = {row.part: row for row in settle(MODELS["v2"](), TunePart(lora=Lora())).table}
     assert rows == whole

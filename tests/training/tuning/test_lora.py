@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from modelwright.configs.run import TunePart
 from modelwright.errors import ConfigError
 from modelwright.layers.bare import bare_weight
 from modelwright.layers.lora import LowRank
 from modelwright.training.tuning import add_lora, lora_of, merge, parts_of, save_adapter, settle
 from tests.fakes import DENSE, tiny_v2, tiny_vl2, tokens
-from tests.training.tuning.tunes import MODELS, Lora, Tune, inputs, logits, near, tuned
+from tests.training.tuning.tunes import MODELS, Lora, inputs, logits, near, tuned
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")  # peft's, on patterns
 
@@ -50,7 +51,7 @@ def test_a_pair_adds_its_product(name):
 def test_begins_as_the_model_was(name):
     base = MODELS[name]()
     model = copy.deepcopy(base)
-    settle(model, Tune(lora=Lora()))
+    settle(model, TunePart(lora=Lora()))
     given = inputs(name, 2, 9)
     assert torch.equal(model(**given).logits, base(**given).logits)  # as in training: kernels round otherwise
     for key, pair in lora_of(model).items():
@@ -145,10 +146,10 @@ def test_targets_and_what_is_excluded():
     assert not any("kv_" in each for each in names(exclude=("kv_",)))
     assert any("lm_head" in each for each in names(targets=("head",), exclude=()))
     frozen = MODELS["v2"]()
-    settle(frozen, Tune(freeze=("attention",), lora=Lora()))
+    settle(frozen, TunePart(freeze=("attention",), lora=Lora()))
     assert not any("self_attn" in each for each in lora_of(frozen))
     sees = tiny_vl2()
-    settle(sees, Tune(train=("projector",), lora=Lora(targets=("attention", "vision"))))
+    settle(sees, TunePart(train=("projector",), lora=Lora(targets=("attention", "vision"))))
     assert any(each.startswith("vision.blocks.0.attn.qkv") for each in lora_of(sees))
     assert all(sees.get_parameter(each).requires_grad for each in parts_of(sees)["projector"])
 
@@ -156,11 +157,11 @@ def test_targets_and_what_is_excluded():
 @pytest.mark.parametrize(
     ("tune", "said"),
     [
-        (Tune(lora=Lora(targets=("atention",))), "did you mean attention"),
-        (Tune(lora=Lora(targets=("norms",))), "no layer of that part has a matrix"),
-        (Tune(lora=Lora(targets=("vision",))), "leaves nothing to adapt"),
-        (Tune(lora=Lora(), train=("attention",)), "whole or by LoRA, not both"),
-        (Tune(lora=Lora(), rates={"head": 1.0}), "nothing of that part trains"),
+        (TunePart(lora=Lora(targets=("atention",))), "did you mean attention"),
+        (TunePart(lora=Lora(targets=("norms",))), "no layer of that part has a matrix"),
+        (TunePart(lora=Lora(targets=("vision",))), "leaves nothing to adapt"),
+        (TunePart(lora=Lora(), train=("attention",)), "whole or by LoRA, not both"),
+        (TunePart(lora=Lora(), rates={"head": 1.0}), "nothing of that part trains"),
     ],
 )
 def test_what_lora_cannot_be_is_refused(tune, said):
@@ -171,7 +172,7 @@ def test_what_lora_cannot_be_is_refused(tune, said):
 def test_a_tied_head_and_a_second_lora_are_refused():
     tied = tiny_v2(base=DENSE | {"tie_word_embeddings": True})
     with pytest.raises(ConfigError, match="tied to the embedding"):
-        settle(tied, Tune(lora=Lora(targets=("head",), exclude=())))
+        settle(tied, TunePart(lora=Lora(targets=("head",), exclude=())))
     model, _ = tuned("v2")
     with pytest.raises(ConfigError, match="has LoRA already"):
         add_lora(model, Lora())

@@ -1,10 +1,10 @@
 """Every parameter of every family and dialect belongs to one part."""
 
 import re
-from dataclasses import dataclass, field
 
 import pytest
 
+from modelwright.configs.run import TunePart
 from modelwright.errors import ConfigError
 from modelwright.families.deepseek_v2.model import DeepseekV2ForSequenceClassification
 from modelwright.families.imagegpt.model import ImageGPTForImageClassification
@@ -35,14 +35,6 @@ MODELS = {
 }
 
 
-@dataclass(frozen=True)
-class Tune:
-    freeze: tuple[str, ...] = ()
-    train: tuple[str, ...] = ()
-    lora: object = None
-    rates: dict[str, float] = field(default_factory=dict)
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_belongs_to_one_part(name):
     model = MODELS[name]()
@@ -59,13 +51,13 @@ def test_every_parameter_belongs_to_one_part(name):
 
 def test_parts_freeze_and_train():
     model = tiny_v2(base=MOE)
-    tuned = settle(model, Tune(freeze=("attention", r"layers\.1\.mlp\.experts")))
+    tuned = settle(model, TunePart(freeze=("attention", r"layers\.1\.mlp\.experts")))
     assert not tuned.trains("attention") and not tuned.trains("experts") and tuned.trains("shared")
     assert not model.model.layers[0].self_attn.o_proj.weight.requires_grad
     assert set(tuned.parameters) == {name for name, each in model.named_parameters() if each.requires_grad}
     rows = {row.part: row for row in tuned.table}
     assert rows["attention"].trainable == 0 < rows["attention"].total
-    tuned = settle(model, Tune(train=("attention",), rates={"attention": 1e-4}))
+    tuned = settle(model, TunePart(train=("attention",), rates={"attention": 1e-4}))
     assert [group.part for group in tuned.groups] == ["attention"] and tuned.groups[0].rate == 1e-4
     assert len(settle(model).groups) == len(parts_of(model))
 
@@ -73,20 +65,20 @@ def test_parts_freeze_and_train():
 def test_pictures_are_frozen_unless_it_is_said_otherwise():
     model = tiny_vl2()
     assert settle(model).trains("vision")
-    assert not settle(model, Tune(rates={"projector": 1e-5})).trains("vision")
-    assert settle(model, Tune(freeze=("projector",))).trains("vision")
-    assert settle(model, Tune(train=("vision",))).trains("vision")
+    assert not settle(model, TunePart(rates={"projector": 1e-5})).trains("vision")
+    assert settle(model, TunePart(freeze=("projector",))).trains("vision")
+    assert settle(model, TunePart(train=("vision",))).trains("vision")
 
 
 @pytest.mark.parametrize(
     ("tune", "said"),
     [
-        (Tune(freeze=("atention",)), "did you mean attention"),
-        (Tune(train=("vision",)), "its parts are embedding, attention"),
-        (Tune(freeze=("(",)), "no regular expression"),
-        (Tune(rates={"expert": 1.0}), "did you mean experts"),
-        (Tune(freeze=(".",)), "nothing would train"),
-        (Tune(freeze=("experts",), rates={"experts": 1.0}), "nothing of that part trains"),
+        (TunePart(freeze=("atention",)), "did you mean attention"),
+        (TunePart(train=("vision",)), "its parts are embedding, attention"),
+        (TunePart(freeze=("(",)), "no regular expression"),
+        (TunePart(rates={"expert": 1.0}), "did you mean experts"),
+        (TunePart(freeze=(".",)), "nothing would train"),
+        (TunePart(freeze=(r"\.experts\.",), rates={"experts": 1.0}), "nothing of that part trains"),
     ],
 )
 def test_what_cannot_be_is_refused(tune, said):

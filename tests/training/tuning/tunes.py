@@ -1,11 +1,11 @@
 """What the tests of tuning share: tiny models of every kind, and their parts of a run's config."""
 
 import copy
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from modelwright.configs.run import LoraPart, TunePart
 from modelwright.training.tuning import lora_of, settle
 from tests.fakes import MOE, NOAUX, tiny_v2, tiny_vl2, tokens
 from tests.imagegpts import colours, tiny_imagegpt
@@ -25,24 +25,9 @@ MODELS = {
 }
 
 
-@dataclass(frozen=True)
-class Lora:
-    rank: int = 4
-    alpha: float = 6
-    dropout: float = 0.0
-    targets: tuple[str, ...] = ("attention", "experts", "shared", "dense")
-    exclude: tuple[str, ...] = ("gate", "head")
-    rslora: bool = False
-    init: str = "default"
-    format: str = "stacked"
-
-
-@dataclass(frozen=True)
-class Tune:
-    freeze: tuple[str, ...] = ()
-    train: tuple[str, ...] = ()
-    lora: Lora | None = None
-    rates: dict[str, float] = field(default_factory=dict)
+def Lora(**fields: Any) -> LoraPart:
+    """LoRA of small models."""
+    return LoraPart(**{"rank": 4, "alpha": 6} | fields)
 
 
 def inputs(name: str, *shape: int) -> dict[str, torch.Tensor]:
@@ -55,7 +40,7 @@ def tuned(name: str, seed: int = 0, **lora: Any) -> tuple[Any, Any]:
     """A model with LoRA whose B is not 0, and the model that it was made of."""
     base = MODELS[name]()
     model = copy.deepcopy(base)
-    settle(model, Tune(lora=Lora(**lora)))
+    settle(model, TunePart(lora=Lora(**lora)))
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for pair in lora_of(model).values():

@@ -46,8 +46,8 @@ class LoraPart(RunPart):
 
     Attributes:
         rank, alpha: the update is `alpha / rank` times B A, with `rank` rows in A; `alpha / sqrt(rank)` with `rslora`.
-        dropout: of what enters A.
-        targets, exclude: parts of the family, or regular expressions of module names.
+        dropout: of what enters A, in training; also beside experts, for which peft has none.
+        targets, exclude: parts of the family, or regular expressions of the names of weights.
         init: `default` draws A and begins with B = 0.
         format: how an adapter is saved: `stacked` (peft's `target_parameters`), `official` (each expert by its own
             names) or `merged` into the weights.
@@ -67,11 +67,6 @@ class LoraPart(RunPart):
         require(self.alpha > 0, f"alpha must be above 0, got {self.alpha}")
         require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
         require(bool(self.targets), "targets must name at least one part or expression, got none")
-        require(
-            self.dropout == 0 or "experts" not in self.targets,
-            f"dropout ({self.dropout}) must be 0 where targets name experts: "
-            "name targets without experts for a model that has none",
-        )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.checkpoints.lora import LoraPair, transposed_weights, weights_of
+from modelwright.configs.run import LoraPart
 from modelwright.errors import ConfigError
 from modelwright.layers.lora import Adapted, LowRank, adapted
 from modelwright.layers.quantized import QuantizedExperts, QuantizedLinear
@@ -27,8 +28,8 @@ HOUSE = frozenset(
 """The parts that families have; what one of them lacks may be named among targets, whose defaults serve all."""
 
 
-def targets(model: Any, part: Any, frozen: Sequence[str] = ()) -> tuple[str, ...]:
-    """The weights that a :class:`modelwright.configs.run.LoraPart` means, without those that are ``frozen``.
+def targets(model: Any, part: LoraPart, frozen: Sequence[str] = ()) -> tuple[str, ...]:
+    """The weights that a LoRA part of a run's config means, without those that are ``frozen``.
 
     Raises:
         ConfigError: it names what the model has not, a head that is the embedding, or nothing.
@@ -59,12 +60,12 @@ def targets(model: Any, part: Any, frozen: Sequence[str] = ()) -> tuple[str, ...
     return tuple(name for name in weights if name in found)
 
 
-def scale_of(part: Any) -> float:
-    """What multiplies the product of a pair of a :class:`modelwright.configs.run.LoraPart`."""
+def scale_of(part: LoraPart) -> float:
+    """What multiplies the product of a pair of a LoRA part of a run's config."""
     return part.alpha / (math.sqrt(part.rank) if part.rslora else part.rank)
 
 
-def add_lora(model: Any, part: Any, seed: int = 0, frozen: Sequence[str] = ()) -> dict[str, LowRank]:
+def add_lora(model: Any, part: LoraPart, seed: int = 0, frozen: Sequence[str] = ()) -> dict[str, LowRank]:
     """Put adapted layers in the place of those that ``part`` targets; returns their pairs by weight.
 
     A is drawn (uniformly within ``1 / sqrt(in)``, as peft does) and B is 0, so the model computes what it did. What is

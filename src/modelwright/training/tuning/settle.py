@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from modelwright.checkpoints.lora import weights_of
+from modelwright.configs.run import LoraPart, TunePart
 from modelwright.errors import ConfigError
 from modelwright.families import family_of
 from modelwright.layers.lora import LowRank
@@ -71,14 +72,14 @@ class Tuned:
         return (f"{' and '.join(blind)} would train, and no row of the data has a picture: they stay as they are",)
 
 
-def settle(model: Any, tune: Any = None, *, adapter: str | Path | None = None, seed: int = 0) -> Tuned:
+def settle(model: Any, tune: TunePart | None = None, *, adapter: str | Path | None = None, seed: int = 0) -> Tuned:
     """Freeze what ``tune`` does not train and put LoRA where it asks for it, in place.
 
     Beside LoRA nothing trains but what ``tune.train`` names; what ``tune.freeze`` names gets no LoRA. A model whose
     family sees pictures keeps its tower frozen where ``tune`` names neither.
 
     Args:
-        tune: a :class:`modelwright.configs.run.TunePart`; None trains everything, or the adapter alone.
+        tune: what the run's config says; None trains everything, or the adapter alone.
         adapter: a folder of LoRA to continue with.
         seed: of LoRA's first numbers.
 
@@ -120,7 +121,7 @@ def settle(model: Any, tune: Any = None, *, adapter: str | Path | None = None, s
     return Tuned(tuple(groups), _table(model, parts, rates))
 
 
-def _trained(model: Any, tune: Any, parts: Mapping[str, tuple[str, ...]]) -> set[str]:
+def _trained(model: Any, tune: TunePart | None, parts: Mapping[str, tuple[str, ...]]) -> set[str]:
     """The names of what trains."""
     names = {name for of_part in parts.values() for name in of_part}
     if tune is None:
@@ -132,22 +133,30 @@ def _trained(model: Any, tune: Any, parts: Mapping[str, tuple[str, ...]]) -> set
 
 
 def _with_lora(
-    model: Any, lora: Any, freeze: tuple[str, ...], adapter: str | Path | None, seed: int, whole: set[str]
+    model: Any, lora: LoraPart | None, freeze: tuple[str, ...], adapter: str | Path | None, seed: int, whole: set[str]
 ) -> dict[str, LowRank]:
     """The pairs that the model then has: those of the adapter, or new ones."""
     if adapter is None:
+        assert lora is not None  # one of the two is given
         pairs = add_lora(model, lora, seed, freeze)
     else:
         pairs = load_adapter(model, adapter, 0.0 if lora is None else lora.dropout)
-        for name, pair in pairs.items() if lora is not None else ():
-            if pair.rank != lora.rank or not math.isclose(pair.scale, scale_of(lora), rel_tol=1e-6):
-                raise ConfigError(
-                    f"tune.lora asks for rank {lora.rank} and scale {scale_of(lora):g}, and {name} in {adapter} has "
-                    f"rank {pair.rank} and scale {pair.scale:g}: leave tune.lora out, or ask for what the adapter has"
-                )
+        if lora is not None:
+            _check_agrees(pairs, lora, adapter)
     if both := sorted(whole & pairs.keys()):
         raise ConfigError(f"tune.train names {both[0]}, which has LoRA: a weight trains whole or by LoRA, not both")
     return pairs
+
+
+def _check_agrees(pairs: Mapping[str, LowRank], lora: LoraPart, adapter: str | Path) -> None:
+    """Raise a :class:`ConfigError` unless an adapter's pairs are of the rank and scale that a run asks for."""
+    scale = scale_of(lora)
+    for name, pair in pairs.items():
+        if pair.rank != lora.rank or not math.isclose(pair.scale, scale, rel_tol=1e-6):
+            raise ConfigError(
+                f"tune.lora asks for rank {lora.rank} and scale {scale:g}, and {name} in {adapter} has rank "
+                f"{pair.rank} and scale {pair.scale:g}: leave tune.lora out, or ask for what the adapter has"
+            )
 
 
 def _beside(weight: str) -> str:
