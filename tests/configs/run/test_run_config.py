@@ -196,10 +196,6 @@ RULES = [
         "tune: vision has a rate (1e-05) and stands in freeze: it must be in one of them",
     ),
     ({"tune": {"lora": {"rank": 0}}}, "tune.lora: rank must be at least 1, got 0"),
-    (
-        {"tune": {"lora": {"dropout": 0.1}}},
-        "tune.lora: dropout (0.1) must be 0 where targets name experts",
-    ),
 ]
 
 
