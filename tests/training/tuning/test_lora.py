@@ -19,6 +19,10 @@ from tests.training.tuning.tunes import MODELS, Lora, inputs, logits, near, tune
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")  # peft's, on patterns
 
 
+QUICK = {"v2", "llama", "mindformers fused", "imagegpt"}
+"""The models whose gradients are compared with peft's in quick tests; the others' in slow ones."""
+
+
 def summed(model, base):
     """The base with every weight ``W + scale * B @ A``, expert by expert."""
     dense, state = copy.deepcopy(base), base.state_dict()
@@ -84,7 +88,9 @@ def of_peft(adapted, name):
     return {key.replace(".default.", "."): getattr(value, name).detach().clone() for key, value in named.items()}
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "imagegpt"])  # peft's Conv1D has no dtype there
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+)
 def test_gradients_and_steps_are_those_of_peft(name, tmp_path):
     model, base = tuned(name)
     save_adapter(model, tmp_path)

@@ -21,7 +21,7 @@ MODELS = {
     "llama sliced": lambda: tiny_llama(base=HUGGING_FACE, pretraining_tp=2),
     "mindformers fused": lambda: tiny_llama(qkv_concat=True, qkv_has_bias=True),
     "mindformers experts": lambda: tiny_llama(moe_config=SHARED),
-    "imagegpt": tiny_imagegpt,
+    "imagegpt": lambda: tiny_imagegpt(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0),
 }
 
 
