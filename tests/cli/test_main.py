@@ -19,6 +19,7 @@ COMMANDS = [
     "chat",
     "complete-image",
     "convert",
+    "data",
     "env",
     "export",
     "generate",

@@ -46,6 +46,11 @@ CHECKPOINT_EXPORT = (
     "modelwright checkpoint export runs/first ./model",
     "modelwright checkpoint export runs/lora ./merged 200 --merge --dtype bfloat16",
 )
+DATA_SHOW = (
+    "modelwright data show run.yaml -n 3",
+    "modelwright data show run.yaml --eval data.pack=none",
+)
+DATA_PREPARE = ("modelwright data prepare run.yaml data.cache=cache",)
 ENV = ("modelwright env --check",)
 MODELS = ("modelwright models --json",)
 

@@ -10,6 +10,7 @@ from typer import Option
 import modelwright
 from modelwright.cli import examples
 from modelwright.cli.checkpoint_commands import checkpoint
+from modelwright.cli.data_commands import data
 from modelwright.cli.engine_commands import bench, chat, complete_image, generate, serve
 from modelwright.cli.exit_status import USER_ERROR, status_of
 from modelwright.cli.model_commands import env, models, plan
@@ -84,6 +85,7 @@ for command, lines in COMMANDS.items():
 app.add_typer(bench, name="bench")
 app.add_typer(export, name="export")
 app.add_typer(checkpoint, name="checkpoint")
+app.add_typer(data, name="data")
 
 
 if __name__ == "__main__":

@@ -93,23 +93,20 @@ class Rows:
         """Its files with size and hash, in order.
 
         Of more than some dozens of files there is one entry with the sum of their sizes and the hash of their names,
-        sizes and hashes; pictures that are rows count by name and size alone.
+        sizes and hashes; so many pictures that are rows count by name and size alone.
         """
         files = [(file, container.format == "picture") for container in self._containers for file in container.files]
-        entries = [self._entry(file, picture) for file, picture in files]
-        if len(entries) <= _MOST_FILES:
-            return entries
-        together = hashlib.sha256(repr(entries).encode("utf-8", "surrogatepass")).hexdigest()
-        return [
-            {"file": f"{len(files)} files of {self.name}", "size": sum(e["size"] for e in entries), "sha256": together}
+        if len(files) <= _MOST_FILES:
+            return [self._entry(file) for file, _ in files]
+        entries = [
+            {"file": str(file), "size": file.stat().st_size} if named else self._entry(file) for file, named in files
         ]
+        together = hashlib.sha256(repr(entries).encode("utf-8", "surrogatepass")).hexdigest()
+        size = sum(entry["size"] for entry in entries)
+        return [{"file": f"{len(files)} files of {self.name}", "size": size, "sha256": together}]
 
-    def _entry(self, file: Path, picture: bool) -> dict[str, Any]:
-        return {
-            "file": str(file),
-            "size": file.stat().st_size,
-            "sha256": None if picture else self._kept.sha256(file),
-        }
+    def _entry(self, file: Path) -> dict[str, Any]:
+        return {"file": str(file), "size": file.stat().st_size, "sha256": self._kept.sha256(file)}
 
     def _row(self, row: int) -> Row:
         if not 0 <= row < len(self):
