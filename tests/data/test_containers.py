@@ -209,7 +209,7 @@ def test_megatrons_documents_are_all_their_sequences(folder, code, kind):
     folder.write("corpus.bin", tokens)
     for name in ("corpus", "corpus.idx", "corpus.bin", "*.bin", "corpus.*"):
         source = folder.open(name)
-        assert (source.format, len(source)) == ("tokens", 2)
+        assert (source.format, len(source)) == ("megatron", 2)
         assert source[0].content.ids.tolist() == [5, 6, 7, 250]
         assert source[1].content.ids.dtype == np.int64
         assert source[1].place == Place(str(folder.path / "corpus.idx"), 2)

@@ -13,8 +13,7 @@ from rich.text import Text
 from modelwright.checkpoints.source import find_folder
 from modelwright.cli.console import errors, say, write
 from modelwright.cli.data_rows import CLOSES, OPENS, STYLES, Piece, Row, pieces_of, plain
-from modelwright.cli.plan import find_config
-from modelwright.configs import CheckedConfig
+from modelwright.cli.train import TrainOptions, folder_of, read_checked
 from modelwright.configs.run import RunConfig, SourcePart
 from modelwright.data.batches import open_batches
 from modelwright.data.cache import Prepared, key_of, prepare
@@ -24,8 +23,6 @@ from modelwright.data.identity import identity_of
 from modelwright.data.sources import open_source
 from modelwright.data.workers import Workers
 from modelwright.errors import ConfigError
-from modelwright.families import family_of
-from modelwright.families.read import read_config
 from modelwright.serving.names import model_path
 from modelwright.training.encoder import run_encoder
 
@@ -45,9 +42,9 @@ class DataRun:
     def read(cls, file: Path, overrides: Iterable[str]) -> "DataRun":
         """Read the run and the processor of its model, whose weights are not opened."""
         logging.getLogger("transformers").setLevel(logging.ERROR)
-        run = RunConfig.read(file, overrides)
-        base = file.absolute().parent
-        return cls(run, base, run_encoder(run, _config(run, base), _processor_folder(run, base)))
+        run, model = read_checked(TrainOptions(file, tuple(overrides)))
+        base = folder_of(run, file)
+        return cls(run, base, run_encoder(run, model, _processor_folder(run, base)))
 
     def source(self, part: SourcePart) -> Source:
         """One of its sources, opened."""
@@ -66,8 +63,7 @@ def show_data(file: Path, overrides: Sequence[str], rows: int, held_out: bool) -
     given = DataRun.read(file, overrides)
     parts = given.run.data.eval if held_out else given.run.data.train
     if not parts:
-        key = "data.eval" if held_out else "data.train"
-        raise ConfigError(f"{key} names no rows: give it files, such as {key}=rows.jsonl")
+        raise ConfigError("data.eval names no rows: give it files, such as data.eval=held_out.jsonl")
     for part in parts:
         source = given.source(part)
         say(f"{source.name}: {source.format}, {_counted(len(source), 'row')}")
@@ -111,13 +107,6 @@ def prepare_data(file: Path, overrides: Sequence[str]) -> None:
             write("\n".join(_described(source, prepared)) + "\n")
     finally:
         workers.close()
-
-
-def _config(run: RunConfig, base: Path) -> CheckedConfig:
-    if run.model.config is not None:
-        return family_of(run.model.config).config_class.from_dict(dict(run.model.config))
-    here = base / str(run.model.path)
-    return read_config(here) if here.exists() else find_config(str(run.model.path))
 
 
 def _processor_folder(run: RunConfig, base: Path) -> Path:

@@ -31,6 +31,7 @@ FORMATS: Mapping[str, Reader] = {
     "query": read_query,
     "prompt": read_pair,
     "tokens": read_tokens,
+    "megatron": read_tokens,
     "caption": read_caption,
     "picture": read_picture,
 }

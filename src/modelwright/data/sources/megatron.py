@@ -33,7 +33,7 @@ class Megatron:
         RequestError: a file is missing or damaged, or the two do not fit each other.
     """
 
-    format: str | None = "tokens"
+    format: str | None = "megatron"
 
     def __init__(self, path: Path, shown: str, kept: Kept):
         tokens = path.with_suffix(".bin")
