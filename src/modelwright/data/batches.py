@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from modelwright.data.cache import Prepared, prepared_of
 from modelwright.data.collate import collate
 from modelwright.data.documents import Batches, Document, Encoder, StepBatch
 from modelwright.data.examples import Source
@@ -45,6 +46,7 @@ class RunBatches:
         seed: of the order.
         pad_id: what fills the tail of a row; None leaves it to the encoder.
         drop_last: whether an epoch's last step is left out where it is not full.
+        prepared: the documents of each source that were made before (`cache.prepared_of`).
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class RunBatches:
         seed: int = 0,
         pad_id: int | None = None,
         drop_last: bool = False,
+        prepared: Sequence[Prepared | None] = (),
     ):
         self.micro, self.rows_of_step, self.drop_last = micro, rows_of_step, drop_last
         self.packs = part.pack == "documents" and encoder.packs
@@ -65,7 +68,7 @@ class RunBatches:
         self._settings = {name: getattr(part, name) for name in _FIXED}
         self._settings |= {"seed": seed, "weights": [*weights], "drop_last": drop_last}
         self._workers = Workers(encoder, part.workers)
-        self._rows = RowStream(sources, weights, part, seed, self.packs, self._workers)
+        self._rows = RowStream(sources, weights, part, seed, self.packs, self._workers, prepared)
         self._at = self._rows.start()
         self._steps: Iterator[tuple[StepBatch, Cursor]] | None = None
         self._files: list[list[dict[str, Any]]] | None = None
@@ -218,7 +221,8 @@ def open_batches(
         raise ConfigError("data.train must name at least one source of rows")
     sources = [_opened(each, part, base) for each in part.train]
     weights = [each.weight for each in part.train]
-    return RunBatches(sources, weights, encoder, part, micro, global_, seed, pad_id, drop_last)
+    prepared = [prepared_of(source, encoder, _cache(part, base)) for source in sources]
+    return RunBatches(sources, weights, encoder, part, micro, global_, seed, pad_id, drop_last, prepared)
 
 
 def held_out(
@@ -231,8 +235,12 @@ def held_out(
 
 
 def _opened(source: SourceSettings, part: DataSettings, base: Path | None) -> Source:
-    root, cache = (None if each is None else Path(each) for each in (part.root, part.cache))
-    return open_source(source, root, Path.cwd() if base is None else base, cache)
+    root = None if part.root is None else Path(part.root)
+    return open_source(source, root, Path.cwd() if base is None else base, _cache(part, base))
+
+
+def _cache(part: DataSettings, base: Path | None) -> Path | None:
+    return None if part.cache is None else (Path.cwd() if base is None else base) / part.cache
 
 
 def _require_same(then: Sequence[Sequence[Mapping[str, Any]]], now: Sequence[Sequence[Mapping[str, Any]]]) -> None:

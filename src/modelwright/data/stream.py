@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from modelwright.data.cache import Prepared
 from modelwright.data.documents import Document
 from modelwright.data.encoding.learning import Unlearned
 from modelwright.data.examples import BrokenRow, Source
@@ -74,6 +75,7 @@ class RowStream:
         seed: of the order.
         packs: whether documents share rows.
         workers: what makes documents.
+        prepared: the documents of each source that were made before; none of all where it is left out.
     """
 
     def __init__(
@@ -84,12 +86,14 @@ class RowStream:
         seed: int,
         packs: bool,
         workers: Workers,
+        prepared: Sequence[Prepared | None] = (),
     ):
         self.sources, self.weights, self.part, self.seed = sources, weights, part, seed
         self.packs, self.workers = packs, workers
         self.lengths = [len(source) for source in sources]
         self.per_epoch = sum(self.lengths)
-        self._tokens = [np.full(length, _UNKNOWN, np.int32) for length in self.lengths] if packs else []
+        self.prepared = [*prepared] or [None] * len(self.sources)
+        self._tokens = [self._known_lengths(number) for number in range(len(self.sources))] if packs else []
 
     def start(self) -> Cursor:
         """The place before the first row."""
@@ -156,12 +160,16 @@ class RowStream:
 
     def submit(self, draw: Draw, outline: bool) -> "Future[Document]":
         """The document of a row; a row that cannot be read is raised when it is asked for."""
+        done: Future[Document] = Future()
         try:
-            return self.workers.submit(self.sources[draw.source][draw.row], outline)
+            prepared = self.prepared[draw.source]
+            known = None if prepared is None else prepared.outline(draw.row)
+            if known is None or (known.is_outline and not outline):
+                return self.workers.submit(self.sources[draw.source][draw.row], outline)
+            done.set_result(known)
         except BrokenRow as error:
-            broken: Future[Document] = Future()
-            broken.set_exception(error)
-            return broken
+            done.set_exception(error)
+        return done
 
     def settle(self, future: "Future[Document]") -> Document | None:
         """The document, or None where its row is left out.
@@ -176,6 +184,13 @@ class RowStream:
             if self.part.on_error != "skip" and not may_teach_nothing:
                 raise
             return None
+
+    def _known_lengths(self, source: int) -> np.ndarray:
+        """int32 [rows], the lengths of the documents that were made before."""
+        prepared = self.prepared[source]
+        if prepared is None:
+            return np.full(self.lengths[source], _UNKNOWN, np.int32)
+        return np.where(prepared.lengths > 0, prepared.lengths, _UNKNOWN).astype(np.int32)
 
     def _lengths_of(self, draws: Sequence[Draw]) -> list[int]:
         unknown = {draw for draw in draws if self._tokens[draw.source][draw.row] == _UNKNOWN}
