@@ -14,6 +14,7 @@ from modelwright.configs.run import RunConfig
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.training.checkpoints import Checkpoints, Saved
 from modelwright.training.checkpoints.export import export
+from modelwright.training.seeds import draw_first_weights
 from modelwright.training.tuning import load_adapter, merge, settle
 from tests.checkpoints.tiny import write_v2, write_vl2
 from tests.imagegpts import tiny_imagegpt
@@ -111,6 +112,33 @@ def test_a_run_from_nothing_needs_no_source(tmp_path):
     saved, wanted = trained(model, run_of(model={"config": config}), tmp_path / "checkpoints")
     export(saved, tmp_path / "out")
     same(read(tmp_path / "out").state_dict(), wanted)
+
+
+def test_what_was_drawn_and_frozen_is_drawn_again(tmp_path, sources):
+    """In no checkpoint either: the seed and the names say what it was."""
+    config = tiny_llama(base=HUGGING_FACE).config.to_dict() | {"architectures": ["LlamaForCausalLM"]}
+    run = run_of(model={"config": config, "init": 5}, tune={"freeze": ["embedding"]})
+    model = tiny_llama(base=HUGGING_FACE)
+    draw_first_weights(model, 5)
+    saved, wanted = trained(model, run, tmp_path / "checkpoints")
+    export(saved, tmp_path / "out", processor=sources["v2"])
+    same(read(tmp_path / "out").state_dict(), wanted)
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+
+
+def test_an_earlier_export_gives_way_and_other_files_stay(sources, tmp_path):
+    adapted = run_of(sources["llama"], tune=LORA)
+    saved, _ = trained(read(sources["llama"]), adapted, tmp_path / "adapted")
+    out = tmp_path / "out"
+    export(saved, out, source=sources["llama"], replace=True)
+    (out / "notes.txt").write_text("mine")
+    export(saved, out, source=sources["llama"], format="merged", max_shard_size="20KB", replace=True)
+    assert (out / "notes.txt").read_text() == "mine" and not list(out.glob("adapter*"))
+    assert len(list(out.glob("model-*.safetensors"))) > 1
+    export(saved, out, source=sources["llama"], format="merged", replace=True)
+    assert [path.name for path in out.glob("model*")] == ["model.safetensors"]
+    assert (out / "notes.txt").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapted", "out"]
 
 
 def test_the_layout_of_mindformers(sources, tmp_path):

@@ -1,5 +1,6 @@
 """A checkpoint of a run as others read it: the official folder, MindFormers', or an adapter."""
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from modelwright.families import architecture_of
 from modelwright.training.checkpoints.locks import reading
 from modelwright.training.checkpoints.saved import Saved
 from modelwright.training.checkpoints.tensor_files import described, new_tensors
+from modelwright.training.seeds import draw_first_weights
 from modelwright.training.tuning import lora_of, merge, save_adapter, settle
 
 MODEL = "model."
@@ -23,6 +25,8 @@ MODEL = "model."
 ADAPTERS = ("stacked", "official")
 LAYOUTS = ("hf", "mindformers")
 _NOT_CARRIED = {"config.json", "adapter_config.json", INDEX_FILE}
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.yaml", "config.json", "adapter_config.json")
+"""What an export writes that another one of the same run need not."""
 _STEERING = "e_score_correction_bias"
 
 
@@ -32,10 +36,12 @@ def export(
     *,
     source: str | Path | None = None,
     adapter: Path | None = None,
+    processor: Path | None = None,
     format: str | None = None,
     dtype: str | None = None,
     to: str = "hf",
     max_shard_size: int | str = "5GB",
+    replace: bool = False,
 ) -> str:
     """Write what a run had learnt at a step into a new folder.
 
@@ -43,9 +49,11 @@ def export(
         source: the folder or hub id of the weights that the run began with, of which frozen ones are taken, and the
             files of tokenizer and processor; None for a run that began with drawn weights and whose model has neither.
         adapter: that of the run's ``model.adapter``.
+        processor: that of the run's ``model.processor``, whose files are taken then.
         format: of a run with LoRA: ``stacked``, ``official`` or ``merged``; None is what the run asks for.
         dtype: the type of the weights; None is the run's.
         to: ``hf``, the official folder, or ``mindformers``.
+        replace: an earlier export in ``out`` gives way when the new one is complete; files that it did not write stay.
 
     Returns:
         What was written: ``model``, or the ``adapter`` of one.
@@ -54,6 +62,13 @@ def export(
         CheckpointError: the folder is not free or cannot be written, or the checkpoint does not fit the source.
         ConfigError: a format or layout that this run has not.
     """
+    if replace and out.is_dir() and any(out.iterdir()):
+        with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.", suffix=".part") as holder:
+            made = Path(holder) / out.name
+            how = {"format": format, "dtype": dtype, "to": to, "max_shard_size": max_shard_size}
+            kind = export(saved, made, source=source, adapter=adapter, processor=processor, **how)
+            _take_place(made, out, Path(holder) / "earlier")
+        return kind
     check_new(out)
     run = RunConfig.of(saved.run())
     lora = None if run.tune is None else run.tune.lora
@@ -73,11 +88,11 @@ def export(
         _cast(model, dtype)
     if to == "hf":
         with new_folder(out) as folder:
-            write_official(model, folder, _files_of(run, source), max_shard_size)
+            write_official(model, folder, _files_of(processor, source), max_shard_size)
         return "model"
     with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.", suffix=".part") as holder:
         official = Path(holder) / "official"
-        write_official(model, official, _files_of(run, source), max_shard_size)
+        write_official(model, official, _files_of(processor, source), max_shard_size)
         convert(official, out, to=to, max_shard_size=max_shard_size)
     return "model"
 
@@ -129,12 +144,15 @@ def _begun(saved: Saved, run: RunConfig, source: str | Path | None) -> Any:
         return checkpoint.model_class.from_pretrained(checkpoint.folder, dtype=run.model.dtype)
     values = dict(run.model.config or {})
     record, architecture = architecture_of(values)
-    return record.model_class(architecture)(record.config_class.from_dict(values)).to(getattr(torch, run.model.dtype))
+    model = record.model_class(architecture)(record.config_class.from_dict(values))
+    draw_first_weights(model, run.seed if run.model.init is None else run.model.init)  # what was frozen is still so
+    _cast(model, run.model.dtype)
+    return model
 
 
-def _files_of(run: RunConfig, source: str | Path | None) -> Path | None:
-    if run.model.processor is not None:
-        return Path(run.model.processor)
+def _files_of(processor: Path | None, source: str | Path | None) -> Path | None:
+    if processor is not None:
+        return processor
     return None if source is None else find_checkpoint(source).folder
 
 
@@ -147,6 +165,15 @@ def _format(asked: str | None, adapted: bool) -> str:
     if form not in (*ADAPTERS, "merged"):
         raise ConfigError(f"format must be one of {', '.join(ADAPTERS)} and merged, got {form!r}")
     return form
+
+
+def _take_place(made: Path, out: Path, earlier: Path) -> None:
+    """Put a new export where an earlier one is, with the files in that which are no export's."""
+    os.rename(out, earlier)
+    os.rename(made, out)
+    for path in earlier.iterdir():
+        if not (out / path.name).exists() and not any(path.match(pattern) for pattern in _WEIGHTS):
+            os.rename(path, out / path.name)
 
 
 @torch.no_grad()
