@@ -121,8 +121,8 @@ IN_THE_TRAINER = frozenset(
         "runner_wrapper.use_skip_data_by_global_norm",
         "seed",
         "use_parallel",
-        *(f"train_dataset.{name}" for name in ("data_loader.shuffle", "drop_remainder", "input_columns", "shuffle")),
-        *(f"train_dataset.{name}" for name in ("num_parallel_workers", "prefetch_size", "repeat")),
+        *(f"train_dataset.{name}" for name in ("data_loader.shuffle", "drop_remainder", "shuffle")),
+        *(f"train_dataset.{name}" for name in ("num_parallel_workers", "repeat")),
         *(f"{section}.{name}" for section in ("train_dataset", "eval_dataset") for name in _LOADER),
     }
 )
@@ -210,6 +210,8 @@ ABOUT: Mapping[str, str] = {
     "src_strategy_path_or_dir": CHECKPOINTS,
     "train_dataset": ROWS,
     "train_dataset.batch_size": BATCHES,
+    "train_dataset.input_columns": "columns are found by their names",
+    "train_dataset.prefetch_size": "workers make two steps ahead",
     "train_dataset_task": TASK,
     "train_precision_sync": RUNTIME,
     "trainer": "it names the class that MindFormers builds",

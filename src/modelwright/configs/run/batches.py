@@ -45,9 +45,7 @@ class DataPart(RunPart):
         on_error: what a broken row does.
         cache: the folder of prepared tokens.
         window: documents that packing chooses among.
-        columns: what the columns of a table or the keys of a row are called, `input_ids` first; none: as found.
         drop_last: whether what is left of an epoch that fills no step is left out.
-        prefetch: steps that are read ahead.
         skip: steps whose rows are passed over when a run begins.
         continues: whether a resumed run goes on where its data stopped, or begins with the first row again.
     """
@@ -64,15 +62,13 @@ class DataPart(RunPart):
     on_error: Literal["stop", "skip"] = "stop"
     cache: str | None = None
     window: int = 4096
-    columns: tuple[str, ...] = ()
     drop_last: bool = True
-    prefetch: int = 2
     skip: int = 0
     continues: bool = True
 
     def check_rules(self) -> None:
         self.require_at_least(2, "seq_length")
-        self.require_at_least(1, "window", "prefetch")
+        self.require_at_least(1, "window")
         self.require_at_least(0, "workers", "skip")
         for name in ("train", "eval"):
             called = [source.name or source.path for source in getattr(self, name)]

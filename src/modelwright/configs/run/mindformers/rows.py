@@ -24,8 +24,6 @@ def read_rows(reader: Reader, model: Mapping[str, Any]) -> None:
         reader.put("data.shuffle", _shuffles(reader, "train_dataset"))
         reader.put("data.workers", reader.get("train_dataset.num_parallel_workers", int, 2))
         reader.put("data.drop_last", reader.get("train_dataset.drop_remainder", bool, True))
-        reader.put("data.columns", list(reader.get("train_dataset.input_columns", list | str, []) or []))
-        reader.put("data.prefetch", reader.get("train_dataset.prefetch_size", int, 1))
         repeats = reader.get("train_dataset.repeat", int, 1)
         if repeats > 1:
             reader.put("epochs", reader.values.get("epochs", 1) * repeats)
