@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import os
 import pickle
 import resource
 import sys
@@ -243,11 +244,22 @@ def test_a_source_crosses_to_another_process(folder):
     assert texts(pickle.loads(pickle.dumps(source))) == ["a", "b"]
 
 
-def test_a_file_that_was_cut_since_it_was_opened_is_told(folder):
+@pytest.mark.parametrize("change", [lambda path: path.write_bytes(b'{"text": "a"}\n'), lambda path: path.unlink()])
+def test_a_file_that_changes_while_it_is_read_ends_the_run(folder, change):
+    """It is no broken row, which may be skipped: no row is where it was."""
     source = folder.rows([{"text": "a"}, {"text": "b"}])
-    (folder.path / "rows.jsonl").write_bytes(b'{"text": "a"}\n')
-    with pytest.raises(BrokenRow, match="the file is shorter than it was when it was opened"):
-        source[1]
+    change(folder.path / "rows.jsonl")
+    with pytest.raises(RequestError, match=r"rows\.jsonl (has changed|was removed) while its rows were read") as caught:
+        source[0]
+    assert not isinstance(caught.value, BrokenRow)
+
+
+def test_a_source_of_many_files_holds_none_of_them_open(folder):
+    for number in range(40):
+        folder.write(f"set/{number}.jsonl", [{"text": "a"}])
+    before = len(os.listdir("/proc/self/fd"))
+    assert texts(folder.open("set")) == ["a"] * 40
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_a_large_file_is_not_held_in_memory(folder):

@@ -164,11 +164,20 @@ class HeldOut:
         part: the section ``data`` of the run; rows that are broken are left out where ``on_error`` says so.
         micro: rows of a pass.
         pad_id: what fills the tail of a row.
+        prepared: its documents, where they were made before.
     """
 
-    def __init__(self, source: Source, encoder: Encoder, part: DataSettings, micro: int, pad_id: int):
+    def __init__(
+        self,
+        source: Source,
+        encoder: Encoder,
+        part: DataSettings,
+        micro: int,
+        pad_id: int,
+        prepared: Prepared | None = None,
+    ):
         self.source, self._micro, self._pad_id = source, micro, pad_id
-        self._rows = RowStream([source], [1.0], part, 0, False, Workers(encoder, 0))
+        self._rows = RowStream([source], [1.0], part, 0, False, Workers(encoder, 0), [prepared])
 
     def __len__(self) -> int:
         """How many passes there are, where no row is left out."""
@@ -231,7 +240,11 @@ def held_out(
     """The sources of ``data.eval`` by their names, see `HeldOut`; raises as `open_batches`."""
     padding = encoder.pad_id if pad_id is None else pad_id
     sources = [_opened(each, part, base) for each in part.eval]
-    return {source.name: HeldOut(source, encoder, part, micro, padding) for source in sources}
+    prepared = [prepared_of(source, encoder, _cache(part, base)) for source in sources]
+    return {
+        source.name: HeldOut(source, encoder, part, micro, padding, made)
+        for source, made in zip(sources, prepared, strict=True)
+    }
 
 
 def _opened(source: SourceSettings, part: DataSettings, base: Path | None) -> Source:

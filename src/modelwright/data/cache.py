@@ -115,7 +115,7 @@ def prepare(
     *,
     skips: bool = False,
     cuts: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Prepared:
     """Make the documents of a source, or find them made.
 
@@ -210,7 +210,7 @@ def _write(
     key: str,
     skips: bool,
     cuts: bool,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int], object] | None,
 ) -> None:
     writer = _Writer(folder, [*_FILES])
     places: dict[str, int] = {}

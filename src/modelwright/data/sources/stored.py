@@ -4,8 +4,11 @@ import io
 import mmap
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, Protocol, cast
+
+from modelwright.errors import RequestError
 
 CHUNK = 4 * 2**20
 """Bytes that are looked through at once."""
@@ -30,44 +33,50 @@ class Stored(Protocol):
 
 
 class StoredFile:
-    """A file. Each process opens it for itself at its first read, and positions are never shared."""
+    """A file, which is opened for each read: thousands of them may be one source, and any process or thread reads.
+
+    Raises:
+        RequestError: by any read, once the file is another than it was: what was found out of it holds no longer.
+    """
 
     def __init__(self, path: Path):
         self.path = path
-        self.size = path.stat().st_size
-        self._opened: tuple[int, int] | None = None  # the process that opened it, and its descriptor
+        self._status = _status(path.stat())
+        self.size = self._status[0]
 
     def read(self, start: int, end: int) -> bytes:
-        descriptor, wanted = self._descriptor(), end - start
-        pieces: list[bytes] = []
-        while wanted > 0:
-            piece = os.pread(descriptor, wanted, end - wanted)
-            if not piece:
-                break
-            pieces.append(piece)
-            wanted -= len(piece)
+        with self._descriptor() as descriptor:
+            wanted, pieces = min(end, self.size) - start, []
+            while wanted > 0 and (piece := os.pread(descriptor, wanted, min(end, self.size) - wanted)):
+                pieces.append(piece)
+                wanted -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def view(self) -> bytes:
         if not self.size:
             return b""
-        return cast(bytes, mmap.mmap(self._descriptor(), 0, access=mmap.ACCESS_READ))
+        with self._descriptor() as descriptor:
+            return cast(bytes, mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
 
     def open(self) -> IO[bytes]:
         return self.path.open("rb")
 
-    def _descriptor(self) -> int:
-        if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        return self._opened[1]
+    @contextmanager
+    def _descriptor(self) -> Iterator[int]:
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except FileNotFoundError:
+            raise RequestError(f"{self.path} was removed while its rows were read") from None
+        try:
+            if _status(os.fstat(descriptor)) != self._status:
+                raise RequestError(f"{self.path} has changed while its rows were read: begin again")
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": None}
 
-    def __del__(self) -> None:
-        opened = getattr(self, "_opened", None)
-        if opened is not None and opened[0] == os.getpid():
-            os.close(opened[1])
+def _status(found: os.stat_result) -> tuple[int, int]:
+    return found.st_size, found.st_mtime_ns
 
 
 class StoredBytes:
