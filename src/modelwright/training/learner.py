@@ -84,7 +84,7 @@ class Learner:
     def step_on(self, step: int, batch: Any) -> StepResult:
         """Take the ``step``-th step on a ``StepBatch``; what it cannot take is said in the result."""
         started = monotonic()
-        micro = [self._placed(inputs) for inputs in batch.micro]
+        micro = [self.placed(inputs) for inputs in batch.micro]
         counts = [self.model.training_counts(**inputs) for inputs in micro]
         sums = Sums(torch.zeros((), device=self.device))
         loads = self._loads(step, micro)
@@ -113,7 +113,8 @@ class Learner:
                 found.append(self.model.training_loads(**inputs))
         return torch.stack(found).sum(dim=0)
 
-    def _placed(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def placed(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """A micro-batch on the model's device."""
         return {
             name: part.to(self.device, non_blocking=True) if isinstance(part, Tensor) else part
             for name, part in inputs.items()
@@ -121,7 +122,7 @@ class Learner:
 
     def _learn(self, inputs: dict[str, Any], number: int, counts: list[PassCounts], loads: Any, sums: Sums) -> None:
         """Add a micro-batch's gradients to those of the step."""
-        passed: PassLoss = self.model.training_loss(**inputs, chunk=self._chunk(), loads=loads)
+        passed: PassLoss = self.model.training_loss(**inputs, chunk=self.chunk(), loads=loads)
         if self.config.loss.per_token:
             counted = sum(each.counted for each in counts)
         else:
@@ -141,7 +142,8 @@ class Learner:
         items = sum(each.sequences if passed.by_sequence else each.tokens for each in counts)
         return passed.balance_items / items
 
-    def _chunk(self) -> int | None:
+    def chunk(self) -> int | None:
+        """How many tokens have logits at once."""
         chunk = self.config.loss.chunk
         if chunk != "auto":
             return chunk

@@ -3,6 +3,7 @@
 Layers have the seam themselves (:class:`CheckpointedLayer`): who wants them run otherwise gives the function that does.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -28,23 +29,11 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "norm": ("_fused_rms_norm", "native_layer_norm"),
     "activation": ("silu", "gelu", "relu", "sigmoid", "tanh"),
     "softmax": ("_softmax", "_safe_softmax", "logsumexp"),
-    "product": ("mul",),
 }
-"""What ``recompute.save`` may name, and the operations of torch that it means."""
+"""The operations that a run's config may name, and torch's that they are."""
 
 SELECTIVE = ("matmul", "attention", "topk")
 """What ``selective`` keeps."""
-
-MODULES: dict[str, tuple[str, ...]] = {
-    "attention_norm": ("input_layernorm", "ln_1"),
-    "attention": ("self_attn", "attn"),
-    "ffn_norm": ("post_attention_layernorm", "ln_2"),
-    "feed_forward": ("mlp", "block_sparse_moe"),
-}
-"""The operations that are modules of a layer, by what families call them."""
-
-INSIDE = {"core": "attention", "activation": "activation", "product": "product"}
-"""What stands after the point in an operation that is a part of a module, and the kernels that it means."""
 
 
 def layers_of(model: nn.Module) -> list[CheckpointedLayer]:
@@ -72,13 +61,14 @@ def keep_less(model: nn.Module, recompute: Any = "none", swap: Any = None) -> No
         for number in _whole("recompute", None if isinstance(recompute, str) else recompute.layers, single, layers):
             ways[number].append(_recomputed(saved))
         for number, operations in _by_layer("recompute", single, layers).items():
-            ways[number].append(_recomputed_inside(layers[number], operations))
+            ways[number].append(_recomputed(tuple(KERNELS.keys() - set(operations))))
     if swap is not None:
-        for number in _whole("swap", swap.layers, swap.operations, layers):
-            ways[number].append(swapped)
-        for number, operations in _by_layer("swap", swap.operations, layers).items():
-            for operation in operations:
-                _swap_module(_module(layers[number], operation))
+        chosen = _whole("swap", swap.layers, {}, layers)
+        for number in chosen:
+            if swap.operations:
+                _swap_modules(layers[number], swap.operations)
+            else:
+                ways[number].append(swapped)
     for layer, how in zip(layers, ways, strict=True):
         layer.gradient_checkpointing = bool(how)
         layer._gradient_checkpointing_func = partial(_run, tuple(how))
@@ -115,39 +105,12 @@ def _check_numbers(field: str, chosen: Sequence[int], layers: Sequence[nn.Module
         raise ConfigError(f"{field} names layer {beyond}, and the model has layers 0 to {len(layers) - 1}")
 
 
-def _module(layer: nn.Module, operation: str) -> nn.Module:
-    """The module of ``layer`` that an operation is, or is a part of."""
-    names = MODULES[operation.partition(".")[0]]
-    return next(part for name in names if (part := getattr(layer, name, None)) is not None)
-
-
 def _recomputed(saved: Sequence[str]) -> Callable[..., Any]:
     """A layer that is computed again but for the kernels that are ``saved``."""
     if not saved:
         return partial(_checkpointed, None)
-    unknown = next((name for name in saved if name not in KERNELS), None)
-    if unknown is not None:
-        raise ConfigError(f'recompute.save names "{unknown}"; it may name {", ".join(KERNELS)}')
     kept = frozenset().union(*(_kernels(name) for name in saved))
     return partial(_checkpointed, _contexts(lambda operation: operation in kept))
-
-
-def _recomputed_inside(layer: nn.Module, operations: Sequence[str]) -> Callable[..., Any]:
-    """A layer of which all kernels are kept but those in ``operations``; what lies between them is cheap."""
-    running: set[str] = set()
-    known = frozenset().union(*(_kernels(name) for name in KERNELS))
-    kernels: dict[str, frozenset[Any] | None] = {}
-    for name in operations:
-        inside = name.partition(".")[2]
-        kernels[name] = _kernels(INSIDE[inside]) if inside else None
-        module = _module(layer, name)
-        module.register_forward_pre_hook(lambda *_, own=name: running.add(own))
-        module.register_forward_hook(lambda *_, own=name: running.discard(own), always_call=True)
-
-    def is_kept(operation: Any) -> bool:
-        return operation in known and not any((own := kernels[name]) is None or operation in own for name in running)
-
-    return partial(_checkpointed, _contexts(is_kept))
 
 
 def _kernels(name: str) -> frozenset[Any]:
@@ -188,6 +151,13 @@ def _from_host(kept: Any) -> Tensor:
         return kept
     device, host = kept
     return host.to(device, non_blocking=True)
+
+
+def _swap_modules(layer: nn.Module, patterns: Sequence[str]) -> None:
+    """What the modules of a layer whose names a pattern is found in save for their backward pass goes to the host."""
+    for name, module in layer.named_modules():
+        if name and any(re.search(pattern, name) for pattern in patterns):
+            _swap_module(module)
 
 
 def _swap_module(module: nn.Module) -> None:

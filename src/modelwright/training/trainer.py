@@ -1,9 +1,34 @@
 """The loop: batches in, optimizer steps, checkpoints and lines out; each of its parts has a file of its own."""
 
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
-from modelwright.training.results import Ended, StepResult
+import torch
+from torch import Tensor
+
+from modelwright.errors import CheckpointError, RequestError
+from modelwright.planner.counting import count
+from modelwright.training import state
+from modelwright.training.build import build_data, build_model, found_at
+from modelwright.training.checkpoints import Checkpoints, Saved, Stopping
+from modelwright.training.checkpoints.export import export
+from modelwright.training.held_out import held_out_loss
+from modelwright.training.learner import NOT_FINITE, Learner
+from modelwright.training.report import RunFacts
+from modelwright.training.report.watchdog import Watchdog
+from modelwright.training.results import DONE, FAILED, STOPPED, Ended, StepResult
+from modelwright.training.silence import Silence
+from modelwright.training.tuning import settle
+
+CHECKPOINTS, EXPORT = "checkpoints", "export"
+"""The folders in a run's output."""
+NAMED_ROWS = 8
+"""How many rows of a step that failed are named."""
 
 
 class Trainer:
@@ -13,10 +38,13 @@ class Trainer:
         config: the run, a :class:`modelwright.configs.run.RunConfig`.
         model: the model to train in place of the one that the config names.
         processor: what makes documents of examples, in place of the model's own.
-        batches: an iterator of :class:`StepBatch`, in place of those of ``config.data``.
-        held_out: ``{name: batches}`` for the loss on held-out rows.
-        report: what is told of each step, in place of the one that ``config.log`` asks for.
+        batches: an iterator of :class:`StepBatch` with ``state()`` and ``restore(state)``, in place of ``config.data``.
+        held_out: ``{name: batches}`` for the loss on held-out rows; of each, the model's arguments.
+        report: what is told of each step; None: nothing.
         base: the folder that relative paths of the config start from.
+
+    Raises:
+        ConfigError, CheckpointError, RequestError: the run cannot be built; nothing has been written.
     """
 
     def __init__(
@@ -26,14 +54,26 @@ class Trainer:
         model: Any = None,
         processor: Any = None,
         batches: Any = None,
-        held_out: Any = None,
+        held_out: Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
         report: Any = None,
         base: Path | None = None,
     ):
-        self.config, self.model, self.processor = config, model, processor
-        self.batches, self.held_out, self.report = batches, held_out, report
-        self.base = Path.cwd() if base is None else base
-        self._step = 0
+        self.config, self.base = config, Path.cwd() if base is None else base
+        self.report = Silence() if report is None else report
+        if model is None:
+            model, found = build_model(config.model, config.seed, self.base)
+            processor = found if processor is None else processor
+        self.model, self.processor = model, processor
+        adapter = None if config.model.adapter is None else found_at(config.model.adapter, self.base)
+        self.tuned = settle(model, config.tune, adapter=adapter, seed=config.seed)
+        if batches is None and held_out is None:
+            batches, held_out = build_data(config, model, processor, self.base)
+        self.batches: Any = batches
+        self.held_out = held_out or {}
+        self.steps = config.steps_of(getattr(batches, "steps_per_epoch", 1))
+        self.learner = Learner(model, config, self.tuned.groups, self.steps, self.tuned.trains("gate"))
+        self.output = Path(config.output)
+        self._step, self._tokens, self._lost = 0, 0, 0
 
     @property
     def step(self) -> int:
@@ -42,8 +82,168 @@ class Trainer:
 
     def step_on(self, batch: Any) -> StepResult:
         """Take one optimizer step on a :class:`StepBatch`; public, for loops of one's own."""
-        raise NotImplementedError
+        result = self.learner.step_on(self._step + 1, batch)
+        self._step, self._tokens = self._step + 1, self._tokens + result.tokens
+        return result
 
     def fit(self) -> Ended:
-        """Train to the end of the run, from its newest checkpoint where there is one."""
-        raise NotImplementedError
+        """Train to the end of the run, from its newest checkpoint where there is one.
+
+        What ends a run early is in the result; what was wrong before its first step is raised.
+        """
+        if self.config.evaluate.only:
+            self.report.begin(self._facts())
+            self._evaluate()
+            return self._ended(Ended(DONE, 0, "the held-out rows are measured"))
+        with ExitStack() as stack:
+            note = self.report.note
+            checkpoints = stack.enter_context(Checkpoints(self.output / CHECKPOINTS, self.config.checkpoint, note))
+            self._resume(checkpoints)
+            self.report.begin(self._facts())
+            stopping = stack.enter_context(Stopping(self.config.checkpoint.minutes))
+            watchdog = Watchdog(self.config.limits.patience, self.output, note)
+            watchdog.start()
+            stack.callback(watchdog.stop)
+            stack.callback(getattr(self.batches, "close", lambda: None))
+            try:
+                ended = self._run(checkpoints, stopping, watchdog)
+            except (CheckpointError, RequestError) as error:  # of checkpoints, or of rows
+                ended = Ended(FAILED, self._step, str(error))
+            except torch.OutOfMemoryError as error:
+                ended = Ended(FAILED, self._step, _out_of_memory(self.config, error))
+        return self._ended(ended)
+
+    def _run(self, checkpoints: Checkpoints, stopping: Stopping, watchdog: Watchdog) -> Ended:
+        last = min(self.steps, self.config.limits.stop or self.steps)
+        for before, result, batch in self._taken(last):
+            if (reason := self._failure(result, batch)) is not None:
+                self._step -= 1  # whose weights are still there
+                self._save(checkpoints, before)
+                checkpoints.wait()
+                return Ended(FAILED, self._step, reason)
+            watchdog.alive(f"what comes after step {self._step}")
+            if self._is_due(self.config.evaluate.every) and self._step < last:
+                self._evaluate()
+            asked = stopping.after_step()
+            if asked.save or self._is_due(self.config.checkpoint.every):
+                self._save(checkpoints)
+                stopping.saved()
+            if asked.stop is not None:
+                checkpoints.wait()
+                return Ended(STOPPED, self._step, f"{asked.stop} stopped the run after step {self._step}")
+            watchdog.alive(f"step {self._step + 1}")
+        watchdog.alive("the end of the run")
+        self._evaluate()
+        self._save(checkpoints)
+        checkpoints.wait()
+        self._export(checkpoints)
+        return Ended(DONE, self._step, f"{self._step} steps were taken")
+
+    def _taken(self, last: int) -> Iterator[tuple[Any, StepResult, Any]]:
+        """Each step: where the data stood before it, its result, and its batch."""
+        while self._step < last:
+            before, started = self._cursor(), monotonic()
+            batch = next(self.batches)
+            waited = monotonic() - started
+            result = replace(self.step_on(batch), data_seconds=waited)
+            self.report.step(result, {"batch": batch, "param_norm": self._weight_norm})
+            yield before, result, batch
+
+    def _failure(self, result: StepResult, batch: Any) -> str | None:
+        """Why the run ends here, if it does: a step without a number, where none may be skipped or too many were."""
+        if result.skipped is None or not result.skipped.startswith(NOT_FINITE):
+            self._lost = 0 if result.skipped is None else self._lost
+            return None
+        self._lost += 1
+        allowed = getattr(self.config.limits.nonfinite, "skip", 0)
+        if self._lost <= allowed:
+            return None
+        places = [str(place) for place in batch.places]
+        rows = ", ".join(places[:NAMED_ROWS]) + (f" and {len(places) - NAMED_ROWS} more" * (len(places) > NAMED_ROWS))
+        often = f", the {self._lost}th in a row" if allowed else ""
+        return f"step {result.step} is {result.skipped}{often}; its rows: {rows or 'not known'}"
+
+    def _is_due(self, every: int | None) -> bool:
+        return every is not None and self._step % every == 0
+
+    # State
+
+    def _cursor(self) -> Any:
+        return getattr(self.batches, "state", lambda: None)()
+
+    def _save(self, checkpoints: Checkpoints, cursor: Any = None) -> None:
+        facts = state.facts(self.learner) | {
+            "tokens": self._tokens,
+            "lost": self._lost,
+            "data": self._cursor() if cursor is None else cursor,
+        }
+        checkpoints.save(self._step, state.tensors(self.learner), facts, self.config.to_dict())
+
+    def _resume(self, checkpoints: Checkpoints) -> None:
+        asked = self.config.checkpoint.resume
+        if asked == "none":
+            return
+        saved = checkpoints.newest() if asked == "auto" else Saved.at(Path(found_at(asked, self.base)))
+        if saved is None:
+            return
+        facts = checkpoints.load(saved, state.tensors(self.learner))
+        state.taken_over(self.learner, facts)
+        self._step, self._tokens, self._lost = saved.step, facts["tokens"], facts["lost"]
+        if facts["data"] is not None and getattr(self.config.data, "continues", True):
+            self.batches.restore(facts["data"])
+        self.report.note(f"going on after step {saved.step}, from {saved.folder}")
+
+    def _export(self, checkpoints: Checkpoints) -> None:
+        """The official folder, or the adapter, of the last step; what hinders it is said, and the run is done."""
+        saved, out = checkpoints.newest(), self.output / EXPORT
+        if self.config.checkpoint.on_end != "export" or saved is None:
+            return
+        named, adapter = self.config.model.path, self.config.model.adapter
+        try:
+            what = export(
+                saved,
+                out,
+                source=None if named is None else found_at(named, self.base),
+                adapter=None if adapter is None else Path(found_at(adapter, self.base)),
+            )
+        except (CheckpointError, OSError) as error:
+            self.report.note(f"the run is done, and nothing was exported: {error}")
+        else:
+            self.report.note(f"the {what} is in {out}")
+
+    # What is said
+
+    def _evaluate(self) -> None:
+        found = {name: held_out_loss(self.learner, batches) for name, batches in self.held_out.items()}
+        if found:
+            self.report.evaluated(self._step, found)
+
+    @torch.no_grad()
+    def _weight_norm(self) -> Tensor:
+        return torch.stack([master.norm() for master in self.learner.weights.masters.values()]).norm()
+
+    def _facts(self) -> RunFacts:
+        table = [{"part": row.part, "parameters": row.total, "trained": row.trainable} for row in self.tuned.table]
+        return RunFacts(
+            steps=self.steps,
+            done=self._step,
+            command=tuple(sys.argv),
+            config=self.config.to_dict(),
+            layout={},
+            parameters=table,
+            device=self.learner.device.type,
+            dtype=str(self.learner.weights.compute).removeprefix("torch."),
+            counts=count(self.model.config),
+        )
+
+    def _ended(self, ended: Ended) -> Ended:
+        self.report.end(ended)
+        return ended
+
+
+def _out_of_memory(config: Any, error: BaseException) -> str:
+    used = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
+    ways = ["recompute: full"] if config.recompute != "full" else ["swap: {}"]
+    ways += [f"batch.micro: {config.batch.micro // 2}"] if config.batch.micro > 1 else ["a smaller data.seq_length"]
+    ways += ["optimizer.state: int8"] if config.optimizer.state != "int8" else ["tune.lora"]
+    return f"the device's memory is full ({used:.1f} GiB were used): set {', '.join(ways)} ({str(error)[:200]})"

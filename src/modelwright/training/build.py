@@ -1,0 +1,81 @@
+"""What a run's config names, built: the model, its processor, and the rows that it learns from."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from modelwright.checkpoints.folder import find_checkpoint
+from modelwright.errors import CheckpointError, ConfigError
+from modelwright.families import architecture_of, family_of, resolve
+from modelwright.training.seeds import draw_first_weights
+
+
+def build_model(part: Any, seed: int, base: Path) -> tuple[Any, Any]:
+    """The model of a :class:`modelwright.configs.run.ModelPart`, and its processor, or None where it has none.
+
+    Args:
+        seed: of first weights, where the part has none of its own.
+        base: the folder that paths are relative to.
+
+    Raises:
+        CheckpointError, ConfigError: the folder cannot be read, or the config breaks a rule.
+    """
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if part.path is not None:
+        checkpoint = find_checkpoint(found_at(part.path, base))
+        config = checkpoint.config_class.from_pretrained(checkpoint.folder)
+        model = checkpoint.model_class.from_pretrained(checkpoint.folder, config=config, dtype=part.dtype)
+        folder = checkpoint.folder
+    else:
+        family, architecture = architecture_of(part.config)
+        config = family.config_class.from_dict(dict(part.config))
+        model, folder = family.model_class(architecture)(config), None
+        draw_first_weights(model, seed if part.init is None else part.init)
+    if part.processor is not None:
+        folder = Path(found_at(part.processor, base))
+    processor = None if folder is None else _processor(folder, config)
+    return nn.Module.to(model, device), processor
+
+
+def found_at(path: str, base: Path) -> str:
+    """A path relative to ``base`` where there is something, and otherwise as it is, such as a hub id."""
+    here = base / path
+    return str(here) if here.exists() else path
+
+
+def _processor(folder: Path, config: Any) -> Any:
+    try:
+        return resolve(family_of(config).processor)(folder, config)
+    except (CheckpointError, ConfigError):
+        raise
+    except Exception as error:  # the tokenizers library raises bare exceptions on damaged files
+        raise CheckpointError(f"the processor in {folder} cannot be read: {error}") from error
+
+
+def build_data(config: Any, model: Any, processor: Any, base: Path) -> tuple[Any, Mapping[str, Any]]:
+    """The steps of a run, and its held-out sets by name.
+
+    Raises:
+        ConfigError: the model has no processor, or no source is named.
+        RequestError: a file is missing or damaged.
+    """
+    if processor is None:
+        raise ConfigError("a model built from model.config needs model.processor, the folder of its tokenizer")
+    from modelwright.data.batches import held_out, open_batches
+    from modelwright.data.encoding.encoder import encoder_of
+
+    template = family_of(model).chat_template
+    encoder = encoder_of(
+        processor,
+        config.data,
+        template=None if template is None else resolve(template),
+        vocabulary=model.config.get_text_config().vocab_size,
+    )
+    micro, data = config.batch.micro, config.data
+    sets = held_out(data, encoder, micro, base=base) if data.eval else {}
+    if config.evaluate.only:
+        return None, sets
+    return open_batches(data, encoder, micro, config.batch.global_, config.seed, base=base), sets

@@ -1,0 +1,183 @@
+"""A run from its config to its end: what it writes, how it goes on after any end, and how it fails."""
+
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from modelwright.data.examples import Place
+from modelwright.errors import ConfigError
+from modelwright.training.checkpoints import saved_in
+from modelwright.training.results import DONE, FAILED, STOPPED
+from modelwright.training.silence import Silence
+from modelwright.training.trainer import Trainer
+from tests.fakes import MOE, NOAUX
+from tests.training.learners import rows_of, run_config, step_batch
+
+CONFIG = {"architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2"} | NOAUX
+
+
+class Steps:
+    """Batches that depend on the step alone."""
+
+    steps_per_epoch = 3
+
+    def __init__(self, model, before=None):
+        self.model, self.at, self.before = model, 0, before or (lambda at: None)
+
+    def __next__(self):
+        self.before(self.at)
+        rows = rows_of(self.model, 4, seed=self.at)
+        places = tuple(Place("rows.jsonl", 4 * self.at + row) for row in range(4))
+        self.at += 1
+        return replace(step_batch(rows, 2), places=places)
+
+    def state(self):
+        return {"at": self.at}
+
+    def restore(self, state):
+        self.at = state["at"]
+
+
+class Told(Silence):
+    """What a run said."""
+
+    def __init__(self):
+        self.results, self.notes, self.held_out = {}, [], {}
+
+    def step(self, result, more):
+        assert more["param_norm"]().dim() == 0 and more["batch"].micro
+        self.results[result.step] = result
+
+    def evaluated(self, step, found):
+        self.held_out[step] = found
+
+    def note(self, sentence):
+        self.notes.append(sentence)
+
+
+def trainer_of(folder, before=None, held_out=None, **parts):
+    config = run_config(
+        **{"model": {"config": CONFIG}, "output": str(folder), "steps": 6, "checkpoint": {"every": 2}} | parts
+    )
+    trainer = Trainer(config, batches=Steps(None, before), held_out=held_out, report=Told())
+    trainer.batches.model = trainer.model
+    return trainer
+
+
+def losses(trainer):
+    return {step: (result.loss, result.norm) for step, result in trainer.report.results.items()}
+
+
+def test_a_run_to_its_end(tmp_path):
+    trainer = trainer_of(tmp_path)
+    ended = trainer.fit()
+    assert (ended.code, ended.step, trainer.step) == (DONE, 6, 6)
+    assert [saved.step for saved in saved_in(tmp_path / "checkpoints")] == [2, 4, 6]
+    assert (tmp_path / "export" / "config.json").is_file()
+    read = type(trainer.model).from_pretrained(tmp_path / "export")
+    for name, tensor in read.state_dict().items():
+        assert torch.equal(tensor, trainer.model.state_dict()[name]), name
+    again = trainer_of(tmp_path)
+    assert (again.fit().code, again.report.results) == (DONE, {})
+
+
+def test_epochs_are_steps_of_the_data(tmp_path):
+    assert trainer_of(tmp_path, steps=None, epochs=2).steps == 6
+
+
+@pytest.mark.parametrize("how", ["signal", "error"])
+def test_a_run_that_was_ended_goes_on(how, tmp_path):
+    """Bit for bit, after the step of the signal, or after the last checkpoint."""
+    whole = trainer_of(tmp_path / "whole")
+    whole.fit()
+
+    def end(at):
+        if at == 3:
+            if how == "error":
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    first = trainer_of(tmp_path / "parts", end)
+    if how == "error":
+        with pytest.raises(KeyboardInterrupt):
+            first.fit()
+    else:
+        ended = first.fit()
+        assert (ended.code, ended.step) == (STOPPED, 4) and "SIGTERM" in ended.reason
+    second = trainer_of(tmp_path / "parts")
+    assert second.fit().code == DONE
+    assert min(second.report.results) == (3 if how == "error" else 5)
+    expected = losses(whole)
+    found = losses(first) | losses(second)
+    assert found == expected
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(second.model.state_dict()[name], tensor), name
+
+
+def poison(trainer, at):
+    """Let a step's loss be no number."""
+
+    def before(step):
+        weight = trainer.learner.weights.masters["model.norm.weight"]
+        if step == at:
+            weight.data[0] = torch.nan
+        elif step == at + 1:
+            weight.data[0] = 1.0
+
+    trainer.batches.before = before
+
+
+def test_a_step_without_a_number_ends_the_run(tmp_path):
+    """With the rows that were in it, and a checkpoint of the step before."""
+    trainer = trainer_of(tmp_path)
+    poison(trainer, 3)
+    ended = trainer.fit()
+    assert (ended.code, ended.step) == (FAILED, 3)
+    assert "step 4 is not finite: loss nan" in ended.reason and "rows.jsonl:12, rows.jsonl:13" in ended.reason
+    last = saved_in(tmp_path / "checkpoints")[-1]
+    assert (last.step, last.facts()["data"]) == (3, {"at": 3})
+
+
+def test_some_of_them_may_be_skipped(tmp_path):
+    trainer = trainer_of(tmp_path, limits={"nonfinite": {"skip": 1}})
+    poison(trainer, 3)
+    assert trainer.fit().code == DONE
+    assert [step for step, result in trainer.report.results.items() if result.skipped] == [4]
+
+
+def test_held_out_rows_are_measured(tmp_path):
+    trainer = trainer_of(tmp_path, evaluate={"every": 4})
+    rows = rows_of(trainer.model, 4)
+    trainer.held_out = {"held": [step_batch(rows[:3], 3).micro[0], step_batch(rows[3:], 1).micro[0]]}
+    trainer.fit()
+    assert set(trainer.report.held_out) == {4, 6}
+    found = trainer.report.held_out[6]["held"]
+    model = trainer.model.eval()
+    with torch.no_grad():
+        sums = [model.training_loss(**row) for row in rows]
+    wanted = sum(float(each.total) for each in sums) / sum(each.counts.counted for each in sums)
+    assert found["loss"] == pytest.approx(wanted, abs=1e-5)
+    assert found["counted"] == sum(each.counts.counted for each in sums)
+
+
+def test_two_runs_of_one_seed_begin_alike(tmp_path):
+    first, second = trainer_of(tmp_path / "a"), trainer_of(tmp_path / "b", model={"config": CONFIG, "init": 4})
+    torch.rand(3)
+    third = trainer_of(tmp_path / "c")
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(third.model.state_dict()[name], tensor), name
+    assert not torch.equal(second.model.lm_head.weight, first.model.lm_head.weight)
+
+
+def test_a_limit_ends_a_run_before_its_schedule(tmp_path):
+    trainer = trainer_of(tmp_path, limits={"stop": 2})
+    assert (trainer.fit().step, trainer.steps) == (2, 6)
+
+
+def test_what_cannot_be_built_is_refused(tmp_path):
+    config = run_config(model={"config": {"model_type": "deepseek_v2"} | MOE}, output=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"needs model\.processor"):
+        Trainer(config)
