@@ -21,6 +21,7 @@ COMMANDS = [
     "convert",
     "data",
     "env",
+    "evaluate",
     "export",
     "generate",
     "models",

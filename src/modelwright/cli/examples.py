@@ -39,6 +39,10 @@ QUANTIZE = (
     "modelwright quantize org/name ./int8",
     "modelwright quantize ./checkpoint ./int4 --method int4 --eval text.txt",
 )
+EVALUATE = (
+    "modelwright evaluate ./checkpoint --data held_out.jsonl --exact",
+    "modelwright evaluate org/name --tasks mine --include-path ./tasks --limit 100",
+)
 EXPORT_ONNX = ("modelwright export onnx vl2-nano ./onnx --dtype float16",)
 CHECKPOINT_LS = ("modelwright checkpoint ls runs/first",)
 CHECKPOINT_VERIFY = ("modelwright checkpoint verify runs/first 200",)

@@ -12,6 +12,7 @@ from modelwright.cli import examples
 from modelwright.cli.checkpoint_commands import checkpoint
 from modelwright.cli.data_commands import data
 from modelwright.cli.engine_commands import bench, chat, complete_image, generate, serve
+from modelwright.cli.evaluate_command import evaluate
 from modelwright.cli.exit_status import USER_ERROR, status_of
 from modelwright.cli.model_commands import env, models, plan
 from modelwright.cli.option_names import Command, in_options
@@ -76,6 +77,7 @@ COMMANDS = {
     models: examples.MODELS,
     convert: examples.CONVERT,
     quantize: examples.QUANTIZE,
+    evaluate: examples.EVALUATE,
     plan: examples.PLAN,
     train: examples.TRAIN,
     env: examples.ENV,

@@ -26,7 +26,7 @@ _MOST = 700.0
 
 
 Answers = Callable[[Any], Mapping[str, Sequence[Sample]]]
-"""What a model, in evaluation mode, answers to the first rows of each set; `serving.held_out_answers` makes them."""
+"""What a model, in evaluation mode, answers to the first rows of each set (`serving.held_out_answers`)."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,9 @@ class Evaluation:
             with untouched(model):
                 samples = answers(model)
             write_samples(self._folder, step, samples)
-        except (UserError, OSError) as error:
-            self._report.note(f"no sample answers after step {step}: {error}")
+        except Exception as error:  # a run is not ended by what is only looked at
+            kind = "" if isinstance(error, UserError | OSError) else f"{type(error).__name__}: "
+            self._report.note(f"no sample answers after step {step}: {kind}{error}")
             return {}
         judged = {name: [s.exact for s in each if s.exact is not None] for name, each in samples.items()}
         return {name: sum(exact) / len(exact) for name, exact in judged.items() if exact}

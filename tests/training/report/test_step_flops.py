@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 from modelwright.families.deepseek_v2.config import DeepseekV2Config
@@ -13,6 +14,8 @@ from modelwright.training.report.step_flops import StepFlops, document_lengths
 from tests.fakes import MOE
 from tests.llamas import HUGGING_FACE
 from tests.planner.models import tiny_vl2_config
+from tests.planner.test_flops import Counting
+from tests.planner.test_training_flops import language_model_and_ids
 
 
 def batch(*micro, counted):
@@ -62,3 +65,16 @@ def test_lora_costs_its_own_numbers_and_no_gradient_of_frozen_weights():
     expert = counts.layers[-1].feed_forward
     own = 6 * 9 * (48 + 80 * expert.chosen // expert.experts)
     assert found == 2 * forward.total + products + own
+
+
+@pytest.mark.parametrize("name", ["llama", "llama_experts", "v2_experts", "v2_dense", "imagegpt"])
+def test_a_pass_of_the_loop_is_counted_exactly(name):
+    """The passes that training takes: logits where a label counts, in chunks."""
+    config, model, ids = language_model_and_ids(name)
+    labels = ids.clone()
+    labels[0, :5] = -100
+    counted = model.training_counts(labels=labels, input_ids=ids).counted
+    with Counting() as counting:
+        model.train().training_loss(labels=labels, input_ids=ids, chunk=3).total.backward()
+    found = StepFlops(count(config))(batch({"input_ids": ids, "labels": labels}, counted=counted))
+    assert found == counting.flops
