@@ -57,8 +57,8 @@ class LowRank(nn.Module):
     def grouped(self, x: Tensor, base: Tensor, counts: Tensor, product: GroupedProduct = grouped_linear) -> Tensor:
         """The same for rows sorted by expert; ``counts`` ``[experts]`` says how many each has."""
         x = F.dropout(x, self.dropout, self.training).to(base.dtype)
-        hidden = product(x, self.A.to(base.dtype), counts)
-        return base.add(product(hidden, self.B.to(base.dtype), counts), alpha=self.scale)
+        hidden = self.scale * product(x, self.A.to(base.dtype), counts)
+        return product(hidden, self.B.to(base.dtype), counts).add_(base)  # in place: nobody else holds the product
 
     def delta(self) -> Tensor:
         """``scale * B @ A`` in fp32, of the weight's shape ``[out, in]`` or ``[experts, out, in]``."""

@@ -3,7 +3,6 @@
 Leaves out the modules that compute with pairs (``layers/lora.py``) and files (``adapter.py``).
 """
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from modelwright.configs.run import LoraPart
 from modelwright.errors import ConfigError
 from modelwright.layers.lora import Adapted, LowRank, adapted
 from modelwright.layers.quantized import QuantizedExperts, QuantizedLinear
+from modelwright.training.seeds import seed_of
 from modelwright.training.tuning.parts import chosen, split_by_part
 
 HOUSE = frozenset(
@@ -80,7 +80,7 @@ def add_lora(model: Any, part: LoraPart, seed: int = 0, frozen: Sequence[str] = 
         *stack, out, into = shapes[name]
         a = torch.empty(*stack, part.rank, into)
         bound = 1 / math.sqrt(into)
-        a.uniform_(-bound, bound, generator=_generator(seed, name))
+        a.uniform_(-bound, bound, generator=torch.Generator().manual_seed(seed_of(seed, "lora", name)))
         pairs[name] = LoraPair(a, torch.zeros(*stack, out, part.rank), scale)
     return put_pairs(model, pairs, part.dropout, part.rslora)
 
@@ -151,15 +151,6 @@ def merge(model: Any) -> Any:
     for name, module in [(name, module) for name, module in model.named_modules() if isinstance(module, Adapted)]:
         replace_module(model, name, module.plain())
     return model
-
-
-def draw_name(seed: int, name: str) -> int:
-    """A seed of its own for each name."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "little") >> 1
-
-
-def _generator(seed: int, name: str) -> torch.Generator:
-    return torch.Generator().manual_seed(draw_name(seed, name))
 
 
 def replace_module(model: nn.Module, name: str, made: nn.Module) -> None:
