@@ -59,6 +59,7 @@ def section(**values: Any) -> Any:
     fields = {
         **{"train": (), "eval": (), "root": None, "seq_length": 64, "pack": "documents", "truncate": "refuse"},
         **{"shuffle": True, "labels": "assistant", "workers": 0, "on_error": "stop", "cache": None, "window": 16},
+        **{"drop_last": False, "skip": 0},
     }
     assert values.keys() <= fields.keys()
     return SimpleNamespace(**fields | values)
@@ -67,9 +68,8 @@ def section(**values: Any) -> Any:
 def batches(
     *sources: Any, micro: int = 1, step: int = 2, seed: int = 0, weights: Any = None, encoder: Any = None, **values: Any
 ) -> RunBatches:
-    """The steps of sources; ``drop_last`` and fields of ``data`` by their names."""
-    more = {"drop_last": values.pop("drop_last")} if "drop_last" in values else {}
+    """The steps of sources; fields of ``data`` by their names."""
     part = section(**values)
     shares = [1.0] * len(sources) if weights is None else weights
     made = AsGiven(part) if encoder is None else encoder
-    return RunBatches(sources, shares, made, part, micro, step, seed, **more)
+    return RunBatches(sources, shares, made, part, micro, step, seed)

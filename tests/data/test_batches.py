@@ -72,6 +72,26 @@ def test_steps_are_counted_before_they_are_made(pack):
     assert rows == [4] * 15
 
 
+def test_steps_that_are_never_full_are_refused():
+    run = batches(of_lengths(3, 3, 3), pack="none", step=4, drop_last=True)
+    with pytest.raises(
+        RequestError, match=r"a step needs batch.global \(4\) rows, and an epoch has 3: with data.drop_last"
+    ):
+        next(run)
+
+
+@pytest.mark.parametrize("pack", PACKINGS)
+def test_the_first_steps_may_be_passed_over(pack):
+    how: dict[str, Any] = {"pack": pack, "step": 3, "window": 8}
+    whole, later = batches(of_lengths(*LENGTHS), **how), batches(of_lengths(*LENGTHS), skip=2, **how)
+    expected = steps(whole, 6)[2:]
+    for step in expected[:2]:
+        assert_same(next(later), step)
+    again = batches(of_lengths(*LENGTHS), skip=2, **how)
+    again.restore(later.state())
+    assert_same(next(again), expected[2])
+
+
 def test_a_row_says_what_it_holds():
     run = batches(of_lengths(*LENGTHS), step=2, micro=2, seq_length=64)
     step = next(run)

@@ -22,11 +22,11 @@ from modelwright.data.settings import DataSettings, SourceSettings
 from modelwright.data.sources import open_source
 from modelwright.data.stream import Cursor, MadeRow, RowStream
 from modelwright.data.workers import Workers
-from modelwright.errors import CheckpointError, ConfigError
+from modelwright.errors import CheckpointError, ConfigError, RequestError
 
 STEPS_AHEAD = 2
 """Steps that are made ready ahead of the loop where there are workers."""
-_FIXED = ("shuffle", "pack", "window", "seq_length", "truncate", "labels", "on_error")
+_FIXED = ("shuffle", "pack", "window", "seq_length", "truncate", "labels", "on_error", "drop_last")
 """Settings of ``data`` on which the order depends, or what stands in a row."""
 
 
@@ -35,6 +35,7 @@ class RunBatches:
 
     An epoch has as many rows of the files as all sources hold together. Its last step holds what is left, so that every
     row of a single source is learned once an epoch, whatever the size of a step; ``drop_last`` leaves it out instead.
+    The first ``skip`` steps of a run are passed over.
 
     Args:
         sources: of rows, by their numbers.
@@ -45,7 +46,6 @@ class RunBatches:
         rows_of_step: rows of a step.
         seed: of the order.
         pad_id: what fills the tail of a row; None leaves it to the encoder.
-        drop_last: whether an epoch's last step is left out where it is not full.
         prepared: the documents of each source that were made before (`cache.prepared_of`).
     """
 
@@ -59,14 +59,13 @@ class RunBatches:
         rows_of_step: int,
         seed: int = 0,
         pad_id: int | None = None,
-        drop_last: bool = False,
         prepared: Sequence[Prepared | None] = (),
     ):
-        self.micro, self.rows_of_step, self.drop_last = micro, rows_of_step, drop_last
+        self.micro, self.rows_of_step, self.drop_last, self.skip = micro, rows_of_step, part.drop_last, part.skip
         self.packs = part.pack == "documents" and encoder.packs
         self.pad_id = encoder.pad_id if pad_id is None else pad_id
         self._settings = {name: getattr(part, name) for name in _FIXED}
-        self._settings |= {"seed": seed, "weights": [*weights], "drop_last": drop_last}
+        self._settings |= {"seed": seed, "weights": [*weights]}
         self._workers = Workers(encoder, part.workers)
         self._rows = RowStream(sources, weights, part, seed, self.packs, self._workers, prepared)
         self._at = self._rows.start()
@@ -131,16 +130,28 @@ class RunBatches:
 
     def _made(self, at: Cursor) -> Iterator[tuple[StepBatch, Cursor]]:
         """Steps from a place on, each with the place after it."""
+        skip = self.skip if at == self._rows.start() else 0
+        for number, rows in enumerate(self._rows_of_steps(at)):
+            if number >= skip:
+                yield self._step(rows), rows[-1].after
+
+    def _rows_of_steps(self, at: Cursor) -> Iterator[list[MadeRow]]:
         waiting: list[MadeRow] = []
+        full = False
         for row in self._rows.made(at):
             if waiting and waiting[-1].epoch != row.epoch:
                 if not self.drop_last:
-                    yield self._step(waiting), waiting[-1].after
+                    yield waiting
+                elif row.epoch > 1 and not full:
+                    raise RequestError(
+                        f"a step needs batch.global ({self.rows_of_step}) rows, and an epoch has {len(waiting)}: with "
+                        "data.drop_last no step is ever full"
+                    )
                 waiting = []
             waiting.append(row)
             if len(waiting) == self.rows_of_step:
-                yield self._step(waiting), row.after
-                waiting = []
+                yield waiting
+                waiting, full = [], True
 
     def _step(self, made: Sequence[MadeRow]) -> StepBatch:
         rows = [row.documents for row in made]
@@ -209,7 +220,6 @@ def open_batches(
     seed: int = 0,
     pad_id: int | None = None,
     base: Path | None = None,
-    drop_last: bool = False,
 ) -> Batches:
     """The steps of ``data.train``.
 
@@ -220,7 +230,6 @@ def open_batches(
         seed: of the order.
         pad_id: what fills the tail of a row; None leaves it to the encoder.
         base: the folder that paths are relative to; None for the one that this process runs in.
-        drop_last: whether an epoch's last step is left out where it is not full.
 
     Raises:
         ConfigError: there is no source, or a format is unknown.
@@ -231,7 +240,7 @@ def open_batches(
     sources = [_opened(each, part, base) for each in part.train]
     weights = [each.weight for each in part.train]
     prepared = [prepared_of(source, encoder, _cache(part, base)) for source in sources]
-    return RunBatches(sources, weights, encoder, part, micro, global_, seed, pad_id, drop_last, prepared)
+    return RunBatches(sources, weights, encoder, part, micro, global_, seed, pad_id, prepared)
 
 
 def held_out(

@@ -62,7 +62,7 @@ class DataPart(RunPart):
     on_error: Literal["stop", "skip"] = "stop"
     cache: str | None = None
     window: int = 4096
-    drop_last: bool = True
+    drop_last: bool = False
     skip: int = 0
     continues: bool = True
 
