@@ -83,7 +83,7 @@ def test_blanks_before_learned_words_are_kept(vl2):
 
 def test_tokens_are_prepared_once_and_broken_rows_are_told(run, chats):
     file = chats([chat({"content": "One."}), {"messages": 7}, chat({"content": "Two."}, images=["a.png"])],
-                 cache="cache", on_error="skip", workers=1)  # fmt: skip
+                 cache="cache", on_error="skip")  # fmt: skip
     ended = run("data", "prepare", file)
     assert ended.code == 0, ended.err
     [folder] = (file.parent / "cache" / "prepared").iterdir()

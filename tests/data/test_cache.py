@@ -173,6 +173,21 @@ def test_a_process_that_is_killed_leaves_a_whole_folder_or_none(folder):
     assert [path.name for path in (folder.path / "cache" / "prepared").iterdir()] == ["key"]
 
 
+def test_two_that_prepare_the_same_end_with_one_folder(folder, tmp_path, monkeypatch):
+    """On two machines that share the cache, of which neither knows the other's processes."""
+    source = folder.rows(ROWS[2:4])
+
+    def another(row):
+        if row == 1:
+            prepare(source, Made(), tmp_path / "cache", "key")
+
+    machines = iter("aabb")
+    monkeypatch.setattr(cache, "gethostname", lambda: next(machines))
+    prepared = prepare(source, Made(), tmp_path / "cache", "key", progress=another)
+    assert same(prepared.outline(0), Made().document(source[0]))
+    assert [path.name for path in (tmp_path / "cache" / "prepared").iterdir()] == ["key"]
+
+
 def test_a_damaged_folder_is_told(folder, tmp_path):
     prepared = prepare(folder.rows(ROWS[:1]), Made(), tmp_path / "cache", "key")
     tokens = prepared.folder / "tokens.bin"

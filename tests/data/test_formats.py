@@ -116,7 +116,7 @@ def test_prompt_and_completion_are_words_or_messages(folder):
     assert folder.content({"prompt": "2+2=", "completion": "4"}) == Pair("2+2=", "4")
     chat = folder.content({"prompt": ASKED + ASKED[:1], "completion": ASKED[1:]})
     assert [(message.role, message.learn) for message in chat.messages] == [
-        ("user", False), ("assistant", False), ("user", False), ("assistant", None),
+        ("user", None), ("assistant", False), ("user", None), ("assistant", None),
     ]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from socket import gethostname
 from typing import IO, Any, Protocol
 
 import numpy as np
@@ -140,7 +141,7 @@ def prepare(
     final = cache / "prepared" / key
     final.parent.mkdir(parents=True, exist_ok=True)
     _remove_unfinished(final)
-    unfinished = final.with_name(f".{key}.{os.getpid()}")
+    unfinished = final.with_name(f".{key}.{gethostname()}.{os.getpid()}")
     unfinished.mkdir()
     try:
         _write(unfinished, source, maker, key, skips, cuts, progress)
@@ -307,8 +308,8 @@ def _sync(folder: Path) -> None:
 
 
 def _remove_unfinished(final: Path) -> None:
-    """What processes left behind that ended while they prepared the same."""
-    for folder in final.parent.glob(f".{final.name}.*"):
+    """What processes of this machine left behind that ended while they prepared the same."""
+    for folder in final.parent.glob(f".{final.name}.{gethostname()}.*"):
         with contextlib.suppress(ValueError, PermissionError):
             try:
                 os.kill(int(folder.name.rpartition(".")[2]), 0)

@@ -23,7 +23,7 @@ def run_encoder(run: RunConfig, config: Any, folder: Path) -> Encoder:
     """
     record = family_of(config)
     try:
-        processor = resolve(record.prompts or record.processor)(folder, config)
+        processor = resolve(record.processor)(folder, config)
     except (CheckpointError, ConfigError):
         raise
     except Exception as error:  # the tokenizers library raises bare exceptions on damaged files

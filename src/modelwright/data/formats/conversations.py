@@ -55,7 +55,7 @@ def read_query(row: Row, folder: PictureFolder) -> Content:
 
 
 def read_pair(row: Row, folder: PictureFolder) -> Content:
-    """``prompt`` and ``completion``: words, or messages of which the completion's alone are learned."""
+    """``prompt`` and ``completion``: words, or messages, of whose answers the completion's alone are learned."""
     prompt, completion = required(row, "prompt"), required(row, "completion")
     if isinstance(prompt, str):
         return Pair(prompt, words_of(row, "completion", completion))
@@ -89,7 +89,9 @@ def _both(row: Row, turn: Any) -> Iterable[Mapping[str, Any]]:
 
 
 def _not_learned(message: Any) -> Any:
-    return {**message, "loss": False} if isinstance(message, Mapping) else message
+    """An answer that is a part of the prompt."""
+    answers = isinstance(message, Mapping) and ROLES.get(str(message.get("role", message.get("from")))) == "assistant"
+    return {**message, "loss": False} if answers else message
 
 
 def _chat(row: Row, folder: PictureFolder, turns: Sequence[Any]) -> Chat:
