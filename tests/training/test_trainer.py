@@ -10,6 +10,7 @@ import torch
 from modelwright.data.examples import Place
 from modelwright.errors import ConfigError
 from modelwright.training.checkpoints import saved_in
+from modelwright.training.report import RunReport
 from modelwright.training.results import DONE, FAILED, STOPPED
 from modelwright.training.silence import Silence
 from modelwright.training.trainer import Trainer
@@ -65,6 +66,16 @@ def trainer_of(folder, before=None, held_out=None, **parts):
     trainer = Trainer(config, batches=Steps(None, before), held_out=held_out, report=Told())
     trainer.batches.model = trainer.model
     return trainer
+
+
+def test_a_longer_run_goes_on_and_leaves_what_was_exported(tmp_path):
+    trainer_of(tmp_path, steps=1, log={"jsonl": True}).fit()
+    longer = trainer_of(tmp_path, steps=2)
+    longer.report = RunReport(tmp_path, longer.config.log)
+    assert longer.fit().step == 2
+    assert (tmp_path / "export" / "config.json").is_file() and (tmp_path / "export-2" / "config.json").is_file()
+    rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert len(rows) == 1 and '"step": 2' in rows[0]
 
 
 def losses(trainer):

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -198,6 +198,8 @@ class Trainer:
         saved, out = checkpoints.newest(), self.output / EXPORT
         if self.config.checkpoint.on_end != "export" or saved is None:
             return
+        if out.exists():  # of the run before it was continued
+            out = self.output / f"{EXPORT}-{self._step}"
         named, adapter = self.config.model.path, self.config.model.adapter
         try:
             what = export(
@@ -223,7 +225,7 @@ class Trainer:
         return torch.stack([master.norm() for master in self.learner.weights.masters.values()]).norm()
 
     def _facts(self) -> RunFacts:
-        table = [{"part": row.part, "parameters": row.total, "trained": row.trainable} for row in self.tuned.table]
+        table = [asdict(row) for row in self.tuned.table]
         return RunFacts(
             steps=self.steps,
             done=self._step,
