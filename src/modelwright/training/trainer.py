@@ -15,7 +15,7 @@ from modelwright.errors import CheckpointError, RequestError
 from modelwright.planner.counting import count
 from modelwright.training import state
 from modelwright.training.build import build_data, build_model, found_at
-from modelwright.training.checkpoints import Checkpoints, Saved, Stopping
+from modelwright.training.checkpoints import Checkpoints, Stopping
 from modelwright.training.checkpoints.export import export
 from modelwright.training.held_out import held_out_loss
 from modelwright.training.learner import NOT_FINITE, Learner
@@ -115,7 +115,7 @@ class Trainer:
 
     def _run(self, checkpoints: Checkpoints, stopping: Stopping, watchdog: Watchdog) -> Ended:
         last = min(self.steps, self.config.limits.stop or self.steps)
-        for before, result, batch in self._taken(last):
+        for before, result, batch in self._taken(last, checkpoints):
             if (reason := self._failure(result, batch)) is not None:
                 self._step -= 1  # whose weights are still there
                 self._save(checkpoints, before)
@@ -139,11 +139,17 @@ class Trainer:
         self._export(checkpoints)
         return Ended(DONE, self._step, f"{self._step} steps were taken")
 
-    def _taken(self, last: int) -> Iterator[tuple[Any, StepResult, Any]]:
-        """Each step: where the data stood before it, its result, and its batch."""
+    def _taken(self, last: int, checkpoints: Checkpoints) -> Iterator[tuple[Any, StepResult, Any]]:
+        """Each step: where the data stood before it, its result, and its batch; where none comes, a checkpoint."""
         while self._step < last:
             before, started = self._cursor(), monotonic()
-            batch = next(self.batches)
+            try:
+                batch = next(self.batches)
+            except RequestError:  # broken rows, or a dead worker
+                if self._step:
+                    self._save(checkpoints, before)
+                    checkpoints.wait()
+                raise
             waited = monotonic() - started
             result = replace(self.step_on(batch), data_seconds=waited)
             self.report.step(result, {"batch": batch, "param_norm": self._weight_norm})
@@ -176,14 +182,13 @@ class Trainer:
             "tokens": self._tokens,
             "lost": self._lost,
             "data": self._cursor() if cursor is None else cursor,
+            "base": str(self.base.absolute()),
         }
         checkpoints.save(self._step, state.tensors(self.learner), facts, self.config.to_dict())
 
     def _resume(self, checkpoints: Checkpoints) -> None:
         asked = self.config.checkpoint.resume
-        if asked == "none":
-            return
-        saved = checkpoints.newest() if asked == "auto" else Saved.at(Path(found_at(asked, self.base)))
+        saved = checkpoints.chosen(asked if asked in ("auto", "none") else found_at(asked, self.base))
         if saved is None:
             return
         facts = checkpoints.load(saved, state.tensors(self.learner))
@@ -200,18 +205,25 @@ class Trainer:
             return
         if out.exists():  # of the run before it was continued
             out = self.output / f"{EXPORT}-{self._step}"
-        named, adapter = self.config.model.path, self.config.model.adapter
+        part = self.config.model
         try:
             what = export(
                 saved,
                 out,
-                source=None if named is None else found_at(named, self.base),
-                adapter=None if adapter is None else Path(found_at(adapter, self.base)),
+                source=self._place(part.path),
+                adapter=self._folder(part.adapter),
+                processor=self._folder(part.processor),
             )
         except (CheckpointError, OSError) as error:
             self.report.note(f"the run is done, and nothing was exported: {error}")
         else:
             self.report.note(f"the {what} is in {out}")
+
+    def _place(self, path: str | None) -> str | None:
+        return None if path is None else found_at(path, self.base)
+
+    def _folder(self, path: str | None) -> Path | None:
+        return None if path is None else Path(found_at(path, self.base))
 
     # What is said
 

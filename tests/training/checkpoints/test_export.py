@@ -126,21 +126,6 @@ def test_what_was_drawn_and_frozen_is_drawn_again(tmp_path, sources):
     assert (tmp_path / "out" / "tokenizer.json").is_file()
 
 
-def test_an_earlier_export_gives_way_and_other_files_stay(sources, tmp_path):
-    adapted = run_of(sources["llama"], tune=LORA)
-    saved, _ = trained(read(sources["llama"]), adapted, tmp_path / "adapted")
-    out = tmp_path / "out"
-    export(saved, out, source=sources["llama"], replace=True)
-    (out / "notes.txt").write_text("mine")
-    export(saved, out, source=sources["llama"], format="merged", max_shard_size="20KB", replace=True)
-    assert (out / "notes.txt").read_text() == "mine" and not list(out.glob("adapter*"))
-    assert len(list(out.glob("model-*.safetensors"))) > 1
-    export(saved, out, source=sources["llama"], format="merged", replace=True)
-    assert [path.name for path in out.glob("model*")] == ["model.safetensors"]
-    assert (out / "notes.txt").read_text() == "mine"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapted", "out"]
-
-
 def test_the_layout_of_mindformers(sources, tmp_path):
     saved, wanted = trained(read(sources["llama"]), run_of(sources["llama"]), tmp_path / "checkpoints")
     export(saved, tmp_path / "out", source=sources["llama"], to="mindformers")

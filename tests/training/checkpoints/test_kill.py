@@ -71,7 +71,7 @@ def test_killed_at_random_moments(tmp_path, whole, kills, async_):
 def test_killed_at_each_operation_of_a_save(tmp_path, whole, async_):
     """From the making of the folder over each file, its way to the disk and the renaming to the removal of old ones."""
     wanted, _ = whole
-    for number in range(75):  # of the first four saves, the last two of which remove an old one
+    for number in range(int(async_), 75, 2):  # of the first four saves, the last two of which remove an old one
         output = tmp_path / str(number)
         process = begun(output, async_=async_, die_at=number)
         process.join()

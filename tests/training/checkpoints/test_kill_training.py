@@ -1,4 +1,4 @@
-"""kill -9 on `Trainer` at random moments, with workers that read text: its curve is that of the run nobody killed."""
+"""kill -9 on `Trainer` at random moments, and on its workers: its curve is that of the run that nobody killed."""
 
 import json
 import os
@@ -22,7 +22,7 @@ STEPS, KILLS = 24, 20
 RUN = {
     "model": {"path": "model"},
     "output": "unused",
-    "data": {"train": [{"path": "rows.jsonl"}], "seq_length": 24, "truncate": "end"},
+    "data": {"train": [{"path": "rows.jsonl"}], "seq_length": 24, "truncate": "end", "workers": 0},
     "batch": {"micro": 2, "global": 4},
     "optimizer": {"lr": 1e-2},
     "steps": STEPS,
@@ -101,6 +101,32 @@ def test_a_run_that_is_killed_at_random_moments(tmp_path, folder, tune):
             compare(output, folder, values, wanted, weights)
             shutil.rmtree(output)
     compare(output, folder, values, wanted, weights)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies(tmp_path, folder):
+    """Status 4 and a checkpoint of the last step, from which the run then goes on; or the worker had done its work."""
+    process = begun(tmp_path / "whole", folder, RUN)
+    process.join()
+    wanted, output = curve(tmp_path / "whole"), tmp_path / "run"
+    working = RUN | {"data": RUN["data"] | {"workers": 2}}
+    process = begun(output, folder, working)
+    while process.is_alive() and last_step(output) < 2:
+        time.sleep(0.002)
+    workers = [int(pid) for path in Path(f"/proc/{process.pid}/task").iterdir()
+               for pid in (path / "children").read_text().split()]  # fmt: skip
+    assert len(workers) == 2
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == 4
+    stopped = last_step(output)
+    assert 2 <= stopped < STEPS
+    last = saved_in(output / "checkpoints")[-1]
+    assert last.step == stopped
+    process = begun(output, folder, RUN)
+    process.join()
+    assert process.exitcode == 0 and curve(output) == wanted
 
 
 def compare(output, folder, values, wanted, weights):

@@ -1,6 +1,5 @@
 """A checkpoint of a run as others read it: the official folder, MindFormers', or an adapter."""
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,6 @@ MODEL = "model."
 ADAPTERS = ("stacked", "official")
 LAYOUTS = ("hf", "mindformers")
 _NOT_CARRIED = {"config.json", "adapter_config.json", INDEX_FILE}
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.yaml", "config.json", "adapter_config.json")
-"""What an export writes that another one of the same run need not."""
 _STEERING = "e_score_correction_bias"
 
 
@@ -41,7 +38,6 @@ def export(
     dtype: str | None = None,
     to: str = "hf",
     max_shard_size: int | str = "5GB",
-    replace: bool = False,
 ) -> str:
     """Write what a run had learnt at a step into a new folder.
 
@@ -53,7 +49,6 @@ def export(
         format: of a run with LoRA: ``stacked``, ``official`` or ``merged``; None is what the run asks for.
         dtype: the type of the weights; None is the run's.
         to: ``hf``, the official folder, or ``mindformers``.
-        replace: an earlier export in ``out`` gives way when the new one is complete; files that it did not write stay.
 
     Returns:
         What was written: ``model``, or the ``adapter`` of one.
@@ -62,13 +57,6 @@ def export(
         CheckpointError: the folder is not free or cannot be written, or the checkpoint does not fit the source.
         ConfigError: a format or layout that this run has not.
     """
-    if replace and out.is_dir() and any(out.iterdir()):
-        with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.", suffix=".part") as holder:
-            made = Path(holder) / out.name
-            how = {"format": format, "dtype": dtype, "to": to, "max_shard_size": max_shard_size}
-            kind = export(saved, made, source=source, adapter=adapter, processor=processor, **how)
-            _take_place(made, out, Path(holder) / "earlier")
-        return kind
     check_new(out)
     run = RunConfig.of(saved.run())
     lora = None if run.tune is None else run.tune.lora
@@ -165,15 +153,6 @@ def _format(asked: str | None, adapted: bool) -> str:
     if form not in (*ADAPTERS, "merged"):
         raise ConfigError(f"format must be one of {', '.join(ADAPTERS)} and merged, got {form!r}")
     return form
-
-
-def _take_place(made: Path, out: Path, earlier: Path) -> None:
-    """Put a new export where an earlier one is, with the files in that which are no export's."""
-    os.rename(out, earlier)
-    os.rename(made, out)
-    for path in earlier.iterdir():
-        if not (out / path.name).exists() and not any(path.match(pattern) for pattern in _WEIGHTS):
-            os.rename(path, out / path.name)
 
 
 @torch.no_grad()
