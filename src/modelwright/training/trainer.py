@@ -70,7 +70,7 @@ class Trainer:
             batches, held_out = build_data(config, model, processor, self.base)
         self.batches: Any = batches
         self.held_out = held_out or {}
-        self.steps = config.steps_of(getattr(batches, "steps_per_epoch", 1))
+        self.steps = config.steps or config.steps_of(getattr(batches, "steps_per_epoch", 1))  # which may read all rows
         self.learner = Learner(model, config, self.tuned.groups, self.steps, self.tuned.trains("gate"))
         self.output = Path(config.output)
         self._step, self._tokens, self._lost = 0, 0, 0
