@@ -141,6 +141,7 @@ class Trainer:
 
     def _taken(self, last: int, checkpoints: Checkpoints) -> Iterator[tuple[Any, StepResult, Any]]:
         """Each step: where the data stood before it, its result, and its batch; where none comes, a checkpoint."""
+        first = self._step
         while self._step < last:
             before, started = self._cursor(), monotonic()
             try:
@@ -151,6 +152,9 @@ class Trainer:
                     checkpoints.wait()
                 raise
             waited = monotonic() - started
+            if self._step == first:
+                for sentence in self.tuned.notes(any("images" in micro for micro in batch.micro)):
+                    self.report.note(sentence)
             result = replace(self.step_on(batch), data_seconds=waited)
             self.report.step(result, {"batch": batch, "param_norm": self._weight_norm})
             yield before, result, batch

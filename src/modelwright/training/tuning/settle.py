@@ -65,11 +65,12 @@ class Tuned:
         return any(group.part == part for group in self.groups)
 
     def notes(self, sees_pictures: bool) -> tuple[str, ...]:
-        """What a reader should know of this choice and the run's data."""
+        """What a reader should know of this choice, after the first step's rows: whether any had a picture."""
         blind = [part for part in ("vision", "projector", "marks") if self.trains(part) and not sees_pictures]
         if not blind:
             return ()
-        return (f"{' and '.join(blind)} would train, and no row of the data has a picture: they stay as they are",)
+        listed = " and ".join(blind)
+        return (f"{listed} would train, and no row of the first step has a picture: of text alone they learn nothing",)
 
 
 def settle(model: Any, tune: TunePart | None = None, *, adapter: str | Path | None = None, seed: int = 0) -> Tuned:
