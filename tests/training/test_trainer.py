@@ -171,7 +171,7 @@ def test_held_out_rows_are_measured(tmp_path):
         sums = [model.training_loss(**row) for row in rows]
     wanted = sum(float(each.total) for each in sums) / sum(each.counts.counted for each in sums)
     assert found["loss"] == pytest.approx(wanted, abs=1e-5)
-    assert found["counted"] == sum(each.counts.counted for each in sums)
+    assert found["labels"] == sum(each.counts.counted for each in sums)
 
 
 def test_two_runs_of_one_seed_begin_alike(tmp_path):

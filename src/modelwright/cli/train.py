@@ -98,10 +98,15 @@ def _say_without_effect(run: RunConfig, model: CheckedConfig) -> None:
 
 
 def _train(run: RunConfig, folder: Path) -> int:
+    from modelwright.cli.training_bar import training_bar
+    from modelwright.serving.held_out_answers import answers_of
     from modelwright.training.report import RunReport
     from modelwright.training.trainer import Trainer
 
-    report = RunReport(Path(run.output), run.log, say)
-    ended = Trainer(run, report=report, base=folder).fit()
+    count = run.evaluate.generate
+    with training_bar() as progress:
+        report = RunReport(Path(run.output), run.log, say, progress)
+        answers = answers_of(run.data, count, folder) if count else None
+        ended = Trainer(run, report=report, base=folder, answers=answers).fit()
     say(ended.reason)
     return ended.code

@@ -148,7 +148,7 @@ def _params(border: tuple[int, int, bool], document: Document, engine: Engine) -
 
 def _prompt(document: Document, border: int) -> ProcessedPrompt:
     """The document up to the border; its pictures all stand before it, since answers hold none."""
-    plain = ProcessedPrompt.of_tokens(document.ids[:border])
+    plain = ProcessedPrompt.of_tokens(document.ids[:border].tolist())
     if document.picture_mask is None or document.tiles is None:
         return plain
     mask = document.picture_mask

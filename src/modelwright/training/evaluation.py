@@ -29,6 +29,10 @@ Answers = Callable[[Any], Mapping[str, Sequence[Sample]]]
 """What a model, in evaluation mode, answers to the first rows of each set (`serving.held_out_answers`)."""
 
 
+class NoLabels(RequestError):
+    """A set has no label that counts."""
+
+
 @dataclass(frozen=True)
 class HeldOutLoss:
     """The mean cross-entropy of a set's labels in nats, balance losses aside, over ``labels`` of them."""
@@ -60,7 +64,8 @@ def measure(
         computing: the context of a pass, such as autocast.
 
     Raises:
-        RequestError: a set has no label that counts.
+        NoLabels: a set has no label that counts.
+        RequestError: a row cannot be read.
     """
     with untouched(model):
         return {name: held_out_loss(model, passes, name, chunk, computing) for name, passes in sets.items()}
@@ -99,7 +104,12 @@ class Evaluation:
         computing: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> dict[str, HeldOutLoss]:
         """Measure, and report it; see `measure`. Answers that cannot be had or written are said, and no more."""
-        found = measure(model, self._sets, chunk=chunk, computing=computing)
+        found: dict[str, HeldOutLoss] = {}
+        for name, passes in self._sets.items():
+            try:
+                found |= measure(model, {name: passes}, chunk=chunk, computing=computing)
+            except NoLabels as error:
+                self._report.note(str(error))
         rows = {name: loss.as_row() for name, loss in found.items()}
         if self._answers is not None:
             for name, share in self._answered(model, step, self._answers).items():
@@ -140,7 +150,7 @@ def held_out_loss(
         total += float(found.total)
         labels += int(found.counts.counted)
     if not labels:
-        raise RequestError(f"{name} has no label that counts, so there is no loss to tell")
+        raise NoLabels(f"{name} has no label that counts, so there is no loss to tell")
     return HeldOutLoss(total / labels, labels)
 
 

@@ -1,9 +1,10 @@
 """The loop: batches in, optimizer steps, checkpoints and lines out; each of its parts has a file of its own."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -17,7 +18,7 @@ from modelwright.training import state
 from modelwright.training.build import build_data, build_model, found_at
 from modelwright.training.checkpoints import Checkpoints, Stopping
 from modelwright.training.checkpoints.export import export
-from modelwright.training.held_out import held_out_loss
+from modelwright.training.evaluation import Evaluation
 from modelwright.training.learner import NOT_FINITE, Learner
 from modelwright.training.report import RunFacts
 from modelwright.training.report.watchdog import Watchdog
@@ -42,6 +43,8 @@ class Trainer:
         held_out: ``{name: batches}`` for the loss on held-out rows; of each, the model's arguments.
         report: what is told of each step; None: nothing.
         base: the folder that relative paths of the config start from.
+        answers: what a model and its processor answer to held-out rows, by set, for `evaluate.generate`
+            (`serving.held_out_answers.answers_of`).
 
     Raises:
         ConfigError, CheckpointError, RequestError: the run cannot be built; nothing has been written.
@@ -57,7 +60,9 @@ class Trainer:
         held_out: Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
         report: Any = None,
         base: Path | None = None,
+        answers: Callable[[Any, Any], Mapping[str, Sequence[Any]]] | None = None,
     ):
+        self.answers = answers
         self.config, self.base = config, Path.cwd() if base is None else base
         self.report = Silence() if report is None else report
         if model is None:
@@ -232,9 +237,13 @@ class Trainer:
     # What is said
 
     def _evaluate(self) -> None:
-        found = {name: held_out_loss(self.learner, batches) for name, batches in self.held_out.items()}
-        if found:
-            self.report.evaluated(self._step, found)
+        if not self.held_out:
+            return
+        asked, processor, learner = self.answers, self.processor, self.learner
+        answers = None if asked is None else lambda model: asked(model, processor)
+        evaluation = Evaluation(self.config.evaluate, self.held_out, self.report, self.output, answers)
+        products = partial(learner.weights.products, learner.device.type)
+        evaluation(self.model, self._step, chunk=learner.chunk(), computing=products)
 
     @torch.no_grad()
     def _weight_norm(self) -> Tensor:
