@@ -34,8 +34,6 @@ class CheckpointPart(RunPart):
         verify: hashes are compared when one is read.
         minutes: the run saves and stops after so long.
         seconds: time between two, beside `every`.
-        trained_only: only what trains is saved.
-        prefix: what the folder of a checkpoint is called before its step; None: `step`.
         resume: `auto` continues from the newest that verifies in the output, `none` begins anew, and a path names one.
         on_end: whether the official folder is written when the run is done.
     """
@@ -48,8 +46,6 @@ class CheckpointPart(RunPart):
     minutes: float | None = None
     on_end: Literal["export", "none"] = "export"
     seconds: float | None = None
-    trained_only: bool = False
-    prefix: str | None = None
     resume: str = "auto"
 
     def check_rules(self) -> None:

@@ -37,8 +37,6 @@ def _read_checkpoints(reader: Reader) -> None:
     reader.put("checkpoint.seconds", seconds or None)
     reader.put("checkpoint.keep", said("keep_checkpoint_max", int, 5) or 5)
     reader.put("checkpoint.async", said("async_save", bool, False))
-    reader.put("checkpoint.trained_only", said("save_trainable_params", bool, False))
-    reader.put("checkpoint.prefix", said("prefix", str) or None)
     if said("enc_key", str):
         reader.refuse("enc_key: encrypted checkpoints are not written")
 
