@@ -10,6 +10,7 @@ from torch import nn
 from modelwright.checkpoints.folder import find_checkpoint
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families import architecture_of, family_of, resolve
+from modelwright.families.read import config_of
 from modelwright.training.seeds import draw_first_weights
 
 
@@ -30,14 +31,31 @@ def build_model(part: Any, seed: int, base: Path) -> tuple[Any, Any]:
         model = checkpoint.model_class.from_pretrained(checkpoint.folder, config=config, dtype=part.dtype)
         folder = checkpoint.folder
     else:
-        family, architecture = architecture_of(part.config)
-        config = family.config_class.from_dict(dict(part.config))
-        model, folder = family.model_class(architecture)(config), None
-        draw_first_weights(model, seed if part.init is None else part.init)
+        model, folder = model_of_config(part, seed), None
+        config = model.config
     if part.processor is not None:
         folder = Path(found_at(part.processor, base))
     processor = None if folder is None else _processor(folder, config)
     return nn.Module.to(model, device), processor
+
+
+def model_of_config(part: Any, seed: int) -> Any:
+    """The model of `model.config` as a run begins with it: drawn, or filled from the folder that its config names.
+
+    Args:
+        seed: of first weights, where the part has none of its own.
+
+    Raises:
+        CheckpointError, ConfigError: that folder cannot be read, or the config breaks a rule.
+    """
+    config = config_of(part.config, "model.config")
+    _, architecture = architecture_of({"model_type": config.model_type, "architectures": config.architectures})
+    model_class = family_of(config).model_class(architecture)
+    if getattr(config, "checkpoint_name_or_path", ""):  # which MindFormers' runs begin from
+        return model_class.from_config(config)
+    model = model_class(config)
+    draw_first_weights(model, seed if part.init is None else part.init)
+    return model
 
 
 def found_at(path: str, base: Path) -> str:

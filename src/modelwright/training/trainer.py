@@ -120,6 +120,7 @@ class Trainer:
 
     def _run(self, checkpoints: Checkpoints, stopping: Stopping, watchdog: Watchdog) -> Ended:
         last = min(self.steps, self.config.limits.stop or self.steps)
+        seconds, saved_at = self.config.checkpoint.seconds, monotonic()
         for before, result, batch in self._taken(last, checkpoints):
             if (reason := self._failure(result, batch)) is not None:
                 self._step -= 1  # whose weights are still there
@@ -127,12 +128,14 @@ class Trainer:
                 checkpoints.wait()
                 return Ended(FAILED, self._step, reason)
             watchdog.alive(f"what comes after step {self._step}")
-            if self._is_due(self.config.evaluate.every) and self._step < last:
+            if self._evaluates() and self._step < last:
                 self._evaluate()
             asked = stopping.after_step()
-            if asked.save or self._is_due(self.config.checkpoint.every):
+            late = seconds is not None and monotonic() - saved_at >= seconds
+            if asked.save or late or self._is_due(self.config.checkpoint.every):
                 self._save(checkpoints)
                 stopping.saved()
+                saved_at = monotonic()
             if asked.stop is not None:
                 checkpoints.wait()
                 return Ended(STOPPED, self._step, f"{asked.stop} stopped the run after step {self._step}")
@@ -177,6 +180,11 @@ class Trainer:
         rows = ", ".join(places[:NAMED_ROWS]) + (f" and {len(places) - NAMED_ROWS} more" * (len(places) > NAMED_ROWS))
         often = f", the {self._lost}th in a row" if allowed else ""
         return f"step {result.step} is {result.skipped}{often}; its rows: {rows or 'not known'}"
+
+    def _evaluates(self) -> bool:
+        part, epoch = self.config.evaluate, getattr(self.batches, "steps_per_epoch", None)
+        by_epochs = part.epochs is not None and epoch is not None and self._is_due(part.epochs * epoch)
+        return by_epochs or self._is_due(part.every)
 
     def _is_due(self, every: int | None) -> bool:
         return every is not None and self._step % every == 0

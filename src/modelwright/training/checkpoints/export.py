@@ -12,11 +12,10 @@ from modelwright.checkpoints.new_folder import check_new, copy_companions, new_f
 from modelwright.checkpoints.shards import INDEX_FILE
 from modelwright.configs.run import RunConfig
 from modelwright.errors import CheckpointError, ConfigError
-from modelwright.families import architecture_of
+from modelwright.training.build import model_of_config
 from modelwright.training.checkpoints.locks import reading
 from modelwright.training.checkpoints.saved import Saved
 from modelwright.training.checkpoints.tensor_files import described, new_tensors
-from modelwright.training.seeds import draw_first_weights
 from modelwright.training.tuning import lora_of, merge, save_adapter, settle
 
 MODEL = "model."
@@ -130,10 +129,7 @@ def _begun(saved: Saved, run: RunConfig, source: str | Path | None) -> Any:
             )
         checkpoint = find_checkpoint(source)
         return checkpoint.model_class.from_pretrained(checkpoint.folder, dtype=run.model.dtype)
-    values = dict(run.model.config or {})
-    record, architecture = architecture_of(values)
-    model = record.model_class(architecture)(record.config_class.from_dict(values))
-    draw_first_weights(model, run.seed if run.model.init is None else run.model.init)  # what was frozen is still so
+    model = model_of_config(run.model, run.seed)  # what was frozen is still so
     _cast(model, run.model.dtype)
     return model
 

@@ -1,0 +1,83 @@
+"""What a trainer makes of fields that MindFormers' runs have: first weights, epochs, times, ends."""
+
+import pytest
+import torch
+
+from modelwright.configs.run import ModelPart, RunConfig
+from modelwright.configs.run.mindformers import translate
+from modelwright.training.build import build_model
+from modelwright.training.checkpoints import saved_in
+from modelwright.training.trainer import Trainer
+from tests.training.test_trainer import Steps, Told, losses, trainer_of
+
+MODEL = {"type": "LlamaConfig", "hidden_size": 32, "num_layers": 2, "num_heads": 4, "vocab_size": 64, "seq_length": 24}
+TYPES = {"param_init_type": "float32", "compute_dtype": "float32"}
+
+
+def mindformers(**sections):
+    return {"model": {"model_config": MODEL | TYPES}, "output_dir": "unused"} | sections
+
+
+def model_part(**sections) -> ModelPart:
+    return RunConfig.of(translate(mindformers(**sections)).values).model
+
+
+def test_a_mindformers_run_builds_its_model(tmp_path):
+    model, processor = build_model(model_part(), 0, tmp_path)
+    assert processor is None and model.config.dialect == "mindformers"
+    assert model.config.hidden_size == 32 and model.dtype == torch.float32
+
+
+def test_a_mindformers_run_begins_with_the_weights_that_it_names(tmp_path):
+    model, _ = build_model(model_part(), 5, tmp_path)
+    model.save_pretrained(tmp_path)
+    read, _ = build_model(model_part(load_checkpoint=str(tmp_path)), 0, tmp_path)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(read.state_dict()[name], tensor), name
+
+
+def test_a_mindformers_run_learns(tmp_path):
+    """Its own schedule counts from step 0, so that the first step of a warmed up run moves nothing."""
+    run = mindformers(
+        output_dir=str(tmp_path),
+        runner_config={"epochs": 2, "batch_size": 2, "gradient_accumulation_steps": 2},
+        optimizer={"type": "AdamW"},
+        lr_schedule={"type": "CosineWithWarmUpLR", "learning_rate": 0.01, "warmup_steps": 2},
+        recompute_config={"select_recompute": True},
+        callbacks=[{"type": "CheckpointMonitor", "save_checkpoint_steps": 4, "keep_checkpoint_max": 1}],
+    )
+    config = RunConfig.of(translate(run).values)
+    trainer = Trainer(config, batches=Steps(None), report=Told())
+    trainer.batches.model = trainer.model
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    assert trainer.steps == 6
+    trainer.step_on(next(trainer.batches))
+    assert all(torch.equal(trainer.model.state_dict()[name], tensor) for name, tensor in before.items())
+    assert trainer.fit().code == 0
+    rates = [result.rates for result in trainer.report.results.values()]
+    assert max(rates[0].values()) == pytest.approx(0.005)
+    assert [saved.step for saved in saved_in(tmp_path / "checkpoints")] == [6]
+
+
+def test_a_run_may_end_before_its_schedule(tmp_path):
+    ended = trainer_of(tmp_path, limits={"stop": 3}).fit()
+    assert (ended.code, ended.step) == (0, 3)
+
+
+def test_held_out_rows_are_measured_after_so_many_epochs(tmp_path):
+    trainer = trainer_of(tmp_path, steps=8, evaluate={"epochs": 1}, held_out={"none": []})
+    trainer.fit()
+    assert list(trainer.report.held_out) == [3, 6, 8]
+
+
+def test_a_checkpoint_is_written_after_so_many_seconds(tmp_path):
+    trainer = trainer_of(tmp_path, checkpoint={"every": None, "seconds": 1e-9, "keep": 9}, steps=3)
+    trainer.fit()
+    assert [saved.step for saved in saved_in(tmp_path / "checkpoints")] == [1, 2, 3]
+
+
+def test_a_run_goes_on_from_the_output_of_another(tmp_path):
+    trainer_of(tmp_path / "one").fit()
+    trainer = trainer_of(tmp_path / "two", checkpoint={"resume": str(tmp_path / "one")}, steps=7)
+    trainer.fit()
+    assert list(losses(trainer)) == [7]
