@@ -109,6 +109,34 @@ def test_what_is_learned_follows_the_very_prompt_that_asks_for_it(name):
     assert document.ids[:first].tolist() == tokenizer.encode(prompt, add_special_tokens=False)
 
 
+MARKED = {  # as TRL marks them for transformers: the words of an answer and its end
+    "chatml": "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' %}"
+    "{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}{% else %}{{ m['content'] + '<|im_end|>' }}"
+    "{% endif %}{{ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+    "llama3": "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' }}"
+    "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] | trim + '<|eot_id|>' }}{% endgeneration %}"
+    "{% else %}{{ m['content'] | trim + '<|eot_id|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
+}
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("name", MARKED)
+def test_labels_are_transformers_masks_where_a_template_has_marks(name, kind, conversation):
+    tokenizer, turns = TOKENIZERS[kind](MARKED[name]), CONVERSATIONS[conversation]
+    document = encoder(tokenizer)(chat(*turns))
+    messages = [{"role": role, "content": words} for role, words in turns]
+    theirs = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+    ids, mask = np.array(theirs["input_ids"]), np.array(theirs["assistant_masks"], bool)
+    if document.ids.tolist() == ids.tolist():
+        assert (document.labels != UNLEARNED).tolist() == mask.tolist()
+    else:  # ours end with the prompt, where theirs part its last line breaks by what the answer begins with
+        assert (name, kind) == ("llama3", "bytes")
+        whole = Document(ids, np.where(mask, ids, UNLEARNED), HERE)
+        assert learned(tokenizer, document) == learned(tokenizer, whole)
+
+
 @pytest.mark.parametrize("labels", ["assistant", "last"])
 def test_a_message_says_itself_whether_it_is_learned(labels):
     tokenizer = made.byte_level(made.CHATML)
