@@ -124,6 +124,20 @@ def test_another_forward_of_a_class_is_seen(monkeypatch):
     assert not taken.holds()
 
 
+def test_what_python_writes_into_a_class_is_no_part_of_it():
+    """A class of some Pythons has no annotations of its own until they are read; a look for its methods reads them."""
+
+    class New(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x
+
+    taken, names = Fingerprint.of(New()), set(vars(New))
+    assert [getattr(New, name) for name in dir(New)] and set(vars(New)) > names
+    assert taken.holds()
+    New.forward = lambda self, x: -x
+    assert not taken.holds()
+
+
 def test_a_hook_of_all_modules_is_seen():
     taken = Fingerprint.of(model())
     handle = register_module_forward_hook(lambda *_: None)

@@ -18,6 +18,8 @@ _VALUES = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch
 """Types whose values never change, so that equal ones are as good as the same."""
 _WITHOUT_STATE = (*_VALUES, Tensor, FunctionType, BuiltinFunctionType, ModuleType, GenericAlias)
 _FORM = attrgetter("shape", "dtype")
+_ON_DEMAND = frozenset({"__annotations__", "__annotations_cache__", "__annotate_func__"})
+"""What Python itself writes into a class when somebody first asks for its annotations; no pass depends on it."""
 
 
 class _Same:
@@ -90,7 +92,9 @@ class Fingerprint:
     def _names_the_same(self) -> bool:
         try:
             # In this order: what is kept says whether it is equal.
-            return self.kept == self.live and all(kept == live for live, kept in self.classes)
+            return self.kept == self.live and all(
+                kept == live or _written(kept) == _written(live) for live, kept in self.classes
+            )
         except (RuntimeError, ValueError):  # another tensor or array, which cannot be said to be equal or not
             return False
 
@@ -124,6 +128,11 @@ def _copy(value: Any, empty: list[Any], inside: frozenset[int] = frozenset()) ->
         return set(value)
     several = isinstance(value, Tensor) and value.numel() > 1
     return value if several or isinstance(value, (*_VALUES, nn.Module)) else _Same(value)
+
+
+def _written(attributes: Any) -> dict[str, Any]:
+    """The attributes of a class, but for what Python adds to it by itself."""
+    return {name: value for name, value in attributes.items() if name not in _ON_DEMAND}
 
 
 def _plain(tensor: Tensor) -> list[Tensor]:

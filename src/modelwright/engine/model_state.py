@@ -32,9 +32,9 @@ class ModelState:
                 the next look that does, one of Python's state that was undone meanwhile is not.
         """
         if self._print is None or not self._print.holds():
+            self.shows = shows_its_state(self._model)  # first, as it makes Python write annotations into classes
             self._print = Fingerprint.of(self._model)
             self._contents = Contents(self._print.tensors)
-            self.shows = shows_its_state(self._model)
             self.records = self.shows and is_as_built(self._model) and _computes_alone()
             self.version += 1
             return True
