@@ -44,8 +44,9 @@ def deprecations_fail() -> Iterator[None]:
 
 
 @pytest.fixture
-def drafts_may_warn(monkeypatch) -> None:
-    """transformers hands a model that drafts both a generation config and arguments, and calls that deprecated."""
+def generate_may_warn(monkeypatch) -> None:
+    """transformers itself hands a model that drafts, and in releases such as 5.17 one in a pipeline, both a generation
+    config and arguments, and calls that deprecated."""
     monkeypatch.setattr(logging.getLogger("transformers.generation.utils"), "disabled", True)
 
 

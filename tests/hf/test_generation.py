@@ -97,7 +97,7 @@ def test_it_continues_from_a_cache(model):
     assert torch.equal(found, model.generate(ids, max_new_tokens=5, **GREEDY))
 
 
-@pytest.mark.usefixtures("drafts_may_warn")
+@pytest.mark.usefixtures("generate_may_warn")
 @pytest.mark.parametrize("how", ["a smaller model", "itself", "an early exit", "the prompt"])
 def test_drafts_leave_the_greedy_text(how, model):
     ids, cache = tokens(1, 6).repeat(1, 3), DynamicCache()
@@ -169,7 +169,7 @@ PICTURED = {
 }
 
 
-@pytest.mark.usefixtures("drafts_may_warn")
+@pytest.mark.usefixtures("generate_may_warn")
 @pytest.mark.parametrize("plan", PICTURED.values(), ids=PICTURED)
 def test_pictures_are_seen_whichever_way_the_prompt_comes(plan, vl2):
     inputs = vl2_inputs([[(1, 1), (2, 1)]])

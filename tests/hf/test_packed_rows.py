@@ -12,6 +12,7 @@ from transformers import DataCollatorWithFlattening, DynamicCache
 from modelwright.attention import PackedAttention
 from modelwright.errors import RequestError
 from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM
+from modelwright.hf.cache_names import of_cache
 from modelwright.ops import documents as by_document
 from tests.fakes import GROUPED, MHA, MOE, YARN, recompute_layers, tiny_v2, tiny_vl2, tokens, vl2_inputs
 from tests.imagegpts import colours, tiny_imagegpt
@@ -130,7 +131,7 @@ def test_positions_beside_a_mask_or_a_cache_mark_nothing():
     caches = DynamicCache(), DynamicCache()
     for start, stop in ((0, 5), (5, 6), (6, 8)):
         part = {"input_ids": ids[:, start:stop], "position_ids": torch.arange(start, stop)[None] % 4}
-        found, wanted = (m(**part, cache=cache).logits for m, cache in zip((ours, theirs), caches, strict=True))
+        found, wanted = (m(**part, **of_cache(own)).logits for m, own in zip((ours, theirs), caches, strict=True))
         close(found, wanted, atol=1e-5, rtol=1e-5)
 
 

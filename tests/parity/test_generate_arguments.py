@@ -102,7 +102,7 @@ def flat(output: Any) -> list[torch.Tensor]:
     return []
 
 
-@pytest.mark.usefixtures("drafts_may_warn")
+@pytest.mark.usefixtures("generate_may_warn")
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_is_heard_as_transformers_hears_it(family, plan, models_of):

@@ -219,9 +219,10 @@ def pipe(tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("generate_may_warn")
 def test_the_pipeline_answers_as_the_model_does(pipe):
     assert isinstance(AutoProcessor.from_pretrained(pipe.model.name_or_path), DeepseekVLV2Processor)
-    how = {"max_new_tokens": 5, "generate_kwargs": {"do_sample": False}}
+    how = {"generate_kwargs": {"max_new_tokens": 5, "do_sample": False}}
 
     def answer(**given) -> str:
         inputs = pipe.processor(**given)
