@@ -174,6 +174,28 @@ def test_what_is_more_than_products_is_refused(case, tmp_path):
         type(model).from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("road", ["ours", "peft's"])
+@pytest.mark.parametrize("version", ["0.19.1", "0.19.2.dev0"])
+def test_a_peft_that_is_too_old_is_told_of(version, road, tmp_path, monkeypatch):
+    model = tiny_v2(base=MOE)
+    write_adapter(model, tmp_path, MLP)
+    monkeypatch.setattr(peft, "__version__", version)
+    rule = rf"LoRA of experts .* needs peft 0\.20 or newer, and {re.escape(version)} is installed: pip install"
+    with pytest.raises(CheckpointError, match=rule):
+        if road == "ours":
+            type(model).from_pretrained(tmp_path)
+        else:
+            peft.PeftModel.from_pretrained(base(model, tmp_path), tmp_path)
+
+
+def test_of_layers_that_are_modules_an_older_peft_loads_all(tmp_path, monkeypatch):
+    model = tiny_v2(base=MOE).eval()
+    dense = write_adapter(model, tmp_path, ("o_proj", "q_b_proj"))
+    monkeypatch.setattr(peft, "__version__", "0.19.1")
+    assert differences(model, dense) > 0.05
+    assert differences(type(model).from_pretrained(tmp_path), dense) < 1e-4
+
+
 def test_a_stack_in_integers_takes_none(tmp_path):
     model = tiny_v2(base=MOE)
     write_adapter(model, tmp_path, MLP)

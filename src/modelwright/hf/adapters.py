@@ -17,7 +17,7 @@ from transformers.utils.loading_report import LoadStateDictInfo
 from modelwright.checkpoints.places import Stacked
 from modelwright.checkpoints.source import find_folder, read_json
 from modelwright.errors import CheckpointError
-from modelwright.hf.lora import official_layers, place_lora
+from modelwright.hf.lora import check_peft, official_layers, place_lora
 
 _OWN = ("weight", "bias")
 _ADAPTER = re.compile(r"\.(lora|ia3|hada|lokr|oft|boft|vera)_")  # tensors of adapters, as peft calls them
@@ -145,7 +145,8 @@ class PartsAdapter:
             given: other arguments of ``load_adapter``.
 
         Raises:
-            CheckpointError: an adapter of parts of a stack that is not LoRA.
+            CheckpointError: an adapter of parts of a stack that is not LoRA, or one that the installed peft is too
+                old for.
         """
         import peft
         from peft.utils import load_peft_weights
@@ -163,7 +164,10 @@ class PartsAdapter:
         assert config is not None and state is not None  # one of the two ways was given
         layers = _layers(state)
         if config.peft_type == peft.PeftType.LORA:
-            return cls(config, state) if any(layer.rpartition(".")[2] in names for layer in layers) else None
+            if not any(layer.rpartition(".")[2] in names for layer in layers):
+                return None
+            check_peft()
+            return cls(config, state)
         stacked = {layer for layer, place in official_layers(model).items() if place.index}
         for layer in sorted(layers & stacked):
             raise CheckpointError(

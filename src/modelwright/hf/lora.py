@@ -31,12 +31,30 @@ _PLAIN = frozenset({
 """The fields of peft's LoraConfig beside which a layer's update is ``scale * B @ A``, whatever they say."""
 _CHANGES_WEIGHTS = ("pissa", "corda", "olora", "loftq", "lora_ga")
 """First weights of LoRA for which peft subtracts something from the layer's own."""
+_PEFT = (0, 20)
+"""The first release of peft that serves: 0.19 refuses a second adapter with ``target_parameters``, and finds no
+layer for tensors of a model that is no PeftModel."""
 
 
 def official_layers(model: nn.Module) -> dict[str, Place]:
     """Each official layer with the place of its weight, whatever peft has wrapped."""
     places = {name.replace(_WRAPPED, ""): place for name, place in places_of(model).items()}
     return {name.removesuffix(".weight"): place for name, place in places.items() if name.endswith(".weight")}
+
+
+def check_peft() -> None:
+    """Raise unless the installed peft can hold LoRA of parts of a stack.
+
+    Raises:
+        CheckpointError: it is older than that.
+    """
+    import peft
+
+    if tuple(int(number) for number in re.findall(r"\d+", peft.__version__)[:2]) < _PEFT:
+        raise CheckpointError(
+            f"LoRA of experts and of other parts of a stack needs peft {'.'.join(map(str, _PEFT))} or newer, and "
+            f'{peft.__version__} is installed: pip install --upgrade "modelwright[peft]"'
+        )
 
 
 def place_lora(model: nn.Module, state: dict[str, Any], prefix: str, names: Iterable[str]) -> None:
@@ -50,8 +68,10 @@ def place_lora(model: nn.Module, state: dict[str, Any], prefix: str, names: Iter
         names: those tensors of ``state``, without ``prefix``.
 
     Raises:
-        CheckpointError: there is something else than LoRA among them, or LoRA that is more than ``B @ A``.
+        CheckpointError: there is something else than LoRA among them, or LoRA that is more than ``B @ A``, or the
+            installed peft is too old.
     """
+    check_peft()
     layers, usual = official_layers(model), _adapter_of(model, state)
     given: dict[str, dict[str, dict[str, Tensor]]] = {}
     for name in names:
