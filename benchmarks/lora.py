@@ -61,7 +61,8 @@ def main() -> None:
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        print(json.dumps(measure(*options.worker, options.steps)))
+        who, case = options.worker
+        print(json.dumps(measure(who, case, options.steps)))
         return
     results = {}
     for case in options.cases:

@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "families.slicing": CONFIG | TENSORS | {"parallel", "families.config", "families.model"},
     "data": {"errors", "configs", "processing"},
     "engine": BELOW_ENGINE,
-    "training": BELOW_ENGINE,
+    "training": BELOW_ENGINE | {"zoo"},
     "export": CONFIG | TENSORS | {"checkpoints", "hf"},
     "families.export": CONFIG | TENSORS | {"checkpoints", "hf", "export", "families.config", "families.model"},
     "serving": BELOW_ENGINE | {"engine", "zoo"},

@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modelwright import zoo
 from modelwright.cli.data_rows import Piece, Row, pieces_of, plain
-from modelwright.cli.train import with_zoo_found
-from modelwright.configs.run import RunConfig
 from modelwright.data.cache import Prepared
 from modelwright.processing.tokenizer import read_fast_tokenizer
 
@@ -126,8 +123,3 @@ def test_a_model_of_the_zoo_is_found_by_its_name(run, chats, tmp_path):
     file = chats([chat({"content": "One."})])
     ended = run("data", "show", file, "model.path=vl2-nano", "-n", "1")
     assert ended.code == 0 and "\u27e6One.<" in ended.out
-    config = RunConfig.read(file, ["model.path=vl2-nano", "model.processor=imagegpt-nano"])
-    found = with_zoo_found(config, tmp_path).model
-    assert (found.path, found.processor) == (str(zoo.path("vl2-nano")), str(zoo.path("imagegpt-nano")))
-    (tmp_path / "vl2-nano").mkdir()
-    assert with_zoo_found(config, tmp_path).model.path == "vl2-nano"

@@ -40,13 +40,13 @@ def assert_same(one: StepBatch, other: StepBatch) -> None:
 def test_an_epoch_holds_every_row_once_and_ends_with_a_smaller_step(pack):
     run = batches(of_lengths(*LENGTHS), pack=pack, step=4, micro=2)
     for _ in range(3):  # epochs
-        epoch = steps(run, run.steps_per_epoch) if pack == "none" else _epoch(run)
+        epoch = steps(run, run.steps_in(1)) if pack == "none" else _epoch(run)
         assert Counter(place.line for step in epoch for place in step.places) == Counter(range(1, len(LENGTHS) + 1))
         assert [len(step.micro) for step in epoch[:-1]] == [2] * (len(epoch) - 1)
         rows = [sum(len(each["input_ids"]) for each in step.micro) for step in epoch]
         assert rows[:-1] == [4] * (len(epoch) - 1) and 1 <= rows[-1] <= 4
     if pack == "none":
-        assert run.steps_per_epoch == 6 and rows[-1] == 1
+        assert run.steps_in(1) == 6 and rows[-1] == 1
 
 
 def _epoch(run: RunBatches) -> list[StepBatch]:
@@ -67,7 +67,7 @@ def test_steps_are_counted_before_they_are_made(pack):
             seen += step.sequences
         assert seen == epochs * len(LENGTHS)
     dropped = batches(of_lengths(*LENGTHS), pack="none", step=4, drop_last=True)
-    assert dropped.steps_per_epoch == 5 and dropped.steps_in(3) == 15
+    assert dropped.steps_in(1) == 5 and dropped.steps_in(3) == 15
     rows = [step.sequences for step in steps(dropped, 15)]
     assert rows == [4] * 15
 
@@ -230,7 +230,7 @@ def test_a_mixture_keeps_its_shares_and_wraps_each_source():
     files = [step.places[0].file for step in steps(run, 80)]
     for done in range(1, 81):
         assert abs(files[:done].count("few.jsonl") - done / 4) < 1
-    assert run.steps_per_epoch == 35
+    assert run.steps_in(1) == 35
 
 
 def test_files_are_opened_by_the_section(tmp_path):

@@ -45,7 +45,7 @@ def test_prepared_rows_are_the_same_steps_and_only_pictures_are_read_again(folde
     def steps(count=9):
         batches = open_batches(part, encoder, 1, 2, seed=5, base=folder.path)
         first = [next(batches) for _ in range(count)]
-        return first, batches.steps_per_epoch, batches.state()
+        return first, batches.steps_in(1), batches.state()
 
     before, length, state = steps()
     source = open_source(part.train[0], None, folder.path)

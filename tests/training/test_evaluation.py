@@ -140,13 +140,6 @@ def sample(**values):
     return SimpleNamespace(**plain | values)
 
 
-def test_rows_are_measured_in_their_turn_and_at_the_end(tmp_path):
-    evaluation = Evaluation(When(every=4, epochs=1), {"rows": passes}, Kept(), tmp_path)
-    assert [step for step in range(1, 11) if evaluation.due(step, 10, 3)] == [3, 4, 6, 8, 9, 10]
-    assert not Evaluation(When(), {}, Kept(), tmp_path).due(4, 10)
-    assert [step for step in range(1, 6) if Evaluation(None, {"rows": passes}, Kept(), tmp_path).due(step, 5)] == [5]
-
-
 def test_losses_and_answers_are_reported_and_failing_answers_are_said(tmp_path):
     model, report = MODELS["llama"]().train(), Kept()
     answers = [sample(), sample(said="c", exact=False)]

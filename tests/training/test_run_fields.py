@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from modelwright import zoo
 from modelwright.configs.run import ModelPart, RunConfig
 from modelwright.configs.run.mindformers import translate
-from modelwright.training.build import build_model
+from modelwright.training.build import build_model, model_at
 from modelwright.training.checkpoints import saved_in
 from modelwright.training.trainer import Trainer
 from tests.training.test_trainer import Steps, Told, losses, trainer_of
@@ -57,6 +58,13 @@ def test_a_mindformers_run_learns(tmp_path):
     rates = [result.rates for result in trainer.report.results.values()]
     assert max(rates[0].values()) == pytest.approx(0.005)
     assert [saved.step for saved in saved_in(tmp_path / "checkpoints")] == [6]
+
+
+def test_a_model_of_the_zoo_is_found_by_its_name_unless_a_folder_has_it(tmp_path):
+    assert model_at("vl2-nano", tmp_path) == str(zoo.path("vl2-nano"))
+    assert model_at("somebody/else", tmp_path) == "somebody/else"
+    (tmp_path / "vl2-nano").mkdir()
+    assert model_at("vl2-nano", tmp_path) == str(tmp_path / "vl2-nano")
 
 
 def test_a_run_may_end_before_its_schedule(tmp_path):

@@ -23,8 +23,6 @@ CONFIG = {"architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2
 class Steps:
     """Batches that depend on the step alone."""
 
-    steps_per_epoch = 3
-
     def __init__(self, model, before=None):
         self.model, self.at, self.before = model, 0, before or (lambda at: None)
 
@@ -34,6 +32,9 @@ class Steps:
         places = tuple(Place("rows.jsonl", 4 * self.at + row) for row in range(4))
         self.at += 1
         return replace(step_batch(rows, 2), places=places)
+
+    def steps_in(self, epochs):
+        return 3 * epochs
 
     def state(self):
         return {"at": self.at}

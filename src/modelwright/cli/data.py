@@ -24,7 +24,7 @@ from modelwright.data.sources import open_source
 from modelwright.data.workers import Workers
 from modelwright.errors import ConfigError
 from modelwright.serving.names import model_path
-from modelwright.training.encoder import run_encoder
+from modelwright.training.encoder import processor_in, run_encoder
 
 _REASONS = 5
 """Broken rows that are named."""
@@ -44,7 +44,8 @@ class DataRun:
         logging.getLogger("transformers").setLevel(logging.ERROR)
         run, model = read_checked(TrainOptions(file, tuple(overrides)))
         base = folder_of(run, file)
-        return cls(run, base, run_encoder(run, model, _processor_folder(run, base)))
+        processor = processor_in(_processor_folder(run, base), model)
+        return cls(run, base, run_encoder(run.data, model, processor))
 
     def source(self, part: SourcePart) -> Source:
         """One of its sources, opened."""

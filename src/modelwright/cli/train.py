@@ -1,10 +1,9 @@
 """``modelwright train``: reads a run, and hands it to the trainer with a report that speaks to the terminal."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from modelwright import zoo
 from modelwright.cli.console import say
 from modelwright.cli.plan import find_config
 from modelwright.cli.train_plan import show_run
@@ -37,8 +36,7 @@ def run_train(options: TrainOptions) -> int:
         show_run(run, model, options.run, options.ranks)
         return 0
     _say_without_effect(run, model)
-    folder = folder_of(run, options.run)
-    return _train(with_zoo_found(run, folder), folder)
+    return _train(run, folder_of(run, options.run))
 
 
 def read_checked(options: TrainOptions) -> tuple[RunConfig, CheckedConfig]:
@@ -66,13 +64,6 @@ def model_config(run: RunConfig, folder: Path) -> CheckedConfig:
     named = str(run.model.path)
     here = folder / named
     return read_config(here) if here.exists() else find_config(named)
-
-
-def with_zoo_found(run: RunConfig, folder: Path) -> RunConfig:
-    """The run with a model of the zoo by its folder: what trains knows no names."""
-    named = {name: getattr(run.model, name) for name in ("path", "processor")}
-    found = {name: str(zoo.path(at)) for name, at in named.items() if at in zoo.names() and not (folder / at).exists()}
-    return replace(run, model=replace(run.model, **found))
 
 
 def check_sources(run: RunConfig) -> None:

@@ -72,11 +72,6 @@ class RunBatches:
         self._steps: Iterator[tuple[StepBatch, Cursor]] | None = None
         self._files: list[list[dict[str, Any]]] | None = None
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """How many steps the first epoch has; where rows are packed, all documents are made for it once."""
-        return self.steps_in(1)
-
     def steps_in(self, epochs: int) -> int:
         """See `Batches`."""
         share = math.floor if self.drop_last else math.ceil

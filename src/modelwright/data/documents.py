@@ -144,17 +144,13 @@ class StepBatch:
 
 
 class Batches(Protocol):
-    """The steps of a run, one after the other and without end: after the last row of an epoch comes the next epoch.
-
-    Attributes:
-        steps_per_epoch: how many steps the first epoch has.
-    """
-
-    @property
-    def steps_per_epoch(self) -> int: ...
+    """The steps of a run, one after the other and without end: after the last row of an epoch comes the next epoch."""
 
     def steps_in(self, epochs: int) -> int:
-        """How many steps so many epochs have: packing may need a row more or less in another epoch's order."""
+        """How many steps the first so many epochs have; where rows are packed, all documents are made to know it.
+
+        Packing may need a row more or less in another epoch's order.
+        """
         ...
 
     def __iter__(self) -> Self: ...

@@ -7,10 +7,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelwright import zoo
 from modelwright.checkpoints.folder import find_checkpoint
-from modelwright.errors import CheckpointError, ConfigError
-from modelwright.families import architecture_of, family_of, resolve
+from modelwright.data.batches import held_out, open_batches
+from modelwright.errors import ConfigError
+from modelwright.families import architecture_of, family_of
 from modelwright.families.read import config_of
+from modelwright.training.encoder import processor_in, run_encoder
 from modelwright.training.seeds import draw_first_weights
 
 
@@ -26,7 +29,7 @@ def build_model(part: Any, seed: int, base: Path) -> tuple[Any, Any]:
     """
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     if part.path is not None:
-        checkpoint = find_checkpoint(found_at(part.path, base))
+        checkpoint = find_checkpoint(model_at(part.path, base))
         config = checkpoint.config_class.from_pretrained(checkpoint.folder)
         model = checkpoint.model_class.from_pretrained(checkpoint.folder, config=config, dtype=part.dtype)
         folder = checkpoint.folder
@@ -34,8 +37,8 @@ def build_model(part: Any, seed: int, base: Path) -> tuple[Any, Any]:
         model, folder = model_of_config(part, seed), None
         config = model.config
     if part.processor is not None:
-        folder = Path(found_at(part.processor, base))
-    processor = None if folder is None else _processor(folder, config)
+        folder = Path(model_at(part.processor, base))
+    processor = None if folder is None else processor_in(folder, config)
     return nn.Module.to(model, device), processor
 
 
@@ -64,13 +67,10 @@ def found_at(path: str, base: Path) -> str:
     return str(here) if here.exists() else path
 
 
-def _processor(folder: Path, config: Any) -> Any:
-    try:
-        return resolve(family_of(config).processor)(folder, config)
-    except (CheckpointError, ConfigError):
-        raise
-    except Exception as error:  # the tokenizers library raises bare exceptions on damaged files
-        raise CheckpointError(f"the processor in {folder} cannot be read: {error}") from error
+def model_at(path: str, base: Path) -> str:
+    """As :func:`found_at`; a name of the zoo is the folder of that model."""
+    found = found_at(path, base)
+    return str(zoo.path(path)) if found == path and path in zoo.names() else found
 
 
 def build_data(config: Any, model: Any, processor: Any, base: Path) -> tuple[Any, Mapping[str, Any]]:
@@ -82,16 +82,7 @@ def build_data(config: Any, model: Any, processor: Any, base: Path) -> tuple[Any
     """
     if processor is None:
         raise ConfigError("a model built from model.config needs model.processor, the folder of its tokenizer")
-    from modelwright.data.batches import held_out, open_batches
-    from modelwright.data.encoding.encoder import encoder_of
-
-    template = family_of(model).chat_template
-    encoder = encoder_of(
-        processor,
-        config.data,
-        template=None if template is None else resolve(template),
-        vocabulary=model.config.get_text_config().vocab_size,
-    )
+    encoder = run_encoder(config.data, model.config, processor)
     micro, data = config.batch.micro, config.data
     sets = held_out(data, encoder, micro, base=base) if data.eval else {}
     if config.evaluate.only:

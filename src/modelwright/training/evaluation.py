@@ -86,15 +86,6 @@ class Evaluation:
         self._part, self._sets, self._report = part, sets, report
         self._folder, self._answers = folder, answers if part is None or part.generate else None
 
-    def due(self, step: int, steps: int, steps_per_epoch: int | None = None) -> bool:
-        """Whether the rows are measured after this step: in their turn, and after the last."""
-        if not self._sets:
-            return False
-        turns = [None if self._part is None else self._part.every]
-        if self._part is not None and self._part.epochs and steps_per_epoch:
-            turns.append(self._part.epochs * steps_per_epoch)
-        return step == steps or any(turn is not None and step % turn == 0 for turn in turns)
-
     def __call__(
         self,
         model: Any,

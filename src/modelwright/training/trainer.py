@@ -75,7 +75,9 @@ class Trainer:
             batches, held_out = build_data(config, model, processor, self.base)
         self.batches: Any = batches
         self.held_out = held_out or {}
-        self.steps = config.steps or config.steps_of(getattr(batches, "steps_per_epoch", 1))  # which may read all rows
+        self.steps = config.steps or (1 if batches is None else batches.steps_in(config.epochs))  # may read all rows
+        epochs = config.evaluate.epochs
+        self._evaluations = (config.evaluate.every, None if epochs is None else self.batches.steps_in(epochs))
         self.learner = Learner(model, config, self.tuned.groups, self.steps, self.tuned.trains("gate"))
         self.output = Path(config.output)
         self._step, self._tokens, self._lost = 0, 0, 0
@@ -128,7 +130,7 @@ class Trainer:
                 checkpoints.wait()
                 return Ended(FAILED, self._step, reason)
             watchdog.alive(f"what comes after step {self._step}")
-            if self._evaluates() and self._step < last:
+            if any(map(self._is_due, self._evaluations)) and self._step < last:
                 self._evaluate()
             asked = stopping.after_step()
             late = seconds is not None and monotonic() - saved_at >= seconds
@@ -180,11 +182,6 @@ class Trainer:
         rows = ", ".join(places[:NAMED_ROWS]) + (f" and {len(places) - NAMED_ROWS} more" * (len(places) > NAMED_ROWS))
         often = f", the {self._lost}th in a row" if allowed else ""
         return f"step {result.step} is {result.skipped}{often}; its rows: {rows or 'not known'}"
-
-    def _evaluates(self) -> bool:
-        part, epoch = self.config.evaluate, getattr(self.batches, "steps_per_epoch", None)
-        by_epochs = part.epochs is not None and epoch is not None and self._is_due(part.epochs * epoch)
-        return by_epochs or self._is_due(part.every)
 
     def _is_due(self, every: int | None) -> bool:
         return every is not None and self._step % every == 0

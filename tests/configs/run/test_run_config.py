@@ -60,7 +60,6 @@ def test_a_file_is_read_into_parts(tmp_path):
     assert run.checkpoint == CheckpointPart(async_=False)
     assert run.limits.nonfinite == SkipPart(5) and run.limits.skips == 5 and run.limits.patience == 600
     assert run.optimizer.lr == 2e-5 and run.schedule.warmup_steps(1000) == 30
-    assert run.steps_of(7) == 1000 and run_of(steps=None, epochs=3).steps_of(7) == 21
 
 
 def test_the_way_back_is_exact(tmp_path):

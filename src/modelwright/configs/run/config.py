@@ -156,7 +156,3 @@ class RunConfig(RunPart):
         rows = self.batch.micro * data_ranks
         require_divides("batch.micro x data ranks", rows, "batch.global", self.batch.global_)
         return self.batch.global_ // rows
-
-    def steps_of(self, steps_per_epoch: int) -> int:
-        """How many steps the run has, where an epoch has so many."""
-        return self.steps if self.steps is not None else math.ceil((self.epochs or 1) * steps_per_epoch)
