@@ -6,9 +6,10 @@ import torch
 from modelwright import zoo
 from modelwright.configs.run import ModelPart, RunConfig
 from modelwright.configs.run.mindformers import translate
-from modelwright.training.build import build_model, model_at
+from modelwright.training.build import build_model, found_at
 from modelwright.training.checkpoints import saved_in
 from modelwright.training.trainer import Trainer
+from modelwright.training.tuning import parts_of
 from tests.training.test_trainer import Steps, Told, losses, trainer_of
 
 MODEL = {"type": "LlamaConfig", "hidden_size": 32, "num_layers": 2, "num_heads": 4, "vocab_size": 64, "seq_length": 24}
@@ -61,10 +62,24 @@ def test_a_mindformers_run_learns(tmp_path):
 
 
 def test_a_model_of_the_zoo_is_found_by_its_name_unless_a_folder_has_it(tmp_path):
-    assert model_at("vl2-nano", tmp_path) == str(zoo.path("vl2-nano"))
-    assert model_at("somebody/else", tmp_path) == "somebody/else"
+    assert found_at("vl2-nano", tmp_path) == str(zoo.path("vl2-nano"))
+    assert found_at("somebody/else", tmp_path) == "somebody/else"
     (tmp_path / "vl2-nano").mkdir()
-    assert model_at("vl2-nano", tmp_path) == str(tmp_path / "vl2-nano")
+    assert found_at("vl2-nano", tmp_path) == str(tmp_path / "vl2-nano")
+
+
+def test_a_run_of_a_model_of_the_zoo_is_exported(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "a red circle"}\n' * 4)
+    report, values = Told(), {"model": {"path": "vl2-nano"}, "tune": {"train": ["norms"]}, "steps": 1}
+    values |= {"optimizer": {"lr": 1e-2}, "schedule": {"name": "constant"}}
+    data = {"train": ["rows.jsonl"], "workers": 0, "seq_length": 64}
+    run = RunConfig.of(values | {"data": data, "output": str(tmp_path)})
+    model, _ = build_model(run.model, 0, tmp_path)
+    assert Trainer(run, report=report, base=tmp_path).fit().code == 0
+    exported = type(model).from_pretrained(tmp_path / "export")
+    assert list(report.notes)[-1] == f"the model is in {tmp_path / 'export'}"
+    own, first = exported.state_dict(), model.state_dict()
+    assert {name for name in own if not torch.equal(own[name], first[name])} == set(parts_of(model)["norms"])
 
 
 def test_a_run_may_end_before_its_schedule(tmp_path):

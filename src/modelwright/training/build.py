@@ -29,7 +29,7 @@ def build_model(part: Any, seed: int, base: Path) -> tuple[Any, Any]:
     """
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     if part.path is not None:
-        checkpoint = find_checkpoint(model_at(part.path, base))
+        checkpoint = find_checkpoint(found_at(part.path, base))
         config = checkpoint.config_class.from_pretrained(checkpoint.folder)
         model = checkpoint.model_class.from_pretrained(checkpoint.folder, config=config, dtype=part.dtype)
         folder = checkpoint.folder
@@ -37,7 +37,7 @@ def build_model(part: Any, seed: int, base: Path) -> tuple[Any, Any]:
         model, folder = model_of_config(part, seed), None
         config = model.config
     if part.processor is not None:
-        folder = Path(model_at(part.processor, base))
+        folder = Path(found_at(part.processor, base))
     processor = None if folder is None else processor_in(folder, config)
     return nn.Module.to(model, device), processor
 
@@ -62,15 +62,11 @@ def model_of_config(part: Any, seed: int) -> Any:
 
 
 def found_at(path: str, base: Path) -> str:
-    """A path relative to ``base`` where there is something, and otherwise as it is, such as a hub id."""
+    """A path relative to ``base`` where there is one, or a model of the zoo; otherwise as it is, such as a hub id."""
     here = base / path
-    return str(here) if here.exists() else path
-
-
-def model_at(path: str, base: Path) -> str:
-    """As :func:`found_at`; a name of the zoo is the folder of that model."""
-    found = found_at(path, base)
-    return str(zoo.path(path)) if found == path and path in zoo.names() else found
+    if here.exists():
+        return str(here)
+    return str(zoo.path(path)) if path in zoo.names() else path
 
 
 def build_data(config: Any, model: Any, processor: Any, base: Path) -> tuple[Any, Mapping[str, Any]]:
