@@ -1,14 +1,18 @@
 """One optimizer step on drawn models of every family: however it is cut, kept and continued, it is the same step."""
 
 import json
+import re
 
 import pytest
 import torch
 import torch.utils.flop_counter
 
+from modelwright.configs.run import layout
+from modelwright.configs.run.layout import OPERATIONS
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.training import state
 from modelwright.training.learner import NOT_FINITE
+from modelwright.training.memory import KERNELS, MODULES, RECOMPUTED, layers_of
 from tests.training.learners import MODELS, learner_of, padded, rows_of, step_batch, weights_of
 
 close = torch.testing.assert_close
@@ -78,8 +82,10 @@ WAYS = {
     "one layer": {"recompute": {"layers": [1]}},
     "saving norms": {"recompute": {"save": ["norm", "topk"]}},
     "swap": {"swap": {}},
-    "operations": {"recompute": {"operations": {"attention": [0], "norm": [0, 1], "matmul": [1]}}},
-    "swap of operations": {"swap": {"operations": ["norm", "mlp"]}},
+    "operations": {"recompute": {"operations": {"attention.core": [0], "attention_norm": [0, 1], "feed_forward": [1]}}},
+    "swap of operations": {
+        "swap": {"operations": {"attention_norm": [0, 1], "attention": [1], "feed_forward.product": [0]}}
+    },
     "both": {"recompute": "selective", "swap": {"layers": [0]}},
 }
 
@@ -100,7 +106,7 @@ def test_what_is_kept_of_a_layer_changes_nothing(name, how):
 def test_recomputing_computes_again():
     """And what is to be saved is not: the products of a layer are counted."""
     counts = {}
-    for how in ("none", "selective", {"operations": {"matmul": [0]}}, "full"):
+    for how in ("none", "selective", {"operations": {"feed_forward": [0]}}, "full"):
         learner = learner_of(MODELS["llama"](), recompute=how)
         batch = step_batch(rows_of(learner.model, 2), 2)
         with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
@@ -115,6 +121,8 @@ def test_a_layer_that_is_not_there_is_refused():
         ({"recompute": {"layers": [2]}}, "layers 0 to 1"),
         ({"recompute": {"operations": {"attention": [5]}}}, "names layer 5"),
         ({"swap": {"layers": [7]}}, "names layer 7"),
+        ({"swap": {"operations": {"attention": [3]}}}, "names layer 3"),
+        ({"recompute": {"save": ["matmul", "norms"]}}, 'save must be one of "matmul"'),
     ):
         with pytest.raises(ConfigError, match=words):
             learner_of(MODELS["llama"](), **parts)
@@ -265,3 +273,14 @@ def test_the_loss_scale_takes_nothing_from_the_step():
         learner = learner_of(MODELS["llama"](), precision={"compute": "float16", "scale": scale})
         found.append(learner.step_on(1, step_batch(rows_of(learner.model, 4), 2)).norm)
     close(found[1], found[0], atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_operation_that_may_wait_in_host_memory_is_a_module_of_each_layer(name):
+    layers = layers_of(MODELS[name]())
+    for operation in OPERATIONS:
+        for layer in layers:
+            found = [child for child, _ in layer.named_children() if re.fullmatch(MODULES[operation], child)]
+            assert len(found) == 1, (operation, found)
+    assert RECOMPUTED.keys() == MODULES.keys() == set(OPERATIONS)
+    assert tuple(KERNELS) == layout.KERNELS

@@ -4,7 +4,7 @@ Layers have the seam themselves (:class:`CheckpointedLayer`): who wants them run
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,27 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "activation": ("silu", "gelu", "relu", "sigmoid", "tanh"),
     "softmax": ("_softmax", "_safe_softmax", "logsumexp"),
 }
-"""The operations that a run's config may name, and torch's that they are."""
+"""The kinds of kernels that a run's config may name, and torch's operations that they are."""
+RECOMPUTED: dict[str, tuple[str, ...]] = {
+    "attention_norm": ("norm",),
+    "attention": tuple(KERNELS),
+    "attention.core": ("attention", "softmax"),
+    "ffn_norm": ("norm",),
+    "feed_forward": tuple(KERNELS),
+    "feed_forward.activation": ("activation",),
+    "feed_forward.product": (),
+}
+"""Of each operation of a layer, the kernels that run again where it does; products of two tensors always do."""
+MODULES: dict[str, str] = {
+    "attention_norm": "input_layernorm|ln_1",
+    "attention": "self_attn|attn",
+    "attention.core": "self_attn|attn",
+    "ffn_norm": "post_attention_layernorm|ln_2",
+    "feed_forward": "mlp|block_sparse_moe",
+    "feed_forward.activation": "mlp|block_sparse_moe",
+    "feed_forward.product": "mlp|block_sparse_moe",
+}
+"""The same for swapping: the modules of a layer, by an expression."""
 
 SELECTIVE = ("matmul", "attention", "topk")
 """What ``selective`` keeps."""
@@ -61,14 +81,13 @@ def keep_less(model: nn.Module, recompute: Any = "none", swap: Any = None) -> No
         for number in _whole("recompute", None if isinstance(recompute, str) else recompute.layers, single, layers):
             ways[number].append(_recomputed(saved))
         for number, operations in _by_layer("recompute", single, layers).items():
-            ways[number].append(_recomputed(tuple(KERNELS.keys() - set(operations))))
+            again = {kernel for operation in operations for kernel in RECOMPUTED[operation]}
+            ways[number].append(_recomputed(tuple(KERNELS.keys() - again)))
     if swap is not None:
-        chosen = _whole("swap", swap.layers, {}, layers)
-        for number in chosen:
-            if swap.operations:
-                _swap_modules(layers[number], swap.operations)
-            else:
-                ways[number].append(swapped)
+        for number in _whole("swap", swap.layers, swap.operations, layers):
+            ways[number].append(swapped)
+        for number, operations in _by_layer("swap", swap.operations, layers).items():
+            _swap_modules(layers[number], {MODULES[operation] for operation in operations})
     for layer, how in zip(layers, ways, strict=True):
         layer.gradient_checkpointing = bool(how)
         layer._gradient_checkpointing_func = partial(_run, tuple(how))
@@ -153,10 +172,10 @@ def _from_host(kept: Any) -> Tensor:
     return host.to(device, non_blocking=True)
 
 
-def _swap_modules(layer: nn.Module, patterns: Sequence[str]) -> None:
-    """What the modules of a layer whose names a pattern is found in save for their backward pass goes to the host."""
-    for name, module in layer.named_modules():
-        if name and any(re.search(pattern, name) for pattern in patterns):
+def _swap_modules(layer: nn.Module, patterns: Iterable[str]) -> None:
+    """What the modules of a layer whose names are as patterns say save for their backward pass goes to the host."""
+    for name, module in layer.named_children():
+        if any(re.fullmatch(pattern, name) for pattern in patterns):
             _swap_module(module)
 
 

@@ -183,9 +183,10 @@ def test_the_server_folds_it_in(format, tmp_path):
     folder = write_v2(tmp_path / "base")
     network = load_network(find_checkpoint(folder), dtype="float32", device="cpu").model
     settle(network, TunePart(lora=Lora()))
+    torch.manual_seed(0)
     with torch.no_grad():
         for pair in lora_of(network).values():
-            pair.B.normal_(std=0.05)
+            pair.B.normal_(std=0.02)
     save_adapter(network, tmp_path / "adapter", format)
     ids = torch.arange(3, 20)[None]
     merged = load_network(find_checkpoint(folder), dtype="float32", device="cpu", adapter=tmp_path / "adapter").model

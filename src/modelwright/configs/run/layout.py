@@ -20,6 +20,8 @@ OPERATIONS = (
 )
 """The operations of a layer that are computed again or moved alone: `attention.core` is the attention of queries to
 keys and values, `feed_forward.product` the product of the activated gate and its partner."""
+KERNELS = ("matmul", "attention", "topk", "norm", "activation", "softmax")
+"""Kinds of kernels of a layer, of which the results of some are kept where the layer is computed again."""
 ZERO_BUBBLE = ("zero_bubble", "zbv", "dualpipev")
 """The schedules that split a backward pass by inputs and weights."""
 TWO_STAGES = ("zbv", "dualpipev")
@@ -113,8 +115,9 @@ class RecomputePart(RunPart):
 
     Attributes:
         layers: the numbers of the layers that are computed again whole; None: all, or none beside `operations`.
-        save: what of them is kept all the same, by kinds of kernels (`matmul`, `attention`, ...).
-        operations: single `OPERATIONS` that are computed again, each with the numbers of its layers.
+        save: what of them is kept all the same, by kinds of `KERNELS`.
+        operations: single `OPERATIONS` that are computed again, each with the numbers of its layers. They are told
+            apart by kernels: one norm stands for both, and `attention` and `feed_forward` for the layer.
     """
 
     layers: tuple[int, ...] | None = None
@@ -122,6 +125,8 @@ class RecomputePart(RunPart):
     operations: Mapping[str, list[int]] = field(default_factory=dict, hash=False)
 
     def check_rules(self) -> None:
+        for kind in self.save:
+            require_one_of("save", kind, KERNELS)
         check_layers(self.layers)
         check_operations(self.operations)
 
@@ -133,7 +138,8 @@ class SwapPart(RunPart):
     Attributes:
         prefetch: how many layers ahead they come back.
         layers: the numbers of the layers whose activations move whole; None: all, or none beside `operations`.
-        operations: single `OPERATIONS` whose activations move, each with the numbers of its layers.
+        operations: single `OPERATIONS` whose activations move, each with the numbers of its layers; one inside a module
+            stands for all that the module keeps.
     """
 
     prefetch: int = 1
