@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import time
-from contextlib import AsyncExitStack
 
 import pytest
 
@@ -225,10 +224,9 @@ def test_times_that_a_request_and_a_server_set():
             own = await server.client.post(CHAT, LONG | {"timeout": 0.2})
         async with running(llama(), {"request_timeout": 0.2}) as server:
             all_ = await server.client.post(CHAT, LONG | {"timeout": 60})
-        one = running(llama(), {"queue_timeout": 0.02}, {"max_batch": 1})
-        async with one as server, AsyncExitStack() as before:
-            for _ in range(3):  # so many that none is done before the last has waited
-                await before.enter_async_context(server.client.open("POST", CHAT, LONG | {"stream": True}))
+        one = running(llama(), {"queue_timeout": 0.5}, {"max_batch": 1})
+        async with one as server, server.client.open("POST", CHAT, LONG | {"stream": True}):
+            server.engine.watch_steps(lambda _: time.sleep(0.005))  # the first, begun in time, needs 4 seconds and more
             await until(lambda: server.engine.running == 1)
             late = await server.client.post(CHAT, LONG)
         return own, all_, late
