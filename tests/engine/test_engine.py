@@ -277,7 +277,7 @@ def test_a_model_that_fails_leaves_the_engine_working(monkeypatch):
     wanted = expected(MODEL, PROMPT, 6)
     engine.add_request(PROMPT, greedy(6), id="a")
     engine.step()
-    monkeypatch.setattr(MODEL.model.norm, "forward", lambda x: 1 / 0)
+    monkeypatch.setitem(vars(MODEL.model.norm), "forward", lambda x: 1 / 0)  # pytest 8 undoes no setattr of it
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
             engine.step()
