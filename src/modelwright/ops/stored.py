@@ -44,7 +44,8 @@ def stored_linear(x: Tensor, weight: Stored, bias: Tensor | None = None, dynamic
     wanted = x.requires_grad or (bias is not None and bias.requires_grad)
     if wanted and torch.is_grad_enabled() and numbers_are_known(x):
         return _FrozenProduct.apply(x, bias, weight, dynamic)  # pyright: ignore[reportReturnType]
-    return _product(x, weight, bias, dynamic)
+    served = only_numbers(x, weight.steps, bias) and kernels.serves_linear(x, weight)
+    return _product(x, weight, bias, dynamic, served)
 
 
 class _FrozenProduct(torch.autograd.Function):
@@ -53,7 +54,7 @@ class _FrozenProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, weight: Stored, dynamic: bool) -> Tensor:
         ctx.weight, ctx.type = weight, x.dtype
-        return _product(x, weight, bias, dynamic)
+        return _product(x, weight, bias, dynamic, served=False)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -63,10 +64,9 @@ class _FrozenProduct(torch.autograd.Function):
         return back, gradient.flatten(0, -2).sum(0) if of_bias else None, None, None
 
 
-def _product(x: Tensor, weight: Stored, bias: Tensor | None, dynamic: bool) -> Tensor:
+def _product(x: Tensor, weight: Stored, bias: Tensor | None, dynamic: bool, served: bool) -> Tensor:
     if dynamic and isinstance(weight, Int8Weight):
         return dynamic_int8_linear(x, weight, bias)
-    served = only_numbers(x, weight.steps, bias) and kernels.serves_linear(x, weight)
     if rows_are_invariant():
         return _invariant_linear(x, weight, bias, served)
     if served and prefers_stored_kernel(x.numel() // x.shape[-1], x.dtype):
