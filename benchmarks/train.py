@@ -36,7 +36,7 @@ from modelwright.training.trainer import Trainer
 
 Step = Callable[[int], float]
 """Takes the optimizer step of this number; its loss."""
-LLAMA = {
+LLAMA: dict[str, Any] = {
     "vocab_size": 8192,
     "hidden_size": 384,
     "intermediate_size": 1024,
@@ -46,7 +46,7 @@ LLAMA = {
     "max_position_embeddings": 1024,
     "tie_word_embeddings": False,
 }
-MOE = {
+MOE: dict[str, Any] = {
     "vocab_size": 8192,
     "hidden_size": 256,
     "intermediate_size": 768,
@@ -66,7 +66,8 @@ MOE = {
     "max_position_embeddings": 1024,
     "aux_loss_alpha": 0.0,
 }
-OPTIMIZER = {"lr": 1e-4, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1}
+GROUPED: dict[str, Any] = MOE | {"experts_implementation": "grouped_mm"}
+OPTIMIZER: dict[str, Any] = {"lr": 1e-4, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1}
 ROW, ROWS, LONGEST, CHATS = 256, 2, 512, 8
 
 
@@ -232,7 +233,7 @@ def contestants(workload: str, dtype: str) -> dict[str, Any]:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     if workload == "moe":
         own: Any = DeepseekV2ForCausalLM(DeepseekV2Config(**MOE))
-        theirs = transformers.DeepseekV2Config(**MOE, experts_implementation="grouped_mm")
+        theirs = transformers.DeepseekV2Config(**GROUPED)
         other: Any = transformers.DeepseekV2ForCausalLM(theirs)
     else:
         own = LlamaForCausalLM(LlamaConfig(**LLAMA))
