@@ -160,6 +160,7 @@ def round_trip(learner, other):
             for optimizer in OPTIMIZERS.values()
         ),
         ("steered", {"precision": {"compute": "bfloat16"}}),
+        ("llama", {"precision": {"compute": "bfloat16", "autocast": True}}),
         ("llama", {"precision": {"compute": "float16", "scale": {"init": 1024, "window": 2}}}),
     ],
 )
@@ -245,6 +246,17 @@ def test_bf16_learns_what_fp32_learns(name):
     kinds = {parameter.dtype for parameter in learners[1].model.parameters()}
     assert kinds == {torch.float32, torch.bfloat16}
     assert {master.dtype for master in learners[1].weights.masters.values()} == {torch.float32}
+
+
+def test_autocast_casts_at_every_use_and_keeps_no_copies():
+    found = []
+    for precision in ({"compute": "bfloat16", "autocast": True}, {"compute": "bfloat16"}, {"compute": "float32"}):
+        learner = learner_of(MODELS["llama"](), precision=precision)
+        kinds = {parameter.dtype for parameter in learner.model.parameters()}
+        found.append((torch.bfloat16 in kinds, learner.step_on(1, step_batch(rows_of(learner.model, 4), 2)).lm))
+    (cast, copied, exact) = found
+    assert not cast[0] and copied[0] and cast[1] != exact[1]
+    close(cast[1], copied[1], atol=0, rtol=5e-3)
 
 
 def test_copies_are_the_weights_that_are_stepped():

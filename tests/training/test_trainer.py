@@ -96,6 +96,11 @@ def test_a_run_to_its_end(tmp_path):
     assert (again.fit().code, again.report.results) == (DONE, {})
 
 
+def test_a_run_for_several_ranks_is_refused_on_one(tmp_path):
+    with pytest.raises(ConfigError, match=r"must (divide|equal) the ranks"):
+        trainer_of(tmp_path, parallel={"model": 2})
+
+
 def test_epochs_are_steps_of_the_data(tmp_path):
     assert trainer_of(tmp_path, steps=None, epochs=2).steps == 6
 

@@ -61,7 +61,7 @@ class Learner:
         self.model, self.config, self.total = model, config, total
         self.device = model.device
         compute = getattr(torch, config.precision.compute or config.model.dtype)
-        self.weights = Weights(model, compute, getattr(config.precision, "autocast", False))
+        self.weights = Weights(model, compute, config.precision.autocast)
         self.scale = LossScale(config.precision.scale if compute == torch.float16 else None)
         self.steered = self._steered(groups)
         self.optimizers = Optimizers(config.optimizer, self.steered)

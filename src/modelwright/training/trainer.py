@@ -62,6 +62,7 @@ class Trainer:
         base: Path | None = None,
         answers: Callable[[Any, Any], Mapping[str, Sequence[Any]]] | None = None,
     ):
+        config.check_ranks()
         self.answers = answers
         self.config, self.base = config, Path.cwd() if base is None else base
         self.report = Silence() if report is None else report

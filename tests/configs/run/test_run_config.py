@@ -226,6 +226,9 @@ def test_a_misspelt_key_is_refused_wherever_it_stands():
 def test_the_ranks_must_be_those_of_the_degrees():
     assert run_of().check_ranks(1) == 1 and run_of(batch={"global": 8}).check_ranks(8) == 8
     assert run_of(parallel={"model": 2}, batch={"global": 4}).check_ranks(8) == 4
+    assert run_of(batch={"global": 8}, limits={"restarts": 2}).check_ranks(8) == 8
+    with pytest.raises(ConfigError, match=r"limits.restarts \(2\) needs several ranks.*got 1"):
+        run_of(limits={"restarts": 2}).check_ranks(1)
     for degrees, ranks, sentence in (
         (
             {"model": 8},

@@ -100,7 +100,8 @@ class RunConfig(RunPart):
         """Check that the run fits so many ranks, and say how many of them read rows of their own.
 
         Raises:
-            ConfigError: the degrees do not make so many ranks, or the rows of a step do not divide among them.
+            ConfigError: the degrees do not make so many ranks, the rows of a step do not divide among them, or the run
+                asks for what one rank has not.
         """
         if self.origin.mindformers:
             self._check_mindformers_ranks(ranks)
@@ -109,6 +110,11 @@ class RunConfig(RunPart):
         rows = self.batch.micro * data * passes
         called = "batch.micro x data ranks" + (" x parallel.micro_batches" if passes > 1 else "")
         require_divides(called, rows, "batch.global", self.batch.global_)
+        restarts = self.limits.restarts
+        require(
+            ranks > 1 or not restarts,
+            f"limits.restarts ({restarts}) needs several ranks, which their launcher begins again, got {ranks}",
+        )
         return data
 
     def _check_mindformers_ranks(self, ranks: int) -> None:

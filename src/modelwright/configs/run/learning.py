@@ -173,9 +173,13 @@ class LossScalePart(RunPart):
 
 @dataclass(frozen=True)
 class PrecisionPart(RunPart):
-    """The type of products (`compute`; None: the model's), of sums over ranks (`reduce`), and float16's loss scale."""
+    """The type of products (`compute`; None: the model's), of sums over ranks (`reduce`), and float16's loss scale.
+
+    With `autocast` weights are cast wherever they are used, in place of copies that are made once a step.
+    """
 
     compute: str | None = None
+    autocast: bool = False
     reduce: str = "float32"
     scale: LossScalePart | None = None
 

@@ -32,7 +32,7 @@ class CheckpointPart(RunPart):
         keep_every: every so many steps one is kept for ever.
         async_: written by a thread while the run goes on.
         verify: hashes are compared when one is read.
-        minutes: the run saves and stops after so long.
+        minutes: the run saves whenever so many more minutes of it have passed.
         seconds: time between two, beside `every`.
         resume: `auto` continues from the newest that verifies in the output, `none` begins anew, and a path names one.
         on_end: whether the official folder is written when the run is done.
@@ -126,7 +126,7 @@ class LimitsPart(RunPart):
         spike_of: `norm` compares the norm itself with `spike`.
         stop: the step after which the run ends, though its schedule is longer.
         patience: seconds without a step, after which the run ends; also a text such as `10m`.
-        restarts: how often it begins again by itself.
+        restarts: how often a run of several ranks begins again by itself; of one process it must be 0.
     """
 
     nonfinite: Literal["stop"] | SkipPart = "stop"
