@@ -248,6 +248,16 @@ def test_bf16_learns_what_fp32_learns(name):
     assert {master.dtype for master in learners[1].weights.masters.values()} == {torch.float32}
 
 
+@pytest.mark.parametrize(
+    ("asked", "holds"), [({}, True), ({"deterministic": True}, True), ({"deterministic": False}, False)]
+)
+def test_a_step_takes_operations_that_repeat_where_that_is_asked_for_and_leaves_torch_as_it_was(asked, holds):
+    learner, seen = learner_of(MODELS["llama"](), **asked), []
+    learner.model.base_model.register_forward_hook(lambda *_: seen.append(torch.are_deterministic_algorithms_enabled()))
+    learner.step_on(1, step_batch(rows_of(learner.model, 2), 2))
+    assert seen and set(seen) == {holds} and not torch.are_deterministic_algorithms_enabled()
+
+
 def test_autocast_casts_at_every_use_and_keeps_no_copies():
     found = []
     for precision in ({"compute": "bfloat16", "autocast": True}, {"compute": "bfloat16"}, {"compute": "float32"}):

@@ -36,6 +36,9 @@ class Steps:
     def steps_in(self, epochs):
         return 3 * epochs
 
+    def close(self):
+        pass
+
     def state(self):
         return {"at": self.at}
 

@@ -75,7 +75,7 @@ def check_sources(run: RunConfig) -> None:
 
 def without_effect(run: RunConfig, model: CheckedConfig) -> dict[str, str]:
     """What of the run's file and of the model's config changes nothing, each with the reason."""
-    return {**model.fields_without_effect(), **run.origin.without_effect}
+    return {**model.fields_without_effect(), **run.fields_without_effect()}
 
 
 def _say_without_effect(run: RunConfig, model: CheckedConfig) -> None:

@@ -84,6 +84,10 @@ class Learner:
     def step_on(self, step: int, batch: Any) -> StepResult:
         """Take the ``step``-th step on a ``StepBatch``; what it cannot take is said in the result."""
         started = monotonic()
+        with _deterministic(self.config.deterministic, self.device):
+            return self._taken(step, batch, started)
+
+    def _taken(self, step: int, batch: Any, started: float) -> StepResult:
         micro = [self.placed(inputs) for inputs in batch.micro]
         counts = [self.model.training_counts(**inputs) for inputs in micro]
         sums = Sums(torch.zeros((), device=self.device))
@@ -214,3 +218,19 @@ class Learner:
 
 NOT_FINITE = "not finite"
 """How the reason of a step begins that no number was left of."""
+
+
+@contextmanager
+def _deterministic(asked: bool | str, device: torch.device) -> Iterator[None]:
+    """Let torch take no operation that gives other bits from run to run, where the run asks for it."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    if asked == "auto":
+        asked = device.type == "cpu"
+    try:
+        torch.use_deterministic_algorithms(bool(asked))
+        torch.utils.deterministic.fill_uninitialized_memory = False  # which no operation here reads
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filled

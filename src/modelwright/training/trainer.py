@@ -112,7 +112,7 @@ class Trainer:
             watchdog = Watchdog(self.config.limits.patience, self.output, note)
             watchdog.start()
             stack.callback(watchdog.stop)
-            stack.callback(getattr(self.batches, "close", lambda: None))
+            stack.callback(self.batches.close)
             try:
                 ended = self._run(checkpoints, stopping, watchdog)
             except (CheckpointError, RequestError) as error:  # of checkpoints, or of rows
@@ -154,7 +154,7 @@ class Trainer:
         """Each step: where the data stood before it, its result, and its batch; where none comes, a checkpoint."""
         first = self._step
         while self._step < last:
-            before, started = self._cursor(), monotonic()
+            before, started = self.batches.state(), monotonic()
             try:
                 batch = next(self.batches)
             except RequestError:  # broken rows, or a dead worker
@@ -176,7 +176,7 @@ class Trainer:
             self._lost = 0 if result.skipped is None else self._lost
             return None
         self._lost += 1
-        allowed = getattr(self.config.limits.nonfinite, "skip", 0)
+        allowed = self.config.limits.skips
         if self._lost <= allowed:
             return None
         places = [str(place) for place in batch.places]
@@ -189,14 +189,11 @@ class Trainer:
 
     # State
 
-    def _cursor(self) -> Any:
-        return getattr(self.batches, "state", lambda: None)()
-
     def _save(self, checkpoints: Checkpoints, cursor: Any = None) -> None:
         facts = state.facts(self.learner) | {
             "tokens": self._tokens,
             "lost": self._lost,
-            "data": self._cursor() if cursor is None else cursor,
+            "data": self.batches.state() if cursor is None else cursor,
             "base": str(self.base.absolute()),
         }
         checkpoints.save(self._step, state.tensors(self.learner), facts, self.config.to_dict())
@@ -209,7 +206,7 @@ class Trainer:
         facts = checkpoints.load(saved, state.tensors(self.learner))
         state.taken_over(self.learner, facts)
         self._step, self._tokens, self._lost = saved.step, facts["tokens"], facts["lost"]
-        if facts["data"] is not None and getattr(self.config.data, "continues", True):
+        if self.config.data.continues:
             self.batches.restore(facts["data"])
         self.report.note(f"going on after step {saved.step}, from {saved.folder}")
 

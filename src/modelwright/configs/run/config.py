@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from os import PathLike
 from typing import Any, Literal, Self
 
@@ -25,7 +25,8 @@ class RunConfig(RunPart):
         steps, epochs: how long it runs, exactly one of them.
         clip: the largest global norm of the gradients; None leaves them.
         seed: of the order of data, of dropout, and of drawn weights.
-        deterministic: the same run gives the same bits.
+        deterministic: whether torch takes only operations that give the same bits from run to run; `auto` is yes on a
+            CPU, where it costs nothing, and no on a GPU, where it costs speed.
         compile: `layers` compiles each layer.
         output: the folder that the run writes to, relative to where it is started.
         recompute: which activations are computed again; `full` is all layers, `selective` all but matrix products.
@@ -44,7 +45,7 @@ class RunConfig(RunPart):
     epochs: int | None = None
     clip: float | None = 1.0
     seed: int = 0
-    deterministic: bool = True
+    deterministic: bool | Literal["auto"] = "auto"
     precision: PrecisionPart = field(default_factory=PrecisionPart)
     parallel: ParallelPart = field(default_factory=ParallelPart)
     recompute: Literal["none", "full", "selective"] | RecomputePart = "none"
@@ -116,6 +117,21 @@ class RunConfig(RunPart):
             f"limits.restarts ({restarts}) needs several ranks, which their launcher begins again, got {ranks}",
         )
         return data
+
+    def fields_without_effect(self) -> dict[str, str]:
+        """What of the run changes nothing on one rank or is not served yet, each key with the reason.
+
+        It lists what differs from its default, and what its file holds that means nothing here.
+        """
+        usual, found = ParallelPart(), dict(self.origin.without_effect)
+        for name in (each.name for each in fields(ParallelPart) if each.name not in self.parallel.degrees):
+            if getattr(self.parallel, name) != getattr(usual, name):
+                found[f"parallel.{name}"] = "it says how several ranks work, and one rank trains"
+        if self.precision.reduce != PrecisionPart().reduce:
+            found["precision.reduce"] = "it is the type of sums over ranks, and one rank trains"
+        if self.swap is not None and self.swap.prefetch != SwapPart().prefetch:
+            found["swap.prefetch"] = "activations come back when they are needed, and none is fetched ahead"
+        return found
 
     def _check_mindformers_ranks(self, ranks: int) -> None:
         """The same in MindFormers' names, as its file has them."""
