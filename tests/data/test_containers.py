@@ -46,7 +46,7 @@ def test_a_json_file_is_a_list_or_lines(folder):
     folder.write("b.json", '{"text": "a"}\n{"text": "b"}\n')
     assert len(folder.open("b.json")) == 2
     folder.write("c.json", '[{"text": "a"}, {"text": "b", "text": "c"}]')
-    with pytest.raises(BrokenRow, match=r"c\.json:1: one object has the name 'text' twice"):
+    with pytest.raises(BrokenRow, match=r"c\.json:1: it holds an object with the name 'text' twice"):
         folder.open("c.json")[1]
 
 

@@ -84,8 +84,8 @@ BROKEN = {
     b"{'text': 1}": "it is not JSON: Expecting property name enclosed in double quotes at character 2",
     b"not json": "it is not JSON: Expecting value at character 1",
     b'{"text": "a"} {"text": "b"}': "it is not JSON: Extra data at character 15",
-    b'{"text": "a", "text": "b"}': "one object has the name 'text' twice",
-    b'{"text": "a", "more": {"x": [{"y": 1, "y": 1}]}}': "one object has the name 'y' twice",
+    b'{"text": "a", "text": "b"}': "it holds an object with the name 'text' twice",
+    b'{"text": "a", "more": {"x": [{"y": 1, "y": 1}]}}': "it holds an object with the name 'y' twice",
     b'{"text": "a", "score": NaN}': "it holds NaN, which JSON does not have",
     b'{"text": "a", "score": -Infinity}': "it holds -Infinity, which JSON does not have",
     b'{"text": "a", "score": 1e999}': "it holds 1e999, which is more than a float64 holds",
@@ -102,7 +102,7 @@ BROKEN = {
     b'{"text": null}': "text must be a string, got None",
     b'{"text": ""}': "its text is empty",
     b'{"words": "a", "id": 3}': "it has no 'text': its names are words, id",
-    b'{"a":' + b"[" * 100_000: "its lists and objects are nested too deep",
+    b'{"a":' + b"[" * 100_000: "it is nested too deep",
 }
 
 
@@ -119,7 +119,7 @@ def test_a_broken_row_names_its_line_and_leaves_the_others(folder, line, reason)
 
 def test_a_number_of_thousands_of_digits_is_refused(folder):
     folder.write("a.jsonl", b'{"text": "a"}\n{"text": "b", "n": ' + b"9" * 5000 + b"}\n")
-    with pytest.raises(BrokenRow, match="it holds a number that is not read"):
+    with pytest.raises(BrokenRow, match="it holds a number of too many digits"):
         folder.open("a.jsonl")[1]
 
 

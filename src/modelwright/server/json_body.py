@@ -1,13 +1,12 @@
 """Strict JSON to Structs: what one reader would take and another would not is refused, with the place of the fault."""
 
-import json
-import math
 import re
 from collections.abc import Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
+from modelwright.configs.strict_json import NotJson, parse_json
 from modelwright.server.wire.errors import ApiError
 
 DEEPEST = 64
@@ -24,17 +23,10 @@ def read_json(raw: bytes) -> dict[str, Any]:
             surrogate pair stands alone, or it is nested deeper than `DEEPEST`.
     """
     try:
-        text = raw.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite)
-    except UnicodeDecodeError as error:
-        raise _invalid(f"the body must be UTF-8, and byte {error.start} is not") from error
-    except json.JSONDecodeError as error:
-        raise _invalid(f"the body is no JSON: {error.msg} in line {error.lineno}, column {error.colno}") from error
-    except RecursionError as error:
-        raise _invalid(f"the body is nested deeper than {DEEPEST}") from error
-    except ValueError as error:  # an int of more digits than Python reads
-        raise _invalid("the body holds a number of too many digits") from error
-    _check(value)
+        value = parse_json(raw, "the body")
+    except NotJson as error:
+        raise _invalid(str(error)) from error
+    _check_depth(value)
     if not isinstance(value, dict):
         raise _invalid(f"the body must be a JSON object, got {_kind(value)}")
     return value
@@ -64,51 +56,19 @@ def _as_error(message: str) -> ApiError:
     return ApiError(400, "invalid_value", f"{param or 'the body'}: {said[:1].lower()}{said[1:]}", param=param)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
-        raise _invalid(f"the key {twice[:80]!r} stands twice in one object")
-    return found
-
-
-def _no_number(name: str) -> NoReturn:
-    raise _invalid(f"{name} is no JSON number")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise _invalid(f"the number {text[:40]} is beyond what a float holds")
-    return number
-
-
-def _check(value: Any) -> None:
-    """Depth and surrogates, without recursion."""
+def _check_depth(value: Any) -> None:
+    """Without recursion."""
     level, depth = [value], 0
     while level:
         depth += 1
         if depth > DEEPEST and any(isinstance(each, list | dict) for each in level):
             raise _invalid(f"the body is nested deeper than {DEEPEST}")
-        below: list[Any] = []
-        for each in level:
-            if isinstance(each, str):
-                _check_text(each)
-            elif isinstance(each, list):
-                below += each
-            elif isinstance(each, dict):
-                below += each.keys()
-                below += each.values()
-        level = below
-
-
-def _check_text(text: str) -> None:
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise _invalid("a text holds half of a surrogate pair, which no UTF-8 can say") from error
+        level = [
+            inner
+            for each in level
+            if isinstance(each, list | dict)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
 
 
 def _kind(value: Any) -> str:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from modelwright.configs.strict_json import NotJson, parse_json
 from modelwright.data.examples import BrokenRow, Place
 from modelwright.data.rows import Row
 from modelwright.data.sources.kept import Kept
 from modelwright.data.sources.stored import Stored, chunks
-from modelwright.data.sources.strict_json import NotJson, parse_json
 from modelwright.errors import RequestError
 
 LONGEST_ROW = 256 * 2**20

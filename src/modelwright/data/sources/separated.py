@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from modelwright.configs.strict_json import NotJson, parse_json
 from modelwright.data.examples import BrokenRow, Place
 from modelwright.data.sources.kept import Kept
 from modelwright.data.sources.lines import BOM, IndexedFile, newlines_before, parse_words
 from modelwright.data.sources.stored import Stored
-from modelwright.data.sources.strict_json import NotJson, parse_json
 from modelwright.errors import RequestError
 
 _NESTED = ("messages", "conversations", "conversation", "images", "objects", "history", "input_ids", "labels")
