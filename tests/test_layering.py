@@ -16,12 +16,13 @@ FAMILY_PARTS = {"config", "decoding", "plan", "processor", "prompts", "slicing",
 CONFIG = {"errors", "configs", "families"}
 TENSORS = {"ops", "attention", "layers"}
 BELOW_ENGINE = CONFIG | TENSORS | {"processing", "planner", "checkpoints", "hf", "parallel", "data"}
-ANYTHING = BELOW_ENGINE | {"engine", "training", "export", "serving", "server", "deploy", "cli", "zoo"}
+ANYTHING = BELOW_ENGINE | {"engine", "training", "export", "serving", "server", "deploy", "cli", "zoo", "durable"}
 
 # What a room may import of ours, besides itself. ``families`` is the records, which name the parts of each family and
 # import none of them; so a room that asks the records imports no family.
 MAY_IMPORT = {
     "errors": set(),
+    "durable": set(),
     "configs": {"errors"},
     "families": {"errors", "configs"},
     "families.config": CONFIG,
@@ -39,9 +40,9 @@ MAY_IMPORT = {
     "parallel": {"errors", "configs"} | TENSORS,
     "families.model": CONFIG | TENSORS | {"checkpoints", "hf", "families.config"},
     "families.slicing": CONFIG | TENSORS | {"parallel", "families.config", "families.model"},
-    "data": {"errors", "configs", "processing"},
+    "data": {"errors", "durable", "configs", "processing"},
     "engine": BELOW_ENGINE,
-    "training": BELOW_ENGINE | {"zoo"},
+    "training": BELOW_ENGINE | {"durable", "zoo"},
     "export": CONFIG | TENSORS | {"checkpoints", "hf"},
     "families.export": CONFIG | TENSORS | {"checkpoints", "hf", "export", "families.config", "families.model"},
     "serving": BELOW_ENGINE | {"engine", "zoo"},

@@ -151,7 +151,7 @@ def prepare_and_die(folder, step: int) -> int:
     child = os.fork()
     if child:
         return os.waitpid(child, 0)[1]
-    for owner, name in ((os, "fsync"), (os, "rename"), (cache, "_sync")):
+    for owner, name in ((os, "fsync"), (os, "rename"), (cache, "sync_folder")):
         real = getattr(owner, name)
         setattr(owner, name, lambda *given, real=real: (die(), real(*given))[1])
     prepare(source, Made(), folder.path / "cache", "key", skips=True, progress=die)

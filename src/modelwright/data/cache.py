@@ -25,6 +25,7 @@ from modelwright.data.documents import UNLEARNED, Document, Encoder
 from modelwright.data.encoding.learning import Unlearned
 from modelwright.data.examples import BrokenRow, Example, Place, Source
 from modelwright.data.identity import identity_of
+from modelwright.durable import sync_folder, write_durably
 from modelwright.errors import RequestError
 
 VERSION = 1
@@ -145,13 +146,13 @@ def prepare(
     unfinished.mkdir()
     try:
         _write(unfinished, source, maker, key, skips, cuts, progress)
-        _sync(unfinished)
+        sync_folder(unfinished)
         try:
             unfinished.rename(final)
         except OSError:
             if not final.is_dir():  # another process ended first
                 raise
-        _sync(final.parent)
+        sync_folder(final.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return Prepared(final)
@@ -248,10 +249,7 @@ def _write(
         }
     finally:
         writer.close()
-    with (folder / "manifest.json").open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+    write_durably(folder / "manifest.json", json.dumps(manifest, indent=1))
 
 
 def _append(writer: _Writer, document: Document, start: int) -> None:
@@ -297,14 +295,6 @@ def _settled(future: "Future[Document]") -> Document | BrokenRow:
 def _mapped(folder: Path, name: str) -> np.ndarray:
     path, kind = folder / name, np.dtype(_FILES[name])
     return np.memmap(path, kind, "r") if path.stat().st_size else np.zeros(0, kind)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove_unfinished(final: Path) -> None:

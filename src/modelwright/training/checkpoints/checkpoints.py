@@ -17,8 +17,8 @@ import torch
 import yaml
 from torch import Tensor
 
+from modelwright.durable import replace_durably, sync_folder, write_durably
 from modelwright.errors import CheckpointError
-from modelwright.training.checkpoints.durable import replace_durably, sync_folder, write_durably
 from modelwright.training.checkpoints.failed import CheckpointsFailed
 from modelwright.training.checkpoints.locks import WriterLock, reading
 from modelwright.training.checkpoints.manifest import Manifest

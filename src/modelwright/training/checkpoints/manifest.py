@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from modelwright.durable import write_durably
 from modelwright.errors import CheckpointError
-from modelwright.training.checkpoints.durable import write_durably
 
 MANIFEST = "MANIFEST.json"
 _VERSION = 1
