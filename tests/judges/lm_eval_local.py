@@ -16,27 +16,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from tests.judges.lm_eval_task import ENDINGS
 from tests.judges.server import KEY, ROOT, Checks, server
 
 CASES = [
     {"context": f"There are {word} shapes. The picture shows {word}", "right": " shapes", "wrong": " <|ref|>x"}
     for word in ("two", "three", "four", "five", "six")
 ]
-TASK = """\
-task: endings
-dataset_path: json
-dataset_kwargs:
-  data_files:
-    test: {data}
-output_type: multiple_choice
-test_split: test
-doc_to_text: "{{{{context}}}}"
-doc_to_choice: "{{{{[right, wrong]}}}}"
-target_delimiter: ""
-doc_to_target: 0
-metric_list:
-  - metric: acc
-"""
 
 
 def told(url: str, text: str) -> list[dict[str, Any] | None]:
@@ -56,7 +42,7 @@ def main() -> int:
     with TemporaryDirectory() as name, server("vl2-nano") as url:
         folder = Path(name)
         (folder / "data.jsonl").write_text("\n".join(map(json.dumps, CASES)))
-        (folder / "endings.yaml").write_text(TASK.format(data=folder / "data.jsonl"))
+        (folder / "endings.yaml").write_text(ENDINGS.format(data=folder / "data.jsonl"))
         arguments = f"model=vl2-nano,base_url={url}/v1/completions,tokenizer_backend=huggingface,num_concurrent=2"
         arguments += f",tokenizer={ROOT / 'src/modelwright/zoo/vl2-nano'},max_length=2048"
         command = [sys.executable, "-m", "lm_eval", "--model", "local-completions", "--model_args", arguments]

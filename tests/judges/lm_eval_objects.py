@@ -19,6 +19,7 @@ import torch
 from transformers import AutoTokenizer
 
 from modelwright import LlamaConfig, LlamaForCausalLM, load, zoo
+from tests.judges.lm_eval_task import ENDINGS
 from tests.judges.server import ROOT, Checks
 
 CASES = [
@@ -26,21 +27,6 @@ CASES = [
     for word in ("two", "three", "four", "five")
 ]
 TEXTS = ["There are two shapes and one card.", "The card shows the letters A and B. There are two of them."]
-ENDINGS = """\
-task: endings
-dataset_path: json
-dataset_kwargs:
-  data_files:
-    test: {data}
-output_type: multiple_choice
-test_split: test
-doc_to_text: "{{{{context}}}}"
-doc_to_choice: "{{{{[right, wrong]}}}}"
-target_delimiter: ""
-doc_to_target: 0
-metric_list:
-  - metric: acc
-"""
 WORDS = """\
 task: words
 dataset_path: json
