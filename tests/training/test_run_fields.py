@@ -75,7 +75,11 @@ def test_a_run_of_a_model_of_the_zoo_is_exported(tmp_path):
     data = {"train": ["rows.jsonl"], "workers": 0, "seq_length": 64}
     run = RunConfig.of(values | {"data": data, "output": str(tmp_path)})
     model, _ = build_model(run.model, 0, tmp_path)
+    begun = []
+    report.begin = begun.append
     assert Trainer(run, report=report, base=tmp_path).fit().code == 0
+    assert [dict(each) for each in begun[0].data] == [{"name": "rows.jsonl", "format": "text", "rows": 4}]
+    assert set(begun[0].layout.values()) == {1}
     exported = type(model).from_pretrained(tmp_path / "export")
     assert list(report.notes)[-1] == f"the model is in {tmp_path / 'export'}"
     own, first = exported.state_dict(), model.state_dict()

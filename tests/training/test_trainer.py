@@ -39,6 +39,9 @@ class Steps:
     def close(self):
         pass
 
+    def sources(self):
+        return [{"name": "rows", "format": "tokens", "rows": 12}]
+
     def state(self):
         return {"at": self.at}
 

@@ -72,6 +72,10 @@ class RunBatches:
         self._steps: Iterator[tuple[StepBatch, Cursor]] | None = None
         self._files: list[list[dict[str, Any]]] | None = None
 
+    def sources(self) -> list[dict[str, Any]]:
+        """See `Batches`."""
+        return [{"name": each.name, "format": each.format, "rows": len(each)} for each in self._rows.sources]
+
     def steps_in(self, epochs: int) -> int:
         """See `Batches`."""
         share = math.floor if self.drop_last else math.ceil

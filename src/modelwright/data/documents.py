@@ -146,6 +146,10 @@ class StepBatch:
 class Batches(Protocol):
     """The steps of a run, one after the other and without end: after the last row of an epoch comes the next epoch."""
 
+    def sources(self) -> list[dict[str, Any]]:
+        """What is read: the ``name``, the ``format`` and the ``rows`` of each source."""
+        ...
+
     def steps_in(self, epochs: int) -> int:
         """How many steps the first so many epochs have; where rows are packed, all documents are made to know it.
 

@@ -259,11 +259,12 @@ class Trainer:
             done=self._step,
             command=tuple(sys.argv),
             config=self.config.to_dict(),
-            layout={},
+            layout={name: 1 for name in self.config.parallel.degrees},  # a run on one rank
             parameters=table,
             device=self.learner.device.type,
             dtype=str(self.learner.weights.compute).removeprefix("torch."),
             counts=count(self.model.config),
+            data=[] if self.batches is None else self.batches.sources(),
         )
 
     def _ended(self, ended: Ended) -> Ended:
