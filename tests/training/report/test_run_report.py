@@ -13,11 +13,11 @@ from modelwright.errors import ConfigError
 from modelwright.families.llama.config import LlamaConfig
 from modelwright.planner.counting import count
 from modelwright.planner.training_flops import training_flops
-from modelwright.training.report import RunFacts, RunReport, writers
+from modelwright.training.report import RunFacts, RunReport, peaks, writers
 from modelwright.training.report.line import clock, step_line
 from modelwright.training.report.loss_plot import Curves
 from modelwright.training.report.metrics_file import rows
-from modelwright.training.report.peaks import peak_of
+from modelwright.training.report.peaks import peak_flops, peak_of
 from modelwright.training.results import Ended, StepResult
 from tests.llamas import HUGGING_FACE
 
@@ -222,6 +222,14 @@ def test_writers_get_finite_numbers_under_flat_names(tmp_path, monkeypatch):
     assert step == 1 and closed == "closed"
     assert values["norms/attention"] == 0.3 and values["step_seconds/p50"] == 0.25
     assert "norm" not in values and "time" not in values and all(math.isfinite(v) for v in values.values())
+
+
+@pytest.mark.parametrize(
+    ("measured", "peak"), [({"bfloat16": 1e10, "float32": 9e10}, 9e10), ({"bfloat16": 3e11}, 3e11)]
+)
+def test_a_processor_without_products_of_bf16_is_as_fast_as_in_fp32(monkeypatch, measured, peak):
+    monkeypatch.setattr(peaks, "measured_flops", lambda _, kind: measured.get(str(kind).removeprefix("torch."), 8e10))
+    assert peak_flops("cpu", "bfloat16") == (peak, "measured")
 
 
 def test_peaks_of_devices_are_told_by_name():
