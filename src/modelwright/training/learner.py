@@ -224,13 +224,14 @@ NOT_FINITE = "not finite"
 def _deterministic(asked: bool | str, device: torch.device) -> Iterator[None]:
     """Let torch take no operation that gives other bits from run to run, where the run asks for it."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic  # torch puts an object in its place, whose property no type checker sees
+    filled = memory.fill_uninitialized_memory
     if asked == "auto":
         asked = device.type == "cpu"
     try:
         torch.use_deterministic_algorithms(bool(asked))
-        torch.utils.deterministic.fill_uninitialized_memory = False  # which no operation here reads
+        memory.fill_uninitialized_memory = False  # which no operation here reads
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        memory.fill_uninitialized_memory = filled
