@@ -1,6 +1,6 @@
 """All that can be seen of a config: the model built from it, its passes, its plan, and the limits of its engine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -47,35 +47,62 @@ class Recorded(TorchDispatchMode):
         return result
 
 
-def seen_of(config: CheckedConfig) -> dict[str, Any]:
+def seen_of(config: CheckedConfig) -> "Seen":
     """What the config brings about, by kind; a refusal is what it says."""
     model = _or_refusal(lambda: _build(config))
-    seen = {
-        "plan": _or_refusal(lambda: _plan(config)),
-        "plan over devices": _or_refusal(lambda: _layout(config)),
-        "engine": _or_refusal(lambda: engine_config(config, {})),
-        "sampling": _or_refusal(lambda: sampling_params(config, {})),
-        "run": _or_refusal(lambda: _run_of_one_rank(config)),
-        "model": model if isinstance(model, str) else _weights(model),
+    kinds: dict[str, Callable[[], Any]] = {
+        "model": lambda: model if isinstance(model, str) else _weights(model),
+        "run": lambda: _run_of_one_rank(config),
+        "engine": lambda: engine_config(config, {}),
+        "sampling": lambda: sampling_params(config, {}),
+        "plan": lambda: _plan(config),
+        "plan over devices": lambda: _layout(config),
     }
     if isinstance(config, LlamaConfig):
-        seen["layout on disk"] = list(mindformers_tensors(config, packing_of(config)))
+        kinds["layout on disk"] = lambda: list(mindformers_tensors(config, packing_of(config)))
     if isinstance(model, str):
-        return seen
+        return Seen(kinds)
     generation = model.generation_config.to_dict()
-    return seen | {
-        "generate": {name: generation[name] for name in generation if name != "transformers_version"},
-        "engine limits": _or_refusal(lambda: _limits(model)),
-        "pass": _or_refusal(lambda: _pass(model, training=False)),
-        "padded pass": _or_refusal(lambda: _pass(model, training=False, padded=True)),
-        "training": _or_refusal(lambda: _pass(model, training=True)),
-        "state after training": _or_refusal(lambda: _weights(model)),
-    }
+    return Seen(
+        kinds
+        | {
+            "generate": lambda: {name: generation[name] for name in generation if name != "transformers_version"},
+            "engine limits": lambda: _limits(model),
+            "pass": lambda: _pass(model, training=False),
+            "padded pass": lambda: _pass(model, training=False, padded=True),
+            "training": lambda: _pass(model, training=True),
+            "state after training": lambda: _weights(model),
+        }
+    )
 
 
-def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """The kinds of things that are seen of one config otherwise than of another."""
-    return [kind for kind in one.keys() | other.keys() if not same(one.get(kind), other.get(kind))]
+class Seen:
+    """Kinds of things to see, each looked at when it is asked for, in their order: training changes the model."""
+
+    def __init__(self, kinds: dict[str, Callable[[], Any]]):
+        self._kinds, self._found = kinds, dict[str, Any]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kinds)
+
+    def get(self, kind: str) -> Any:
+        """What is seen of a kind; None where there is no such kind."""
+        if kind not in self._kinds:
+            return None
+        for each, look in self._kinds.items():
+            if each not in self._found:
+                self._found[each] = _or_refusal(look)
+            if each == kind:
+                break
+        return self._found[kind]
+
+
+def difference(one: Seen, other: Seen) -> str | None:
+    """The first kind of thing that is seen of one config otherwise than of another."""
+    return next(
+        (kind for kind in {**dict.fromkeys(one), **dict.fromkeys(other)} if not same(one.get(kind), other.get(kind))),
+        None,
+    )
 
 
 def same(one: Any, other: Any) -> bool:

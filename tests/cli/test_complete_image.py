@@ -393,6 +393,7 @@ def exported(nano, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_onnxruntime_draws_what_torch_draws_without_importing_it(sample, exported, picture, tmp_path):
     out = tmp_path / "onnx.png"
     done = in_a_new_process("complete-image", picture, "--onnx", exported, "--temperature", 0, "-o", out, "--json")

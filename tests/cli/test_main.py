@@ -61,7 +61,7 @@ def as_a_module(*args: str) -> subprocess.CompletedProcess[str]:
     [
         ("--help",),
         ("--version",),
-        *((command, "--help") for command in COMMANDS),
+        *(pytest.param((command, "--help"), marks=pytest.mark.slow) for command in COMMANDS),
     ],
 )
 def test_help_and_version_import_nothing_heavy(args):
@@ -98,7 +98,7 @@ def test_completion_is_installed_for_a_shell_by_an_option(run):
     assert "complete -o default -F _modelwright_completion modelwright" in script
 
 
-@pytest.mark.parametrize("model", ["vl2", "v2", "imagegpt"])
+@pytest.mark.parametrize("model", ["vl2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("v2", "imagegpt"))])
 def test_an_answer_imports_nothing_that_it_does_not_need(request, tmp_path, model):
     """The engine runs plain modules: transformers' classes of models and processors are not imported for it."""
     if model == "imagegpt":

@@ -53,6 +53,7 @@ def test_what_int8_has_not_is_refused(run, tmp_path, option, named):
     assert len(said.err.splitlines()) == 1 and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_int4_by_what_layers_meet_in_a_file(run, tmp_path):
     Image.new("RGB", (60, 40), "red").save(tmp_path / "picture.png")
     picture = str(tmp_path / "picture.png")

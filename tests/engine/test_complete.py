@@ -45,6 +45,7 @@ def test_greedily_it_is_generate(kind):
         assert steps == list(range(1, new + 1))
 
 
+@pytest.mark.slow
 def test_frequencies_are_the_models_probabilities():
     """Of the first colour, and of the second after each first one, in rows that one seed draws apart."""
     model = tiny_imagegpt()
@@ -57,6 +58,7 @@ def test_frequencies_are_the_models_probabilities():
     assert (rows[:, 2].bincount(minlength=16) / 2000 - wanted @ after).abs().max() < 0.045
 
 
+@pytest.mark.slow
 def test_temperature_top_k_and_top_p_keep_the_best():
     model = tiny_imagegpt()
     with torch.no_grad():

@@ -30,7 +30,7 @@ def ran(monkeypatch) -> set[str]:
 
 
 @needs_triton
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["grouped, experts", pytest.param("latent, experts", marks=pytest.mark.slow)])
 def test_greedy_answers_are_those_of_generate(name, ran):
     """A prompt in parts of four tokens, while another decodes."""
     model, prompts = MODELS[name](), [[5], tokens(10).tolist()]

@@ -97,6 +97,7 @@ def check_soak(first: int, then: int) -> None:
     assert all(after[name] <= pool.num_blocks for name in bounded)
 
 
+@pytest.mark.slow
 def test_five_hundred_requests():
     check_soak(300, 200)
 

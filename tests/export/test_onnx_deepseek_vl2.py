@@ -136,6 +136,7 @@ def test_what_does_not_fit_is_refused(decoder, change, message):
         decoder.generate(**inputs | change)
 
 
+@pytest.mark.slow
 def test_each_decoder_refuses_the_others_folder(made, exported, imagegpt):
     with pytest.raises(RequestError, match="holds a deepseek_vl_v2, whose decoder reads rows: use OnnxPictureDecoder"):
         OnnxDecoder(made.folder, threads=1).generate(np.zeros((1, 2), np.int64), 2)

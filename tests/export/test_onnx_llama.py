@@ -123,12 +123,14 @@ def test_the_report_and_the_folder(llama):
     assert report.verification.largest < 1e-4 and report.verification.greedy_tokens == 32
 
 
+@pytest.mark.slow
 def test_a_second_export_has_the_same_bytes(llama, tmp_path):
     export_onnx(llama.model, tmp_path / "again", external_above=1000, draws=1)
     for path in llama.folder.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
 
 
+@pytest.mark.slow
 def test_a_half_precision_export(exported):
     model = tiny_llama(num_layers=1, pad_token_id=None)
     made = exported(model, dtype="float16")

@@ -315,6 +315,7 @@ def test_the_plan_counts_every_parameter_and_cached_number():
     assert planned.max_context == 64
 
 
+@pytest.mark.slow
 def test_the_graph_continues_as_the_model_does(folder, tmp_path):
     report = export_onnx(folder, tmp_path / "onnx")
     assert report.family == "toy" and report.verification.largest < 1e-4

@@ -65,8 +65,8 @@ def folders(tmp_path_factory):
 @pytest.mark.parametrize(
     ("settings", "least", "work"),
     [
-        ({}, 190e6, 0),
-        ({"dtype": "bfloat16"}, 95e6, 0),
+        pytest.param({}, 190e6, 0, marks=pytest.mark.slow),
+        pytest.param({"dtype": "bfloat16"}, 95e6, 0, marks=pytest.mark.slow),
         ({"quantization_config": {"quant_method": "int8_weight_only"}}, 60e6, 2 * LARGEST),  # and parts of a stack
     ],
     ids=["as stored", "narrowed", "rounded"],

@@ -57,7 +57,11 @@ def feed() -> tuple[torch.Tensor, torch.Tensor]:
     return experts(*arguments, F.silu), looped_experts(*arguments, F.silu)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.bfloat16, *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in (torch.float32, torch.float16))],
+    ids=str,
+)
 def test_right_programs_serve(dtype):
     assert not self_check.attention_failure(DEVICE, dtype) and not self_check.experts_failure(DEVICE, dtype)
     assert notices(torch.device("cuda"), dtype) == () or DEVICE.type == "cpu"

@@ -78,6 +78,7 @@ def test_fresh_pictures_take_few_bits_of_what_the_histogram_takes(loaded):
     assert bits_of_model(loaded.model, fresh, batch=20) < OF_THE_HISTOGRAM * histogram
 
 
+@pytest.mark.slow
 def test_most_completed_digits_are_those_whose_upper_half_was_given(loaded):
     true = draw_labels(np.random.default_rng(SEED + 3), np.arange(40) % 10)
     judge = load_judge()
@@ -87,6 +88,7 @@ def test_most_completed_digits_are_those_whose_upper_half_was_given(loaded):
     assert (judge.labels(np.roll(completed, 1, axis=0)) == true.labels).mean() < 0.2
 
 
+@pytest.mark.slow
 def test_pictures_from_nothing_are_mostly_things_it_knows(loaded):
     nothing = np.zeros((20, PIXELS), np.int64)
     sampled = completions(loaded.model, nothing, batch=20, seed=0, kept=0)
