@@ -7,7 +7,7 @@ from typing import Any
 
 from modelwright.cli.console import write
 from modelwright.cli.evaluate_options import EvaluateOptions
-from modelwright.configs.run import DataPart, SourcePart
+from modelwright.configs.run import DataPart, SourcePart, longest_row
 from modelwright.data.batches import held_out
 from modelwright.errors import RequestError
 from modelwright.serving.held_out_answers import answer_rows, encoder_for, exact_share
@@ -16,8 +16,6 @@ from modelwright.serving.opened import find_model
 from modelwright.serving.quiet import quieten_libraries
 from modelwright.training.evaluation import held_out_loss
 
-LONGEST = 4096
-"""Tokens of a row where nobody says it and the model reads more."""
 _AT_ONCE = 4
 _ANSWERS_AT_ONCE = 64
 
@@ -41,12 +39,10 @@ def run_evaluate(options: EvaluateOptions) -> None:
 
 
 def _data(options: EvaluateOptions, loaded: Loaded) -> DataPart:
-    config = loaded.model.config.get_text_config()
-    longest = min(LONGEST, getattr(config, "max_position_embeddings", LONGEST) or LONGEST)
     sources = tuple(SourcePart(path=path, format=options.format or "auto") for path in options.data)
     return DataPart(
         eval=sources,
-        seq_length=options.seq_length or longest,
+        seq_length=options.seq_length or longest_row(loaded.model.config),
         labels=options.labels or "assistant",  # pyright: ignore[reportArgumentType]
         pack="none",
         workers=0,

@@ -46,7 +46,7 @@ def read_checked(options: TrainOptions) -> tuple[RunConfig, CheckedConfig]:
         overrides.append(f"checkpoint.resume={options.resume}")
     run = RunConfig.read(options.run, overrides)
     model = model_config(run, folder_of(run, options.run))
-    run = run.filled_by(model.run_values())
+    run = run.filled_by(model)
     run.check_ranks(options.ranks)
     check_sources(run)
     return run, model

@@ -62,14 +62,14 @@ class Trainer:
         base: Path | None = None,
         answers: Callable[[Any, Any], Mapping[str, Sequence[Any]]] | None = None,
     ):
-        config.check_ranks()
-        self.answers = answers
-        self.config, self.base = config, Path.cwd() if base is None else base
+        self.answers, self.base = answers, Path.cwd() if base is None else base
         self.report = Silence() if report is None else report
         if model is None:
             model, found = build_model(config.model, config.seed, self.base)
             processor = found if processor is None else processor
         self.model, self.processor = model, processor
+        self.config = config = config.filled_by(model.config)
+        config.check_ranks()
         adapter = None if config.model.adapter is None else found_at(config.model.adapter, self.base)
         self.tuned = settle(model, config.tune, adapter=adapter, seed=config.seed)
         if batches is None and held_out is None:

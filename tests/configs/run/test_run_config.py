@@ -1,6 +1,7 @@
 """A run config: what a file, its base and overrides make of it, its rules, and the way back."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from modelwright.configs.run import (
     SkipPart,
     SourcePart,
 )
+from modelwright.configs.run.origin import Origin
 from modelwright.errors import ConfigError
 from modelwright.families.deepseek_v2.config import DeepseekV2Config
 from modelwright.families.llama.config import LlamaConfig
@@ -262,26 +264,46 @@ def test_what_means_nothing_on_one_rank_is_listed():
 
 
 def test_the_models_own_config_fills_what_the_run_leaves_out(tmp_path):
-    stated = LlamaConfig(
+    model = LlamaConfig(
         batch_size=2,
         seq_length=512,
         calculate_per_token_loss=True,
         parallel_config={"recompute": {"recompute": [1]}, "data_parallel": 1},
         num_hidden_layers=2,
-    ).run_values()
+    )
+    stated = model.run_values()
     assert stated["batch.micro"] == 2 and stated["data.seq_length"] == 512 and stated["recompute"]["layers"] == [0]
     path = write(tmp_path, "model: {path: m}\nsteps: 2\noutput: o\n")
-    filled = RunConfig.read(path).filled_by(stated)
+    filled = RunConfig.read(path).filled_by(model)
     assert (filled.batch.micro, filled.data.seq_length) == (2, 512)
     assert filled.recompute == RecomputePart(layers=(0,))
-    same = RunConfig.read(path, ["data.seq_length=512"]).filled_by(stated)
+    same = RunConfig.read(path, ["data.seq_length=512"]).filled_by(model)
     assert same.data.seq_length == 512
     with pytest.raises(ConfigError) as caught:
-        RunConfig.read(path, ["data.seq_length=4096"]).filled_by(stated)
+        RunConfig.read(path, ["data.seq_length=4096"]).filled_by(model)
     assert str(caught.value) == (
         "data.seq_length is 4096 in the run and 512 in the config of the model: give it once, or the same in both"
     )
     assert LlamaConfig().run_values() == {} and DeepseekV2Config().run_values() == {}
+
+
+def test_what_follows_from_a_models_sizes_is_not_stated_of_a_run():
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    short = LlamaConfig(**sizes, max_position_embeddings=256)
+    again = LlamaConfig.from_dict(short.to_dict())
+    assert short.seq_length == again.seq_length == 256 and short.run_values() == again.run_values() == {}
+    assert LlamaConfig(**sizes, max_position_embeddings=256, seq_length=64).run_values() == {"data.seq_length": 64}
+    values = {"model": {"path": "m"}, "steps": 2, "output": "o"}
+    for model, usual in (
+        (short, 256),
+        (LlamaConfig(**sizes, max_position_embeddings=131072), 4096),
+        (DeepseekV2Config(max_position_embeddings=512), 512),
+    ):
+        assert RunConfig.of(values).filled_by(model).data.seq_length == usual
+        said = RunConfig.of(values | {"data": {"seq_length": 600}}).filled_by(model)
+        assert said.data.seq_length == 600 == said.filled_by(model).data.seq_length
+    built = replace(RunConfig.of(values), origin=Origin())  # part by part, so that every value is stated
+    assert built.filled_by(short) is built
 
 
 PARTS = st.fixed_dictionaries(

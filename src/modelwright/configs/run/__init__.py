@@ -1,6 +1,6 @@
 """A training run as checked parts: our run file and MindFormers', read into one `RunConfig`; no tensor code."""
 
-from modelwright.configs.run.batches import BatchPart, DataPart, SourcePart
+from modelwright.configs.run.batches import BatchPart, DataPart, SourcePart, longest_row
 from modelwright.configs.run.config import RunConfig
 from modelwright.configs.run.layout import ParallelPart, RecomputePart, SwapPart
 from modelwright.configs.run.learning import LossPart, LossScalePart, OptimizerPart, PrecisionPart, SchedulePart
@@ -29,4 +29,5 @@ __all__ = [
     "SourcePart",
     "SwapPart",
     "TunePart",
+    "longest_row",
 ]

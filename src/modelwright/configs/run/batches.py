@@ -3,8 +3,17 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from modelwright.configs.base import require, require_divides
+from modelwright.configs.base import CheckedConfig, require, require_divides
 from modelwright.configs.run.part import RunPart
+
+USUAL_LENGTH = 4096
+"""Tokens of a row where nobody states them."""
+
+
+def longest_row(model: CheckedConfig) -> int:
+    """The usual length of a row, or how many positions a model has where these are fewer."""
+    positions = getattr(model.get_text_config(), "max_position_embeddings", None)
+    return min(USUAL_LENGTH, positions or USUAL_LENGTH)
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ class DataPart(RunPart):
     train: tuple[SourcePart, ...] = ()
     eval: tuple[SourcePart, ...] = ()
     root: str | None = None
-    seq_length: int = 4096
+    seq_length: int = USUAL_LENGTH
     pack: Literal["documents", "none"] = "documents"
     truncate: Literal["refuse", "end"] = "refuse"
     shuffle: bool = True

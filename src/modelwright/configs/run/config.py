@@ -1,17 +1,17 @@
 """`RunConfig`, one training run: its parts and the rules between them; files are read in `reading`."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from os import PathLike
 from typing import Any, Literal, Self
 
-from modelwright.configs.base import require, require_divides
-from modelwright.configs.run.batches import BatchPart, DataPart
+from modelwright.configs.base import CheckedConfig, require, require_divides
+from modelwright.configs.run.batches import BatchPart, DataPart, longest_row
 from modelwright.configs.run.layout import ZERO_BUBBLE, ParallelPart, RecomputePart, SwapPart
 from modelwright.configs.run.learning import LossPart, OptimizerPart, PrecisionPart, SchedulePart
 from modelwright.configs.run.model import ModelPart, TunePart
-from modelwright.configs.run.origin import Origin
+from modelwright.configs.run.origin import Origin, paths_of
 from modelwright.configs.run.part import RunPart, nested, value_at
 from modelwright.configs.run.reading import over, read_run
 from modelwright.configs.run.watching import CheckpointPart, EvaluatePart, LimitsPart, LogPart
@@ -72,7 +72,8 @@ class RunConfig(RunPart):
     @classmethod
     def of(cls, values: Any, name: str = "") -> Self:
         """The run of a mapping of its keys."""
-        return super().of(values, name)
+        run = super().of(values, name)
+        return run if run is values else replace(run, origin=Origin(frozenset(paths_of(values))))
 
     def check_rules(self) -> None:
         given = [f"{name} ({getattr(self, name)})" for name in ("steps", "epochs") if getattr(self, name) is not None]
@@ -146,18 +147,19 @@ class RunConfig(RunPart):
             f"({numbers} = {product}) must equal the ranks ({ranks})",
         )
 
-    def filled_by(self, stated: Mapping[str, Any]) -> Self:
+    def filled_by(self, model: CheckedConfig) -> Self:
         """The run with what the model's own config states of it, where no file and no override of the run does.
 
-        Args:
-            stated: keys of a run by path, as `CheckedConfig.run_values` gives them.
+        A length of rows that nobody states is the usual one, or the positions of a model that has fewer.
 
         Raises:
             ConfigError: a key is given in both with different values.
         """
-        if self.origin.mindformers:  # its file says both, and has been read as a whole
+        values, given, stated = self.to_dict(), self.origin.stated, model.run_values()
+        if given is None or self.origin.mindformers:  # whose file says both, and has been read as a whole
             return self
-        values, given = self.to_dict(), self.origin.stated
+        if "data.seq_length" not in given | stated.keys():
+            stated["data.seq_length"] = longest_row(model)
         for path, value in stated.items():
             own = value_at(values, path)
             inside = any(f"{path}.".startswith(f"{key}.") or f"{key}.".startswith(f"{path}.") for key in given)

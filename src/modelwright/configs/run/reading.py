@@ -1,7 +1,7 @@
 """Run files: what they inherit and what overrides change; it knows only the keys that this needs."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from modelwright.configs.base import require
 from modelwright.configs.run.batches import SourcePart
 from modelwright.configs.run.mindformers import is_mindformers, translate
-from modelwright.configs.run.origin import Origin
+from modelwright.configs.run.origin import Origin, paths_of
 from modelwright.configs.run.part import meant
 from modelwright.configs.yaml_file import parse_yaml, read_yaml
 from modelwright.errors import ConfigError
@@ -46,19 +46,10 @@ def read_run(
         translation = translate(values)
         translation.check(given)
         values, idle = translation.values, translation.without_effect
-    stated = frozenset({*_paths(values), *given})
+    stated = frozenset({*paths_of(values), *given})
     for key, value in changes:
         values = over(values, _nested(key.split("."), value, values))
     return values, Origin(stated, theirs, idle)
-
-
-def _paths(values: Mapping[str, Any], within: str = "") -> Iterator[str]:
-    """The path of every value that is no section."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _paths(value, f"{within}{key}.")
-        else:
-            yield f"{within}{key}"
 
 
 def read_override(text: str) -> tuple[str, Any]:

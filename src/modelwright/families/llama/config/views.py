@@ -9,7 +9,7 @@ from modelwright.configs.run.mindformers import translate
 from modelwright.configs.sampling import SamplingSettings
 from modelwright.configs.training import OF_SEVERAL_RANKS, TrainingSettings
 from modelwright.families.llama.config.fields import LlamaFields
-from modelwright.families.llama.config.names import MINDFORMERS
+from modelwright.families.llama.config.names import HUGGING_FACE, MINDFORMERS
 from modelwright.families.llama.config.widths import feed_forward_width
 
 
@@ -97,15 +97,21 @@ RUN_SECTIONS = ("batch", "data.seq_length", "loss.per_token", "parallel", "recom
 
 
 def run_values(config: LlamaFields, default: LlamaFields) -> dict[str, Any]:
-    """What a config states of a run beyond a `default` one: keys of a `RunConfig` by path, with their values."""
-    stated, taken = _as_run(config), _as_run(default)
+    """What a config states of a run beyond a `default` one: keys of a `RunConfig` by path, with their values.
+
+    What follows from the model's own sizes is not stated: a length of rows that is the number of positions where the
+    dialect takes that one, and layers of a group that are fewer because the model has fewer.
+    """
+    stated, taken = _as_run(config, config.num_hidden_layers), _as_run(default, config.num_hidden_layers)
+    if config.dialect == HUGGING_FACE:
+        taken["data.seq_length"] = config.max_position_embeddings
     return {path: value for path, value in stated.items() if value != taken.get(path)}
 
 
-def _as_run(config: LlamaFields) -> dict[str, Any]:
-    """The keys of a run that the fields of a config give, all of them."""
+def _as_run(config: LlamaFields, layers: int) -> dict[str, Any]:
+    """The keys of a run that the fields of a config give, all of them, for a model of so many layers."""
     model = {name: getattr(config, name) for name in RUN_FIELDS}
-    model |= {"num_layers": config.num_hidden_layers, "parallel_config": config.parallel_config.to_dict()}
+    model |= {"num_layers": layers, "parallel_config": config.parallel_config.to_dict()}
     runner = {"gradient_accumulation_steps": config.gradient_accumulation_steps}
     run = {
         "model": {"model_config": model},
