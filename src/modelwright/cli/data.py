@@ -23,7 +23,7 @@ from modelwright.data.identity import identity_of
 from modelwright.data.sources import open_source
 from modelwright.data.workers import Workers
 from modelwright.errors import ConfigError
-from modelwright.serving.names import model_path
+from modelwright.training.build import found_at
 from modelwright.training.encoder import processor_in, run_encoder
 
 _REASONS = 5
@@ -114,8 +114,7 @@ def _processor_folder(run: RunConfig, base: Path) -> Path:
     named = run.model.processor or run.model.path
     if named is None:
         raise ConfigError("model.processor must name the folder of the tokenizer, because model.config brings none")
-    here = base / named
-    return here if here.is_dir() else find_folder(model_path(named), {}, ())
+    return find_folder(found_at(named, base), {})
 
 
 def _coloured(pieces: Iterable[Piece]) -> Text:

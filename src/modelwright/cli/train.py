@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelwright.cli.console import say
+from modelwright.cli.hub_config import fetch_config
 from modelwright.cli.plan import find_config
+from modelwright.cli.quick_checks import is_on_hub
 from modelwright.cli.train_plan import show_run
 from modelwright.configs import CheckedConfig
 from modelwright.configs.run import RunConfig
@@ -58,12 +60,14 @@ def folder_of(run: RunConfig, file: Path) -> Path:
 
 
 def model_config(run: RunConfig, folder: Path) -> CheckedConfig:
-    """The config of the run's model, from its folder or from the run itself."""
+    """The config of the run's model: of the run itself, or of a folder, a GGUF file, the zoo or the hub."""
     if run.model.config is not None:
         return config_of(run.model.config, "model.config")
     named = str(run.model.path)
     here = folder / named
-    return read_config(here) if here.exists() else find_config(named)
+    if not here.exists() and is_on_hub(named):
+        return read_config(fetch_config(named))
+    return find_config(str(here.absolute()) if here.exists() else named)
 
 
 def check_sources(run: RunConfig) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from modelwright import zoo
 from modelwright.checkpoints.folder import find_checkpoint
+from modelwright.checkpoints.source import find_folder
 from modelwright.data.batches import held_out, open_batches
 from modelwright.errors import ConfigError
 from modelwright.families import architecture_of, family_of
@@ -37,7 +38,7 @@ def build_model(part: Any, seed: int, base: Path) -> tuple[Any, Any]:
         model, folder = model_of_config(part, seed), None
         config = model.config
     if part.processor is not None:
-        folder = Path(found_at(part.processor, base))
+        folder = find_folder(found_at(part.processor, base), {})
     processor = None if folder is None else processor_in(folder, config)
     return nn.Module.to(model, device), processor
 

@@ -10,6 +10,7 @@ from modelwright.checkpoints.convert import convert
 from modelwright.checkpoints.folder import find_checkpoint
 from modelwright.checkpoints.new_folder import check_new, copy_companions, new_folder
 from modelwright.checkpoints.shards import INDEX_FILE
+from modelwright.checkpoints.source import find_folder
 from modelwright.configs.run import RunConfig
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.training.build import model_of_config
@@ -136,7 +137,7 @@ def _begun(saved: Saved, run: RunConfig, source: str | Path | None) -> Any:
 
 def _files_of(processor: Path | None, source: str | Path | None) -> Path | None:
     if processor is not None:
-        return processor
+        return find_folder(processor, {})
     return None if source is None else find_checkpoint(source).folder
 
 
