@@ -8,12 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from modelwright.checkpoints.convert import convert
 from modelwright.checkpoints.folder import find_checkpoint
 from modelwright.errors import CheckpointError
 from modelwright.families.llama.config import LlamaConfig
 from modelwright.families.llama.model import LlamaForCausalLM
-from modelwright.serving.load import load_network
+from modelwright.serving.load import load, load_network
 from modelwright.serving.merge_adapter import merge_adapter
+from modelwright.serving.opened import find_model
 from tests.checkpoints.tiny import write_v2
 from tests.llamas import HUGGING_FACE
 
@@ -63,6 +65,48 @@ def test_the_network_computes_what_peft_does(base, tmp_path, how):
     wanted, _ = adapt(base, tmp_path, **how)
     torch.testing.assert_close(logits(base, tmp_path), wanted, rtol=0, atol=2e-5)
     assert (logits(base, None) - wanted).abs().max() > 1e-2
+
+
+def answers(name, **how) -> torch.Tensor:
+    network = load_network(find_model(str(name)).checkpoint, dtype="float32", device="cpu", **how).model
+    with torch.no_grad():
+        return network(torch.arange(3, 20)[None]).logits
+
+
+def test_a_model_may_be_called_by_its_adapter(base, tmp_path, monkeypatch):
+    adapter = tmp_path / "adapter"
+    wanted, _ = adapt(base, adapter)
+    torch.testing.assert_close(answers(adapter), wanted, rtol=0, atol=2e-5)
+    with torch.no_grad():
+        whole = load(adapter, dtype="float32", device="cpu").model(torch.arange(3, 20)[None]).logits
+    torch.testing.assert_close(whole, wanted, rtol=0, atol=2e-5)
+    twice = answers(adapter, adapter=adapter)  # another one said beside it comes after it
+    assert (twice - wanted).abs().max() > 1e-2
+    for said in ("../base", "base"):  # relative to the adapter, and to where the command is typed
+        monkeypatch.chdir(tmp_path)
+        shutil.copytree(base, tmp_path / "base", dirs_exist_ok=True)
+        damaged(adapter, base_model_name_or_path=said)
+        torch.testing.assert_close(answers("adapter"), wanted, rtol=0, atol=2e-5)
+
+
+def test_an_adapter_beside_a_whole_model_is_not_left_out(base, tmp_path):
+    wanted, _ = adapt(base, tmp_path)
+    damaged(tmp_path, base_model_name_or_path="/nowhere")
+    shutil.copytree(base, tmp_path, dirs_exist_ok=True)
+    torch.testing.assert_close(answers(tmp_path), wanted, rtol=0, atol=2e-5)
+    for reads_alone in (find_checkpoint, lambda folder: convert(folder, tmp_path / "out", to="hf")):
+        with pytest.raises(CheckpointError, match="holds an adapter: chat, generate, serve"):
+            reads_alone(tmp_path)
+
+
+def test_an_adapter_whose_model_cannot_be_found_says_which(base, tmp_path):
+    adapt(base, tmp_path)
+    damaged(tmp_path, base_model_name_or_path="/nowhere/at/all")
+    with pytest.raises(CheckpointError, match="is an adapter of /nowhere/at/all, which cannot be read: "):
+        find_model(str(tmp_path))
+    damaged(tmp_path, base_model_name_or_path=None)
+    with pytest.raises(CheckpointError, match="does not say in base_model_name_or_path"):
+        find_model(str(tmp_path))
 
 
 def test_a_head_that_peft_saves_with_its_adapter_must_be_the_models(base, tmp_path):

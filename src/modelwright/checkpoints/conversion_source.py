@@ -11,6 +11,7 @@ from torch import Tensor
 from modelwright.checkpoints.dialect import YAMLS, TensorDialect, other_dialects
 from modelwright.checkpoints.finite import check_finite
 from modelwright.checkpoints.fit import check_fit
+from modelwright.checkpoints.folder import refuse_adapter
 from modelwright.checkpoints.new_folder import COMPANIONS
 from modelwright.checkpoints.quantized_model import is_quantized
 from modelwright.checkpoints.recipes import Recipe, copy_of, unpack
@@ -179,6 +180,7 @@ def _other_source(dialect: TensorDialect, folder: Path, file: Path, found: dict[
 
 def _hugging_face_source(folder: Path, found: dict[str, TensorHeader]) -> Source:
     file = folder / "config.json"
+    refuse_adapter(folder)
     if not file.is_file():
         raise CheckpointError(f"{folder} has no config.json")
     kind, config = model_class(read_json(file)), read_config(file)

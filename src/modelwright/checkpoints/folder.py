@@ -12,6 +12,9 @@ from modelwright.configs import CheckedConfig
 from modelwright.errors import CheckpointError
 from modelwright.families import Family, architecture_of
 
+ADAPTER = "adapter_config.json"
+"""The file by which peft's adapters are known."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -22,12 +25,14 @@ class Checkpoint:
         record: the record of its family.
         architecture: the model that its ``config.json`` asks for.
         weight_bytes: the size of its weight files together.
+        adapter: the folder of a LoRA of peft's that whoever reads the weights folds in; `serving` alone looks for one.
     """
 
     folder: Path
     record: Family
     architecture: str
     weight_bytes: int
+    adapter: Path | None = None
 
     @property
     def model_class(self) -> Any:
@@ -68,11 +73,17 @@ def find_checkpoint(path: str | Path, companions: Iterable[str] = ()) -> Checkpo
         companions: patterns of files to fetch beside those that are read.
 
     Raises:
-        CheckpointError: there is no such folder, it has no ``config.json`` or no weights, its files are unsafe, or
-            another program has quantized them.
+        CheckpointError: there is no such folder, it has no ``config.json`` or no weights, or an adapter beside them or
+            in their place, its files are unsafe, or another program has quantized them.
         ConfigError: the model type is not one of ours; the message lists what is.
     """
     folder = find_folder(path, {}, companions)
+    refuse_adapter(folder)
+    return read_checkpoint(folder)
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """`find_checkpoint` of a folder on this machine, whatever adapter may lie beside its model."""
     if not (folder / "config.json").is_file():
         refuse_other_dialects(folder)
         raise CheckpointError(f"{folder} has no config.json")
@@ -85,3 +96,13 @@ def find_checkpoint(path: str | Path, companions: Iterable[str] = ()) -> Checkpo
     refuse_names_of_others(folder, headers)
     shards = {header.shard for header in headers.values()}
     return Checkpoint(folder, record, architecture, sum(shard.stat().st_size for shard in shards))
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raise a CheckpointError where a folder holds an adapter, which who reads a model alone would leave out."""
+    if (folder / ADAPTER).is_file():
+        raise CheckpointError(
+            f"{folder} holds an adapter: chat, generate, serve and evaluate read it with the model that it is of, a "
+            "run takes it as model.adapter beside model.path, and all else needs it folded in (modelwright checkpoint "
+            "export --merge, or merge_and_unload of peft's)"
+        )

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from modelwright.checkpoints.folder import ADAPTER
 from modelwright.checkpoints.places import places_of
 from modelwright.checkpoints.source import read_json
 from modelwright.errors import CheckpointError
@@ -23,7 +24,7 @@ from modelwright.layers.lora import STACKS
 from modelwright.layers.quantized import QuantizedExperts, QuantizedLinear
 from modelwright.ops.stored import inputs_of
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS = ADAPTER, "adapter_model.safetensors"
 PREFIX = "base_model.model."
 A, B, BASE = ".lora_A.weight", ".lora_B.weight", ".base_layer"
 _REFUSED = {

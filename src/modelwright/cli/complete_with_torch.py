@@ -13,6 +13,7 @@ from modelwright.errors import RequestError
 from modelwright.families import families
 from modelwright.processing.pixel_settings import PixelSettings
 from modelwright.serving.load import pick_device
+from modelwright.serving.merge_adapter import merge_adapter
 from modelwright.serving.opened import find_model
 from modelwright.serving.quiet import quieten_libraries
 
@@ -37,7 +38,7 @@ class TorchCompleter:
             raise RequestError(
                 f"{self.name} is of class {checkpoint.model_class.__name__}, which cannot complete pictures; {able} can"
             )
-        self._kind, self._folder = checkpoint.model_class, checkpoint.folder
+        self._kind, self._folder, self._adapter = checkpoint.model_class, checkpoint.folder, checkpoint.adapter
         config: Any = record.config_class.from_pretrained(self._folder)
         self.settings = PixelSettings.read(self._folder)
         self.start_token, self.positions = config.start_token_id, config.n_positions
@@ -45,6 +46,8 @@ class TorchCompleter:
     def load(self) -> None:
         with terminal.loading_bar(self.name) as progress:
             model = self._kind.from_pretrained(self._folder, dtype=self._dtype, progress=progress)
+        if self._adapter is not None:
+            merge_adapter(model, self._adapter)
         self._model = model.to(self.device)
 
     def complete(

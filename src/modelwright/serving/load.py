@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from modelwright.checkpoints.folder import Checkpoint, find_checkpoint
+from modelwright.checkpoints.folder import Checkpoint
 from modelwright.checkpoints.shards import Progress
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families import Reference, resolve
+from modelwright.serving.adapted import find_adapted
 from modelwright.serving.merge_adapter import merge_adapter
 
 ATTENTION = ("sdpa", "eager")
@@ -70,12 +71,14 @@ def load(
     place = pick_device(device)
     if attn_implementation not in (None, *ATTENTION):
         raise ConfigError(f"attn_implementation must be one of {', '.join(ATTENTION)}, not {attn_implementation!r}")
-    checkpoint = find_checkpoint(path)
+    checkpoint = find_adapted(path)
     config = _read_config(checkpoint, overrides)
     processor = _read(checkpoint, checkpoint.record.processor, config)
     how = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     kind = checkpoint.model_class
     model = kind.from_pretrained(checkpoint.folder, config=config, dtype=dtype, progress=progress, **how)
+    if checkpoint.adapter is not None:
+        merge_adapter(model, checkpoint.adapter)
     return Loaded(model.to(place), processor, checkpoint)
 
 
@@ -93,7 +96,7 @@ def load_network(
 
     Args:
         dtype, device, progress: as for `load`.
-        adapter: the folder of a LoRA of peft's, to be folded into the weights.
+        adapter: the folder of a LoRA of peft's, to be folded into the weights, after the checkpoint's own if it has one.
 
     Raises:
         CheckpointError, ConfigError: as `load`.
@@ -102,8 +105,9 @@ def load_network(
     record, config = checkpoint.record, _read_config(checkpoint, {})
     processor = _read(checkpoint, record.prompts or record.processor, config)
     model = record.network_class.read(checkpoint.folder, config, dtype, progress)
-    if adapter is not None:
-        merge_adapter(model, adapter)
+    for each in (checkpoint.adapter, adapter):
+        if each is not None:
+            merge_adapter(model, each)
     return Loaded(model.to(place), processor, checkpoint)
 
 

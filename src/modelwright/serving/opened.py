@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelwright.checkpoints.folder import Checkpoint, find_checkpoint
+from modelwright.checkpoints.folder import Checkpoint
 from modelwright.checkpoints.shards import Progress
 from modelwright.engine.engine import Engine
 from modelwright.engine.params import SamplingParams
 from modelwright.errors import RequestError
 from modelwright.ops.backends.notices import notices
+from modelwright.serving.adapted import find_adapted
 from modelwright.serving.defaults import engine_config, sampling_params
 from modelwright.serving.load import Loaded, load_network
 from modelwright.serving.names import model_path
@@ -47,12 +48,12 @@ class Opened:
 
 
 def find_model(name: str) -> Named:
-    """The checkpoint of a zoo name (which comes first), a folder or a hub id.
+    """The checkpoint of a zoo name (which comes first), a folder or a hub id, or that of an adapter in such a place.
 
     Raises:
-        CheckpointError, ConfigError: as `find_checkpoint`.
+        CheckpointError, ConfigError: as `find_adapted`.
     """
-    return Named(name, find_checkpoint(model_path(name)))
+    return Named(name, find_adapted(model_path(name)))
 
 
 def open_model(
