@@ -96,7 +96,7 @@ def load_network(
 
     Args:
         dtype, device, progress: as for `load`.
-        adapter: the folder of a LoRA of peft's, to be folded into the weights, after the checkpoint's own if it has one.
+        adapter: the folder of a LoRA of peft's, to be folded into the weights, after any that the checkpoint has.
 
     Raises:
         CheckpointError, ConfigError: as `load`.
