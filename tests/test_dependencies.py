@@ -26,9 +26,9 @@ PINS = [
 ]
 IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
 """The name of a package's module, where it is not the package's own."""
-WHERE_INSTALLED = {"opentelemetry", "datasets", "zstandard", "compression", "torchao"}
-"""Used where they are installed: by whoever collects traces, reads the Hub's data sets, keeps moments of 8 bits, or
-packs files by zstd, which Python unpacks itself from 3.14 on."""
+WHERE_INSTALLED = {"opentelemetry", "datasets", "zstandard", "compression"}
+"""Used where they are installed: by whoever collects traces, reads the Hub's data sets, or packs files by zstd, which
+Python unpacks itself from 3.14 on."""
 BESIDE = {"dev", "eval", "track"}
 """Extras that the tests do without, and the one they are run with."""
 OWN = {"modelwright", "tests", "recipes", "benchmarks", "examples"}

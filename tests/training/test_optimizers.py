@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from modelwright.configs.run import OptimizerPart
-from modelwright.errors import ConfigError
 from modelwright.training.optimizers import Optimizers, Steered, kinds_of
 from tests.training.learners import MODELS, learner_of, rows_of, step_batch, weights_of
 
@@ -171,9 +170,3 @@ def test_the_norm_is_that_of_all_gradients_and_clipping_is_torchs():
     assert sum(norm**2 for norm in whole.norms.values()) == pytest.approx(whole.norm**2)
     short = torch.cat([g.flatten().double() for g in clipped.values()]).norm()
     assert float(short) == pytest.approx(1e-3, rel=2e-2)  # of weights near one, that is what fp32 leaves of it
-
-
-def test_int8_moments_need_torchao(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="needs torchao, which is not installed"):
-        learner_of(MODELS["llama"](), optimizer={"state": "int8"})

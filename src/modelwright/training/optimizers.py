@@ -3,7 +3,6 @@
 Parameters are known by their names in the model, here and in what is saved of an optimizer's state.
 """
 
-import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelwright.errors import ConfigError
 from modelwright.layers import Router
+from modelwright.training.eight_bit import EightBitAdam
 from modelwright.training.lion import Lion
 
 MUON_MOMENTUM = 0.95
@@ -61,9 +60,6 @@ class Optimizers:
 
     Args:
         part: a :class:`modelwright.configs.run.OptimizerPart`.
-
-    Raises:
-        ConfigError: int8 moments are asked for and torchao is not installed.
     """
 
     def __init__(self, part: Any, steered: Iterable[Steered]):
@@ -93,7 +89,8 @@ class Optimizers:
     def _adam(self, kind: Any, steered: list[Steered], share: float = 1.0) -> torch.optim.Optimizer:
         part, groups = self.part, self._groups(steered, share)
         if part.state == "int8":
-            return _int8(kind)(groups, lr=part.lr, betas=part.betas, eps=part.eps)
+            decoupled = kind is torch.optim.AdamW
+            return EightBitAdam(groups, lr=part.lr, betas=part.betas, eps=part.eps, decoupled=decoupled)
         fused = part.fused is not False and all(each.weight.device.type in ("cpu", "cuda") for each in steered)
         how = {"fused": True} if fused else {"foreach": self._foreach()}
         return kind(groups, lr=part.lr, betas=part.betas, eps=part.eps, **how)
@@ -178,10 +175,3 @@ class Optimizers:
 
     def _all_groups(self) -> list[dict[str, Any]]:
         return [group for optimizer in self.all for group in optimizer.param_groups]
-
-
-def _int8(kind: type) -> Any:
-    if importlib.util.find_spec("torchao") is None:
-        raise ConfigError('optimizer.state "int8" needs torchao, which is not installed: pip install torchao')
-    optim = importlib.import_module("torchao.optim")
-    return optim.AdamW8bit if kind is torch.optim.AdamW else optim.Adam8bit
