@@ -116,6 +116,24 @@ def test_recomputing_computes_again():
     assert none == selective < one < full
 
 
+@pytest.mark.parametrize("how", [{"recompute": "full"}, {"recompute": {"layers": [2, 3]}}, {"swap": {"layers": [3]}}])
+def test_blocks_of_a_tower_are_layers_after_those_of_the_stack(how):
+    """They are recomputed or moved by their numbers, without a changed bit, and run as often as that takes."""
+    found = []
+    for parts in ({}, how):
+        learner, calls = learner_of(MODELS["vl2"](), **parts), []
+        layers = layers_of(learner.model)
+        assert list(layers)[2:] == ["vision.blocks.0", "vision.blocks.1"]
+        for name, layer in layers.items():
+            layer.mlp.register_forward_pre_hook(lambda *_, name=name, calls=calls: calls.append(name))
+        result = learner.step_on(1, step_batch(rows_of(learner.model, 4), 4))
+        found.append((numbers([result]), weights_of(learner), [calls.count(name) for name in layers]))
+    assert found[0][0] == found[1][0] and found[0][2] == [1, 1, 1, 1]
+    assert all(torch.equal(found[1][1][key], weight) for key, weight in found[0][1].items())
+    again = {0, 1, 2, 3} if how == {"recompute": "full"} else set(how.get("recompute", {}).get("layers", ()))
+    assert found[1][2] == [2 if number in again else 1 for number in range(4)]
+
+
 def test_a_layer_that_is_not_there_is_refused():
     for parts, words in (
         ({"recompute": {"layers": [2]}}, "layers 0 to 1"),
@@ -126,6 +144,8 @@ def test_a_layer_that_is_not_there_is_refused():
     ):
         with pytest.raises(ConfigError, match=words):
             learner_of(MODELS["llama"](), **parts)
+    with pytest.raises(ConfigError, match="layers 0 to 3, those from 2 on blocks of its tower"):
+        learner_of(MODELS["vl2"](), recompute={"layers": [4]})
 
 
 OPTIMIZERS = {
@@ -299,7 +319,7 @@ def test_the_loss_scale_takes_nothing_from_the_step():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_operation_that_may_wait_in_host_memory_is_a_module_of_each_layer(name):
-    layers = layers_of(MODELS[name]())
+    layers = layers_of(MODELS[name]()).values()
     for operation in OPERATIONS:
         for layer in layers:
             found = [child for child, _ in layer.named_children() if re.fullmatch(MODULES[operation], child)]

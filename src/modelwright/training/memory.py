@@ -9,11 +9,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from modelwright.errors import ConfigError
 from modelwright.layers.checkpointed import CheckpointedLayer
+from modelwright.training.swap import Swap
 
 _aten = torch.ops.aten
 KERNELS: dict[str, tuple[str, ...]] = {
@@ -42,10 +43,10 @@ RECOMPUTED: dict[str, tuple[str, ...]] = {
 }
 """Of each operation of a layer, the kernels that run again where it does; products of two tensors always do."""
 MODULES: dict[str, str] = {
-    "attention_norm": "input_layernorm|ln_1",
+    "attention_norm": "input_layernorm|ln_1|norm1",
     "attention": "self_attn|attn",
     "attention.core": "self_attn|attn",
-    "ffn_norm": "post_attention_layernorm|ln_2",
+    "ffn_norm": "post_attention_layernorm|ln_2|norm2",
     "feed_forward": "mlp|block_sparse_moe",
     "feed_forward.activation": "mlp|block_sparse_moe",
     "feed_forward.product": "mlp|block_sparse_moe",
@@ -56,39 +57,51 @@ SELECTIVE = ("matmul", "attention", "topk")
 """What ``selective`` keeps."""
 
 
-def layers_of(model: nn.Module) -> list[CheckpointedLayer]:
-    """The layers of the stack, by number; those of a tower that sees pictures come after them."""
-    found = [(name, module) for name, module in model.named_modules() if isinstance(module, CheckpointedLayer)]
-    stack = [module for name, module in found if not name.startswith("vision")]
-    return stack + [module for name, module in found if name.startswith("vision")]
+TOWER = "vision."
+"""What names of the blocks of a tower begin with."""
 
 
-def keep_less(model: nn.Module, recompute: Any = "none", swap: Any = None) -> None:
+def layers_of(model: nn.Module) -> dict[str, CheckpointedLayer]:
+    """The layers of the stack by name, in the order of their numbers; blocks of a tower that sees pictures go on."""
+    found = {name: module for name, module in model.named_modules() if isinstance(module, CheckpointedLayer)}
+    return dict(sorted(found.items(), key=lambda item: item[0].startswith(TOWER)))
+
+
+def keep_less(
+    model: nn.Module, recompute: Any = "none", swap: Any = None, around: Callable[..., Any] | None = None
+) -> None:
     """Let the layers of ``model`` be recomputed or their activations wait in host memory, as a run's config says.
 
     Args:
         recompute: ``none``, ``full``, ``selective``, or a :class:`modelwright.configs.run.RecomputePart`.
         swap: a :class:`modelwright.configs.run.SwapPart`, or None.
+        around: what computes each layer, recomputing included, and hands on what is kept: torch's compiler.
 
     Raises:
         ConfigError: a layer that the model has not, or an operation that nothing is called.
     """
     layers = layers_of(model)
+    names = tuple(layers)
     ways: list[list[Callable[..., Any]]] = [[] for _ in layers]
     if recompute != "none":
         single = {} if isinstance(recompute, str) else recompute.operations
         saved = SELECTIVE if recompute == "selective" else () if isinstance(recompute, str) else recompute.save
-        for number in _whole("recompute", None if isinstance(recompute, str) else recompute.layers, single, layers):
+        for number in _whole("recompute", None if isinstance(recompute, str) else recompute.layers, single, names):
             ways[number].append(_recomputed(saved))
-        for number, operations in _by_layer("recompute", single, layers).items():
+        for number, operations in _by_layer("recompute", single, names).items():
             again = {kernel for operation in operations for kernel in RECOMPUTED[operation]}
             ways[number].append(_recomputed(tuple(KERNELS.keys() - again)))
+    if around is not None:
+        for how in ways:
+            how.append(around)
     if swap is not None:
-        for number in _whole("swap", swap.layers, swap.operations, layers):
-            ways[number].append(swapped)
-        for number, operations in _by_layer("swap", swap.operations, layers).items():
-            _swap_modules(layers[number], {MODULES[operation] for operation in operations})
-    for layer, how in zip(layers, ways, strict=True):
+        moves = Swap(swap.prefetch)
+        for number in _whole("swap", swap.layers, swap.operations, names):
+            ways[number].append(moves.layer(number))
+        for number, operations in _by_layer("swap", swap.operations, names).items():
+            for module in _named(layers[names[number]], {MODULES[operation] for operation in operations}):
+                moves.module(number, module)
+    for layer, how in zip(layers.values(), ways, strict=True):
         layer.gradient_checkpointing = bool(how)
         layer._gradient_checkpointing_func = partial(_run, tuple(how))
 
@@ -99,9 +112,7 @@ def _run(ways: Sequence[Callable[..., Any]], function: Callable[..., Any], *inpu
     return function(*inputs)
 
 
-def _whole(
-    field: str, chosen: Sequence[int] | None, single: Mapping[str, Any], layers: Sequence[nn.Module]
-) -> Sequence[int]:
+def _whole(field: str, chosen: Sequence[int] | None, single: Mapping[str, Any], layers: Sequence[str]) -> Sequence[int]:
     """The numbers of the layers that are treated whole: all, unless some or single operations are named."""
     if chosen is None:
         return () if single else range(len(layers))
@@ -109,7 +120,7 @@ def _whole(
     return chosen
 
 
-def _by_layer(field: str, single: Mapping[str, Sequence[int]], layers: Sequence[nn.Module]) -> dict[int, list[str]]:
+def _by_layer(field: str, single: Mapping[str, Sequence[int]], layers: Sequence[str]) -> dict[int, list[str]]:
     found: dict[int, list[str]] = {}
     for operation, numbers in single.items():
         _check_numbers(field, numbers, layers)
@@ -118,10 +129,13 @@ def _by_layer(field: str, single: Mapping[str, Sequence[int]], layers: Sequence[
     return found
 
 
-def _check_numbers(field: str, chosen: Sequence[int], layers: Sequence[nn.Module]) -> None:
+def _check_numbers(field: str, chosen: Sequence[int], layers: Sequence[str]) -> None:
     beyond = next((number for number in chosen if not 0 <= number < len(layers)), None)
-    if beyond is not None:
-        raise ConfigError(f"{field} names layer {beyond}, and the model has layers 0 to {len(layers) - 1}")
+    if beyond is None:
+        return
+    tower = next((number for number, name in enumerate(layers) if name.startswith(TOWER)), None)
+    more = "" if tower is None else f", those from {tower} on blocks of its tower"
+    raise ConfigError(f"{field} names layer {beyond}, and the model has layers 0 to {len(layers) - 1}{more}")
 
 
 def _recomputed(saved: Sequence[str]) -> Callable[..., Any]:
@@ -134,7 +148,9 @@ def _recomputed(saved: Sequence[str]) -> Callable[..., Any]:
 
 def _kernels(name: str) -> frozenset[Any]:
     """Every overload of torch's operations that a name means, as far as this torch has them."""
-    packets = (getattr(_aten, operation, None) for operation in KERNELS[name])
+    packets = [getattr(_aten, operation, None) for operation in KERNELS[name]]
+    if name == "attention":  # that of compiled layers, where there are any
+        packets.append(getattr(torch.ops.modelwright, "attention_by_document", None))
     return frozenset(getattr(packet, each) for packet in packets if packet is not None for each in packet.overloads())
 
 
@@ -151,44 +167,8 @@ def _checkpointed(contexts: Callable[[], Any] | None, function: Callable[..., An
     return checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts)
 
 
-def swapped(function: Callable[..., Any], *inputs: Any) -> Any:
-    """Run ``function``; what its backward pass needs waits in host memory, where it is not a parameter."""
-    with torch.autograd.graph.saved_tensors_hooks(_to_host, _from_host):
-        return function(*inputs)
-
-
-def _to_host(tensor: Tensor) -> Any:
-    if isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter) or not tensor.is_floating_point():
-        return tensor
-    host = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
-    host.copy_(tensor, non_blocking=tensor.is_cuda)
-    return tensor.device, host
-
-
-def _from_host(kept: Any) -> Tensor:
-    if isinstance(kept, Tensor):
-        return kept
-    device, host = kept
-    return host.to(device, non_blocking=True)
-
-
-def _swap_modules(layer: nn.Module, patterns: Iterable[str]) -> None:
-    """What the modules of a layer whose names are as patterns say save for their backward pass goes to the host."""
-    for name, module in layer.named_children():
-        if any(re.fullmatch(pattern, name) for pattern in patterns):
-            _swap_module(module)
-
-
-def _swap_module(module: nn.Module) -> None:
-    """What a module saves for its backward pass goes to the host."""
-    contexts: list[Any] = []
-
-    def enter(_module: nn.Module, _inputs: Any) -> None:
-        contexts.append(torch.autograd.graph.saved_tensors_hooks(_to_host, _from_host))
-        contexts[-1].__enter__()
-
-    def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
-        contexts.pop().__exit__(None, None, None)
-
-    module.register_forward_pre_hook(enter)
-    module.register_forward_hook(leave, always_call=True)
+def _named(layer: nn.Module, patterns: Iterable[str]) -> list[nn.Module]:
+    """The modules of a layer whose names are as patterns say."""
+    return [
+        module for name, module in layer.named_children() if any(re.fullmatch(pattern, name) for pattern in patterns)
+    ]

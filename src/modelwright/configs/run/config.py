@@ -130,8 +130,6 @@ class RunConfig(RunPart):
                 found[f"parallel.{name}"] = "it says how several ranks work, and one rank trains"
         if self.precision.reduce != PrecisionPart().reduce:
             found["precision.reduce"] = "it is the type of sums over ranks, and one rank trains"
-        if self.swap is not None and self.swap.prefetch != SwapPart().prefetch:
-            found["swap.prefetch"] = "activations come back when they are needed, and none is fetched ahead"
         return found
 
     def _check_mindformers_ranks(self, ranks: int) -> None:

@@ -15,6 +15,7 @@ from modelwright.attention import AttentionBackend, DenseAttention
 from modelwright.errors import RequestError
 from modelwright.families.deepseek_vl2.config import VisionEncoderConfig
 from modelwright.layers import FusedSelfAttention, Linear, PlainMLP
+from modelwright.layers.checkpointed import CheckpointedLayer
 from modelwright.ops.attention import attention, reference_attention
 
 gelu_tanh = partial(F.gelu, approximate="tanh")
@@ -33,7 +34,7 @@ class PatchEmbed(nn.Module):
         return self.proj(pictures).flatten(2).transpose(1, 2)
 
 
-class Block(nn.Module):
+class Block(CheckpointedLayer):
     """Pre-norm transformer block over all patches: ``[tiles, patches, width]`` to the same."""
 
     def __init__(self, layer: int, width: int, heads: int, hidden: int):
@@ -79,7 +80,8 @@ class VisionTower(nn.Module):
     ``num_classes > 0``, classified.
 
     ``deterministic`` writes the attention product out instead of calling torch's kernel. With ``use_checkpoint`` the
-    first ``num_recomputing_layers`` blocks (0: all of them) keep no activations in training.
+    first ``num_recomputing_layers`` blocks (0: all of them) keep no activations in training, unless whoever trains has
+    them recomputed already, as it has decoder layers.
 
     Raises:
         RequestError: the pictures are not ``3 x image_size x image_size``.
@@ -109,7 +111,7 @@ class VisionTower(nn.Module):
         x = x + self.pos_embed
         attention = DenseAttention(causal=False, fused=not self.config.deterministic)
         for layer, block in enumerate(self.blocks):
-            recomputed = self._recomputes(layer)
+            recomputed = self._recomputes(layer) and not block.gradient_checkpointing
             x = checkpoint(block, x, attention, use_reentrant=False) if recomputed else block(x, attention)
         x = self.norm(x)
         if self.config.ignore_head:
