@@ -85,6 +85,10 @@ class DenseAttention:
             q_nope, q_rope, kv_b(latent), k_rope, mask, scale, dropout, causal, product=self.product
         )
 
+    def settle(self, tokens: int, device: torch.device) -> None:
+        """Find the mask of a pass without a past now, and not at its first layer, whose graph may change nothing."""
+        self._mask_for(tokens, tokens, device)
+
     def _mask_for(self, tokens: int, keys: int, device: torch.device) -> tuple[Tensor | None, bool]:
         """The mask tensor, if one is needed, and whether a square causal rule stands in for it."""
         if self._rule is None:

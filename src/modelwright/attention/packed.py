@@ -12,7 +12,7 @@ from torch import Tensor
 from modelwright.attention.dense import DenseAttention
 from modelwright.attention.protocol import AttentionBackend, Projection
 from modelwright.ops.dispatch import numbers_are_known
-from modelwright.ops.documents import attention_by_document
+from modelwright.ops.documents import Spans, attention_by_document
 from modelwright.ops.packing import document_mask, document_spans
 
 
@@ -26,6 +26,9 @@ class PackedAttention:
         documents: ``[batch, past + tokens]``, the number of each token's document.
         mask: ``[batch, past + tokens]`` with 0 where a key is padding; None when none is.
         cache, past, fused, softmax_dtype: as for :class:`DenseAttention`.
+
+    Attributes:
+        spans: where documents lie that attend alone, each by ``product``; None where a mask says what is seen.
     """
 
     def __init__(
@@ -37,14 +40,21 @@ class PackedAttention:
         fused: bool = True,
         softmax_dtype: torch.dtype = torch.float32,
     ):
+        self.spans: Spans | None = None
         if mask is None and past == 0 and numbers_are_known(documents):
+            self.spans = document_spans(documents)
             self._dense = DenseAttention(None, cache, fused=fused, softmax_dtype=softmax_dtype)
-            self._dense.product = partial(attention_by_document, self._dense.product, document_spans(documents))
+            self.product = self._dense.product
+            self._dense.product = partial(attention_by_document, self.product, self.spans)
             return
         sees = document_mask(documents, past)
         if mask is not None:
             sees = sees & mask[:, None, None, : documents.shape[1]].bool().to(sees.device)
         self._dense = DenseAttention(sees, cache, past, fused=fused, softmax_dtype=softmax_dtype)
+
+    def settle(self, tokens: int, device: torch.device) -> None:
+        """See :meth:`DenseAttention.settle`."""
+        self._dense.settle(tokens, device)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, dropout: float = 0.0) -> Tensor:
         """See :class:`AttentionBackend`."""

@@ -17,8 +17,9 @@ from modelwright.families import family_of
 from modelwright.hf.training_pass import PassCounts, PassLoss
 from modelwright.layers.balance import move_biases, steered_routers
 from modelwright.ops.cross_entropy import rows_at_once
+from modelwright.training.compiled import compiled_way, compiling
 from modelwright.training.gradients import clipping, fill_missing, norms_of, scale
-from modelwright.training.memory import keep_less, layers_of
+from modelwright.training.memory import keep_less
 from modelwright.training.optimizers import Optimizers, Steered, kinds_of
 from modelwright.training.precision import LossScale, Weights
 from modelwright.training.results import StepResult
@@ -67,11 +68,11 @@ class Learner:
         self.optimizers = Optimizers(config.optimizer, self.steered)
         self.routers = steered_routers(model) if moves_biases else []
         self.norms: list[float] = []
-        keep_less(model, config.recompute, config.swap)
-        if config.compile == "layers":
-            for layer in layers_of(model):
-                layer.compile()
+        keep_less(model, config.recompute, config.swap, self._compiler())
         nn.Module.train(model)
+
+    def _compiler(self) -> Any:
+        return compiled_way(self.device) if self.config.compile == "layers" else None
 
     def _steered(self, groups: Iterable[Any]) -> list[Steered]:
         decaying, hidden = kinds_of(self.model)
@@ -100,7 +101,8 @@ class Learner:
     @contextmanager
     def _pass(self, step: int, number: int) -> Iterator[None]:
         """What a micro-batch runs in: its random numbers, and the types of its products."""
-        with drawn_for(self.config.seed, step, number), self.weights.products(self.device.type):
+        drawn, products = drawn_for(self.config.seed, step, number), self.weights.products(self.device.type)
+        with drawn, products, compiling(self.config.compile):
             yield
 
     def _loads(self, step: int, micro: list[dict[str, Any]]) -> Tensor | None:
