@@ -1,18 +1,24 @@
 """One optimizer step on drawn models of every family: however it is cut, kept and continued, it is the same step."""
 
 import json
+import math
 import re
+from collections import Counter
 
 import pytest
 import torch
 import torch.utils.flop_counter
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelwright.configs.run import layout
 from modelwright.configs.run.layout import OPERATIONS
 from modelwright.errors import CheckpointError, ConfigError
+from modelwright.layers import Router
 from modelwright.training import state
 from modelwright.training.learner import NOT_FINITE
 from modelwright.training.memory import KERNELS, MODULES, RECOMPUTED, layers_of
+from modelwright.training.report.expert_loads import expert_loads
+from tests.llamas import EXPERTS, tiny_llama
 from tests.training.learners import MODELS, learner_of, padded, rows_of, step_batch, weights_of
 
 close = torch.testing.assert_close
@@ -326,3 +332,52 @@ def test_every_operation_that_may_wait_in_host_memory_is_a_module_of_each_layer(
             assert len(found) == 1, (operation, found)
     assert RECOMPUTED.keys() == MODULES.keys() == set(OPERATIONS)
     assert tuple(KERNELS) == layout.KERNELS
+
+
+# What a step tells
+
+
+def test_choices_beyond_a_capacity_are_counted():
+    """By hand: of each pass, what an expert was chosen beyond the room that it has; among real tokens."""
+    fields = EXPERTS | {"use_gmm": False, "capacity_factor": 0.6}
+    model, chosen = tiny_llama(moe_config=fields), []
+    learner = learner_of(model, loss={"balance_scope": "micro_batch"})
+    routers = [module for module in learner.model.modules() if isinstance(module, Router)]
+    for number, router in enumerate(routers):
+        router.register_forward_hook(lambda _router, _x, made, number=number: chosen.append((number, made.chosen)))
+    batch = step_batch(rows_of(learner.model, 4), 1)
+    result = learner.step_on(1, batch)
+    wanted = [0] * len(routers)
+    for number, experts_of in chosen:
+        room = math.ceil(experts_of.numel() * 0.6 / fields["expert_num"])
+        wanted[number] += sum(max(count - room, 0) for count in Counter(experts_of.flatten().tolist()).values())
+    assert len(chosen) == 4 * len(routers) and sum(wanted) > 0
+    assert result.dropped.tolist() == wanted
+    said = expert_loads(result.loads, result.dropped)["dropped"]
+    close(
+        said, [count / float(load.sum()) for count, load in zip(wanted, result.loads, strict=True)], atol=1e-6, rtol=0
+    )
+    assert learner_of(MODELS["mindformers"]()).step_on(1, batch).dropped is None
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_waits_for_the_device_once_at_its_end(name, monkeypatch):
+    """For one list of numbers; reading a tensor otherwise is counted too."""
+    learner, read = learner_of(MODELS[name]()), []
+    tolist, finish = torch.Tensor.tolist, learner._finish
+
+    class Reading(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, kinds, given=(), named=None):
+            if operation in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+                read.append(str(operation))
+            return operation(*given, **(named or {}))
+
+    def finishing(*given):
+        with Reading(), monkeypatch.context() as patched:
+            patched.setattr(torch.Tensor, "tolist", lambda tensor: read.append("tolist") or tolist(tensor))
+            return finish(*given)
+
+    learner._finish = finishing
+    learner.optimizers.begin()  # the fused ones count their steps on the device
+    result = learner.step_on(1, step_batch(rows_of(learner.model, 4), 2))
+    assert read == ["tolist"] and result.norms

@@ -14,6 +14,7 @@ from modelwright.hf.arguments import PassInputs
 from modelwright.hf.documents import DocumentMarks
 from modelwright.hf.targets import Targets
 from modelwright.layers import Routing
+from modelwright.layers.balance import drops_choices
 from modelwright.ops.cross_entropy import IGNORED, called_cross_entropy, linear_cross_entropy
 from modelwright.ops.routing import switch_balance_loss
 
@@ -46,6 +47,7 @@ class PassLoss:
         balance: the weighted balance losses, their mean over its sequences or tokens; None where there are none.
         by_sequence: whether balance losses are means over sequences, and otherwise over all tokens together.
         loads: how many choices of real tokens fell on each expert, ``[layers, experts]``; None without experts.
+        dropped: how many of them found no room with their expert, ``[layers]``; None where experts have no capacity.
     """
 
     total: Tensor
@@ -53,6 +55,7 @@ class PassLoss:
     balance: Tensor | None
     by_sequence: bool
     loads: Tensor | None
+    dropped: Tensor | None = None
 
     @property
     def balance_items(self) -> int:
@@ -138,14 +141,16 @@ def training_loss(
     if loads is not None:
         routings = tuple(replace(routing, counts=of_all) for routing, of_all in zip(routings, loads, strict=True))
     with torch.no_grad():
-        own = torch.stack([routing.load() for routing in routings])
+        own, dropped = torch.stack([routing.load() for routing in routings]), None
+        if drops_choices(decoder):
+            dropped = torch.stack([(routing.weights == 0).sum() for routing in routings])
     balance = None
     if counts.tokens and outputs.router_logits is not None:
         logits = [routing.logits for routing in routings]
         balance = model.config.router_aux_loss_coef * switch_balance_loss(logits, model.config.num_experts_per_tok)
     elif counts.tokens:
         balance = decoder.balance_loss(routings, batch, documents)
-    return PassLoss(total, counts, balance, by_sequence, own)
+    return PassLoss(total, counts, balance, by_sequence, own, dropped)
 
 
 def _learned(model: Any, labels: Tensor | None, inputs: dict[str, Any]) -> _Learned:

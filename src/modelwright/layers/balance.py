@@ -45,9 +45,14 @@ def move_biases(routers: Iterable[Router], rate: float, group: dist.ProcessGroup
     if group is not None:
         dist.all_reduce(joined, group=group)
     for router, load in zip(routers, joined.split([len(router.load) for router in routers]), strict=True):
-        if rate and load.sum() > 0:
-            router.e_score_correction_bias += rate * torch.sign(load.mean() - load)
+        if rate:
+            router.e_score_correction_bias += rate * torch.sign(load.mean() - load)  # nothing where nothing was chosen
         router.load.zero_()
+
+
+def drops_choices(model: nn.Module) -> bool:
+    """Whether experts in ``model`` have a capacity in training, beyond which a choice gets no weight."""
+    return any(isinstance(part, Router) and part.capacity is not None for part in model.modules())
 
 
 def steered_routers(model: nn.Module) -> list[Router]:

@@ -37,6 +37,7 @@ class Sums:
     lm: Tensor
     balance: Tensor | None = None
     loads: Tensor | None = None
+    dropped: Tensor | None = None
 
     def add(self, passed: PassLoss, lm: Tensor, balance: Tensor | None) -> None:
         """Add a pass and its parts of the step's loss."""
@@ -45,6 +46,14 @@ class Sums:
             self.balance = balance.detach() if self.balance is None else self.balance + balance.detach()
         if passed.loads is not None:
             self.loads = passed.loads if self.loads is None else self.loads + passed.loads
+        if passed.dropped is not None:
+            self.dropped = passed.dropped if self.dropped is None else self.dropped + passed.dropped
+
+    def read(self, whole: Tensor, parts: Mapping[str, Tensor]) -> tuple[float, float | None, float, dict[str, float]]:
+        """The losses, and norms beside them, as numbers: the one time that a step waits for the device at its end."""
+        given = [self.lm, whole, *parts.values(), *([] if self.balance is None else [self.balance])]
+        lm, norm, *others = torch.stack([each.float() for each in given]).tolist()
+        return lm, None if self.balance is None else others[-1], norm, dict(zip(parts, others, strict=False))
 
 
 class Learner:
@@ -89,8 +98,8 @@ class Learner:
             return self._taken(step, batch, started)
 
     def _taken(self, step: int, batch: Any, started: float) -> StepResult:
+        counts = [self.model.training_counts(**inputs) for inputs in batch.micro]  # before they are on the device
         micro = [self.placed(inputs) for inputs in batch.micro]
-        counts = [self.model.training_counts(**inputs) for inputs in micro]
         sums = Sums(torch.zeros((), device=self.device))
         loads = self._loads(step, micro)
         for number, inputs in enumerate(micro):
@@ -158,9 +167,7 @@ class Learner:
     def _finish(self, step: int, batch: Any, sums: Sums, counts: PassCounts, started: float) -> StepResult:
         fill_missing(self.steered)
         scale(self.steered, 1 / self.scale.value)
-        whole, parts = norms_of(self.steered)
-        lm, norm = float(sums.lm), float(whole)
-        balance = None if sums.balance is None else float(sums.balance)
+        lm, balance, norm, norms = sums.read(*norms_of(self.steered))
         loss = lm if balance is None else lm + balance
         used = self.scale.value if self.scale.part is not None else None
         skipped = self._reason_to_skip(loss, norm)
@@ -178,9 +185,10 @@ class Learner:
             counted=counts.counted,
             tokens=counts.tokens,
             norm=norm,
-            norms={part: float(each) for part, each in parts.items()},
+            norms=norms,
             rates=rates,
             loads=sums.loads,
+            dropped=sums.dropped,
             skipped=skipped,
             seconds=monotonic() - started,
             scale=used,

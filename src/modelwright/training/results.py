@@ -24,6 +24,7 @@ class StepResult:
         norms: of each part's gradient.
         rates: the learning rate of each part.
         loads: how many choices fell on each expert, ``[layers, experts]``; None where there are none.
+        dropped: how many of a layer's choices found no room, ``[layers]``; None where experts have no capacity.
         skipped: why the optimizer was not stepped; None where it was.
         seconds: wall clock of the step, without the wait for its batch.
         data_seconds: that wait.
@@ -40,6 +41,7 @@ class StepResult:
     norms: Mapping[str, float] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)
     loads: Tensor | None = None
+    dropped: Tensor | None = None
     skipped: str | None = None
     seconds: float = 0.0
     data_seconds: float = 0.0

@@ -129,12 +129,12 @@ def test_flops_are_those_of_the_planner_and_mfu_is_their_share_of_the_peak(tmp_p
     batch = SimpleNamespace(micro=({"input_ids": ids, "labels": ids},), counted=14, broken=3)
     report = RunReport(tmp_path, Log(every=1))
     report.begin(RunFacts(steps=1, counts=counts))
-    report.step(result(1), {"batch": batch, "param_norm": lambda: torch.tensor(2.5), "dropped": 0})
+    report.step(result(1), {"batch": batch, "param_norm": lambda: torch.tensor(2.5), "passes": 0})
     report.end(Ended(0, 1, "done"))
     [row] = rows(tmp_path / "metrics.jsonl")
     assert row["flops_per_second"] == pytest.approx(2 * training_flops(counts, 8, learned=7).total / 0.25)
     assert row["mfu"] == pytest.approx(row["flops_per_second"] / 1e6)
-    assert (row["broken"], row["param_norm"], row["dropped"]) == (3, 2.5, 0)
+    assert (row["broken"], row["param_norm"], row["passes"]) == (3, 2.5, 0)
 
 
 def test_experts_are_told_layer_by_layer(tmp_path):

@@ -47,9 +47,8 @@ class Report(Protocol):
         """After a step.
 
         ``more`` may hold ``batch`` (the ``StepBatch``, of which FLOPs are counted), ``param_norm`` (the norm of all
-        parameters, a number or a tensor of one), ``dropped`` (choices that found no room with their experts) and other
-        names with numbers, which are logged as they are. What costs something to compute may be a function without
-        arguments, called only for a step that is logged.
+        parameters, a number or a tensor of one) and other names with numbers, which are logged as they are. What costs
+        something to compute may be a function without arguments, called only for a step that is logged.
         """
         ...
 

@@ -150,7 +150,7 @@ class RunReport:
         if result.scale is not None:
             row["scale"] = _number(result.scale)
         if result.loads is not None:
-            row["experts"] = expert_loads(result.loads)
+            row["experts"] = expert_loads(result.loads, result.dropped)
         if broken is not None:
             row["broken"] = int(broken)
         return row | {name: _called(value) for name, value in more.items()}
