@@ -57,6 +57,19 @@ def test_a_line_says_loss_perplexity_and_exact_answers(run, chats):
     assert re.fullmatch(re.escape(f"{chats}: ") + line, said.out)
 
 
+def test_the_first_rows_alone_may_be_measured_and_answered(run, texts, chats, tmp_path):
+    first, answered = tmp_path / "first.jsonl", tmp_path / "three.jsonl"
+    first.write_text(texts.read_text().splitlines()[0] + "\n")
+    answered.write_text(3 * chats.read_text())
+    asked = ("evaluate", "vl2-nano", "--json", "--dtype", "float32")
+    few, one = (json.loads(run(*asked, *more).out) for more in (("--data", texts, "--limit", "1"), ("--data", first)))
+    assert few[str(texts)] == one[str(first)]
+    found = json.loads(run(*asked, "--data", answered, "--limit", "2", "--exact").out)[str(answered)]
+    assert found["rows"] == 2 and found["labels"] > 0
+    more = json.loads(run(*asked, "--data", answered, "--limit", "9").out)[str(answered)]
+    assert more["labels"] == 3 * found["labels"] / 2
+
+
 def test_a_saved_model_gives_the_same_numbers(run, texts, tmp_path):
     loaded = load(zoo.path("vl2-nano"), dtype="float32", device="cpu")
     loaded.model.save_pretrained(tmp_path / "saved")
@@ -73,7 +86,7 @@ def test_a_saved_model_gives_the_same_numbers(run, texts, tmp_path):
     [
         ((), "evaluate takes either --data or --tasks, got neither"),
         (("--data", "a", "--tasks", "b"), "evaluate takes either --data or --tasks, got both"),
-        (("--data", "a", "--limit", "3"), "--limit goes with --tasks"),
+        (("--data", "a", "--limit", "0"), "--limit must be at least 1, got 0"),
         (("--tasks", "a", "--exact"), "--exact goes with --data"),
         (("--data", "a", "--seq-length", "1"), "--seq-length must be at least 2, got 1"),
         (("--data", "a", "--labels", "lst"), "--labels must be one of assistant, last, all; got 'lst'; did you mean"),

@@ -2,14 +2,19 @@
 
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file
 
 from modelwright import zoo
+from modelwright.checkpoints.convert import convert
 from modelwright.configs.run import ModelPart, RunConfig
 from modelwright.configs.run.mindformers import translate
 from modelwright.training.build import build_model, found_at
 from modelwright.training.checkpoints import saved_in
 from modelwright.training.trainer import Trainer
 from modelwright.training.tuning import parts_of
+from tests.llamas import HUGGING_FACE, tiny_llama
+from tests.training.learners import learner_of
 from tests.training.test_trainer import Steps, Told, losses, trainer_of
 
 MODEL = {"type": "LlamaConfig", "hidden_size": 32, "num_layers": 2, "num_heads": 4, "vocab_size": 64, "seq_length": 24}
@@ -108,3 +113,34 @@ def test_a_run_goes_on_from_the_output_of_another(tmp_path):
     trainer = trainer_of(tmp_path / "two", checkpoint={"resume": str(tmp_path / "one")}, steps=7)
     trainer.fit()
     assert list(losses(trainer)) == [7]
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_mindformers_run_trains_from_weights_in_mindformers_own_names(joined, tmp_path):
+    """Every step is that of the Hugging Face model which they were converted from."""
+    plain = tiny_llama(base=HUGGING_FACE)
+    plain.save_pretrained(tmp_path / "hf")
+    convert(tmp_path / "hf", tmp_path / "mf", to="mindformers", qkv_concat=joined)
+    names = load_file(next((tmp_path / "mf").glob("*.safetensors")))
+    assert "model.layers.0.attention.wo.weight" in names
+    assert ("model.layers.0.attention.w_qkv.weight" in names) == joined
+    [file] = (tmp_path / "mf").glob("*.yaml")
+    run = yaml.safe_load(file.read_text())
+    file.unlink()  # the run itself says of what model the weights are
+    run |= {
+        "output_dir": str(tmp_path / "run"),
+        "load_checkpoint": str(tmp_path / "mf"),
+        "load_ckpt_format": "safetensors",
+        "runner_config": {"epochs": 1, "batch_size": 2, "gradient_accumulation_steps": 2},
+        "optimizer": {"type": "AdamW", "weight_decay": 0.0, "eps": 1e-8, "betas": [0.9, 0.95]},
+        "lr_schedule": {"type": "ConstantWarmUpLR", "learning_rate": 0.01, "warmup_steps": 0},
+    }
+    trainer = Trainer(RunConfig.of(translate(run).values), batches=Steps(None), report=Told())
+    trainer.batches.model = trainer.model
+    assert trainer.model.config.dialect == "mindformers" and trainer.fit().code == 0
+    learner = learner_of(plain, optimizer={"lr": 0.01, "weight_decay": 0.0}, schedule={"name": "constant"})
+    rows = Steps(plain)
+    wanted = [learner.step_on(step, next(rows)).loss for step in (1, 2, 3)]
+    found = [result.loss for result in trainer.report.results.values()]
+    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=2e-5)
+    assert max(wanted) - min(wanted) > 0.05

@@ -1,9 +1,11 @@
 """What a conversion starts from: a folder in either dialect, its config, and its tensors, checked and ready to read."""
 
 import copy
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +26,8 @@ from modelwright.errors import CheckpointError
 from modelwright.families import model_class
 from modelwright.families.read import read_config
 
+AT_ONCE = 2**28
+"""Bytes of files that are looked at before they are closed again."""
 TIED = "tie_word_embeddings: it is the embedding's"
 
 
@@ -80,6 +84,21 @@ def open_source(path: str | Path) -> Source:
         titles = " or ".join(dialect.title for dialect in others)
         raise CheckpointError(f"{asked} is a {titles} config, and the weights beside it have Hugging Face names")
     return _hugging_face_source(folder, found)
+
+
+def official_tensors(folder: Path, config: CheckedConfig) -> dict[str, Tensor] | None:
+    """The weights of a folder in another dialect by official names, for a model of ``config``; None of an official one.
+
+    Raises:
+        CheckpointError: as `open_source`, but that no config need lie beside the weights.
+    """
+    found = _read_headers(folder)
+    dialect = next((each for each in other_dialects().values() if each.holds(found)), None)
+    if dialect is None:
+        return None
+    source = _source_in(dialect, folder, folder, config, [], found)
+    with TensorReader(source.tensors, AT_ONCE) as reader:
+        return {recipe.name: reader.follow(recipe).clone() for recipe in source.recipes}
 
 
 class TensorReader:
@@ -154,6 +173,17 @@ def _find_config(dialect: TensorDialect, folder: Path) -> Path:
 
 def _other_source(dialect: TensorDialect, folder: Path, file: Path, found: dict[str, TensorHeader]) -> Source:
     config, places = dialect.read_config(file)
+    return _source_in(dialect, folder, file, config, places, found)
+
+
+def _source_in(
+    dialect: TensorDialect,
+    folder: Path,
+    file: Path,
+    config: Any,
+    places: Collection[str],
+    found: dict[str, TensorHeader],
+) -> Source:
     forgotten = [Dropped(place, "the new folder holds the weights") for place in places]
     apart = settle_ties(config, dialect.ties, found)
     reasons = {name: dialect.left_out(name) for name in found}

@@ -29,7 +29,7 @@ def run_evaluate(options: EvaluateOptions) -> None:
     loaded = load_network(checkpoint, dtype=options.dtype, device=options.device, adapter=options.adapter)
     part = _data(options, loaded)
     encoder = encoder_for(loaded.processor, part, loaded.model)
-    sets = held_out(part, encoder, options.requests or _AT_ONCE, base=Path.cwd())
+    sets = held_out(part, encoder, options.requests or _AT_ONCE, base=Path.cwd(), limit=options.limit)
     found = {name: _measured(name, passes, loaded, encoder, options.exact) for name, passes in sets.items()}
     if options.as_json:
         write(json.dumps(found, indent=2) + "\n")
@@ -54,10 +54,10 @@ def _measured(
 ) -> dict[str, Any]:
     found = held_out_loss(loaded.model, passes, name).as_row()
     if exact:
-        source = getattr(passes, "source")  # noqa: B009 - of `data.batches.HeldOut`, whose rows the engine answers
+        held: Any = passes  # `data.batches.HeldOut`, whose rows the engine answers
         answers = []
-        for start in range(0, len(source), _ANSWERS_AT_ONCE):
-            rows = [source[row] for row in range(start, min(start + _ANSWERS_AT_ONCE, len(source)))]
+        for start in range(0, held.rows, _ANSWERS_AT_ONCE):
+            rows = [held.source[row] for row in range(start, min(start + _ANSWERS_AT_ONCE, held.rows))]
             answers += answer_rows(loaded.model, loaded.processor, encoder, rows)
         found |= {"exact": exact_share(answers), "rows": len(answers)}
     return found

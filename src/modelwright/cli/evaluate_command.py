@@ -34,7 +34,7 @@ def evaluate(
         Path | None, Option(help="A folder of tasks of your own, for lm-eval.", metavar="FOLDER")
     ] = None,
     fewshot: Annotated[int | None, Option(help="Examples before each question of a task.", metavar="N")] = None,
-    limit: Annotated[int | None, Option(help="Rows of each task.", metavar="N")] = None,
+    limit: Annotated[int | None, Option(help="The first rows of each file or task.", metavar="N")] = None,
     output: Annotated[
         Path | None, Option("-o", "--output", help="Where all that lm-eval tells goes, as JSON.", metavar="FILE")
     ] = None,

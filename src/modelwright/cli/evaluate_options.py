@@ -9,7 +9,7 @@ from modelwright.errors import RequestError
 
 LABELS = ("assistant", "last", "all")
 FOR_DATA = ("format", "labels", "seq_length", "exact")
-FOR_TASKS = ("include_path", "fewshot", "limit", "output")
+FOR_TASKS = ("include_path", "fewshot", "output")
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,7 @@ class HeldOut:
         micro: rows of a pass.
         pad_id: what fills the tail of a row.
         prepared: its documents, where they were made before.
+        limit: how many of its first rows there are at most.
     """
 
     def __init__(
@@ -185,17 +186,19 @@ class HeldOut:
         micro: int,
         pad_id: int,
         prepared: Prepared | None = None,
+        limit: int | None = None,
     ):
         self.source, self._micro, self._pad_id = source, micro, pad_id
+        self.rows = len(source) if limit is None else min(limit, len(source))
         self._rows = RowStream([source], [1.0], part, 0, False, Workers(encoder, 0), [prepared])
 
     def __len__(self) -> int:
         """How many passes there are, where no row is left out."""
-        return math.ceil(len(self.source) / self._micro)
+        return math.ceil(self.rows / self._micro)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         waiting: list[tuple[Document]] = []
-        for number in range(len(self.source)):
+        for number in range(self.rows):
             document = self._rows.settle(self._rows.submit(Draw(0, number), outline=False))
             waiting += [] if document is None else [(document,)]
             if len(waiting) == self._micro:
@@ -243,14 +246,19 @@ def open_batches(
 
 
 def held_out(
-    part: DataSettings, encoder: Encoder, micro: int = 1, pad_id: int | None = None, base: Path | None = None
+    part: DataSettings,
+    encoder: Encoder,
+    micro: int = 1,
+    pad_id: int | None = None,
+    base: Path | None = None,
+    limit: int | None = None,
 ) -> Mapping[str, Iterable[Mapping[str, Tensor]]]:
     """The sources of ``data.eval`` by their names, see `HeldOut`; raises as `open_batches`."""
     padding = encoder.pad_id if pad_id is None else pad_id
     sources = [_opened(each, part, base) for each in part.eval]
     prepared = [prepared_of(source, encoder, _cache(part, base)) for source in sources]
     return {
-        source.name: HeldOut(source, encoder, part, micro, padding, made)
+        source.name: HeldOut(source, encoder, part, micro, padding, made, limit)
         for source, made in zip(sources, prepared, strict=True)
     }
 

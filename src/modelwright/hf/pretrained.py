@@ -19,6 +19,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import logging as transformers_logging
 
+from modelwright.checkpoints.conversion_source import official_tensors
 from modelwright.checkpoints.places import split
 from modelwright.checkpoints.quantized_model import drop_offsets, settle_offsets
 from modelwright.checkpoints.shards import (
@@ -111,11 +112,18 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         return model
 
     def read_named_checkpoint(self) -> None:
-        """Read the weights in :meth:`named_checkpoint`, if any; a model on the meta device has nothing to fill."""
+        """Read the weights in :meth:`named_checkpoint`, if any, under official names or another dialect's.
+
+        A model on the meta device has nothing to fill.
+        """
         if any(parameter.is_meta for parameter in self.parameters()):
             return
         folder = self.named_checkpoint()
         if folder is None:
+            return
+        if (official := official_tensors(folder, self.config)) is not None:
+            self.load_state_dict(official, strict=False)
+            self.tie_weights()
             return
         found = weights_in(folder)
         if settle_offsets(self.config, found.values()):

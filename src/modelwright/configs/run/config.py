@@ -161,6 +161,8 @@ class RunConfig(RunPart):
         for path, value in stated.items():
             own = value_at(values, path)
             inside = any(f"{path}.".startswith(f"{key}.") or f"{key}.".startswith(f"{path}.") for key in given)
+            if inside and own != value:  # which may leave out what is as usual
+                value = value_at(type(self).of(over(values, nested({path: value}))).to_dict(), path)
             require(
                 not inside or own == value,
                 f"{path} is {own} in the run and {value} in the config of the model: give it once, or the same in both",
