@@ -21,7 +21,7 @@ from recipes.vl2_nano.facts import (
     sentence,
     unique,
 )
-from recipes.vl2_nano.palette import COLOURS, pick, weighted
+from recipes.vl2_nano.palette import pick, weighted
 from recipes.vl2_nano.wording import SIDES, say
 
 Maker = Callable[[np.random.Generator, View], Asked | None]
@@ -163,7 +163,7 @@ def is_colour(rng: np.random.Generator, view: View) -> Asked | None:
         return None
     phrase = pick(rng, alone)
     true = phrase.among(view.shapes)[0].colour
-    said = true if rng.random() < 0.5 else pick(rng, tuple(COLOURS))
+    said = true if rng.random() < 0.5 else pick(rng, view.world.colours)
     question = say(rng, "is colour", view.place, thing=phrase.noun(rng), colour=said)
     return single(question, "Yes." if said == true else f"No, it is {true}.", "yes")
 

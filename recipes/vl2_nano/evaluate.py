@@ -45,22 +45,33 @@ def answers(model: DeepseekVLV2ForCausalLM, processor: DeepseekVLV2Processor, it
 
 
 def measure(
-    model: DeepseekVLV2ForCausalLM, processor: DeepseekVLV2Processor, count: int, batch: int, show: int
+    model: DeepseekVLV2ForCausalLM, processor: DeepseekVLV2Processor, count: int, batch: int, show: int = 0
 ) -> dict[str, float]:
     """The share of right answers for every task; ``show`` mistakes of each are printed."""
     shares = {}
     for number, task in enumerate(PROBES):
         rng = np.random.default_rng([SEED, number])
-        items = [probe(rng, task) for _ in range(count)]
-        found = [text for i in range(0, count, batch) for text in answers(model, processor, items[i : i + batch])]
-        right = [item.check(text) for item, text in zip(items, found, strict=True)]
-        shares[task] = sum(right) / count
-        goal = f"(goal {GOALS[task]:.0%})" if task in GOALS else ""
-        print(f"{task:10} {shares[task]:6.1%} {goal}", flush=True)
-        wrong = [i for i, fine in enumerate(right) if not fine][:show]
-        for i in wrong:
-            print(f"    {items[i].question!r}: {found[i]!r}, not {items[i].expected!r}")
+        shares[task] = share(model, processor, task, [probe(rng, task) for _ in range(count)], batch, show)
     return shares
+
+
+def share(
+    model: DeepseekVLV2ForCausalLM,
+    processor: DeepseekVLV2Processor,
+    task: str,
+    items: list[Probe],
+    batch: int,
+    show: int = 0,
+) -> float:
+    """The share of right answers to ``items``, which is printed, with ``show`` mistakes."""
+    found = [text for i in range(0, len(items), batch) for text in answers(model, processor, items[i : i + batch])]
+    right = [item.check(text) for item, text in zip(items, found, strict=True)]
+    goal = f"(goal {GOALS[task]:.0%})" if task in GOALS else ""
+    print(f"{task:16} {sum(right) / len(items):6.1%} {goal}", flush=True)
+    wrong = [i for i, fine in enumerate(right) if not fine][:show]
+    for i in wrong:
+        print(f"    {items[i].question!r}: {found[i]!r}, not {items[i].expected!r}")
+    return sum(right) / len(items)
 
 
 def main() -> None:

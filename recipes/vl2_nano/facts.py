@@ -2,14 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
-from recipes.vl2_nano.palette import COLOURS, pick, weighted
-from recipes.vl2_nano.pictures import KINDS, Box, Card, Scene, Shape
+from recipes.vl2_nano.palette import pick, weighted
+from recipes.vl2_nano.pictures import Box, Card, Scene, Shape
+from recipes.vl2_nano.world import WORLD, World
 
 NUMBER_WORDS = ("no", "one", "two", "three", "four", "five")
 
@@ -34,7 +35,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class View:
-    """What one picture shows, whether scene or card; ``place`` is 0 or 1 where it is one of two pictures."""
+    """What one picture shows, whether scene or card; ``place`` is 0 or 1 where it is one of two pictures.
+
+    ``world`` is what it might have shown.
+    """
 
     size: tuple[int, int]
     shapes: tuple[Shape, ...] = ()
@@ -42,6 +46,7 @@ class View:
     text_box: Box = (0, 0, 0, 0)
     text_colour: str | None = None
     place: int | None = None
+    world: World = WORLD
 
     @property
     def name(self) -> str:
@@ -65,11 +70,12 @@ class Phrase:
         return " ".join(filter(None, (self.colour, kind + ("s" if plural else ""))))
 
 
-def view_of(item: Scene | Card, place: int | None = None) -> View:
+def view_of(item: Scene | Card, place: int | None = None, world: World = WORLD) -> View:
     """What the drawn picture shows."""
     if isinstance(item, Scene):
-        return View(item.picture.size, shapes=item.shapes, place=place)
-    return View(item.picture.size, text=item.text, text_box=item.box, text_colour=item.colour, place=place)
+        return View(item.picture.size, shapes=item.shapes, place=place, world=world)
+    card = View(item.picture.size, text=item.text, text_box=item.box, text_colour=item.colour)
+    return replace(card, place=place, world=world)
 
 
 def present(view: View) -> list[Phrase]:
@@ -94,13 +100,14 @@ def missing(rng: np.random.Generator, view: View, by: str | None = None) -> Phra
 
     A phrase by colour alone is never made of a text's own colour.
     """
+    kinds, colours = view.world.kinds, view.world.colours
     by = by or weighted(rng, {"both": 0.55, "kind": 0.25, "colour": 0.2})
     if by == "kind":
-        phrases = [Phrase(kind=kind) for kind in KINDS]
+        phrases = [Phrase(kind=kind) for kind in kinds]
     elif by == "colour":
-        phrases = [Phrase(colour=colour) for colour in COLOURS if not view.text]
+        phrases = [Phrase(colour=colour) for colour in colours if not view.text]
     else:
-        phrases = [Phrase(colour, kind) for colour, kind in product(COLOURS, KINDS)]
+        phrases = [Phrase(colour, kind) for colour, kind in product(colours, kinds)]
     absent = [phrase for phrase in phrases if not phrase.among(view.shapes)]
     near = [p for p in absent if Phrase(p.colour).among(view.shapes) or Phrase(kind=p.kind).among(view.shapes)]
     if near and by == "both" and rng.random() < 0.65:

@@ -18,8 +18,7 @@ from recipes.vl2_nano.facts import (
     present,
     sentence,
 )
-from recipes.vl2_nano.palette import COLOURS, pick, weighted
-from recipes.vl2_nano.pictures import KINDS
+from recipes.vl2_nano.palette import pick, weighted
 from recipes.vl2_nano.wording import SIDES, say, vary
 
 _WHERE = ("Where is it?", "Locate it.", "And where is it?", "Where?", "Point to it.", "Draw a box around it.",
@@ -60,13 +59,12 @@ def _number_then_others(rng: np.random.Generator, view: View) -> Asked | None:
         return None
     first = _counting(rng, view, phrase)
     if phrase.colour is None:
-        other = Phrase(kind=pick(rng, [kind for kind in KINDS if kind != phrase.kind]))
+        other = Phrase(kind=pick(rng, [kind for kind in view.world.kinds if kind != phrase.kind]))
         things = nouns = f"{other.kind}s"
     else:
         seen = [shape.colour for shape in view.shapes if shape.colour != phrase.colour]
-        colour = (
-            pick(rng, seen) if seen and rng.random() < 0.7 else pick(rng, [c for c in COLOURS if c != phrase.colour])
-        )
+        others = [colour for colour in view.world.colours if colour != phrase.colour]
+        colour = pick(rng, seen if seen and rng.random() < 0.7 else others)
         other = Phrase(colour, phrase.kind)
         things, nouns = f"{colour} ones", f"{colour} {phrase.kind or 'object'}s"
     question = vary(rng, pick(rng, _COUNT_MORE).format(things=things))
@@ -81,11 +79,11 @@ def _number_then_part(rng: np.random.Generator, view: View) -> Asked | None:
     phrase = pick(rng, several)
     if phrase.kind or (phrase == Phrase() and rng.random() < 0.5):
         inside = [shape.colour for shape in phrase.among(view.shapes)]
-        which = pick(rng, inside) if rng.random() < 0.75 else pick(rng, tuple(COLOURS))
+        which = pick(rng, inside) if rng.random() < 0.75 else pick(rng, view.world.colours)
         part, nouns = Phrase(which, phrase.kind), f"{which} {phrase.kind or 'object'}s"
     else:
         inside = [shape.kind for shape in phrase.among(view.shapes)]
-        kind = pick(rng, inside) if rng.random() < 0.75 else pick(rng, KINDS)
+        kind = pick(rng, inside) if rng.random() < 0.75 else pick(rng, view.world.kinds)
         part, which = Phrase(phrase.colour, kind), f"{kind}s"
         nouns = " ".join(filter(None, (phrase.colour, which)))
     question = vary(rng, pick(rng, _OF_THEM).format(which=which))

@@ -3,8 +3,8 @@
 import re
 from collections import Counter
 
-_COLOUR = r"red|green|blue|yellow|purple|orange|black"
-_KIND = r"circle|square|triangle|star"
+_COLOUR = r"red|green|blue|yellow|purple|orange|black|pink"
+_KIND = r"circle|square|triangle|star|heart"
 _NUMBERS = {"no": 0, "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8,
             "nine": 9, "ten": 10}  # fmt: skip
 _DENIALS = re.compile(r"\b(no|not|none|nothing|neither|zero|0|isn't|aren't)\b")

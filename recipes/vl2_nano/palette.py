@@ -1,4 +1,4 @@
-"""The seven colours by name and light, dark, plain, graded or grainy canvases; it knows nothing of shapes or text."""
+"""Colours by name and light, dark, plain, graded or grainy canvases; it knows nothing of shapes or text."""
 
 import colorsys
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from PIL import Image, ImageChops
 RGB = tuple[int, int, int]
 T = TypeVar("T")
 
-COLOURS: Mapping[str, tuple[RGB, ...]] = {
+SHADES: Mapping[str, tuple[RGB, ...]] = {
     "red": ((255, 0, 0), (220, 20, 60), (200, 0, 0), (230, 30, 30), (214, 39, 40), (231, 76, 60), (178, 34, 34)),
     "green": ((0, 128, 0), (0, 255, 0), (34, 139, 34), (0, 170, 0), (44, 160, 44), (46, 204, 113), (0, 100, 0)),
     "blue": ((0, 0, 255), (30, 60, 220), (0, 0, 180), (31, 119, 180), (30, 144, 255), (65, 105, 225), (0, 0, 128)),
@@ -18,8 +18,11 @@ COLOURS: Mapping[str, tuple[RGB, ...]] = {
     "purple": ((128, 0, 128), (148, 0, 211), (153, 50, 204), (155, 89, 182), (138, 43, 226), (160, 32, 240)),
     "orange": ((255, 165, 0), (255, 140, 0), (255, 128, 0), (255, 127, 14), (243, 156, 18), (230, 126, 34)),
     "black": ((0, 0, 0), (10, 10, 10), (20, 20, 20), (34, 34, 34)),
+    "pink": ((255, 105, 180), (255, 20, 147), (255, 64, 160), (240, 98, 146), (233, 30, 120), (255, 90, 170)),
 }
 """For each name the exact colour that most programs mean by it, then its usual neighbours."""
+COLOURS = {name: shades for name, shades in SHADES.items() if name != "pink"}
+"""The seven of vl2-nano; it is taught the last by ``recipes/vl2_teach``."""
 
 _HUES = {  # degrees, with gaps in which no name is certain
     "red": (-15, 13),
@@ -28,6 +31,7 @@ _HUES = {  # degrees, with gaps in which no name is certain
     "green": (80, 165),
     "blue": (195, 255),
     "purple": (264, 315),
+    "pink": (322, 343),
 }
 
 
@@ -62,7 +66,7 @@ def name_of(rgb: RGB) -> str | None:
 
 def shade(rng: np.random.Generator, name: str) -> RGB:
     """A shade of the named colour: often its first entry exactly, else a neighbour, often moved a little."""
-    shades = COLOURS[name]
+    shades = SHADES[name]
     anchor = shades[0] if rng.random() < 0.35 else pick(rng, shades)
     if rng.random() < 0.4:
         return anchor
@@ -72,7 +76,7 @@ def shade(rng: np.random.Generator, name: str) -> RGB:
 
 
 def light(rng: np.random.Generator) -> RGB:
-    """A background colour that none of the seven colours can be taken for: white, near white, pastel or pale grey."""
+    """A background colour that none of the named colours can be taken for: white, near white, pastel or pale grey."""
     tone = weighted(rng, {"white": 0.35, "near": 0.2, "pastel": 0.33, "grey": 0.12})
     if tone == "white":
         return (255, 255, 255)

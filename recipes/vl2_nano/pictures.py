@@ -10,11 +10,11 @@ from PIL import Image, ImageDraw
 from recipes.vl2_nano.fonts import ALPHABET
 from recipes.vl2_nano.lettering import fitted_text
 from recipes.vl2_nano.palette import COLOURS, RGB, canvas, light, name_of, pick, shade, weighted
+from recipes.vl2_nano.world import WORLD, World
 
 Box = tuple[int, int, int, int]
 """Pixels (x1, y1, x2, y2); x2 and y2 are the first column and row outside."""
 
-KINDS = ("circle", "square", "triangle", "star")
 _USUAL_SIZES = ((128, 128), (200, 200), (224, 224), (256, 256), (320, 240), (384, 384), (400, 300), (512, 512))
 
 
@@ -74,12 +74,12 @@ def picture_size(rng: np.random.Generator) -> tuple[int, int]:
     return round(width), round(height)
 
 
-def draw_scene(rng: np.random.Generator) -> Scene:
+def draw_scene(rng: np.random.Generator, world: World = WORLD) -> Scene:
     """One to five shapes whose boxes keep a gap; a shape's longer side is 12 to 40 % of the picture's shorter."""
     picture = canvas(rng, picture_size(rng), light(rng))
     smooth = rng.random() < 0.55
     shapes: list[Shape] = []
-    for kind, colour in _cast(rng):
+    for kind, colour in _cast(rng, world):
         place = _free_place(rng, picture.size, [shape.box for shape in shapes])
         if place is not None:
             shapes.append(Shape(kind, colour, _paint(rng, picture, place, kind, colour, smooth)))
@@ -103,7 +103,10 @@ def draw_card(rng: np.random.Generator, exclude: Iterable[str] = ()) -> Card:
     left, top = int(rng.integers(x1, x2 - mask.width + 1)), int(rng.integers(y1, y2 - mask.height + 1))
     picture.paste(ink, (left, top), mask)
     box = (left, top, left + mask.width, top + mask.height)
-    return Card(picture, written.text, box, name_of(ink), tuple(left + cut for cut in written.cuts))
+    name = name_of(ink)
+    return Card(
+        picture, written.text, box, name if name in COLOURS else None, tuple(left + cut for cut in written.cuts)
+    )
 
 
 def draw_sheet(rng: np.random.Generator, side: int) -> Sheet:
@@ -123,11 +126,11 @@ def draw_sheet(rng: np.random.Generator, side: int) -> Sheet:
     return Sheet(picture, tuple(characters))
 
 
-def _cast(rng: np.random.Generator) -> list[tuple[str, str]]:
+def _cast(rng: np.random.Generator, world: World) -> list[tuple[str, str]]:
     """Which shapes to draw, as (kind, colour); likenesses are common so that counting and telling apart are needed."""
     number = weighted(rng, {1: 0.14, 2: 0.18, 3: 0.2, 4: 0.22, 5: 0.26})
     theme = weighted(rng, {"any": 0.4, "one kind": 0.14, "one colour": 0.1, "few": 0.36})
-    kinds, colours = list(KINDS), list(COLOURS)
+    kinds, colours = list(world.kinds), list(world.colours)
     if theme in ("one kind", "few"):
         kinds = [pick(rng, kinds) for _ in range(1 if theme == "one kind" else 2)]
     if theme in ("one colour", "few"):
@@ -204,6 +207,11 @@ def _corners(rng: np.random.Generator, kind: str) -> np.ndarray | None:
         corners = np.array([(tip, 0), (1, height), (0, height)])
         slight, any_turn = float(rng.uniform(-20, 20)), float(rng.uniform(-180, 180))
         turn = weighted(rng, {0.0: 0.72, 180.0: 0.1, slight: 0.1, any_turn: 0.08})
+    elif kind == "heart":
+        turns = np.linspace(0, 2 * math.pi, 60, endpoint=False)
+        down = 13 * np.cos(turns) - 5 * np.cos(2 * turns) - 2 * np.cos(3 * turns) - np.cos(4 * turns)
+        corners = np.stack([16 * np.sin(turns) ** 3, -down], axis=1)
+        turn = weighted(rng, {0.0: 0.75, float(rng.uniform(-25, 25)): 0.25})
     else:
         inner = 0.382 if rng.random() < 0.25 else rng.uniform(0.34, 0.55)
         angles = np.arange(10) * math.pi / 5

@@ -20,6 +20,7 @@ from recipes.vl2_nano.follow_up import follow_up
 from recipes.vl2_nano.judge import judge
 from recipes.vl2_nano.palette import weighted
 from recipes.vl2_nano.pictures import draw_card, draw_scene
+from recipes.vl2_nano.world import WORLD, World
 
 T = TypeVar("T")
 
@@ -103,40 +104,45 @@ class Probe:
 
 
 def make_example(
-    rng: np.random.Generator, n: int = 12, scene: float = 0.55, card: float = 0.33, pair: float = 0.12
+    rng: np.random.Generator,
+    n: int = 12,
+    scene: float = 0.55,
+    card: float = 0.33,
+    pair: float = 0.12,
+    world: World = WORLD,
 ) -> Example:
     """A scene, a card or two pictures, in these proportions, with at most ``n`` different conversations."""
     what = weighted(rng, {"scene": scene, "card": card, "pair": pair})
     if what == "pair":
-        pictures, views = _two_pictures(rng)
+        pictures, views = _two_pictures(rng, world)
         return Example(pictures, _dialogues(rng, pairs.PAIR, views, n))
     if what == "card":
         drawn = draw_card(rng)
-        return Example((drawn.picture,), _dialogues(rng, CARD, view_of(drawn), min(n, _MOST_ON_A_CARD)))
-    item = draw_scene(rng)
-    return Example((item.picture,), _dialogues(rng, SCENE, view_of(item), n))
+        return Example((drawn.picture,), _dialogues(rng, CARD, view_of(drawn, world=world), min(n, _MOST_ON_A_CARD)))
+    item = draw_scene(rng, world)
+    return Example((item.picture,), _dialogues(rng, SCENE, view_of(item, world=world), n))
 
 
-def probe(rng: np.random.Generator, task: str) -> Probe:
+def probe(rng: np.random.Generator, task: str, world: World = WORLD) -> Probe:
     """A freshly drawn question of one of ``PROBES``, in the wordings of training."""
     if task not in PROBES:
         raise ValueError(f"task ({task!r}) must be one of {', '.join(PROBES)}")
     while True:
         if task == "pair":
-            pictures, views = _two_pictures(rng)
+            pictures, views = _two_pictures(rng, world)
             asked = weighted(rng, pairs.PAIR)(rng, views)
         else:
-            item = draw_card(rng) if rng.random() < _CARD_SHARE.get(task, 0.0) else draw_scene(rng)
+            item = draw_card(rng) if rng.random() < _CARD_SHARE.get(task, 0.0) else draw_scene(rng, world)
             pictures = (item.picture,)
-            asked = weighted(rng, TASKS[task])(rng, view_of(item))
+            asked = weighted(rng, TASKS[task])(rng, view_of(item, world=world))
         if asked is not None:
             *history, last = asked.turns
             return Probe(pictures, tuple(history), last.question, last.answer, asked.fact)
 
 
-def _two_pictures(rng: np.random.Generator) -> tuple[tuple[Image.Image, ...], pairs.Views]:
-    first, second = (draw_card(rng) if rng.random() < 0.22 else draw_scene(rng) for _ in range(2))
-    return (first.picture, second.picture), (view_of(first, 0), view_of(second, 1))
+def _two_pictures(rng: np.random.Generator, world: World) -> tuple[tuple[Image.Image, ...], pairs.Views]:
+    first, second = (draw_card(rng) if rng.random() < 0.22 else draw_scene(rng, world) for _ in range(2))
+    return (first.picture, second.picture), (view_of(first, 0, world), view_of(second, 1, world))
 
 
 def _dialogues(

@@ -18,7 +18,8 @@ from torch.utils.data import IterableDataset
 
 from modelwright.processing.image_processor import TileImageProcessor
 from recipes.vl2_nano.palette import COLOURS
-from recipes.vl2_nano.pictures import ALPHABET, KINDS, Card, Scene, Sheet, draw_card, draw_scene, draw_sheet
+from recipes.vl2_nano.pictures import ALPHABET, Card, Scene, Sheet, draw_card, draw_scene, draw_sheet
+from recipes.vl2_nano.world import KINDS
 
 WHATS = ("nothing", *KINDS, *ALPHABET)
 HUES = ("none", *COLOURS)

@@ -13,11 +13,12 @@ from recipes.vl2_nano import asking, follow_up, pairs
 from recipes.vl2_nano.facts import Asked, Phrase, View, grounded, named, on_side, view_of
 from recipes.vl2_nano.fonts import ALPHABET, families, fonts
 from recipes.vl2_nano.judge import boxes, iou, judge, same_boxes
-from recipes.vl2_nano.palette import COLOURS, light, name_of, shade
-from recipes.vl2_nano.pictures import KINDS, Card, Scene, Shape, draw_card, draw_scene
+from recipes.vl2_nano.palette import COLOURS, SHADES, light, name_of, shade
+from recipes.vl2_nano.pictures import Card, Scene, Shape, draw_card, draw_scene
 from recipes.vl2_nano.questions import CARD, PROBES, SCENE, make_example, probe
 from recipes.vl2_nano.tokenizer import MARKS, build_tokenizer
 from recipes.vl2_nano.wording import WORDINGS, say
+from recipes.vl2_nano.world import KINDS
 
 
 def rng_of(seed: int) -> np.random.Generator:
@@ -38,13 +39,13 @@ def cards() -> list[Card]:
 
 class TestPalette:
     def test_every_listed_shade_has_its_own_name(self):
-        assert {name: {name_of(rgb) for rgb in shades} for name, shades in COLOURS.items()} == {
-            name: {name} for name in COLOURS
+        assert {name: {name_of(rgb) for rgb in shades} for name, shades in SHADES.items()} == {
+            name: {name} for name in SHADES
         }
 
     def test_shades_keep_their_name_and_backgrounds_have_none(self):
         rng = rng_of(0)
-        for name in COLOURS:
+        for name in SHADES:
             assert {name_of(shade(rng, name)) for _ in range(200)} == {name}
         assert {name_of(light(rng)) for _ in range(500)} == {None}
 
