@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from modelwright import ImageGPTForCausalImageModeling
 from modelwright.engine.complete import complete
@@ -20,12 +22,21 @@ from recipes.imagegpt_nano.baselines import bits_of_table, neighbours, positions
 from recipes.imagegpt_nano.draw import PIXELS, Pictures, draw_labels, draw_pictures, join_halves
 from recipes.imagegpt_nano.judge import Judge, load_judge
 from recipes.imagegpt_nano.model import START
-from recipes.imagegpt_nano.train import pixel_loss
 
 SEED = 20_260_101  # far from every seed of training and of the judge
 KEPT = PIXELS // 2
 SAMPLING = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 """Plain sampling: nothing is cut off."""
+
+
+def pixel_loss(model: ImageGPTForCausalImageModeling, tokens: Tensor) -> Tensor:
+    """Cross entropy of every pixel of ``tokens [batch, pixels]`` given those before it, in nats, ``[batch, pixels]``.
+
+    As training does and ``labels`` alone do not, it counts the last pixel, which the model foresees but never reads.
+    """
+    start = torch.full_like(tokens[:, :1], START)
+    logits = model(input_ids=torch.cat([start, tokens[:, :-1]], dim=1), use_cache=False).logits
+    return F.cross_entropy(logits.float().transpose(1, 2), tokens, reduction="none")
 
 
 @torch.no_grad()

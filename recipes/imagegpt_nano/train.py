@@ -1,104 +1,74 @@
-"""Trains imagegpt-nano from nothing on pictures that are drawn as they are needed, so that none is seen twice.
+"""Trains imagegpt-nano on pictures that are drawn into files first, each seen once: ``modelwright train`` on run.yaml.
 
     python -m recipes.imagegpt_nano.train --out runs/imagegpt-nano
 
-Several processes of one thread each use a machine of many cores better than one of many threads:
-``torchrun --nproc-per-node 2 -m recipes.imagegpt_nano.train ...`` with ``OMP_NUM_THREADS=1``.
+The same command goes on where it was stopped.
 """
 
 import argparse
-import time
-from collections.abc import Iterator
+import io
+import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, IterableDataset
+from PIL import Image
 
 from modelwright import ImageGPTForCausalImageModeling
-from recipes.imagegpt_nano.draw import draw_pictures
-from recipes.imagegpt_nano.model import START, build_config, save
-from recipes.vl2_nano.train import Meter, Optimizer, Stage, is_first
+from modelwright.cli.train import TrainOptions, run_train
+from recipes.imagegpt_nano.draw import as_images, draw_pictures
+from recipes.imagegpt_nano.model import build_config, build_processor, save
+
+RUN = Path(__file__).with_name("run.yaml")
+SHARD = 10_000  # pictures in a file
 
 
-class Batches(IterableDataset):
-    """Endless batches of tokens, int64 ``[batch, pixels]``; every seed draws others. One worker may draw them."""
-
-    def __init__(self, batch: int, seed: int):
-        self.batch, self.seed = batch, seed
-
-    def __iter__(self) -> Iterator[Tensor]:
-        rng = np.random.default_rng(self.seed)
-        while True:
-            yield torch.from_numpy(draw_pictures(rng, self.batch).tokens)
-
-
-def pixel_loss(model: ImageGPTForCausalImageModeling, tokens: Tensor) -> Tensor:
-    """Cross entropy of every pixel of ``tokens [batch, pixels]`` given those before it, in nats, ``[batch, pixels]``.
-
-    Unlike the loss of ``labels``, it counts the last pixel, which the model foresees but never reads.
-    """
-    start = torch.full_like(tokens[:, :1], START)
-    logits = model(input_ids=torch.cat([start, tokens[:, :-1]], dim=1), use_cache=False).logits
-    return F.cross_entropy(logits.float().transpose(1, 2), tokens, reduction="none")
+def write_pictures(folder: Path, count: int, seed: int, shard: int = SHARD) -> None:
+    """Draw ``count`` pictures into tars of ``shard`` each; a file that is there is whole, and stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, first in enumerate(range(0, count, shard)):
+        file = folder / f"pictures-{number:04d}.tar"
+        if file.exists():
+            continue
+        drawn = draw_pictures(np.random.default_rng([seed, number]), min(shard, count - first))
+        part = file.with_suffix(".part")
+        with tarfile.open(part, "w") as archive:
+            for place, picture in enumerate(as_images(drawn.tokens)):
+                content = io.BytesIO()
+                Image.fromarray(picture).save(content, "PNG")
+                info = tarfile.TarInfo(f"{number:04d}{place:06d}.png")
+                info.size = content.tell()
+                content.seek(0)
+                archive.addfile(info, content)
+        part.replace(file)
 
 
-def build_optimizer(model: ImageGPTForCausalImageModeling, rate: float) -> Optimizer:
-    """Muon for the blocks' matrices; the embeddings are told by their names."""
-    named = (
-        (f"embed.{name}" if ".wte." in name or ".wpe." in name else name, p) for name, p in model.named_parameters()
-    )
-    return Optimizer(named, rate)
-
-
-def train(model: ImageGPTForCausalImageModeling, args: argparse.Namespace, device: torch.device) -> None:
-    """Step until the time is over, saving now and then."""
-    batches = iter(DataLoader(Batches(args.batch, args.seed), batch_size=None, num_workers=1, prefetch_factor=8))
-    optimizer = build_optimizer(model, args.rate)
-    stage = Stage(args.minutes, args.decay, time.monotonic())
-    meter = Meter("pixels", stage)
-    saved = time.monotonic()
-    while stage.running():
-        with torch.autocast(device.type, torch.bfloat16):
-            loss = pixel_loss(model, next(batches).to(device)).mean()
-        optimizer.step(loss, stage.rate)
-        meter.add(bits_per_pixel=loss / np.log(2))
-        if time.monotonic() - saved > 60 * args.save_every and is_first():
-            saved = time.monotonic()
-            save(model, args.out)
+def write_first(folder: Path, seed: int) -> None:
+    """An untrained model, with what reads its pictures."""
+    torch.manual_seed(seed)
+    ImageGPTForCausalImageModeling(build_config()).save_pretrained(folder)
+    build_processor().save_pretrained(folder)
 
 
 def main() -> None:
-    """Train with the given budget and write the official folder."""
+    """Draw, train, and write the official folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/imagegpt-nano"), help="the folder to write")
     parser.add_argument("--resume", type=Path, help="start from the weights of this folder; give another seed as well")
-    parser.add_argument("--minutes", type=float, default=25)
-    parser.add_argument("--batch", type=int, default=16, help="pictures a step, of each process")
-    parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
-    parser.add_argument("--decay", type=float, default=0.5, help="share of the time in which the rate falls")
-    parser.add_argument("--seed", type=int, default=0, help="below 1000; each process adds 1000 times its rank")
-    parser.add_argument("--save-every", type=float, default=3, help="minutes between checkpoints")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--pictures", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0, help="of the pictures and of the first weights")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the run, such as optimizer.lr=1e-3")
     args = parser.parse_args()
-
-    if dist.is_torchelastic_launched():
-        dist.init_process_group("gloo")
-    torch.manual_seed(args.seed)
-    if args.resume:
-        model = ImageGPTForCausalImageModeling.from_pretrained(args.resume, dtype=torch.float32)
-    else:
-        model = ImageGPTForCausalImageModeling(build_config())
-    device = torch.device(args.device)
-    args.seed += 1000 * (dist.get_rank() if dist.is_initialized() else 0)  # other pictures in every process
-    args.out.mkdir(parents=True, exist_ok=True)
-    nn.Module.to(model, device).train()
-    train(model, args, device)
-    if is_first():
-        save(model, args.out)
+    rows, output, first = args.out / "pictures", args.out / "run", args.resume or args.out / "first"
+    write_pictures(rows, args.pictures, args.seed)
+    if not first.exists():
+        write_first(first, args.seed)
+    places = (f"model.path={first.absolute()}", f"data.root={rows.absolute()}", f"output={output}")
+    if code := run_train(TrainOptions(RUN, (*places, *args.overrides))):
+        sys.exit(code)
+    trained = ImageGPTForCausalImageModeling.from_pretrained(output / "export", dtype=torch.float32)
+    save(trained, args.out)
 
 
 if __name__ == "__main__":

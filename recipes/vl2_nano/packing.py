@@ -4,13 +4,11 @@ A row is ``[prefix][conversation][conversation]...``. Every conversation's posit
 tokens attend to the prefix and to themselves, so it is computed as if it stood alone, at a fraction of the cost.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
 from modelwright import DeepseekVLV2Processor
 from modelwright.processing.image_processor import TileImageProcessor
@@ -83,29 +81,28 @@ class Packer:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
 
-class Stream(IterableDataset):
-    """An endless stream of batches, drawn on the fly; every worker has its own seed.
+class Conversations:
+    """Draws batches of rows.
 
-    ``mix`` holds the shares of scenes, cards and pairs of pictures.
+    Args:
+        batch: rows, so pictures or pairs of them; questions: conversations of a row, at most.
+        mix: the shares of scenes, cards and pairs of pictures.
     """
 
     def __init__(
         self,
         processor: DeepseekVLV2Processor,
         batch: int,
-        seed: int,
         questions: int,
         mix: tuple[float, float, float] = (0.55, 0.33, 0.12),
     ):
         self.packer = Packer(processor)
-        self.batch, self.seed, self.questions, self.mix = batch, seed, questions, mix
+        self.batch, self.questions, self.mix = batch, questions, mix
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        worker = torch.utils.data.get_worker_info()
-        rng = np.random.default_rng([self.seed, worker.id if worker else 0])
-        while True:
-            examples = [make_example(rng, self.questions, *self.mix) for _ in range(self.batch)]
-            yield collate([self.packer.row(example) for example in examples], self.packer.processor)
+    def __call__(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """The model's arguments, see :func:`collate`."""
+        examples = [make_example(rng, self.questions, *self.mix) for _ in range(self.batch)]
+        return collate([self.packer.row(example) for example in examples], self.packer.processor)
 
 
 def collate(rows: list[Row], processor: DeepseekVLV2Processor) -> dict[str, Tensor]:

@@ -7,14 +7,13 @@ The heads that read all this are thrown away afterwards.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
 
 from modelwright.processing.image_processor import TileImageProcessor
 from recipes.vl2_nano.palette import COLOURS
@@ -53,29 +52,22 @@ def things_in(item: Scene | Card | Sheet) -> list[Thing]:
     return [Thing(WHATS.index(letter), hue, (left, top, right, bottom), n) for n, (letter, left, right) in spans]
 
 
-class Sights(IterableDataset):
-    """Batches of tiles ``[n, 3, S, S]`` with targets for every patch.
+class Sights:
+    """Draws batches of tiles ``[n, 3, S, S]`` with targets for every patch.
 
     ``what``, ``hue`` and ``turn`` are ``[n, patches]``, ``box`` and ``place`` ``[n, patches, 4]``; outside the global
     view ``turn`` is -100 and ``place`` NaN. ``mix`` holds the shares of scenes, cards and sheets.
     """
 
     def __init__(
-        self,
-        cut: TileImageProcessor,
-        patch: int,
-        batch: int,
-        seed: int,
-        mix: tuple[float, float, float] = (0.4, 0.4, 0.2),
+        self, cut: TileImageProcessor, patch: int, batch: int, mix: tuple[float, float, float] = (0.4, 0.4, 0.2)
     ):
-        self.cut, self.patch, self.batch, self.seed, self.mix = cut, patch, batch, seed, mix
+        self.cut, self.patch, self.batch, self.mix = cut, patch, batch, mix
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        worker = torch.utils.data.get_worker_info()
-        rng = np.random.default_rng([self.seed, worker.id if worker else 0])
-        while True:
-            parts = [self._targets(self._draw(rng)) for _ in range(self.batch)]
-            yield {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+    def __call__(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """A batch."""
+        parts = [self._targets(self._draw(rng)) for _ in range(self.batch)]
+        return {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
 
     def _draw(self, rng: np.random.Generator) -> Scene | Card | Sheet:
         scene, card, _ = (share / sum(self.mix) for share in self.mix)

@@ -9,16 +9,20 @@ import torch
 from PIL import Image
 
 from modelwright import ImageGPTForCausalImageModeling
+from modelwright.configs.run import DataPart, RunConfig, SourcePart
+from modelwright.data.encoding import encoder_of
+from modelwright.data.sources import open_source
 from modelwright.processing.pixels import nearest
-from recipes.imagegpt_nano import evaluate, figure
+from modelwright.training.optimizers import Optimizers, Steered, kinds_of
+from recipes.imagegpt_nano import evaluate, figure, train
 from recipes.imagegpt_nano.baselines import COLOURS as COUNT
 from recipes.imagegpt_nano.baselines import bits_of_table, neighbours, positions
 from recipes.imagegpt_nano.draw import PIXELS, SIDE, Pictures, as_images, draw_labels, draw_pictures, join_halves
+from recipes.imagegpt_nano.evaluate import pixel_loss
 from recipes.imagegpt_nano.glyphs import LABELS
 from recipes.imagegpt_nano.judge import FILE, NEITHER, Judge, load_judge, spliced
 from recipes.imagegpt_nano.model import START, build_config, build_processor, save
 from recipes.imagegpt_nano.palette import CLUSTERS, COLOURS, SCHEMES, STEPS, TOKENS
-from recipes.imagegpt_nano.train import Batches, build_optimizer, pixel_loss
 
 
 @pytest.fixture(scope="module")
@@ -174,29 +178,53 @@ class TestTraining:
         with torch.no_grad():
             torch.testing.assert_close(pixel_loss(model, tokens)[:, :-1].mean(), model(rows, labels=rows).loss)
 
-    def test_a_few_steps_lower_the_loss(self, model):
-        optimizer = build_optimizer(model, 1e-2)
-        tokens = next(iter(Batches(4, seed=0)))
-        losses = []
-        for _ in range(8):
-            loss = pixel_loss(model, tokens).mean()
-            losses.append(loss.item())
-            optimizer.step(loss, 1.0)
-        assert losses[0] == pytest.approx(math.log(START), abs=0.1)
-        assert losses[-1] < losses[0] - 0.3
+    def test_files_hold_the_pictures_of_their_seed_and_are_drawn_once(self, tmp_path):
+        for folder, seed in (("a", 0), ("b", 0), ("c", 1000)):
+            train.write_pictures(tmp_path / folder, 5, seed, shard=3)
+        one, again, other = (sorted((tmp_path / folder).iterdir()) for folder in "abc")
+        assert [file.name for file in one] == ["pictures-0000.tar", "pictures-0001.tar"]
+        assert [file.read_bytes() for file in one] == [file.read_bytes() for file in again]
+        assert one[0].read_bytes() != other[0].read_bytes()
+        written = one[0].stat().st_mtime_ns
+        train.write_pictures(tmp_path / "a", 8, 0, shard=3)
+        assert one[0].stat().st_mtime_ns == written and len(list((tmp_path / "a").iterdir())) == 3
 
-    def test_the_tables_of_tokens_and_places_are_left_to_adamw(self, model):
-        muon, adamw = build_optimizer(model, 1e-2).parts
+    def test_training_reads_the_drawn_tokens_from_the_files(self, tmp_path):
+        train.write_pictures(tmp_path, 4, 7)
+        source = open_source(SourcePart(path="pictures-*.tar"), None, tmp_path)
+        encode = encoder_of(build_processor(), DataPart(seq_length=512))
+        drawn = draw_pictures(np.random.default_rng([7, 0]), 4).tokens
+        for number in range(4):
+            document = encode(source[number])
+            assert document.ids[0] == START
+            np.testing.assert_array_equal(document.labels[1:], drawn[number])
+
+    def test_one_command_draws_trains_and_writes_the_folder(self, tmp_path, monkeypatch):
+        small = build_config(width=16, layers=1, heads=2)
+        monkeypatch.setattr(train, "build_config", lambda: small)
+        keys = ["optimizer.lr=1e-2", "batch.micro=4", "batch.global=4", "data.workers=0", "log.every=1"]
+        monkeypatch.setattr("sys.argv", ["train", "--out", str(tmp_path), "--pictures", "40", *keys])
+        train.main()
+        rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+        losses = [row["lm"] for row in rows if "lm" in row]
+        assert len(losses) == 10  # each picture once
+        assert losses[0] == pytest.approx(math.log(START), abs=0.15) and losses[-1] < losses[0] - 0.3
+        trained = ImageGPTForCausalImageModeling.from_pretrained(tmp_path, dtype=torch.float32)
+        exported = ImageGPTForCausalImageModeling.from_pretrained(tmp_path / "run" / "export", dtype=torch.float32)
+        for name, tensor in trained.state_dict().items():
+            torch.testing.assert_close(tensor, exported.state_dict()[name].bfloat16().float())
+
+    def test_the_run_leaves_the_tables_of_tokens_and_places_to_adamw(self, model):
+        run = RunConfig.read(train.RUN)
+        decaying, hidden = kinds_of(model)
+        steered = [
+            Steered(name, each, "all", None, name in decaying, name in hidden)
+            for name, each in model.named_parameters()
+        ]
+        muon, adamw = Optimizers(run.optimizer, steered).all
         assert sum(len(group["params"]) for group in muon.param_groups) == 4  # one block's matrices
         tables = {id(parameter) for group in adamw.param_groups for parameter in group["params"]}
         assert {id(model.transformer.wte.weight), id(model.transformer.wpe.weight)} <= tables
-
-    def test_batches_differ_between_seeds_and_follow_them(self):
-        one, two = Batches(3, seed=0), Batches(3, seed=1000)
-        first = iter(one)
-        batches = [next(first), next(first), next(iter(two))]
-        assert torch.equal(next(iter(one)), batches[0])
-        assert not any(torch.equal(batches[i], batches[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
 class TestMeasuring:

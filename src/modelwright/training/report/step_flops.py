@@ -68,7 +68,10 @@ def document_lengths(micro: Mapping[str, Any]) -> Iterator[int]:
     ids, labels = np.asarray(micro["input_ids"]), np.asarray(micro["labels"])
     numbers, mask = micro.get("seq_idx"), micro.get("attention_mask")
     if numbers is None:
-        yield from [ids.shape[1]] * len(ids) if mask is None else (int(n) for n in np.asarray(mask).sum(axis=1))
+        padded = (
+            mask is not None and np.ndim(mask) == 2
+        )  # a mask of four dimensions says of no token that it is padding
+        yield from (int(n) for n in np.asarray(mask).sum(axis=1)) if padded else [ids.shape[1]] * len(ids)
         return
     for row, learned in zip(np.asarray(numbers), labels, strict=True):
         starts = [0, *(np.flatnonzero(np.diff(row)) + 1), len(row)]
