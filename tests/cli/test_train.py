@@ -1,9 +1,12 @@
 """``modelwright train``: its plan, what it refuses before anything is written, and its exit codes."""
 
+import json
+import math
 from pathlib import Path
 
 import pytest
 
+from modelwright import zoo
 from modelwright.training import trainer as trainers
 from modelwright.training.results import Ended
 
@@ -117,3 +120,27 @@ def test_mindformers_own_paths_are_relative_to_where_the_command_is_typed(run, h
     ended = run("train", "configs/run.yaml")
     assert ended.code == 0 and Told.given["base"] == here
     assert 'did you mean "callbacks' in ended.err and "fields have no effect here; --dry-run lists them" in ended.err
+
+
+def test_a_dry_run_of_epochs_counts_their_steps_and_tokens(run, here):
+    """Packed rows of 64 tokens, in steps of 8; what cannot be read is said, and the plan printed all the same."""
+    lengths = [3 + number % 29 for number in range(200)]
+    (here / "rows.jsonl").write_text(
+        "".join(json.dumps({"input_ids": [5 + place % 90 for place in range(each)]}) + "\n" for each in lengths)
+    )
+    asked = ("train", "run.yaml", "--dry-run", "epochs=3", f"model.processor={zoo.path('vl2-nano')}")
+    before = sorted(here.iterdir())
+    ended = run(*asked, "model.config.vocab_size=700")
+    assert (ended.code, ended.err) == (0, "")
+    said = dict(line.strip().split("  ", 1) for line in ended.out.splitlines() if line.strip().count("  "))
+    assert said["tokens"].strip() == f"{3 * sum(lengths):,}"
+    steps = int(said["steps"].strip())
+    least = math.ceil(math.ceil(sum(lengths) / 64) / 8)
+    assert 3 * least <= steps <= 3 * (least + 1)
+    assert sorted(here.iterdir()) == before
+    plain = run(*asked, "model.config.vocab_size=700", "data.pack=none")
+    assert f"{3 * 200 // 8}" in plain.out and f"{3 * sum(lengths):,}" in plain.out
+    (here / "rows.jsonl").unlink()
+    ended = run(*asked)
+    assert ended.code == 0 and "not counted: " in ended.out and "rows.jsonl" in ended.out
+    assert "at most 512 a step" in ended.out

@@ -35,7 +35,7 @@ def run_train(options: TrainOptions) -> int:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     run, model = read_checked(options)
     if options.dry_run:
-        show_run(run, model, options.run, options.ranks)
+        show_run(run, model, options.run, folder_of(run, options.run), options.ranks)
         return 0
     _say_without_effect(run, model)
     return _train(run, folder_of(run, options.run))

@@ -7,16 +7,21 @@ from modelwright.cli.plan_tables import by_section
 from modelwright.cli.tables import write_lines, write_table
 from modelwright.configs import CheckedConfig
 from modelwright.configs.run import RunConfig
+from modelwright.errors import UserError
 from modelwright.families import family_of
-from modelwright.planner.training import RunPlan, plan_run
+from modelwright.planner.training import Held, RunPlan, plan_run
 from modelwright.planner.units import format_bytes, format_count
 
 
-def show_run(run: RunConfig, model: CheckedConfig, file: Path, ranks: int = 1) -> None:
-    """Print the plan of a run; the model is built without memory for its weights, and nothing is written."""
-    rows = parts_table(run, model)
+def show_run(run: RunConfig, model: CheckedConfig, file: Path, folder: Path, ranks: int = 1) -> None:
+    """Print the plan of a run; the model is built without memory for its weights, and nothing is written.
+
+    Args:
+        folder: what the run's paths are relative to.
+    """
+    rows, held = built(run, model)
     whole, trained = sum(row[1] for row in rows), sum(row[2] for row in rows)
-    plan = plan_run(model, run, ranks, trained / max(whole, 1))
+    plan = plan_run(model, run, ranks, held)
     layers = f"{plan.counts.model_type}, {len(plan.counts.layers)} layers"
     share = "all of which train" if trained == whole else f"{format_count(trained)} of which train"
     write_lines(f"{file}: {layers}, {format_count(whole)} parameters, {share}\n")
@@ -30,23 +35,30 @@ def show_run(run: RunConfig, model: CheckedConfig, file: Path, ranks: int = 1) -
     rows_of_memory = [(name, format_bytes(size)) for name, size in memory.items()]
     write_table([*rows_of_memory, ("total", format_bytes(plan.memory.total))], (heading, ""))
     write_lines("")
-    write_table(_facts(run, plan), None, (0, 1))
+    write_table(_facts(run, plan, model, folder), None, (0, 1))
     _show_without_effect(run, model)
 
 
-def parts_table(run: RunConfig, model: CheckedConfig) -> list[tuple[str, int, int]]:
-    """Each part of the model, with its parameters and how many of them train."""
+def built(run: RunConfig, model: CheckedConfig) -> tuple[list[tuple[str, int, int]], Held]:
+    """Each part of the model, with its parameters and how many of them train, and what all of it holds."""
     import torch
 
+    from modelwright.training.precision import held_by
     from modelwright.training.tuning import settle
 
     with torch.device("meta"):
-        built = family_of(model).causal_class(model)
-        tuned = settle(built, run.tune)
-    return [(row.part, row.total, row.trainable) for row in tuned.table]
+        made = family_of(model).causal_class(model)
+        tuned = settle(made, run.tune)
+    compute = getattr(torch, run.precision.compute or run.model.dtype)
+    return [(row.part, row.total, row.trainable) for row in tuned.table], held_by(made, compute, run.precision.autocast)
 
 
-def _facts(run: RunConfig, plan: RunPlan) -> list[tuple[str, str]]:
+def planned(run: RunConfig, model: CheckedConfig, ranks: int = 1) -> RunPlan:
+    """The plan of a run of a model of this config."""
+    return plan_run(model, run, ranks, built(run, model)[1])
+
+
+def _facts(run: RunConfig, plan: RunPlan, model: CheckedConfig, folder: Path) -> list[tuple[str, str]]:
     rows = run.batch.global_
     tokens = rows * plan.tokens
     batch = f"{rows} rows of up to {plan.tokens} tokens: micro-batches of {plan.sequences}"
@@ -56,12 +68,23 @@ def _facts(run: RunConfig, plan: RunPlan) -> list[tuple[str, str]]:
     if run.steps is not None:
         facts += [("steps", f"{run.steps:,}"), ("tokens", f"at most {run.steps * tokens:,}")]
     else:
-        facts += [("epochs", str(run.epochs)), ("tokens", f"at most {tokens:,} a step")]
+        facts += [("epochs", str(run.epochs)), *_counted(run, model, folder, tokens)]
     facts.append(("rate", f"{run.optimizer.name} {run.optimizer.lr:g}, {run.schedule.name}"))
     if not run.loss.per_token:
         facts.append(("loss", "the mean of each micro-batch: other sizes of micro-batches give other gradients"))
     facts.append(("output", run.output))
     return facts
+
+
+def _counted(run: RunConfig, model: CheckedConfig, folder: Path, most: int) -> list[tuple[str, str]]:
+    """The steps and tokens of epochs, for which all rows are read where they can be."""
+    from modelwright.training.build import counted
+
+    try:
+        steps, tokens = counted(run, model, folder)
+    except UserError as error:
+        return [("steps", f"not counted: {error}"), ("tokens", f"at most {most:,} a step")]
+    return [("steps", f"{steps:,}"), ("tokens", f"at most {tokens:,}" if run.data.drop_last else f"{tokens:,}")]
 
 
 def _show_without_effect(run: RunConfig, model: Any) -> None:

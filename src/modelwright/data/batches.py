@@ -81,6 +81,10 @@ class RunBatches:
         share = math.floor if self.drop_last else math.ceil
         return sum(share(rows / self.rows_of_step) for rows in self._rows.count(epochs))
 
+    def tokens_in(self, epochs: int) -> int:
+        """See `Batches`."""
+        return self._rows.tokens(epochs)
+
     def __iter__(self) -> Self:
         return self
 

@@ -157,6 +157,10 @@ class Batches(Protocol):
         """
         ...
 
+    def tokens_in(self, epochs: int) -> int:
+        """How many real tokens the first so many epochs have; all documents are made to know it."""
+        ...
+
     def __iter__(self) -> Self: ...
 
     def __next__(self) -> StepBatch:

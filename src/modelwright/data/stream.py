@@ -154,6 +154,16 @@ class RowStream:
             counted.append(rows)
         return counted
 
+    def tokens(self, epochs: int) -> int:
+        """How many real tokens the first epochs have; rows that are left out have none. Raises as `made`."""
+        self._tokens = self._tokens or [self._known_lengths(number) for number in range(len(self.sources))]
+        draws, total = self.draws(self.start().counts), 0
+        left = epochs * self.per_epoch
+        while left:
+            size = min(self.part.window, left)
+            total, left = total + sum(self._lengths_of([draws.draw() for _ in range(size)])), left - size
+        return total
+
     def draws(self, counts: Sequence[int]) -> Draws:
         """The order of the files' rows after some of each source."""
         return Draws(self.lengths, self.weights, self.seed, self.part.shuffle, counts)

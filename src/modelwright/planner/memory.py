@@ -64,7 +64,8 @@ class Workload:
     `batch` sequences of `context` tokens on each data-parallel rank: read and then decoded, or, with `optimizer`, a
     micro-batch of training. `recompute` keeps only the inputs of layers and computes the rest again: of all of them, or
     of as many leading ones as it states for each pipeline stage. `explicit` attention writes its scores out; fused
-    kernels do not. `tiles` are those of each sequence's pictures.
+    kernels do not. `tiles` are those of each sequence's pictures. `cached` is whether a training pass fills a cache, as
+    those of transformers' Trainer do; `learned` are the tokens whose logits the loss has at once, None all.
     """
 
     context: int
@@ -73,6 +74,8 @@ class Workload:
     recompute: bool | tuple[int, ...] = False
     explicit: bool = False
     tiles: int = 0
+    cached: bool = True
+    learned: int | None = None
 
 
 @dataclass(frozen=True)
@@ -267,6 +270,8 @@ def _activations(
     if stage == layout.pipeline - 1:
         norm = runs[-1][0].computing.norm_of(counts.dim, width) + counts.dim * width
         softmax = math.ceil(tokens * counts.head.outputs / _vocabulary_ways(counts, layout)) * FLOAT32
+        if work.learned is not None:  # whose logits are gone, and the gradient of what they are made of is there
+            softmax = math.ceil(tokens * counts.dim * width / spread)
         total += math.ceil(tokens * norm / spread) + softmax + tokens * INT64
     return flying * total
 
@@ -296,7 +301,10 @@ def _training_workspace(
     moments = [gathered + max(kept[: _recomputed(work, stage, len(kept))], default=0)]
     if stage == layout.pipeline - 1:
         ways = _vocabulary_ways(counts, layout)
-        moments.append(math.ceil(tokens * counts.head.outputs / ways) * (precision.computed_width + FLOAT32))
+        learned, each = tokens, precision.computed_width + FLOAT32
+        if work.learned is not None:  # float32 logits become their gradient in place
+            learned, each = min(work.learned, tokens), each if precision.computed_width < FLOAT32 else FLOAT32
+        moments.append(math.ceil(learned * counts.head.outputs / ways) * each)
     return max(moments)
 
 
@@ -319,7 +327,8 @@ def _recomputed(work: Workload, stage: int, layers: int) -> int:
 def _kept(layer: Layer, tokens: int, layout: Layout, precision: Precision, work: Workload) -> int:
     """What one layer keeps of a micro-batch: activations, scores, and weights cast to the type of the products."""
     width, spread = precision.computed_width, layout.model if layout.sequence_parallel else 1
-    total = tokens * kept_for_backward(layer, width, work.explicit, not work.recompute).on_rank(layout.model, spread)
+    cached = work.cached and not work.recompute
+    total = tokens * kept_for_backward(layer, width, work.explicit, cached).on_rank(layout.model, spread)
     if work.explicit:
         queries = math.ceil(work.context / layout.context)
         total += kept_scores(layer, width, work.batch, queries, work.context, layout.model)

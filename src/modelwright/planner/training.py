@@ -6,14 +6,36 @@ from dataclasses import dataclass, replace
 from modelwright.configs import CheckedConfig
 from modelwright.configs.run import RecomputePart, RunConfig
 from modelwright.families import family_of, resolve
+from modelwright.planner.computing import FLOAT32
 from modelwright.planner.counting import count
 from modelwright.planner.counts import Counts
 from modelwright.planner.layout import Layout, check_layout
-from modelwright.planner.memory import Memory, Workload, peak_memory
+from modelwright.planner.memory import OPTIMIZER_BYTES, Memory, Workload, peak_memory
 from modelwright.planner.settings import RunSettings, precision_of
 
 KEPT_BY = {"adam": "adamw", "adagrad": "lion", "muon": "lion", "adafactor": "sgd"}
 """Optimizers that keep as much of a parameter as another one that the planner knows; factored moments count as none."""
+
+
+LOGITS_AT_ONCE = 2**22
+"""Logits of a chunk of the loss where the run leaves its size to the trainer (`ops/cross_entropy.py`, on a CPU)."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a run's model holds on one rank, adapters included and as its weights are stored.
+
+    Attributes:
+        weights: bytes of what is computed with: weights, or their copies in a shorter type.
+        masters: bytes of the float32 weights that are stepped beside such copies.
+        trained: numbers that are stepped.
+        head: those of them that are the head's weight, whose gradient a chunked loss makes in the forward pass.
+    """
+
+    weights: int
+    masters: int
+    trained: int
+    head: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,11 +58,11 @@ class RunPlan:
     accumulation: int
 
 
-def plan_run(config: CheckedConfig, run: RunConfig, ranks: int = 1, trained: float = 1.0) -> RunPlan:
+def plan_run(config: CheckedConfig, run: RunConfig, ranks: int = 1, held: Held | None = None) -> RunPlan:
     """What `run` of the model of `config` takes of `ranks` ranks.
 
     Args:
-        trained: the share of the parameters that move; the others need neither gradients nor moments.
+        held: what its model holds whole; several ranks share it as they do the model that trains whole. None for that.
 
     Raises:
         ConfigError: the layout does not divide the model or the batch, or does not make so many ranks.
@@ -50,16 +72,26 @@ def plan_run(config: CheckedConfig, run: RunConfig, ranks: int = 1, trained: flo
     layout = layout_of(run, data)
     check_layout(counts, layout)
     types = precision_of(config, stated.types.moved(run.model.dtype), None, None, None)
-    types = replace(types, compute=run.precision.compute or run.model.dtype, quant=None, as_stored=False)
+    compute = run.precision.compute or run.model.dtype
+    types = replace(types, compute=compute, quant=None, as_stored=False)
+    kept = types if run.precision.autocast else replace(types, weights=compute, embedding=compute)
     work = Workload(
         context=min(run.data.seq_length, counts.positions or run.data.seq_length),
         batch=run.batch.micro,
         optimizer=optimizer_kept(run),
         recompute=_recomputed(run, len(counts.layers)),
         explicit=stated.explicit_attention,
+        cached=False,
+        learned=_at_once(run, counts.head.outputs),
     )
-    memory = _of_what_moves(peak_memory(counts, layout, types, work), trained)
+    memory = peak_memory(counts, layout, kept, work)
+    if held is not None:
+        whole, moments = peak_memory(counts, Layout(), kept, work), OPTIMIZER_BYTES[optimizer_kept(run)]
+        memory = _holding(memory, whole, held, moments)
     passes = run.batch.global_ // (run.batch.micro * data)
+    if passes > 1 and work.learned is not None:  # beside that of the passes before
+        head = counts.vocab * counts.dim if held is None else held.head
+        memory = replace(memory, workspace=memory.workspace + math.ceil(head / layout.model) * FLOAT32)
     return RunPlan(counts, layout, memory, run.batch.micro, work.context, passes)
 
 
@@ -116,7 +148,21 @@ def _recomputed(run: RunConfig, layers: int) -> bool | tuple[int, ...]:
     return whole >= layers or ((whole,) if run.parallel.pipeline == 1 and whole else False)
 
 
-def _of_what_moves(memory: Memory, trained: float) -> Memory:
+def _at_once(run: RunConfig, vocabulary: int) -> int | None:
+    """Tokens whose logits are there at once."""
+    chunk = run.loss.chunk
+    return max(LOGITS_AT_ONCE // vocabulary, 16) if chunk == "auto" else chunk
+
+
+def _holding(memory: Memory, whole: Memory, held: Held, moments: float) -> Memory:
+    """A rank's memory of a model that holds `held` where one that trains whole, on one rank, takes `whole`."""
+
+    def share(part: int, of: int, exact: float) -> int:
+        return math.ceil(part / of * exact) if of else 0
+
     return replace(
-        memory, gradients=math.ceil(memory.gradients * trained), optimizer=math.ceil(memory.optimizer * trained)
+        memory,
+        weights=share(memory.weights, whole.weights, held.weights),
+        gradients=share(memory.gradients, whole.gradients, held.trained * FLOAT32),
+        optimizer=math.ceil((held.trained * moments + held.masters) * memory.gradients / whole.gradients),
     )

@@ -37,10 +37,28 @@ def build_model(part: Any, seed: int, base: Path) -> tuple[Any, Any]:
     else:
         model, folder = model_of_config(part, seed), None
         config = model.config
+    return nn.Module.to(model, device), _processor(part, config, folder, base)
+
+
+def counted(run: Any, config: Any, base: Path) -> tuple[int, int]:
+    """The steps and the tokens of a run's epochs, by its rows and without its weights.
+
+    Raises:
+        ConfigError, CheckpointError, RequestError: the processor or a row cannot be read.
+    """
+    folder = None if run.model.path is None else find_checkpoint(found_at(run.model.path, base)).folder
+    processor = _processor(run.model, config, folder, base)
+    batches, _ = build_data(run, config, processor, base)
+    try:
+        return batches.steps_in(run.epochs), batches.tokens_in(run.epochs)
+    finally:
+        batches.close()
+
+
+def _processor(part: Any, config: Any, folder: Path | None, base: Path) -> Any:
     if part.processor is not None:
         folder = find_folder(found_at(part.processor, base), {})
-    processor = None if folder is None else processor_in(folder, config)
-    return nn.Module.to(model, device), processor
+    return None if folder is None else processor_in(folder, config)
 
 
 def model_of_config(part: Any, seed: int) -> Any:
@@ -70,7 +88,7 @@ def found_at(path: str, base: Path) -> str:
     return str(zoo.path(path)) if path in zoo.names() else path
 
 
-def build_data(config: Any, model: Any, processor: Any, base: Path) -> tuple[Any, Mapping[str, Any]]:
+def build_data(config: Any, model_config: Any, processor: Any, base: Path) -> tuple[Any, Mapping[str, Any]]:
     """The steps of a run, and its held-out sets by name.
 
     Raises:
@@ -79,7 +97,7 @@ def build_data(config: Any, model: Any, processor: Any, base: Path) -> tuple[Any
     """
     if processor is None:
         raise ConfigError("a model built from model.config needs model.processor, the folder of its tokenizer")
-    encoder = run_encoder(config.data, model.config, processor)
+    encoder = run_encoder(config.data, model_config, processor)
     micro, data = config.batch.micro, config.data
     sets = held_out(data, encoder, micro, base=base) if data.eval else {}
     if config.evaluate.only:

@@ -7,7 +7,7 @@ graph for all lengths, so that neither a model's depth nor its data adds to what
 
 import subprocess
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -26,14 +26,20 @@ GRAPHS = 64
 def compiling(asked: Any) -> AbstractContextManager[Any]:
     """What a training pass runs in, where ``asked`` says that layers are compiled.
 
-    The number of a layer, which layers hand to attention, then is a variable of their graph and no constant.
+    The number of a layer, which layers hand to attention, then is a variable of their graph and no constant. Dropout
+    draws what it draws without a compiler.
     """
     if asked != "layers":
         return nullcontext()
-    import torch._dynamo.config as dynamo  # takes a second, which other runs need not wait for
+    import torch._dynamo.config  # takes a second, which other runs need not wait for
+    import torch._inductor.config
 
-    settings: Any = dynamo
-    return settings.patch(allow_unspec_int_on_nn_module=True, recompile_limit=GRAPHS)
+    graphs: Any = torch._dynamo.config
+    kernels: Any = torch._inductor.config
+    with ExitStack() as stack:
+        stack.enter_context(graphs.patch(allow_unspec_int_on_nn_module=True, recompile_limit=GRAPHS))
+        stack.enter_context(kernels.patch(fallback_random=True))
+        return stack.pop_all()
 
 
 def compiled_way(device: torch.device) -> Callable[..., Any]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.layers import RMSNorm, Router
+from modelwright.planner.training import Held
 
 LEAST_SCALE = 1.0
 """A loss scale that would fall below it helps no more: the gradients themselves are not finite."""
@@ -72,6 +73,24 @@ class Weights:
             if id(parameter) in of_copy:
                 state[name] = of_copy[id(parameter)].data
         return state
+
+
+def held_by(model: nn.Module, compute: torch.dtype, autocast: bool = False) -> Held:
+    """What :class:`Weights` will make of a model, which may lie on the meta device."""
+    kept, weights, masters, trained = _kept_in_fp32(model), 0, 0, 0
+    for parameter in model.parameters():
+        if not parameter.is_floating_point():
+            weights += parameter.nbytes
+            continue
+        stays = compute == torch.float32 or id(parameter) in kept or (autocast and parameter.requires_grad)
+        width = 4 if stays else parameter.element_size() if autocast else compute.itemsize
+        weights += parameter.numel() * width
+        if parameter.requires_grad:
+            trained += parameter.numel()
+            masters += 0 if stays else parameter.numel() * 4
+    head = getattr(getattr(model, "get_output_embeddings", lambda: None)(), "weight", None)
+    learned = head.numel() if isinstance(head, nn.Parameter) and head.requires_grad else 0
+    return Held(weights + sum(buffer.nbytes for buffer in model.buffers()), masters, trained, learned)
 
 
 def _hand_over(copy: nn.Parameter, master: nn.Parameter) -> None:

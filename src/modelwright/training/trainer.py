@@ -73,7 +73,7 @@ class Trainer:
         adapter = None if config.model.adapter is None else found_at(config.model.adapter, self.base)
         self.tuned = settle(model, config.tune, adapter=adapter, seed=config.seed)
         if batches is None and held_out is None:
-            batches, held_out = build_data(config, model, processor, self.base)
+            batches, held_out = build_data(config, model.config, processor, self.base)
         self.batches: Any = batches
         self.held_out = held_out or {}
         self.steps = config.steps or (1 if batches is None else batches.steps_in(config.epochs))  # may read all rows
