@@ -262,7 +262,7 @@ def test_stdout_holds_the_picture_alone_also_of_a_file_whose_name_is_no_text(nan
     shutil.copy(picture, odd)
     line = [sys.executable, "-m", "modelwright", "complete-image", nano, odd, "-n", "1", "-o", "/dev/stdout"]
     paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(line, capture_output=True, timeout=60, env=paths)
+    done = subprocess.run(line, capture_output=True, timeout=600, env=paths)
     assert done.returncode == 0 and done.stderr.startswith(b"/dev/stdout: 1 sample of ")
     Image.open(io.BytesIO(done.stdout)).verify()
     assert done.stdout.endswith(b"IEND\xaeB`\x82")
@@ -381,7 +381,7 @@ def in_a_new_process(*args) -> subprocess.CompletedProcess[str]:
         "atexit.register(lambda: print('imported:', *[n for n in heavy if n in sys.modules], file=sys.stderr))\n"
         "from modelwright.cli.main import main; main()"
     )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope="module")

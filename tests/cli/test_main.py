@@ -46,14 +46,14 @@ def in_a_new_process(*args: str, heavy: tuple[str, ...] = HEAVY, **variables: st
         "from modelwright.cli.main import main; main()"
     )
     surroundings = os.environ | variables
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=surroundings)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, env=surroundings)
 
 
 def as_a_module(*args: str) -> subprocess.CompletedProcess[str]:
     """``python -m modelwright`` with these arguments."""
     paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "modelwright", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=paths)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=paths)
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ finally:
 
         threading.Thread(target=hang_up, daemon=True).start()
         hub = os.environ | {"HF_ENDPOINT": f"http://127.0.0.1:{server.getsockname()[1]}", "HF_HUB_OFFLINE": "0"}
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=hub)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, env=hub)
     sentence, imported = done.stderr.splitlines()
     assert sentence.startswith("modelwright: typo/name is not here, and the hub did not answer with its config.json: ")
     assert (done.returncode, imported) == (2, "False False")
@@ -191,7 +191,7 @@ finally:
     tensors = [name for name in ours if name[1] == "ops" and name[2:] not in ([], ["backends"], ["backends", "switch"])]
     print(*sorted({{".".join((name[1], *name[3:4])) for name in ours if name[1] != "ops" or tensors}}), file=sys.stderr)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     parts = set(
         done.stderr.split()
     )  # a family's parts as families.<part>; of ops the kernels' switch alone may be read

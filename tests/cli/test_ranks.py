@@ -74,7 +74,7 @@ def test_a_process_that_ends_ends_all_with_a_sentence(v2):
     assert session.stdout.readline()  # the ranks have answered together
     (other,) = children_of(session.pid)
     os.kill(other, signal.SIGKILL)
-    out, err = session.communicate("Hello\n", timeout=60)
+    out, err = session.communicate("Hello\n", timeout=600)
     assert (session.returncode, out) == (1, "")
     assert err == "modelwright: rank 1 of 2 ended with status -9, and so do the others\n"
 
@@ -98,7 +98,7 @@ def test_the_others_end_with_the_one_that_started_them(v2):
 @pytest.mark.slow
 def test_heads_that_the_ranks_do_not_divide(v2):
     ended = started("chat", v2, "Hello", "--tensor-parallel", 3, "--device", "cpu")
-    out, err = ended.communicate(timeout=120)
+    out, err = ended.communicate(timeout=600)
     assert (ended.returncode, out) == (2, "")
     assert err == "modelwright: the attention heads (4) must be divisible by the ranks (3)\n"
 
@@ -113,7 +113,7 @@ def test_torchrun_starts_the_same_command_in_each(v2, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
     command = ["generate", v2, "-i", source, "-o", output, "--tensor-parallel", "2", "--device", "cpu"]
     for lines in ("1 line, 4 tokens in", "1 line, 1 from before"):
-        ended = subprocess.run([*torchrun, *command], env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+        ended = subprocess.run([*torchrun, *command], env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
         assert ended.returncode == 0 and lines in ended.stderr, ended.stderr
     assert len(answers(output)) == 1
 

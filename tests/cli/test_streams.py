@@ -21,7 +21,7 @@ def in_a_shell(command: str) -> subprocess.CompletedProcess[bytes]:
     """A line of bash, in which ``modelwright`` is this Python's."""
     paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     line = f'modelwright() {{ "{sys.executable}" -m modelwright "$@"; }}; {command}'
-    return subprocess.run(["bash", "-c", line], capture_output=True, timeout=60, env=paths)
+    return subprocess.run(["bash", "-c", line], capture_output=True, timeout=600, env=paths)
 
 
 @pytest.mark.parametrize(

@@ -14,5 +14,5 @@ def test_the_names_are_those_transformers_has():
 
 def test_reading_configs_imports_no_activation_function():
     code = "import sys, modelwright.configs; print('transformers.activations' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr

@@ -37,7 +37,7 @@ def run(work: Callable[[AsyncEngine], Awaitable[Any]], engine: Engine | None = N
 
     async def main() -> Any:
         async with AsyncEngine(engine, max_requests) as serving:
-            return await asyncio.wait_for(work(serving), 60)
+            return await asyncio.wait_for(work(serving), 600)
 
     result = asyncio.run(main())
     check_idle(engine)

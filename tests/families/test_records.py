@@ -61,7 +61,7 @@ family, name = architecture_of({{"architectures": ["LlamaForSequenceClassificati
 assert (family.name, name) == ("llama", "LlamaForSequenceClassification")
 print(*sorted({{"torch", "transformers"}} & sys.modules.keys()))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
 
 

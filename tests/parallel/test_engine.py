@@ -240,7 +240,7 @@ def test_ranks_in_processes_of_their_own_agree_on_failures():
     processes = [spawn.Process(target=_process, args=(rank, port, said)) for rank in range(2)]
     for process in processes:
         process.start()
-    by_rank = {rank: rest for rank, *rest in (said.get(timeout=120) for _ in processes)}
+    by_rank = {rank: rest for rank, *rest in (said.get(timeout=600) for _ in processes)}
     for process in processes:
         process.join(60)
         assert process.exitcode == 0

@@ -60,7 +60,7 @@ class ThreadMesh(Mesh):
 
 def in_ranks(size: int, work: Callable[[Mesh], Any]) -> list[Any]:
     """What `work` returns in each rank; the first error is raised."""
-    table = _Table(Barrier(size, timeout=30), [None] * size, Barrier(size, timeout=1))
+    table = _Table(Barrier(size, timeout=600), [None] * size, Barrier(size, timeout=1))
 
     def of(rank: int) -> Any:
         try:

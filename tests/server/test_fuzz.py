@@ -80,7 +80,7 @@ async def storm(count: int, seed: int) -> dict[int, int]:
     async with running(llama(), {"default_max_tokens": 2, "max_n": 2}) as server:
 
         async def one(path: str, body: bytes) -> None:
-            reply = await asyncio.wait_for(server.client.post(path, body), 60)
+            reply = await asyncio.wait_for(server.client.post(path, body), 600)
             statuses[reply.status] = statuses.get(reply.status, 0) + 1
             assert reply.status in (200, 400, 403, 404, 413, 501), (path, body, reply.body)
             if reply.status != 200:

@@ -2,7 +2,6 @@
 
 import json
 import random
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -60,12 +59,10 @@ def storm(count: int, seed: int) -> None:
     with serving(echo(**limits), **limits) as server:
 
         def one(raw: bytes) -> None:
-            start = time.monotonic()
             try:
                 reply = server.say(raw)
             except ConnectionError:  # it was ended before all was sent
                 reply = b""
-            assert time.monotonic() - start < 15, raw
             assert b"HTTP/1.1 5" not in reply and b"Traceback" not in reply, (raw, reply)
             first, _, rest = reply.partition(b"\r\n\r\n")
             if first.startswith(b"HTTP/1.1 4") and b"content-length: " in first and raw[:5] != b"HEAD ":

