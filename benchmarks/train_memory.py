@@ -25,7 +25,6 @@ class Result:
     model: str
     size: str
     run: str
-    parameters: int
     parts_mib: dict[str, float]
     predicted_mib: float
     measured_mib: float
@@ -82,10 +81,9 @@ def compare(model: str, size: str, run: str) -> Result:
         model,
         size,
         run,
-        plan.counts.parameters.total,
         parts,
-        round(predicted, 2),
-        round(found, 2),
+        round(predicted, 1),
+        round(found, 1),
         round(predicted / found - 1, 4),
     )
 

@@ -50,7 +50,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "imagegpt": _imagegpt(64, 2, 4, 256),
     },
     "small": {
-        "row": 256,
+        "row": 64,
         "llama": _llama(320, 8, 8, 16000),
         "deepseek_v2": _latent(256, 6, 4, 16000),
         "deepseek_vl2": _vl2(256, 6, 4, 16000),

@@ -19,9 +19,9 @@ def show_run(run: RunConfig, model: CheckedConfig, file: Path, folder: Path, ran
     Args:
         folder: what the run's paths are relative to.
     """
-    rows, held = built(run, model)
+    rows, held, chunk = built(run, model)
     whole, trained = sum(row[1] for row in rows), sum(row[2] for row in rows)
-    plan = plan_run(model, run, ranks, held)
+    plan = plan_run(model, run, ranks, held, chunk)
     layers = f"{plan.counts.model_type}, {len(plan.counts.layers)} layers"
     share = "all of which train" if trained == whole else f"{format_count(trained)} of which train"
     write_lines(f"{file}: {layers}, {format_count(whole)} parameters, {share}\n")
@@ -39,10 +39,12 @@ def show_run(run: RunConfig, model: CheckedConfig, file: Path, folder: Path, ran
     _show_without_effect(run, model)
 
 
-def built(run: RunConfig, model: CheckedConfig) -> tuple[list[tuple[str, int, int]], Held]:
-    """Each part of the model, with its parameters and how many of them train, and what all of it holds."""
+def built(run: RunConfig, model: CheckedConfig) -> tuple[list[tuple[str, int, int]], Held, int]:
+    """Each part of the model, with its parameters and how many of them train, what all of it holds, and how many
+    tokens of a loss have logits at once on this machine."""
     import torch
 
+    from modelwright.ops.cross_entropy import rows_at_once
     from modelwright.training.precision import held_by
     from modelwright.training.tuning import settle
 
@@ -50,12 +52,15 @@ def built(run: RunConfig, model: CheckedConfig) -> tuple[list[tuple[str, int, in
         made = family_of(model).causal_class(model)
         tuned = settle(made, run.tune)
     compute = getattr(torch, run.precision.compute or run.model.dtype)
-    return [(row.part, row.total, row.trainable) for row in tuned.table], held_by(made, compute, run.precision.autocast)
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    rows = [(row.part, row.total, row.trainable) for row in tuned.table]
+    chunk = rows_at_once(model.get_text_config().vocab_size, device)
+    return rows, held_by(made, compute, run.precision.autocast), chunk
 
 
 def planned(run: RunConfig, model: CheckedConfig, ranks: int = 1) -> RunPlan:
     """The plan of a run of a model of this config."""
-    return plan_run(model, run, ranks, built(run, model)[1])
+    return plan_run(model, run, ranks, *built(run, model)[1:])
 
 
 def _facts(run: RunConfig, plan: RunPlan, model: CheckedConfig, folder: Path) -> list[tuple[str, str]]:

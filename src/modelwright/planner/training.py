@@ -17,10 +17,6 @@ KEPT_BY = {"adam": "adamw", "adagrad": "lion", "muon": "lion", "adafactor": "sgd
 """Optimizers that keep as much of a parameter as another one that the planner knows; factored moments count as none."""
 
 
-LOGITS_AT_ONCE = 2**22
-"""Logits of a chunk of the loss where the run leaves its size to the trainer (`ops/cross_entropy.py`, on a CPU)."""
-
-
 @dataclass(frozen=True)
 class Held:
     """What a run's model holds on one rank, adapters included and as its weights are stored.
@@ -58,11 +54,14 @@ class RunPlan:
     accumulation: int
 
 
-def plan_run(config: CheckedConfig, run: RunConfig, ranks: int = 1, held: Held | None = None) -> RunPlan:
+def plan_run(
+    config: CheckedConfig, run: RunConfig, ranks: int = 1, held: Held | None = None, chunk: int | None = None
+) -> RunPlan:
     """What `run` of the model of `config` takes of `ranks` ranks.
 
     Args:
         held: what its model holds whole; several ranks share it as they do the model that trains whole. None for that.
+        chunk: tokens whose logits are there at once where the run leaves that to the trainer; None: all.
 
     Raises:
         ConfigError: the layout does not divide the model or the batch, or does not make so many ranks.
@@ -82,7 +81,7 @@ def plan_run(config: CheckedConfig, run: RunConfig, ranks: int = 1, held: Held |
         recompute=_recomputed(run, len(counts.layers)),
         explicit=stated.explicit_attention,
         cached=False,
-        learned=_at_once(run, counts.head.outputs),
+        learned=chunk if run.loss.chunk == "auto" else run.loss.chunk,
     )
     memory = peak_memory(counts, layout, kept, work)
     if held is not None:
@@ -146,12 +145,6 @@ def _recomputed(run: RunConfig, layers: int) -> bool | tuple[int, ...]:
         return how == "full"
     whole = 0 if how.save else (layers if how.layers is None and not how.operations else len(how.layers or ()))
     return whole >= layers or ((whole,) if run.parallel.pipeline == 1 and whole else False)
-
-
-def _at_once(run: RunConfig, vocabulary: int) -> int | None:
-    """Tokens whose logits are there at once."""
-    chunk = run.loss.chunk
-    return max(LOGITS_AT_ONCE // vocabulary, 16) if chunk == "auto" else chunk
 
 
 def _holding(memory: Memory, whole: Memory, held: Held, moments: float) -> Memory:
