@@ -1,6 +1,6 @@
 """Training steps of ours beside transformers' `Trainer` and a plain loop over its models: real tokens a second.
 
-    python -m benchmarks.train [--workloads llama moe chats] [--dtypes float32 bfloat16] [--threads 1] [--rounds 5]
+    python -m benchmarks.train [--workloads llama moe chats saves] [--dtypes float32 bfloat16] [--threads 1]
 
 With one thread tokens are counted by CPU second, which other programs on the machine disturb little; with several by
 wall clock. All contestants begin with the same weights and see the same rows, and their first losses must agree. Each
@@ -10,6 +10,9 @@ turn of one is followed by a turn of the others, the order changing from round t
 - ``moe``: DeepSeek-V2's kind, 23 million parameters, 64 experts of which 6 compute; transformers multiplies by
   ``grouped_mm``.
 - ``chats``: rows of unequal length, eight of them in a padded batch of `Trainer`, and packed by ours.
+- ``saves``: what a checkpoint written beside the steps of ``llama`` costs, in steps, and how long a resume takes.
+
+Each result is kept beside its bar, the ratio that it is to reach. Results of a machine are added to those in the file.
 """
 
 import argparse
@@ -28,6 +31,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from benchmarks.train_saves import measure_saves
 from modelwright import DeepseekV2Config, DeepseekV2ForCausalLM, LlamaConfig, LlamaForCausalLM
 from modelwright.configs.run import RunConfig
 from modelwright.data.documents import StepBatch
@@ -69,6 +73,17 @@ MOE: dict[str, Any] = {
 GROUPED: dict[str, Any] = MOE | {"experts_implementation": "grouped_mm"}
 OPTIMIZER: dict[str, Any] = {"lr": 1e-4, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1}
 ROW, ROWS, LONGEST, CHATS = 256, 2, 512, 8
+BARS: dict[str, tuple[str, float]] = {
+    "llama float32": ("ours / trainer", 1.05),
+    "llama bfloat16": ("ours / trainer", 1.4),
+    "moe float32": ("ours / plain", 1.2),
+    "moe bfloat16": ("ours / plain", 1.2),
+    "chats float32": ("ours / trainer", 2.0),
+    "chats bfloat16": ("ours / trainer", 2.0),
+}
+"""The ratio that each workload is to reach, and of what."""
+MOST_STALL = 1.0
+"""How many steps a checkpoint may cost."""
 
 
 def rows_of(workload: str, step: int) -> list[Tensor]:
@@ -108,8 +123,8 @@ def batch_of(micro: dict[str, Tensor], rows: Sequence[Tensor]) -> StepBatch:
     return StepBatch((micro,), counted, tokens, len(rows), places, 0)
 
 
-def ours(model: Any, workload: str, dtype: str) -> Step:
-    """Our trainer, step by step."""
+def our_trainer(model: Any, dtype: str) -> Trainer:
+    """Our trainer, which is given its steps."""
     run = {
         "model": {"path": "in memory", "dtype": "float32"},
         "data": {"train": [{"path": "in memory"}], "seq_length": 4096},
@@ -120,7 +135,12 @@ def ours(model: Any, workload: str, dtype: str) -> Step:
         "steps": 10**6,
         "output": tempfile.mkdtemp(),
     }
-    trainer = Trainer(RunConfig.of(run), model=model, batches=iter(()))
+    return Trainer(RunConfig.of(run), model=model, batches=iter(()))
+
+
+def ours(model: Any, workload: str, dtype: str) -> Step:
+    """Our trainer, step by step."""
+    trainer = our_trainer(model, dtype)
 
     def step(number: int) -> float:
         rows = rows_of(workload, number)
@@ -264,16 +284,53 @@ def measure(workload: str, dtype: str, rounds: int, steps: int, by_cpu: bool) ->
     return {"tokens_per_second": medians, "ratios": ratios, "turns": speeds}
 
 
-def results(asked: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What is found, workload by workload."""
+def saves(rounds: int, steps: int) -> dict[str, Any]:
+    """What a checkpoint costs, of a Llama in float32."""
+
+    def build() -> Trainer:
+        torch.manual_seed(0)
+        return our_trainer(LlamaForCausalLM(LlamaConfig(**LLAMA)), "float32")
+
+    def batch(number: int) -> StepBatch:
+        rows = rows_of("llama", number)
+        return batch_of(padded(rows), rows)
+
+    return measure_saves(build, batch, rounds, steps) | {"bar": MOST_STALL}
+
+
+def results(asked: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """What is found, workload by workload, and a line on it."""
+    how = {"rounds": asked.rounds, "steps": asked.steps, "threads": asked.threads}
     for workload in asked.workloads:
+        if workload == "saves":
+            result = saves(asked.rounds, asked.steps)
+            told = "  ".join(f"{what} {seconds:.3f} s" for what, seconds in result["seconds"].items())
+            yield "saves", how | result, f"{told}; stall of {result['stall']:.2f} steps, at most {MOST_STALL:g} wanted"
+            continue
         for dtype in asked.dtypes:
-            yield f"{workload} {dtype}", measure(workload, dtype, asked.rounds, asked.steps, asked.threads == 1)
+            name = f"{workload} {dtype}"
+            result = measure(workload, dtype, asked.rounds, asked.steps, asked.threads == 1)
+            told = "  ".join(f"{who} {speed:.0f}" for who, speed in result["tokens_per_second"].items())
+            ratios = ", ".join(f"{what} {ratio:.2f}" for what, ratio in result["ratios"].items())
+            of, bar = BARS[name]
+            yield name, how | result | {"bar": {of: bar}}, f"{told}; {ratios}; {of} of {bar:g} wanted"
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers are of."""
+    return {
+        "cpu": platform.processor() or platform.machine(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "bf16_products": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
 
 
 def main() -> None:
+    kinds = ["llama", "moe", "chats", "saves"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workloads", nargs="+", default=["llama", "moe", "chats"], choices=["llama", "moe", "chats"])
+    parser.add_argument("--workloads", nargs="+", default=kinds, choices=kinds)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
@@ -282,13 +339,11 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    machine = {"cpu": platform.processor() or platform.machine(), "threads": asked.threads, "torch": torch.__version__}
-    found: dict[str, Any] = {"machine": machine | {"transformers": transformers.__version__}}
-    for name, result in results(asked):
+    before = json.loads(asked.out.read_text("utf-8")) if asked.out.exists() else {}
+    found = before if before.get("machine") == machine() else {"machine": machine()}
+    for name, result, told in results(asked):
         found[name] = result
-        told = "  ".join(f"{who} {speed:.0f}" for who, speed in result["tokens_per_second"].items())
-        ratios = ", ".join(f"{what} {ratio:.2f}" for what, ratio in result["ratios"].items())
-        print(f"{name}: {told}; {ratios}", flush=True)
+        print(f"{name}: {told}", flush=True)
         asked.out.parent.mkdir(parents=True, exist_ok=True)
         asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
