@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from modelwright.ops.attention import (
+    attention,
     causal_mask,
     fused_attention,
     masked_scores,
@@ -44,6 +45,29 @@ def test_causal_stands_for_the_square_mask(attend):
     q, k, v = torch.randn(3, 2, 3, 5, 4).unbind(0)
     square = causal_mask(5, 5, past=0, device=q.device)
     torch.testing.assert_close(attend(q, k, v, None, 0.5, causal=True), attend(q, k, v, square, 0.5))
+
+
+@pytest.mark.parametrize("rule", ["causal", "boolean", "added", "all"])
+@pytest.mark.parametrize(("heads", "v_dim"), [((4, 4), 8), ((4, 2), 8), ((4, 4), 12)])
+def test_gradients_with_narrow_values_pass_through_the_tiled_kernel(rule, heads, v_dim):
+    torch.manual_seed(0)
+    q, k, v = (
+        torch.randn(2, count, 9, width, dtype=torch.float64, requires_grad=True)
+        for count, width in zip((heads[0], heads[1], heads[1]), (12, 12, v_dim), strict=True)
+    )
+    sees = causal_mask(9, 9, past=0, device=q.device)
+    added = torch.zeros(9, 9, dtype=q.dtype).masked_fill(~sees, -math.inf)
+    mask = {"boolean": sees, "added": added}.get(rule)
+    found = attention(q, k, v, mask, 0.3, causal=rule == "causal")
+    wanted = reference_attention(q, k, v, mask, 0.3, causal=rule == "causal", softmax_dtype=torch.float64)
+    away = torch.randn(wanted.shape, dtype=wanted.dtype)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+    for one, other in zip(*(torch.autograd.grad(out, (q, k, v), away) for out in (found, wanted)), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    step = found.grad_fn
+    while step is not None and "ScaledDotProduct" not in step.name():
+        step = step.next_functions[0][0]
+    assert step is not None and "FlashAttentionForCpu" in step.name()
 
 
 @pytest.mark.parametrize(

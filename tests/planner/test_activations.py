@@ -23,6 +23,7 @@ from modelwright.families.llama.config import LlamaConfig
 from modelwright.families.llama.model import LlamaForCausalLM
 from modelwright.layers.activations import activation
 from modelwright.layers.checkpointed import CheckpointedLayer
+from modelwright.ops import attention as attention_ops
 from modelwright.planner.activations import kept_for_backward, kept_scores
 from modelwright.planner.computing import Computing, kept_by_activation
 from modelwright.planner.device import Devices
@@ -109,6 +110,12 @@ def fused(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Tensor:
     return FusedKernel.apply(q, k, v, out, torch.zeros(batch, heads, tokens))  # type: ignore[return-value]
 
 
+def use_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attend by :func:`fused`, as on a GPU, whose kernels take values of any width."""
+    monkeypatch.setattr(F, "scaled_dot_product_attention", fused)
+    monkeypatch.setattr(attention_ops, "as_wide_as_keys", lambda v, k: v)
+
+
 def saved_bytes(model: nn.Module, **inputs: Tensor) -> int:
     """Bytes that autograd saves in one pass, each storage once, without the model's own tensors."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
@@ -150,7 +157,7 @@ def planned(config: Any, attention: str, how: Any, **asked: Any) -> int:
 def test_training_keeps_what_autograd_saves(case, attention, dtype, monkeypatch):
     config_class, fields = CASES[case]
     model_class, base = FAMILIES[config_class]
-    monkeypatch.setattr(F, "scaled_dot_product_attention", fused)
+    use_fused(monkeypatch)
     for name, how in RECOMPUTE.items():
         torch.manual_seed(0)
         config = config_class(**base | fields, dtype=dtype)
@@ -175,7 +182,7 @@ def test_torchs_own_cpu_kernel_saves_as_much_where_it_serves():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_pictures_are_kept_too(dtype, monkeypatch):
-    monkeypatch.setattr(F, "scaled_dot_product_attention", fused)
+    use_fused(monkeypatch)
     torch.manual_seed(0)
     model = tiny_vl2().to(getattr(torch, dtype)).train()
     ids = torch.randint(5, 40, (1, 60))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modelwright.ops.backends import cpu as kernels
-from modelwright.ops.dispatch import only_numbers
+from modelwright.ops.dispatch import numbers_are_known, only_numbers
 
 
 def reference_attention(
@@ -54,16 +54,20 @@ def attention(
     """:func:`fused_attention`, by the compiled kernel where it serves: without a mask, every token or the causal ones.
 
     torch's tiled CPU kernel takes values as wide as keys only; the product it falls back to otherwise writes out all
-    scores (at 2048 tokens and widths 192 and 128 in 2.6 times the time), so there the values are padded.
+    scores (at 2048 tokens and widths 192 and 128 in 2.6 times the time), so there the values are padded, also where
+    gradients are wanted.
     """
-    if dropout or not only_numbers(q, k, v, mask):
+    if dropout or not numbers_are_known(q):
         return fused_attention(q, k, v, mask, scale, dropout, causal)
-    if mask is None and kernels.serves_prefill(q, k, v):
+    if mask is None and only_numbers(q, k, v) and kernels.serves_prefill(q, k, v):
         return kernels.prefill(q, k, v, scale, causal=causal)
-    v_dim = v.shape[-1]
-    if q.is_cpu and v_dim < q.shape[-1]:
-        v = F.pad(v, (0, q.shape[-1] - v_dim))
-    return fused_attention(q, k, v, mask, scale, causal=causal)[..., :v_dim]
+    return fused_attention(q, k, as_wide_as_keys(v, k), mask, scale, causal=causal)[..., : v.shape[-1]]
+
+
+def as_wide_as_keys(v: Tensor, k: Tensor) -> Tensor:
+    """Values for torch's fused kernel: padded on a CPU, whose kernel wants them so; those of GPUs take any width."""
+    short = k.shape[-1] - v.shape[-1] if k.is_cpu else 0
+    return F.pad(v, (0, short)) if short > 0 else v
 
 
 def upcast_attention(
