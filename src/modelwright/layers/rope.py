@@ -21,7 +21,7 @@ from modelwright.ops.rotary import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: of one that is, and that is called, torch 2.11's compiler finds no field
 class Rotation:
     """Cosines and sines ``[batch, tokens, dim/2]`` of one pass, and how pairs are laid out."""
 

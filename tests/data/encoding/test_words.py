@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import transformers
+from packaging.version import Version
 
 from modelwright.data.documents import UNLEARNED, Document
 from modelwright.data.encoding import encoder_of
@@ -129,6 +131,9 @@ def test_labels_are_transformers_masks_where_a_template_has_marks(name, kind, co
     messages = [{"role": role, "content": words} for role, words in turns]
     theirs = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
     ids, mask = np.array(theirs["input_ids"]), np.array(theirs["assistant_masks"], bool)
+    if conversation == "space" and not mask.any():  # releases such as 5.17 lose an answer that begins with a space
+        assert Version(transformers.__version__) < Version("5.24")
+        return
     if document.ids.tolist() == ids.tolist():
         assert (document.labels != UNLEARNED).tolist() == mask.tolist()
     else:  # ours end with the prompt, where theirs part its last line breaks by what the answer begins with
