@@ -52,7 +52,7 @@ def main() -> None:
     """Write rows, train, measure before and after, and keep the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/vl2-teach"), help="the folder for rows and run")
-    parser.add_argument("--rows", type=int, default=1000, help="rows of new things, and as many of the old world")
+    parser.add_argument("--rows", type=int, default=2500, help="rows of new things, and as many of the old world")
     parser.add_argument("--count", type=int, default=200, help="questions of each task to measure with")
     parser.add_argument("--seed", type=int, default=1, help="of the rows")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the run, such as steps=100")
