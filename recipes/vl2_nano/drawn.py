@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from modelwright.data.documents import UNLEARNED, StepBatch
-from modelwright.errors import CheckpointError
+from modelwright.errors import CheckpointError, ConfigError
 
 Make = Callable[[np.random.Generator], dict[str, Tensor]]
 _WITHOUT_END = range(2**31)
@@ -49,7 +49,7 @@ class DrawnSteps:
 
     def steps_in(self, epochs: int) -> int:
         """There are no epochs: a run states its steps."""
-        raise NotImplementedError(f"pictures are drawn without end, and {epochs} epochs of them are none")
+        raise ConfigError(f"pictures are drawn without end: a run of them states steps, and no epochs ({epochs})")
 
     def __iter__(self) -> Self:
         return self
