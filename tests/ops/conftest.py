@@ -13,3 +13,9 @@ def three_threads() -> Iterator[None]:
     torch.set_num_threads(3)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def wide_registers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rules of a processor whose registers hold the kernels' vectors; what is computed is the same on any."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")

@@ -84,6 +84,7 @@ def called(monkeypatch) -> list[str]:
     return names
 
 
+@pytest.mark.usefixtures("wide_registers")
 @pytest.mark.parametrize("mode", [nullcontext, WatchingKernelsToo, torch.inference_mode])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_numbers_alone_come_from_the_kernel(operation, mode, called):

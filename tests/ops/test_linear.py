@@ -28,18 +28,20 @@ def called(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("unit", "dtype", "most"),
+    ("unit", "wide", "dtype", "most"),
     [
-        (Unit.STREAMS, torch.bfloat16, 8),
-        (Unit.DOTS, torch.bfloat16, 64),
-        (Unit.TILES, torch.bfloat16, 64),
-        (Unit.STREAMS, torch.float32, 32),
-        (Unit.TILES, torch.float32, 32),
-        (Unit.TILES, torch.float16, 0),
+        (Unit.STREAMS, False, torch.bfloat16, 8),
+        (Unit.DOTS, True, torch.bfloat16, 64),
+        (Unit.TILES, True, torch.bfloat16, 64),
+        (Unit.STREAMS, True, torch.float32, 32),
+        (Unit.STREAMS, False, torch.float32, 0),
+        (Unit.TILES, True, torch.float32, 32),
+        (Unit.TILES, True, torch.float16, 0),
     ],
 )
-def test_how_many_rows_are_few(monkeypatch, unit, dtype, most):
+def test_how_many_rows_are_few(monkeypatch, unit, wide, dtype, most):
     monkeypatch.setattr(kernels, "unit", lambda: unit)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512" if wide else "AVX2")
     assert most == 0 or prefers_kernel(most, dtype)
     assert not prefers_kernel(most + 1, dtype)
 
@@ -61,6 +63,7 @@ def test_how_many_choices_and_rows_of_stored_weights_are_few(monkeypatch, unit, 
 
 
 @compiled
+@pytest.mark.usefixtures("wide_registers")
 @pytest.mark.parametrize(("dtype", "rows", "by"), [
     (torch.bfloat16, 8, ["linears"]),
     (torch.bfloat16, 65, []),

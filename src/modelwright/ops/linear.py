@@ -24,7 +24,7 @@ def prefers_kernel(rows: int, dtype: torch.dtype) -> bool:
     """The rule: whether so many rows are few."""
     if dtype == torch.bfloat16:
         return rows <= LINEAR_ROWS_BF16[kernels.unit()]
-    return dtype == torch.float32 and rows <= LINEAR_ROWS_FP32
+    return dtype == torch.float32 and rows <= LINEAR_ROWS_FP32 and kernels.has_wide_registers()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -30,7 +30,7 @@ from modelwright.ops.backends.cpu.rows import (
     serves_rows,
     silu_product,
 )
-from modelwright.ops.backends.cpu.unit import unit
+from modelwright.ops.backends.cpu.unit import has_wide_registers, unit
 
 __all__ = [
     "Unit",
@@ -38,6 +38,7 @@ __all__ = [
     "columns",
     "decode",
     "experts",
+    "has_wide_registers",
     "latent_in",
     "latent_to_values",
     "linear",

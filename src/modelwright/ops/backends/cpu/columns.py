@@ -7,6 +7,7 @@ from modelwright.ops.backends.cpu.build import available, call
 from modelwright.ops.backends.cpu.layouts import COLUMNS, LINEAR_COLUMNS
 from modelwright.ops.backends.cpu.linear import INPUTS
 from modelwright.ops.backends.cpu.thresholds import INPUT_MAJOR_ROWS_BF16, INPUT_MAJOR_ROWS_FP32
+from modelwright.ops.backends.cpu.unit import has_wide_registers
 
 
 def serves_columns(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
@@ -18,7 +19,9 @@ def serves_columns(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 def prefers_columns(rows: int, dtype: torch.dtype) -> bool:
     """Whether the kernel is faster than torch for so many rows."""
-    return 0 < rows <= (INPUT_MAJOR_ROWS_BF16 if dtype == torch.bfloat16 else INPUT_MAJOR_ROWS_FP32)
+    if dtype == torch.bfloat16:
+        return 0 < rows <= INPUT_MAJOR_ROWS_BF16
+    return 0 < rows <= INPUT_MAJOR_ROWS_FP32 and has_wide_registers()
 
 
 def columns(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
