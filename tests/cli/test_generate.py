@@ -16,7 +16,9 @@ from modelwright.cli.lines import read_lines
 from modelwright.engine.engine import Engine
 from modelwright.engine.output import FinishReason
 from modelwright.engine.results import Completion, Update
+from modelwright.engine.runner import Runner
 from modelwright.errors import RequestError
+from modelwright.parallel import RankLost
 from modelwright.serving.load import load
 from modelwright.serving.prompts import IMAGE
 from tests.checkpoints.tiny import PICTURE, write_v2
@@ -252,6 +254,46 @@ def test_scores_beyond_the_type_end_a_line_and_a_chat_with_status_1(generate, ru
     asked = run("chat", loud, "Hi", "--dtype", "float16")
     assert asked.code == 1 and asked.err.startswith(f"modelwright: {sentence}") and "Traceback" not in asked.err
     assert generate(loud, lines[:1], "--dtype", "bfloat16", "--overwrite")[0].code == 0
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_line_whose_step_raises_ends_alone(generate, v2, monkeypatch, n):
+    """The step that it is in is computed again for the others, who draw what they draw without it."""
+    poison, lengths = 61, [12, 4, 9, 7]
+    good = [{"prompt_token_ids": ids, "max_tokens": most} for ids, most in zip(IDS, lengths, strict=False)]
+    good[1] |= {"temperature": 1.5, "seed": 3, "logprobs": 1}
+    good = [line | {"logit_bias": {str(poison): -100.0}, "ignore_eos": True} for line in good]
+    _, quiet = generate(v2, good, "--batch-invariant", output="quiet.jsonl")
+    forward, raised = Runner._forward, []
+
+    def poisoned(runner, one):
+        result = forward(runner, one)
+        if poison in one.tokens:
+            raised.append(one)
+            raise ZeroDivisionError("no such\nluck")
+        return result
+
+    monkeypatch.setattr(Runner, "_forward", poisoned)
+    first, drawn = {"prompt_token_ids": [5, poison, 7], "n": n}, {"prompt_token_ids": [5, 6], "max_tokens": 5, "n": n}
+    lines = [good[0], first, good[1], drawn | {"logit_bias": {str(poison): 100.0}}, *good[2:]]
+    ended, answers = generate(v2, lines, "--batch-invariant")
+    said = "the model failed: ZeroDivisionError: no such"
+    assert [answers[1], answers[3]] == [{"id": number, "error": f"line {number}: {said}"} for number in (2, 4)]
+    kept = [answers[place] | {"id": one["id"]} for place, one in zip((0, 2, 4, 5), quiet, strict=True)]
+    assert kept == quiet and len(raised) >= 3
+    assert (
+        ended.code == 1 and "6 lines, 2 of them errors, " in ended.err and f"(the first: line 2: {said})" in ended.err
+    )
+    assert "Traceback" not in ended.err
+
+
+def test_a_run_whose_ranks_are_lost_does_not_go_on(generate, v2, monkeypatch):
+    def forward(runner, one):
+        raise RankLost("rank 1 has ended")
+
+    monkeypatch.setattr(Runner, "_forward", forward)
+    ended, answers = generate(v2, [{"prompt_token_ids": [5]}] * 2)
+    assert ended.code == 1 and answers == [] and "cannot be reached any more, and so all end" in ended.err
 
 
 def test_pictures_for_a_model_that_reads_text_only(generate, v2):

@@ -80,11 +80,18 @@ class BatchRun:
 
     def step(self, lines: Iterator[Line]) -> bool:
         """Compute a step, write what is done, read lines while there is room for them; False once all are written."""
-        for update in self._engine.step():
+        for update in self._updates():
             self._take(update)
         self._write_done()
         self._fill(lines)
         return bool(self._open)
+
+    def _updates(self) -> list[Update]:
+        """What a step added; whatever it raises ends the line that raises it alone."""
+        try:
+            return self._engine.step()
+        except Exception as error:
+            return self._engine.recover(error)
 
     def _fill(self, lines: Iterator[Line]) -> None:
         batch = self._engine.config.max_batch
