@@ -113,7 +113,9 @@ class AsyncEngine:
         return self._worker.alive
 
     def prepare(self, prompt: Any, params: SamplingParams | None = None, *, salt: str = "") -> Prepared:
-        """`Engine.prepare`: what takes time before a request can wait for its turn. For any thread but the loop's.
+        """`Engine.prepare`: what takes time before a request can wait for its turn. In any thread.
+
+        A short text takes less than a millisecond; all else is for threads other than the loop's.
 
         Raises:
             RequestError: the request cannot be served.

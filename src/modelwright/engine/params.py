@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Self
 
 from modelwright.configs.field_types import cut, describe, fits, plain, shown
@@ -135,8 +136,11 @@ class SamplingParams:
     skip_special_tokens: bool = True
 
     def __post_init__(self) -> None:
-        for name, expected in inspect.get_annotations(SamplingParams, eval_str=True).items():
-            value = plain(_in_tuples(name, getattr(self, name)), expected)
+        for name, expected in _annotations().items():
+            given = getattr(self, name)
+            if given is getattr(SamplingParams, name):  # as most are: the default keeps every rule
+                continue
+            value = plain(_in_tuples(name, given), expected)
             if type(value) is int:
                 check_sampling({name: value})  # its range says more than that it has too many bits
             if not fits(value, expected):
@@ -232,6 +236,12 @@ class SamplingParams:
         for name in ("stop_token_ids", "eos_token_ids"):
             lowest = min(getattr(self, name) or (0,))
             _require(lowest >= 0, f"{name} must be at least 0", lowest)
+
+
+@cache
+def _annotations() -> dict[str, Any]:
+    """What each field must be."""
+    return inspect.get_annotations(SamplingParams, eval_str=True)
 
 
 def is_text(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""From a checked request to what the engine takes; what takes time is done in threads, never on the event loop."""
+"""From a checked request to what the engine takes; what takes time is done in threads, not on the event loop."""
 
 import asyncio
 import time
@@ -12,11 +12,13 @@ from modelwright.engine.prepared import Prepared
 from modelwright.engine.refusals import LargerThanCache
 from modelwright.errors import GuideError, RequestError
 from modelwright.processing.batching import ProcessedPrompt
+from modelwright.processing.plain_words import cut_marks
 from modelwright.server.answers import Answer
 from modelwright.server.boxes import BoxReader, locate_text
 from modelwright.server.constraints import Constraint, Guiding, read_constraint
 from modelwright.server.events import Row
 from modelwright.server.live import Live
+from modelwright.server.loop_time import LoopTime
 from modelwright.server.metrics import Metrics
 from modelwright.server.pictures import Picture, PictureReader
 from modelwright.server.prompt_forms import prompts_of
@@ -25,6 +27,7 @@ from modelwright.server.reasoning import OPEN, ThinkReader
 from modelwright.server.sampling import sampling_params
 from modelwright.server.served import Served
 from modelwright.server.settings import ServerSettings
+from modelwright.server.short import CONSTRAINING, is_short
 from modelwright.server.usage import Meter
 from modelwright.server.wire.chat import ChatRequest
 from modelwright.server.wire.completions import MOST_PROMPTS, CompletionRequest
@@ -36,7 +39,6 @@ from modelwright.serving.prompts import encode_text
 WORKERS = 4
 COMPLETION_TOKENS = 16
 """How long a completion becomes where the request does not say, as in OpenAI's."""
-_CONSTRAINING = ("response_format", "structured_outputs", "tools", "tool_choice", "parallel_tool_calls")
 T = TypeVar("T")
 
 
@@ -66,7 +68,7 @@ class Preparation:
 
     def __init__(self, served: Served, settings: ServerSettings, pictures: PictureReader, metrics: Metrics):
         self._served, self._settings, self._pictures, self._metrics = served, settings, pictures, metrics
-        self._pool = ThreadPoolExecutor(WORKERS, "modelwright-prepare")
+        self._pool, self._loop_time = ThreadPoolExecutor(WORKERS, "modelwright-prepare"), LoopTime()
         self._conversation = Conversation(served, settings.plain_content_only, settings.chat_template)
         template = settings.chat_template or served.tokenizer.chat_template
         self._guiding = Guiding.of(served.tokenizer, template, settings.tool_format, settings.guide_timeout)
@@ -78,6 +80,18 @@ class Preparation:
         """What `work` gives, computed by one of the workers."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
+    async def _made(self, request: ChatRequest | CompletionRequest, work: Callable[[], T]) -> T:
+        """What `work` gives: for a short request here, as long as the loop has time for that, else `in_thread`.
+
+        A thread that wakes waits for the interpreter twice, and while the engine computes that takes longer.
+        """
+        if is_short(request, self._is_plain) and self._loop_time.left():
+            return self._loop_time.run(work)
+        return await self.in_thread(work)
+
+    def _is_plain(self, text: str) -> bool:
+        return cut_marks(text, self._served.tokenizer) == text
+
     async def chat(self, request: ChatRequest, live: Live, salt: str = "") -> Ready:
         """A conversation.
 
@@ -86,7 +100,7 @@ class Preparation:
         """
         pictures = await self.pictures_of(request, live)
         live.enter("preparing")
-        return await self.in_thread(self._chat, request, pictures, salt)
+        return await self._made(request, lambda: self._chat(request, pictures, salt))
 
     async def pictures_of(self, request: ChatRequest, live: Live) -> list[Picture]:
         """The pictures that a conversation shows, read."""
@@ -125,7 +139,7 @@ class Preparation:
             ApiError: one of them cannot be served; then none is.
         """
         live.enter("preparing")
-        return await self.in_thread(self._completions, request, salt)
+        return await self._made(request, lambda: self._completions(request, salt))
 
     def _completions(self, request: CompletionRequest, salt: str) -> list[Ready]:
         prompts = prompts_of(request.prompt)
@@ -143,7 +157,7 @@ class Preparation:
             return self._conversation.prompt(request, pictures, constraint, ending), constraint
 
     def _constraint(self, request: SamplingFields) -> Constraint:
-        fields = {name: getattr(request, name, None) for name in _CONSTRAINING}
+        fields = {name: getattr(request, name, None) for name in CONSTRAINING}
         if isinstance(request, ChatRequest) and request.grounding is not None:
             fields["grounding"] = {"constrain": request.grounding.constrain}
         return read_constraint(fields, self._guiding)
