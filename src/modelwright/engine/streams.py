@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from threading import Lock
 from typing import Self
 
-from modelwright.engine.logprobs import TokenLogprobs
 from modelwright.engine.prepared import Prepared
 from modelwright.engine.results import Update
 from modelwright.errors import RequestFailed
@@ -17,46 +16,64 @@ _TOKEN, _LOGPROBS, _ALTERNATIVE = 16, 128, 96
 """Bytes that a drawn token takes, its id and its time; its log-probability; and each alternative."""
 
 
-@dataclass
 class Unread:
-    """What one output gained since its reader last came, as one update."""
+    """What one output gained since its reader last came, as one update; most readers come for each.
 
-    first: Update
-    texts: list[str] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-    last: Update = field(init=False)
-    size: int = field(init=False, default=0)
+    Attributes:
+        size: bytes that are kept.
+    """
+
+    __slots__ = ("_first", "_last", "_logprobs", "_texts", "_times", "_tokens", "size")
+
+    def __init__(self, first: Update):
+        self._first = self._last = first
+        self.size = _size(first)
 
     def add(self, update: Update) -> int:
-        """Take an update; returns how many bytes more are kept, of `size` in all."""
-        self.last = update
-        self.texts.append(update.text)
-        if len(self.texts) > _PIECES:
-            self.texts = ["".join(self.texts)]
-        self.tokens += update.tokens
-        self.logprobs += update.logprobs
-        self.times += update.times.tokens if update.times is not None else ()
-        alternatives = sum(len(one.top) for one in update.logprobs)
-        more = _TOKEN * len(update.tokens) + _LOGPROBS * len(update.logprobs) + _ALTERNATIVE * alternatives
-        more += len(update.text.encode(errors="surrogatepass"))
+        """Take a further update; returns how many bytes more are kept."""
+        if self._last is self._first:
+            first = self._first
+            self._texts, self._tokens = [first.text], list(first.tokens)
+            self._logprobs, self._times = list(first.logprobs), _times(first)
+        self._last = update
+        self._texts.append(update.text)
+        if len(self._texts) > _PIECES:
+            self._texts = ["".join(self._texts)]
+        self._tokens += update.tokens
+        self._logprobs += update.logprobs
+        self._times += _times(update)
+        more = _size(update)
         self.size += more
         return more
 
     def joined(self) -> Update:
         """All of it as one."""
-        if self.last is self.first:
-            return self.first
-        times = self.last.times
+        if self._last is self._first:
+            return self._first
+        times = self._last.times
         return replace(
-            self.first,
-            text="".join(self.texts),
-            tokens=tuple(self.tokens),
-            logprobs=tuple(self.logprobs),
-            completion=self.last.completion,
-            times=None if times is None else replace(times, tokens=tuple(self.times)),
+            self._first,
+            text="".join(self._texts),
+            tokens=tuple(self._tokens),
+            logprobs=tuple(self._logprobs),
+            completion=self._last.completion,
+            times=None if times is None else replace(times, tokens=tuple(self._times)),
         )
+
+
+def _size(update: Update) -> int:
+    """Bytes that an update keeps."""
+    text = update.text
+    letters = len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+    size = letters + _TOKEN * len(update.tokens)
+    if update.logprobs:
+        alternatives = sum(len(one.top) for one in update.logprobs)
+        size += _LOGPROBS * len(update.logprobs) + _ALTERNATIVE * alternatives
+    return size
+
+
+def _times(update: Update) -> list[float]:
+    return [] if update.times is None else list(update.times.tokens)
 
 
 class Stream:
@@ -149,9 +166,12 @@ class Stream:
         with self._lock:
             if self._error is not None:
                 return 0
-            if update.index not in self._unread:
-                self._unread[update.index] = Unread(update)
-            self._size += self._unread[update.index].add(update)
+            unread = self._unread.get(update.index)
+            if unread is None:
+                unread = self._unread[update.index] = Unread(update)
+                self._size += unread.size
+            else:
+                self._size += unread.add(update)
             return self._size
 
     def fail(self, error: BaseException, drop: bool = False) -> None:

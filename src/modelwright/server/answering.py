@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from modelwright.engine.async_engine import AsyncEngine
 from modelwright.engine.refusals import Closed, Died, LargerThanCache, QueueFull, SlowReader, TimedOut
@@ -21,8 +21,7 @@ from modelwright.server.wire.errors import ApiError
 from modelwright.server.wire.sampling import SamplingFields
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """An update of one of a request's prompts."""
 
     prompt: int
@@ -36,6 +35,7 @@ class Running:
         self, engine: AsyncEngine, streams: Sequence[Stream], ready: Sequence[Ready], live: Live, metrics: Metrics
     ):
         self._engine, self._streams, self._ready, self._live, self._metrics = engine, streams, ready, live, metrics
+        self._draws = False
 
     def __enter__(self) -> "Running":
         return self
@@ -84,7 +84,9 @@ class Running:
 
     def _counted(self, at: int, update: Update) -> Piece:
         self._ready[at].meter.take(update, self._metrics)
-        self._live.enter("decode")
+        if not self._draws:
+            self._draws = True
+            self._live.enter("decode")
         return Piece(at, update)
 
     def finished(self) -> None:

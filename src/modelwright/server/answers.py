@@ -61,8 +61,11 @@ class Answer:
             self.completion = update.completion
             refuse_broken(update.completion)
             events += self._row.finish()
-        events = joined(events)
-        self._calls |= any(isinstance(event, CallStart) for event in events)
+        if len(events) > 1:
+            events = joined(events)
+        for event in events:
+            if isinstance(event, CallStart):
+                self._calls = True
         told = [] if self._texts is None else [_logprob(each, self._texts, self._top) for each in update.logprobs]
         return events, told
 

@@ -6,26 +6,24 @@ piece is the same events joined, so that both say the same.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 
-@dataclass(frozen=True)
-class Text:
+
+class Text(msgspec.Struct, frozen=True):
     """A piece of the answer's content."""
 
     text: str
 
 
-@dataclass(frozen=True)
-class Reasoning:
+class Reasoning(msgspec.Struct, frozen=True):
     """A piece of what the model thought before it answered."""
 
     text: str
 
 
-@dataclass(frozen=True)
-class CallStart:
+class CallStart(msgspec.Struct, frozen=True):
     """A tool is called: its name is certain, its arguments follow. `index` counts the calls of the answer."""
 
     index: int
@@ -33,16 +31,14 @@ class CallStart:
     name: str
 
 
-@dataclass(frozen=True)
-class CallArguments:
+class CallArguments(msgspec.Struct, frozen=True):
     """A piece of the JSON text of a call's arguments."""
 
     index: int
     text: str
 
 
-@dataclass(frozen=True)
-class Grounded:
+class Grounded(msgspec.Struct, frozen=True):
     """A box that the model drew.
 
     Attributes:
@@ -60,8 +56,7 @@ class Grounded:
     span: tuple[int, int]
 
 
-@dataclass(frozen=True)
-class NotGrounded:
+class NotGrounded(msgspec.Struct, frozen=True):
     """A stretch that looks like a box and is none, and why."""
 
     text: str

@@ -1,6 +1,6 @@
 """Frames of a stream of server-sent events: what is the same in each is encoded once, a text costs its escape."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -54,10 +54,15 @@ class ChatFrames:
         """The first frame of an answer."""
         return self._frame(chat.ChunkChoice(index, chat.Delta(role="assistant", content="")))
 
-    def pieces(self, index: int, events: Iterable[Event], told: list[chat.TokenLogprob] | None, usage: Usage) -> bytes:
-        """What some events add; log-probabilities stand in the first frame of them."""
+    def pieces(
+        self, index: int, events: Sequence[Event], told: list[chat.TokenLogprob] | None, usage: Callable[[], Usage]
+    ) -> bytes:
+        """What some events add; log-probabilities stand in the first frame of them.
+
+        Args:
+            usage: tells the usage so far, where frames say it.
+        """
         found = b""
-        events = list(events)
         if told and not events:
             events = [Text("")]
         for number, each in enumerate(events):
@@ -67,7 +72,7 @@ class ChatFrames:
                 continue
             logprobs = chat.ChoiceLogprobs(told) if told and number == 0 else None
             for delta in deltas([each]):
-                found += self._frame(chat.ChunkChoice(index, delta, logprobs), usage)
+                found += self._frame(chat.ChunkChoice(index, delta, logprobs), usage() if self._continuous else None)
         return found
 
     def finish(self, index: int, reason: str, stop: str | int | None, usage: Usage, timings: Any = UNSET) -> bytes:

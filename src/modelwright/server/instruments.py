@@ -1,10 +1,13 @@
 """`Instruments`, counters, histograms and gauges of one registry, each with the prefix and the model's name."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, Protocol
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import GaugeMetricFamily
+
+from modelwright.server.tallies import Count, Family, Spread, Tally
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000)
@@ -30,33 +33,31 @@ class Instruments:
         self._registry = CollectorRegistry(auto_describe=False)
         self._prefix, self._model = prefix, model
 
-    def counter(self, name: str, about: str) -> Counter:
+    def counter(self, name: str, about: str) -> Count:
         """A counter; ``_total`` comes behind its name."""
-        return self._of_model(Counter(self._prefix + name, about, ("model_name",), registry=self._registry))
+        return self._family(name, about, Count).of()
 
-    def counters(self, name: str, about: str, label: str, values: Iterable[str]) -> dict[str, Counter]:
+    def counters(self, name: str, about: str, label: str, values: Iterable[str]) -> dict[str, Count]:
         """A counter for each value of a label, shown from the beginning."""
-        one = self.counter_of(name, about, label)
-        return {value: one(value) for value in values}
+        family = self._family(name, about, Count, label)
+        return {value: family.of(value) for value in values}
 
-    def counter_of(self, name: str, about: str, label: str) -> Callable[[str], Counter]:
+    def counter_of(self, name: str, about: str, label: str) -> Callable[[str], Count]:
         """A counter for each value of a label; whoever calls it keeps the values few."""
-        made = Counter(self._prefix + name, about, ("model_name", label), registry=self._registry)
-        return lambda value: made.labels(self._model, value)
+        return self._family(name, about, Count, label).of
 
-    def seconds(self, name: str, about: str) -> Histogram:
+    def seconds(self, name: str, about: str) -> Spread:
         """A histogram of times, from 1 ms on."""
-        return self._histogram(name, about, SECONDS)
+        return self._family(name, about, partial(Spread, SECONDS)).of()
 
-    def tokens(self, name: str, about: str) -> Histogram:
+    def tokens(self, name: str, about: str) -> Spread:
         """A histogram of counts of tokens."""
-        return self._histogram(name, about, TOKENS)
+        return self._family(name, about, partial(Spread, TOKENS)).of()
 
-    def seconds_of(self, name: str, about: str, label: str, values: Iterable[str]) -> dict[str, Histogram]:
+    def seconds_of(self, name: str, about: str, label: str, values: Iterable[str]) -> dict[str, Spread]:
         """A histogram of times for each value of a label."""
-        labels = ("model_name", label)
-        made = Histogram(self._prefix + name, about, labels, buckets=SECONDS, registry=self._registry)
-        return {value: made.labels(self._model, value) for value in values}
+        family = self._family(name, about, partial(Spread, SECONDS), label)
+        return {value: family.of(value) for value in values}
 
     def fact(self, name: str, about: str, labels: Mapping[str, object]) -> None:
         """A gauge that is 1 and says what it says by its labels."""
@@ -71,12 +72,10 @@ class Instruments:
         """All of it as Prometheus reads it, and the content type."""
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
 
-    def _histogram(self, name: str, about: str, buckets: tuple[float, ...]) -> Histogram:
-        made = Histogram(self._prefix + name, about, ("model_name",), buckets=buckets, registry=self._registry)
-        return self._of_model(made)
-
-    def _of_model(self, made: Any) -> Any:
-        return made.labels(self._model)
+    def _family(self, name: str, about: str, make: Callable[[], Tally], label: str | None = None) -> Family[Tally]:
+        family = Family(self._prefix + name, about, self._model, make, label)
+        self._registry.register(family)
+        return family
 
 
 class _Gauges:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Self
 
@@ -41,12 +41,17 @@ class Pace:
             with suppress(asyncio.CancelledError, Exception):  # who left is found out by the frames too
                 await self._ticks
 
-    async def write(self, frames: bytes) -> None:
+    def write(self, frames: bytes) -> Awaitable[None]:
         """Send frames, and wait until the next ones may follow."""
         self._begun = True
-        await self._exchange.write(frames)
         if self._interval > 0:
-            await asyncio.sleep(max(0.0, self._interval - (time.monotonic() - self._last)))
+            return self._write_in_time(frames)
+        self._last = time.monotonic()
+        return self._exchange.write(frames)
+
+    async def _write_in_time(self, frames: bytes) -> None:
+        await self._exchange.write(frames)
+        await asyncio.sleep(max(0.0, self._interval - (time.monotonic() - self._last)))
         self._last = time.monotonic()
 
     async def _tick(self, beat: float) -> None:

@@ -100,16 +100,15 @@ class _Reply:
         await exchange.write(last + DONE, last=True)
 
     def _frames(self, frames: ChatFrames, piece: Piece) -> bytes:
-        update, usage = piece.update, self._ready.meter.usage
-        found = b""
+        update, meter, found = piece.update, self._ready.meter, b""
         if update.prompt_logprobs is not None:
             found += frames.prompt(update.index, prompt_logprobs_of(update.prompt_logprobs, self._texts))
         answer: Answer = self._ready.answers[update.index]
         events, told = answer.take(update)
-        found += frames.pieces(update.index, events, told if self._request.logprobs else None, usage)
+        found += frames.pieces(update.index, events, told if self._request.logprobs else None, lambda: meter.usage)
         if answer.completion is not None:
-            timings = self._ready.meter.timings if self._request.include_timings else UNSET
-            found += frames.finish(update.index, answer.finish_reason, answer.stop_reason, usage, timings)
+            timings = meter.timings if self._request.include_timings else UNSET
+            found += frames.finish(update.index, answer.finish_reason, answer.stop_reason, meter.usage, timings)
         return found
 
 
