@@ -2,7 +2,7 @@
 
     python -m benchmarks.serve [--cases overhead streams queue slow cancel soak] [--out FILE] [--minutes M]
 
-overhead  vl2-nano behind the server beside the same engine asked directly, taking turns
+overhead  vl2-nano over HTTP beside the same engine asked directly, one request alone and four together
 streams   200 streams from an engine that computes nothing: how late the event loop is, memory of a stream
 queue     200 requests more than are taken: how soon they are refused, and whether probes are answered
 slow      500 readers who take nothing, 100 senders of a byte a second, 1,000 idle connections, beside four who read
@@ -26,10 +26,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serve_client import Timed, ask, connect, head, percentile, stream
+from benchmarks.serve_client import QUESTION, Kept, Timed, ask, connect, head, percentile, stream
 
 ROOT = Path(__file__).parents[1]
-QUESTION = [{"role": "user", "content": "How many shapes are there?"}]
+ALONE, SHORT, LONG = 16, 8, 200
+"""Requests one after another in a turn, and the tokens of one that is alone, and of one of four together."""
 BODY = {"model": "vl2-nano", "messages": QUESTION, "temperature": 0, "ignore_eos": True}
 
 
@@ -92,41 +93,66 @@ def late_p99(before: dict[str, float], after: dict[str, float]) -> float:
 
 
 def overhead(port: int) -> dict[str, Any]:
-    """Streams over HTTP beside the engine asked directly, each in a process of its own, taking turns."""
-    rounds: dict[str, list[dict[str, float]]] = {"server": [], "engine": []}
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.serve_engine"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert worker.stdin is not None and worker.stdout is not None
-    with server(*ours(port), port=port) as pid:
+    """Requests over HTTP beside the same engine asked directly, in one process and taking turns."""
+    served: dict[str, list[Any]] = {"new": [], "kept": [], "whole": [], "together": [], "rate": [], "cpu": []}
+    direct: dict[str, list[Any]] = {"first": [], "end": [], "together": [], "rate": [], "cpu": []}
+
+    async def asked(streams: int, tokens: int) -> dict[str, Any]:
+        return json.loads((await ask(port, f"/direct?{streams},{tokens}"))[1])
+
+    async def alone() -> None:
+        async with Kept(port) as kept:
+            for _ in range(ALONE):
+                said = await asked(1, SHORT)
+                direct["first"] += said["firsts"]
+                direct["end"] += said["ends"]
+                served["new"].append((await stream(port, BODY | {"max_tokens": SHORT})).first)
+                served["kept"].append((await stream(port, BODY | {"max_tokens": SHORT}, kept)).first)
+                start = time.perf_counter()
+                status, _ = await kept.ask("/v1/chat/completions", BODY | {"max_tokens": SHORT})
+                served["whole"].append(time.perf_counter() - start)
+                assert status == 200
+
+    async def together(pid: int) -> None:
+        said = await asked(4, LONG)
+        before, start = cpu(pid), time.perf_counter()
+        timed = await _several(port, 4, BODY | {"max_tokens": LONG})
+        tokens, seconds = sum(each.tokens for each in timed), time.perf_counter() - start
+        assert all(each.whole for each in timed)
+        for name in ("rate", "cpu"):
+            direct[name].append(said[name])
+        direct["together"] += said["firsts"]
+        served["together"] += [each.first for each in timed]
+        served["rate"].append(tokens / seconds)
+        served["cpu"].append((cpu(pid) - before) / tokens)
+
+    with server("benchmarks.serve_direct", str(port), port=port) as pid:
         for turn in range(8):
-            worker.stdin.write(b"go\n")
-            worker.stdin.flush()
-            direct = json.loads(worker.stdout.readline())
-            before, start = cpu(pid), time.perf_counter()
-            timed = asyncio.run(_several(port, 4, BODY | {"max_tokens": 200}))
-            seconds = time.perf_counter() - start
-            tokens = sum(each.tokens for each in timed)
-            served = {
-                "rate": tokens / seconds,
-                "first": statistics.median(each.first or float("nan") for each in timed),
-                "cpu": (cpu(pid) - before) / tokens,
-            }
-            if turn:  # the first warms up
-                rounds["engine"].append(direct)
-                rounds["server"].append(served)
-    worker.stdin.close()
-    worker.wait(30)
+            asyncio.run(alone())
+            asyncio.run(together(pid))
+            if not turn:  # which warms up
+                for values in (*served.values(), *direct.values()):
+                    values.clear()
 
-    def median(who: str, what: str) -> float:
-        return statistics.median(each[what] for each in rounds[who])
+    def more(what: str, than: str) -> dict[str, float]:
+        shares = {"p50": 0.5, "p99": 0.99}
+        return {
+            name: 1e3 * (percentile(served[what], share) - percentile(direct[than], share))
+            for name, share in shares.items()
+        }
 
+    ratios = [mine / theirs for mine, theirs in zip(served["rate"], direct["rate"], strict=True)]
+    rates = statistics.median(served["rate"]), statistics.median(direct["rate"])
     return {
-        "tokens_per_second_ratio": median("server", "rate") / median("engine", "rate"),
-        "server_tokens_per_second": median("server", "rate"),
-        "engine_tokens_per_second": median("engine", "rate"),
-        "first_token_more_ms": 1e3 * (median("server", "first") - median("engine", "first")),
-        "cpu_more_us_per_token": 1e6 * (median("server", "cpu") - median("engine", "cpu")),
+        "tokens_per_second_ratio": statistics.median(ratios),
+        "server_tokens_per_second": rates[0],
+        "engine_tokens_per_second": rates[1],
+        "engine_first_token_ms": 1e3 * statistics.median(direct["first"]),
+        "first_token_more_ms": more("kept", "first"),
+        "first_token_of_new_connections_more_ms": more("new", "first"),
+        "whole_more_ms": more("whole", "end"),
+        "first_token_of_four_more_ms": more("together", "together"),
+        "cpu_more_us_per_token": 1e6 * (statistics.median(served["cpu"]) - statistics.median(direct["cpu"])),
     }
 
 
@@ -135,25 +161,30 @@ async def _several(port: int, count: int, body: dict[str, Any]) -> list[Timed]:
 
 
 def streams(port: int) -> dict[str, Any]:
-    """200 streams at once from an engine of 2,000 tokens a second."""
+    """200 streams at once of 10 tokens a second each: from uvicorn alone, and from a server without an engine."""
 
     async def run(pid: int) -> dict[str, Any]:
         await _several(port, 20, BODY | {"max_tokens": 20})
-        before, late, spent = told(pid), await lateness(port), cpu(pid)
-        work = asyncio.ensure_future(_several(port, 200, BODY | {"max_tokens": 100}))
-        await asyncio.sleep(5)
-        during = told(pid)
+        before, late = told(pid), await lateness(port)
+        work = asyncio.ensure_future(_several(port, 200, BODY | {"max_tokens": 150}))
+        await asyncio.sleep(2)  # all have begun
+        during, spent, frames = told(pid), cpu(pid), 200 * 10 * 10
+        await asyncio.sleep(10)
+        spent = cpu(pid) - spent
         timed = await work
-        frames = sum(len(each.gaps) + 1 for each in timed)
-        return {
-            "whole": sum(each.whole and each.tokens == 100 for each in timed),
-            "loop_late_p99_ms": 1e3 * late_p99(late, await lateness(port)),
+        found = {
+            "whole": sum(each.whole and each.tokens == 150 for each in timed),
             "bytes_per_stream": (during["rss"] - before["rss"]) / 200,
-            "cpu_us_per_frame": 1e6 * (cpu(pid) - spent) / frames,
+            "cpu_us_per_frame": 1e6 * spent / frames,
         }
+        return found | ({"loop_late_p99_ms": 1e3 * late_p99(late, await lateness(port))} if late else {})
 
+    with server("benchmarks.serve_bare", str(port), "10", port=port) as pid:
+        bare = asyncio.run(run(pid))
     with server(*fake(port, 10), port=port) as pid:
-        return asyncio.run(run(pid))
+        found = asyncio.run(run(pid))
+    more = found["cpu_us_per_frame"] - bare["cpu_us_per_frame"]
+    return found | {"bare_cpu_us_per_frame": bare["cpu_us_per_frame"], "more_cpu_us_per_frame": more}
 
 
 def queue(port: int) -> dict[str, Any]:

@@ -4,7 +4,9 @@ import asyncio
 import json
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
+
+QUESTION = [{"role": "user", "content": "How many shapes are there?"}]
 
 
 @dataclass
@@ -32,10 +34,35 @@ async def connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter
     return await asyncio.open_connection("127.0.0.1", port, limit=2**24)
 
 
-def head(method: str, path: str, body: bytes) -> bytes:
+def head(method: str, path: str, body: bytes, keep: bool = False) -> bytes:
     """The request line and the headers."""
     said = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-    return f"{said}content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()
+    return f"{said}content-length: {len(body)}\r\nconnection: {'keep-alive' if keep else 'close'}\r\n\r\n".encode()
+
+
+class Kept:
+    """A connection for one request after another, as clients' pools have them."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    def __init__(self, port: int):
+        self._port = port
+
+    async def __aenter__(self) -> Self:
+        self.reader, self.writer = await connect(self._port)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self.writer.close()
+
+    async def ask(self, path: str, body: Any) -> tuple[int, bytes]:
+        """The status and the body of a whole reply, which says its length."""
+        raw = json.dumps(body).encode()
+        self.writer.write(head("POST", path, raw, keep=True) + raw)
+        start, *headers = (await self.reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
+        length = next(int(each[15:]) for each in headers if each.lower().startswith(b"content-length:"))
+        return int(start.split()[1]), await self.reader.readexactly(length)
 
 
 async def ask(port: int, path: str, body: Any = None) -> tuple[int, bytes]:
@@ -51,16 +78,16 @@ async def ask(port: int, path: str, body: Any = None) -> tuple[int, bytes]:
     return int(start.split()[1]), rest
 
 
-async def stream(port: int, body: dict[str, Any]) -> Timed:
-    """A chat completion in pieces, timed."""
+async def stream(port: int, body: dict[str, Any], kept: Kept | None = None) -> Timed:
+    """A chat completion in pieces, timed, on a connection of its own or on one that is open already."""
     timed, start = Timed(), time.perf_counter()
     raw = json.dumps(body | {"stream": True, "stream_options": {"include_usage": True}}).encode()
     try:
-        reader, writer = await connect(port)
+        reader, writer = await connect(port) if kept is None else (kept.reader, kept.writer)
     except OSError:
         return timed
     try:
-        writer.write(head("POST", "/v1/chat/completions", raw) + raw)
+        writer.write(head("POST", "/v1/chat/completions", raw, keep=kept is not None) + raw)
         timed.status = int((await reader.readline()).split()[1])
         last = None
         while line := await reader.readline():
@@ -68,6 +95,8 @@ async def stream(port: int, body: dict[str, Any]) -> Timed:
                 continue
             if line.startswith(b"data: [DONE]"):
                 timed.whole = True
+                if kept is not None:
+                    await reader.readuntil(b"0\r\n\r\n")  # the last chunk
                 break
             said = json.loads(line[6:])
             now = time.perf_counter()
@@ -82,7 +111,8 @@ async def stream(port: int, body: dict[str, Any]) -> Timed:
     except (OSError, IndexError, ValueError):
         pass
     finally:
-        writer.close()
+        if kept is None:
+            writer.close()
     timed.seconds = time.perf_counter() - start
     return timed
 

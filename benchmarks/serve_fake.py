@@ -6,12 +6,14 @@ python -m benchmarks.serve_fake PORT TOKENS_PER_SECOND
 import asyncio
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 from modelwright.engine.output import FinishReason
-from modelwright.engine.refusals import Draining, QueueFull
+from modelwright.engine.refusals import Draining, QueueFull, SlowReader
 from modelwright.engine.results import Completion, Times, Update
+from modelwright.engine.streams import Stream
 from modelwright.server.app import create_app
 from modelwright.server.run import Application, Parts, serve
 from modelwright.server.served import Served
@@ -20,88 +22,49 @@ from modelwright.serving.load import load_network
 from modelwright.serving.opened import find_model
 
 MAX_BATCH, MAX_QUEUE = 256, 1024
-TICK = 0.01
-"""Seconds of a step."""
-
-
-class FakeStream:
-    """Tokens for one request, as long as it wants some."""
-
-    def __init__(self, engine: "FakeEngine", prepared: Any):
-        self.prepared, self.started = prepared, True
-        self._engine, self._queue = engine, asyncio.Queue[Update]()
-        self._left = prepared.params.max_tokens
-        self._owed, self._first, self._ended = 0.0, True, False
-
-    def give(self, tokens: float) -> None:
-        """Its share of a step."""
-        self._owed += tokens
-        count = min(int(self._owed), self._left)
-        if count <= 0:
-            return
-        self._owed -= count
-        self._left -= count
-        now = time.monotonic()
-        done = None if self._left else Completion(0, "", (), FinishReason.LENGTH, None, None)
-        cached, self._first = (0 if self._first else None), False
-        times = Times(now, now, now, (now,) * count)
-        self._queue.put_nowait(Update("", 0, "word " * count, (1,) * count, (), done, None, cached, times))
-        if done is not None:
-            self.abort()
-
-    def abort(self) -> None:
-        if not self._ended:
-            self._ended = True
-            self._engine.streams.discard(self)
-
-    def __aiter__(self) -> "FakeStream":
-        return self
-
-    async def __anext__(self) -> Update:
-        if self._ended and self._queue.empty():
-            raise StopAsyncIteration
-        return await self._queue.get()
+UNREAD = 2**20
+"""Bytes that may wait for a reader, as in an `AsyncEngine`."""
 
 
 class FakeEngine:
-    """What a server asks of an `AsyncEngine`."""
+    """What a server asks of an `AsyncEngine`; each step gives every stream a token, and takes no processor time."""
 
-    alive, longest_step, statistics, waiting, queued_tokens = True, TICK, None, 0, 0
+    alive, statistics, waiting, queued_tokens = True, None, 0, 0
 
     def __init__(self, rate: float):
-        self.streams: set[FakeStream] = set()
-        self.last_step, self._rate, self._draining = time.monotonic(), rate, False
+        self.last_step, self.longest_step, self._draining = time.monotonic(), 1 / rate, False
+        self._left: dict[Stream, int] = {}
         self._steps: asyncio.Task[None] | None = None
 
     @property
     def running(self) -> int:
-        return len(self.streams)
+        return len(self._left)
 
     @property
     def has_work(self) -> bool:
-        return bool(self.streams)
+        return bool(self._left)
 
     def prepare(self, prompt: Any, params: Any, *, salt: str = "") -> Any:
-        sequence = SimpleNamespace(computed=0)
-        tokens = tuple(prompt.input_ids.tolist())
-        return SimpleNamespace(params=params, tokens=tokens, samples=[SimpleNamespace(sequence=sequence)])
+        sequence, tokens = SimpleNamespace(computed=0), tuple(prompt.input_ids.tolist())
+        samples = [SimpleNamespace(sequence=sequence)]
+        return SimpleNamespace(params=params, tokens=tokens, prompt_tokens=len(tokens), samples=samples)
 
-    def submit(self, prepared: Any, **_: Any) -> FakeStream:
+    def submit(self, prepared: Any, **_: Any) -> Stream:
         if self._draining:
             raise Draining()
         if self.running >= MAX_BATCH + MAX_QUEUE:
             raise QueueFull("requests", MAX_BATCH + MAX_QUEUE, self.running + 1)
         if self._steps is None:
             self._steps = asyncio.ensure_future(self._run())
-        stream = FakeStream(self, prepared)
-        self.streams.add(stream)
+        stream = Stream("", prepared, asyncio.get_running_loop(), self._end)
+        stream.started, self._left[stream] = True, prepared.params.max_tokens
         return stream
 
     async def drain(self, timeout: float) -> None:
         self._draining = True
         end = time.monotonic() + timeout
-        while self.streams and time.monotonic() < end:
-            await asyncio.sleep(TICK)
+        while self._left and time.monotonic() < end:
+            await asyncio.sleep(0.01)
 
     def watch_steps(self, see: Any) -> None:
         """There are none."""
@@ -111,11 +74,28 @@ class FakeEngine:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(TICK)
-            self.last_step = time.monotonic()
-            share = self._rate * TICK
-            for stream in list(self.streams):
-                stream.give(share)
+            await asyncio.sleep(self.longest_step)
+            self.last_step = now = time.monotonic()
+            times = Times(now, now, now, (now,))
+            first, further = (Update("", 0, "word ", (1,), cached_tokens=n, times=times) for n in (0, None))
+            last = replace(further, completion=Completion(0, "", (), FinishReason.LENGTH, None, None))
+            for stream, left in list(self._left.items()):
+                begins = left == stream.prepared.params.max_tokens
+                self._give(stream, last if left == 1 else first if begins else further)
+
+    def _give(self, stream: Stream, update: Update) -> None:
+        waiting = stream.put(update)
+        self._left[stream] -= 1
+        if update.completion is not None:
+            self._end(stream)
+        elif waiting > UNREAD:
+            stream.fail(SlowReader(waiting, UNREAD), drop=True)
+            self._end(stream)
+        stream.wake()
+
+    def _end(self, stream: Stream) -> None:
+        self._left.pop(stream, None)
+        stream.ended = True
 
 
 def main() -> int:
