@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serve_client import QUESTION, Kept, Timed, ask, connect, head, percentile, stream
+from benchmarks.serve_client import QUESTION, Kept, Timed, ask, connect, head, mute, percentile, stream
 
 ROOT = Path(__file__).parents[1]
 ALONE, SHORT, LONG = 16, 8, 200
@@ -242,29 +242,27 @@ def slow(port: int) -> dict[str, Any]:
     async def run(pid: int) -> dict[str, Any]:
         alone = [await read() for _ in range(3)]
         before = told(pid)
-        writers = []
         raw = json.dumps(BODY | {"stream": True, "max_tokens": 1500}).encode()
-        for _ in range(500):
-            _, writer = await connect(port)
-            writer.write(head("POST", "/v1/chat/completions", raw) + raw)
-            writers.append(writer)
-        for _ in range(1000):
-            writers.append((await connect(port))[1])
-        drips = [await connect(port) for _ in range(100)]
-        for _, writer in drips:
-            writer.write(head("POST", "/v1/chat/completions", b"x" * 1000))
-        crowded = []
+        deaf = [mute(port, head("POST", "/v1/chat/completions", raw) + raw) for _ in range(500)]
+        idle = [mute(port) for _ in range(1000)]
+        drips = [mute(port, head("POST", "/v1/chat/completions", b"x" * 1000)) for _ in range(100)]
+        await asyncio.sleep(2)  # all have begun
+        begun = json.loads((await ask(port, "/v1/status"))[1])["running"]
+        crowded, spent, start = [], cpu(pid), time.perf_counter()
         for _ in range(3):
             crowded.append(await read())
-            for _, writer in drips:
+            for each in drips:
                 with suppress(OSError):
-                    writer.write(b"x")
-        for writer in (*writers, *(each for _, each in drips)):
-            writer.close()
+                    each.send(b"x")
+        busy = (cpu(pid) - spent) / (time.perf_counter() - start)
+        for each in (*deaf, *idle, *drips):
+            each.close()
         await asyncio.sleep(8)
         after = told(pid)
         return {
+            "streams_not_read": begun,
             "others_ratio": statistics.median(crowded) / statistics.median(alone),
+            "server_busy": busy,
             "fds_before_after": [before["fds"], after["fds"]],
             "rss_grew_bytes": after["rss"] - before["rss"],
         }

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import time
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -32,6 +33,17 @@ class Timed:
 
 async def connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     return await asyncio.open_connection("127.0.0.1", port, limit=2**24)
+
+
+def mute(port: int, first: bytes = b"") -> socket.socket:
+    """A connection on which `first` is sent and nothing is read, not even by asyncio, with little room on its way."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    made.connect(("127.0.0.1", port))
+    made.setblocking(False)
+    if first:
+        made.send(first)
+    return made
 
 
 def head(method: str, path: str, body: bytes, keep: bool = False) -> bytes:
