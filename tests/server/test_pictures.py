@@ -20,7 +20,7 @@ from modelwright.errors import ConfigError
 from modelwright.processing.images import load_image
 from modelwright.processing.templates import Rendering
 from modelwright.server import picture_bytes, pictures
-from modelwright.server.data_urls import check_data_url, decode_data_url
+from modelwright.server.data_urls import check_header, check_length, decode_data_url, may_be_long
 from modelwright.server.pictures import PictureReader, PictureSource
 from modelwright.server.settings import ServerSettings
 from modelwright.server.wire.errors import ApiError
@@ -225,6 +225,23 @@ def test_lengths_are_checked_before_anything_is_decoded(monkeypatch):
     assert error.code == "picture_too_large" and "306 bytes, and at most 300" in error.message
 
 
+def test_what_may_be_too_long_is_counted_beside_the_loop(monkeypatch):
+    seen = []
+
+    def check(*given):
+        seen.append(threading.current_thread() is threading.main_thread())
+        check_length(*given)
+
+    monkeypatch.setattr(pictures, "check_length", check)
+    encoded = encode(stripes())
+    url = data_url(encoded)
+    padded = url + "\n" * (2 * len(url))  # blanks stand for nothing
+    assert [each.size for each in read(source(padded), source(url), max_picture_bytes=len(url))] == [stripes().size] * 2
+    assert seen == [False]
+    refusal(source(url), max_picture_bytes=len(encoded) - 1)
+    assert seen == [False, False]
+
+
 def test_headers_are_all_read_before_a_picture_is_decoded(monkeypatch):
     monkeypatch.setattr(picture_bytes.EncodedPicture, "decode", lambda *_: pytest.fail("decoded"))
     fine = source(data_url(encode(stripes((100, 100)))))
@@ -242,7 +259,8 @@ def test_base64_is_read_in_pieces_as_it_is_read_whole(content, piece, width, bla
     url = "data:image/png;base64," + blank.join(lines) + blank
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("modelwright.server.data_urls._PIECE", piece)
-        check_data_url(url, len(content), WHERE)
+        check_header(url, WHERE)
+        check_length(url, len(content), WHERE)
         assert decode_data_url(url, WHERE) == content
         for wrong in (encoded + "A", encoded[:-1] + "=" * (len(encoded) > 0), "=" + encoded, encoded + "===="):
             try:
@@ -256,7 +274,8 @@ def test_base64_is_read_in_pieces_as_it_is_read_whole(content, piece, width, bla
             assert got is None or got == expected
     if content:
         with pytest.raises(ApiError, match="at most"):
-            check_data_url(url, len(content) - 1, WHERE)
+            check_length(url, len(content) - 1, WHERE)
+        assert may_be_long(url, len(content) - 1)
 
 
 def test_an_unknown_detail_is_refused():

@@ -6,22 +6,36 @@ from modelwright.server.wire.errors import ApiError
 
 _BLANKS = " \t\r\n\f"
 _PIECE = 256 * 1024
-"""Characters decoded at once. Other threads, the event loop among them, run between two pieces."""
+"""Characters decoded, or counted, at once. Other threads, the event loop among them, run between two pieces."""
 
 
-def check_data_url(url: str, most: int, where: str) -> None:
-    """Refuse what cannot become a picture of at most `most` bytes, by its length.
+def check_header(url: str, where: str) -> None:
+    """Refuse a URL that holds no base64, by what it begins with.
 
     Raises:
-        ApiError: no base64 by its header, or too long.
+        ApiError: so it is.
     """
     start = url.find(",", 0, 256)
     if start < 0 or not url[:start].lower().endswith(";base64"):
         message = f"{where}: a data: URL must read data:image/<type>;base64,<data>"
         raise ApiError(400, "unsupported_picture", message, param=where)
-    characters = len(url) - start - 1
-    if _size_of(characters) > most:  # which may be for what stands for nothing
-        characters -= sum(url.count(blank, start) for blank in "=" + _BLANKS)
+
+
+def may_be_long(url: str, most: int) -> bool:
+    """Whether a URL is so long that it may stand for more than `most` bytes; blanks in it stand for nothing."""
+    return _size_of(len(url)) > most
+
+
+def check_length(url: str, most: int, where: str) -> None:
+    """Refuse what cannot become a picture of at most `most` bytes, by its length. In a thread: it is read for blanks.
+
+    Raises:
+        ApiError: it is too long.
+    """
+    start = url.index(",") + 1
+    characters = len(url) - start
+    for place in range(start, len(url), _PIECE):
+        characters -= sum(url.count(blank, place, place + _PIECE) for blank in "=" + _BLANKS)
     size = _size_of(characters)
     if size > most:
         message = f"{where}: the picture has {size} bytes, and at most {most} are taken"
@@ -33,7 +47,7 @@ def _size_of(characters: int) -> int:
 
 
 def decode_data_url(url: str, where: str) -> bytes:
-    """The bytes of a URL that `check_data_url` let pass; line breaks and blanks in base64 are left out.
+    """The bytes of a URL that was checked; line breaks and blanks in base64 are left out.
 
     Raises:
         ApiError: it is not valid base64.

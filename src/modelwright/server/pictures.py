@@ -11,7 +11,7 @@ from PIL import Image
 
 from modelwright.processing.images import MAX_PIXELS
 from modelwright.processing.messages import DETAILS
-from modelwright.server.data_urls import check_data_url, decode_data_url
+from modelwright.server.data_urls import check_header, check_length, decode_data_url, may_be_long
 from modelwright.server.fetch import ALL_SECONDS, Fetcher
 from modelwright.server.picture_bytes import EncodedPicture, too_large, too_slow
 from modelwright.server.picture_folder import PictureFolder
@@ -106,6 +106,7 @@ class PictureReader:
             raise ApiError(400, "too_many_pictures", message, param=sources[most].where)
         details = [_read_detail(source) for source in sources]
         fetches = [self._prepare(source) for source in sources]
+        await self._check_lengths(sources)
         opened = await _together(fetch() for fetch in fetches)
         pixels, allowed = sum(each.pixels for each in opened), TOGETHER * self._most_pixels
         if pixels > allowed:
@@ -122,9 +123,9 @@ class PictureReader:
     def _prepare(self, source: PictureSource) -> Callable[[], Awaitable[EncodedPicture]]:
         """What opens a picture; everything that costs nothing is checked at once."""
         where, settings = source.where, self._settings
-        scheme = source.url[:8].partition(":")[0].lower()
+        scheme = _scheme(source.url)
         if scheme == "data":
-            check_data_url(source.url, settings.max_picture_bytes, where)
+            check_header(source.url, where)
             return partial(self._open, lambda: decode_data_url(source.url, where), where)
         if scheme in ("http", "https"):
             return partial(self._fetch, self._fetcher.check(source.url, where), where)
@@ -133,6 +134,14 @@ class PictureReader:
             return partial(self._open, lambda: self._folder.read(name, settings.max_picture_bytes, where), where)
         message = f"{where}: a picture's url must begin with data:, https:, http: or file:"
         raise ApiError(400, "invalid_value", message, param=where)
+
+    async def _check_lengths(self, sources: Sequence[PictureSource]) -> None:
+        """Refuse pictures in the request itself that are too long, before one is opened."""
+        most = self._settings.max_picture_bytes
+        for each in sources:
+            if _scheme(each.url) == "data" and may_be_long(each.url, most):
+                work = partial(check_length, each.url, most, each.where)
+                await self._opening.run(work, DECODE_SECONDS, too_slow(each.where, DECODE_SECONDS))
 
     async def _fetch(self, url: PictureUrl, where: str) -> EncodedPicture:
         work = partial(self._fetcher.fetch, url, where)
@@ -151,6 +160,10 @@ class PictureReader:
         work = partial(picture.decode, DECODE_SECONDS)
         with self._timed("decode"):
             return await self._decoding.run(work, DECODE_SECONDS, too_slow(where, DECODE_SECONDS))
+
+
+def _scheme(url: str) -> str:
+    return url[:8].partition(":")[0].lower()
 
 
 def _read_detail(source: PictureSource) -> str:
