@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -178,6 +179,29 @@ def test_torch_computes_where_they_are_off():
         [sys.executable, "-c", script], env=os.environ | {SWITCH: "0"}, capture_output=True, text=True, check=True
     )
     assert said.stdout.split("\n")[0] == "False MODELWRIGHT_KERNELS=0 [[[1.0, 1.0, 1.0, 1.0]]]"
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="x86's least instructions are asked for")
+def test_kernels_are_right_with_the_registers_of_any_processor(tmp_path):
+    """SSE2's hold 4 floats, so that a vector is two of two; every kernel is held to its reference."""
+    script = (
+        "import torch\nfrom modelwright.ops.backends.cpu import build, compiler\n"
+        "compiler.FLAGS = tuple(flag.replace('native', 'x86-64') for flag in compiler.FLAGS)\n"
+        "from modelwright.ops.check import compared\n"
+        "found = list(compared(torch.device('cpu')))\n"
+        "print(sorted({(each.op, each.dtype) for each in found}))\n"
+        "print([each for each in found if not each.right])\n"
+    )
+    env = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    said = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
+    operations, wrong = said.stdout.splitlines()
+    for op in ("linear", "decode_attention", "experts"):
+        assert f"('{op}', 'bfloat16')" in operations
+    assert wrong == "[]"
+    (library,) = tmp_path.glob("modelwright/kernels/*.so")
+    assert library.stat().st_size
 
 
 class TestFolders:

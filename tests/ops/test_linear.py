@@ -1,5 +1,7 @@
 """Few rows by the kernels and many by torch: the rule, the same numbers on both sides, and what is left to torch."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,33 +29,51 @@ def called(monkeypatch):
     return names
 
 
+@pytest.fixture
+def set_processor(monkeypatch) -> Callable[[Unit, bool], None]:
+    """Makes the rules those of a processor with a unit and with wide registers or none."""
+
+    def set_both(unit: Unit, wide: bool) -> None:
+        monkeypatch.setattr(kernels, "unit", lambda: unit)
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512" if wide else "AVX2")
+
+    return set_both
+
+
 @pytest.mark.parametrize(
-    ("unit", "wide", "dtype", "most"),
+    ("unit", "wide", "dtype", "few"),
     [
-        (Unit.STREAMS, False, torch.bfloat16, 8),
-        (Unit.DOTS, True, torch.bfloat16, 64),
-        (Unit.TILES, True, torch.bfloat16, 64),
-        (Unit.STREAMS, True, torch.float32, 32),
-        (Unit.STREAMS, False, torch.float32, 0),
-        (Unit.TILES, True, torch.float32, 32),
-        (Unit.TILES, True, torch.float16, 0),
+        (Unit.STREAMS, True, torch.bfloat16, range(1, 9)),
+        (Unit.STREAMS, False, torch.bfloat16, range(1, 513)),
+        (Unit.DOTS, True, torch.bfloat16, range(1, 65)),
+        (Unit.TILES, True, torch.bfloat16, range(1, 65)),
+        (Unit.STREAMS, True, torch.float32, range(1, 33)),
+        (Unit.STREAMS, False, torch.float32, range(2, 9)),
+        (Unit.TILES, True, torch.float32, range(1, 33)),
+        (Unit.TILES, True, torch.float16, range(0)),
     ],
 )
-def test_how_many_rows_are_few(monkeypatch, unit, wide, dtype, most):
-    monkeypatch.setattr(kernels, "unit", lambda: unit)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512" if wide else "AVX2")
-    assert most == 0 or prefers_kernel(most, dtype)
-    assert not prefers_kernel(most + 1, dtype)
+def test_how_many_rows_are_few(set_processor, unit, wide, dtype, few):
+    set_processor(unit, wide)
+    assert [rows for rows in range(1, 600) if prefers_kernel(rows, dtype)] == list(few)
 
 
-@pytest.mark.parametrize("unit", Unit)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_how_many_choices_and_rows_of_stored_weights_are_few(monkeypatch, unit, dtype):
-    monkeypatch.setattr(kernels, "unit", lambda: unit)
-    blocks = dtype == torch.bfloat16 and unit != Unit.STREAMS
+@pytest.mark.parametrize(
+    ("unit", "wide", "dtype", "most", "always"),
+    [
+        (Unit.STREAMS, True, torch.float32, 8, False),
+        (Unit.STREAMS, True, torch.bfloat16, 8, False),
+        (Unit.STREAMS, False, torch.float32, 32, False),
+        (Unit.STREAMS, False, torch.bfloat16, 512, True),
+        (Unit.DOTS, True, torch.float32, 8, False),
+        (Unit.DOTS, True, torch.bfloat16, 512, True),
+        (Unit.TILES, True, torch.bfloat16, 512, True),
+    ],
+)
+def test_how_many_choices_and_rows_of_stored_weights_are_few(set_processor, unit, wide, dtype, most, always):
+    set_processor(unit, wide)
     assert prefers_expert_kernel(12 * 8, 8, dtype)
-    assert prefers_expert_kernel(12 * 8 + 1, 8, dtype) is blocks
-    most = 512 if blocks else 8
+    assert prefers_expert_kernel(12 * 8 + 1, 8, dtype) is always
     assert [prefers_stored_kernel(rows, dtype) for rows in (0, 1, most, most + 1)] == [
         False,
         True,

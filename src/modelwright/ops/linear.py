@@ -12,7 +12,12 @@ from torch import Tensor
 
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.backends.cpu import Unit
-from modelwright.ops.backends.cpu.thresholds import LINEAR_ROWS_BF16, LINEAR_ROWS_FP32
+from modelwright.ops.backends.cpu.thresholds import (
+    LINEAR_ROWS_BF16,
+    LINEAR_ROWS_FP32,
+    NARROW_LINEAR_ROWS_BF16,
+    NARROW_LINEAR_ROWS_FP32,
+)
 from modelwright.ops.dispatch import only_numbers
 from modelwright.ops.invariant import one_by_one, rows_are_invariant
 
@@ -22,9 +27,10 @@ Layer = tuple[Tensor, Tensor | None]
 
 def prefers_kernel(rows: int, dtype: torch.dtype) -> bool:
     """The rule: whether so many rows are few."""
+    wide = kernels.has_wide_registers()
     if dtype == torch.bfloat16:
-        return rows <= LINEAR_ROWS_BF16[kernels.unit()]
-    return dtype == torch.float32 and rows <= LINEAR_ROWS_FP32 and kernels.has_wide_registers()
+        return rows <= (LINEAR_ROWS_BF16[kernels.unit()] if wide else NARROW_LINEAR_ROWS_BF16)
+    return dtype == torch.float32 and (rows <= LINEAR_ROWS_FP32 if wide else rows in NARROW_LINEAR_ROWS_FP32)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.backends.cpu import Unit
 from modelwright.ops.backends.cpu.thresholds import (
+    NARROW_STORED_LINEAR_ROWS,
     STORED_EXPERT_TOKENS,
     STORED_LINEAR_ROWS,
     STORED_LINEAR_ROWS_FP32,
@@ -31,7 +32,11 @@ Beside = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def prefers_stored_kernel(rows: int, dtype: torch.dtype) -> bool:
     """The rule: torch multiplies after it has made a wide copy of the whole weight."""
-    most = STORED_LINEAR_ROWS[kernels.unit()] if dtype == torch.bfloat16 else STORED_LINEAR_ROWS_FP32
+    halves = dtype == torch.bfloat16
+    if kernels.has_wide_registers():
+        most = STORED_LINEAR_ROWS[kernels.unit()] if halves else STORED_LINEAR_ROWS_FP32
+    else:
+        most = NARROW_STORED_LINEAR_ROWS["bf16" if halves else "fp32"]
     return 0 < rows <= most
 
 

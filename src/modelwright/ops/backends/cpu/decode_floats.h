@@ -9,8 +9,12 @@
 #define LANES_OF(a, b, ...) __builtin_shuffle(a, b, Ints{__VA_ARGS__})
 #endif
 
-// The sums of 16 vectors, one a lane: halved four times, two vectors becoming one.
-inline Floats sums(const Floats* x) {
+// Keys of which a query meets some numbers before the next: as many as leave their sums in registers.
+constexpr int KEYS_AT_ONCE = REGISTER == LANES ? LANES : 4;
+
+// The sums of 16 vectors, one a lane.
+#if defined(__AVX512F__)
+inline Floats sums(const Floats* x) {  // halved four times, two vectors becoming one
     Floats two[8], four[4], eight[2];
     for (int i = 0; i < 8; i++) {
         const Floats a = x[2 * i], b = x[2 * i + 1];
@@ -30,6 +34,28 @@ inline Floats sums(const Floats* x) {
     return LANES_OF(eight[0], eight[1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
            LANES_OF(eight[0], eight[1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
 }
+#elif defined(__AVX__)
+inline Register sums_of_eight(const Floats* x) {
+    Register two[4], four[2];
+    for (int i = 0; i < 4; i++) {
+        const Register a = x[2 * i].low + x[2 * i].high, b = x[2 * i + 1].low + x[2 * i + 1].high;
+        two[i] = LANES_OF(a, b, 0, 8, 2, 10, 4, 12, 6, 14) + LANES_OF(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
+    }
+    for (int i = 0; i < 2; i++) {
+        const Register a = two[2 * i], b = two[2 * i + 1];
+        four[i] = LANES_OF(a, b, 0, 1, 8, 9, 4, 5, 12, 13) + LANES_OF(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+    return LANES_OF(four[0], four[1], 0, 1, 2, 3, 8, 9, 10, 11) +
+           LANES_OF(four[0], four[1], 4, 5, 6, 7, 12, 13, 14, 15);
+}
+inline Floats sums(const Floats* x) { return {sums_of_eight(x), sums_of_eight(x + 8)}; }
+#else
+inline Floats sums(const Floats* x) {
+    float each[LANES];
+    for (int i = 0; i < LANES; i++) each[i] = sum(x[i]);
+    return load(each);
+}
+#endif
 
 // Calls act with a null pointer to the type that a kind of vectors is stored in.
 template <typename Act>
@@ -98,24 +124,34 @@ private:
     int64_t k_width = 0;
     std::vector<float> q, highest, totals, out;
 
-    // A query times 16 keys at once.
+    // A query times some keys: what is to be summed up.
+    template <typename T>
+    static INLINE void products(const T* const* rows, int64_t width, const float* query, Floats* to) {
+        Floats own[KEYS_AT_ONCE];
+        each<KEYS_AT_ONCE>([&](auto r) INLINED { own[r] = Floats{}; });
+        const int64_t whole = width / LANES * LANES;
+        for (int64_t i = 0; i < whole; i += LANES) {
+            const Floats x = load(query + i);
+            each<KEYS_AT_ONCE>([&](auto r) INLINED { own[r] += x * load(rows[r] + i); });
+        }
+        if (whole < width)
+            each<KEYS_AT_ONCE>([&](auto r) INLINED {
+                own[r] += load(query + whole) * load_some(rows[r] + whole, width - whole);
+            });
+        each<KEYS_AT_ONCE>([&](auto r) INLINED { to[r] = own[r]; });
+    }
+
+    // A query times 16 keys.
     template <typename T>
     void score(const T*, int64_t part, const Places& places, int64_t head, const float* query, float* scores) {
         const Stored& s = d.keys[part];
         const Rows from = rows_of_head(s, places.byte[part], head);
         for (int j = 0; j < places.count; j += LANES) {
             const T* rows[LANES];
-            Floats each[LANES];
-            for (int r = 0; r < LANES; r++) rows[r] = reinterpret_cast<const T*>(from.at[j + r]), each[r] = splat(0.0f);
-            const int64_t whole = s.width / LANES * LANES;
-            for (int64_t i = 0; i < whole; i += LANES) {
-                const Floats x = load(query + i);
-                for (int r = 0; r < LANES; r++) each[r] += x * load(rows[r] + i);
-            }
-            if (whole < s.width)
-                for (int r = 0; r < LANES; r++)
-                    each[r] += load(query + whole) * load_some(rows[r] + whole, s.width - whole);
-            store(scores + j, load(scores + j) + sums(each) * places.scales(s, part, head, j));
+            Floats found[LANES];
+            for (int r = 0; r < LANES; r++) rows[r] = reinterpret_cast<const T*>(from.at[j + r]);
+            for (int r = 0; r < LANES; r += KEYS_AT_ONCE) products(rows + r, s.width, query, found + r);
+            store(scores + j, load(scores + j) + sums(found) * places.scales(s, part, head, j));
         }
     }
 
@@ -146,10 +182,10 @@ private:
         for (; i + 4 * LANES <= width; i += 4 * LANES) {
             float* to = &out[h * v_width + i];
             Floats mixed[4];
-            for (int c = 0; c < 4; c++) mixed[c] = load(to + c * LANES) * kept;
+            each<4>([&](auto c) INLINED { mixed[c] = load(to + c * LANES) * kept; });
             for (int j = 0; j < places.count; j++)
-                for (int c = 0; c < 4; c++) mixed[c] += load(rows[j] + i + c * LANES) * weights[j];
-            for (int c = 0; c < 4; c++) store(to + c * LANES, mixed[c]);
+                each<4>([&](auto c) INLINED { mixed[c] += load(rows[j] + i + c * LANES) * weights[j]; });
+            each<4>([&](auto c) INLINED { store(to + c * LANES, mixed[c]); });
         }
         for (; i < width; i += LANES) {
             float* to = &out[h * v_width + i];

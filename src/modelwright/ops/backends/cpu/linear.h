@@ -10,20 +10,22 @@
 // out[r][m] = row r of a matrix times xs[m], for R rows and M vectors of floats, padded with zeros to whole vectors.
 template <int R, int M, typename Matrix>
 inline void dots(const Matrix* rows, const float* const* xs, float (*out)[MOST]) {
-    Floats sums[R][M];
-    each<R * M>([&](auto i) INLINED { sums[i / M][i % M] = Floats{}; });
-    const int64_t in = rows[0].in;
-    for (int64_t k = 0; k < in; k += LANES) {
-        Floats w[R];
+    Register sums[R][M];
+    each<R * M>([&](auto i) INLINED { sums[i / M][i % M] = Register{}; });
+    const auto step = [&](int64_t k, auto whole) INLINED {
+        Register w[R];
         each<R>([&](auto r) INLINED {
-            rows[r].ask(k);
-            w[r] = rows[r].floats(k);
+            if (REGISTER == LANES || k % LANES == 0) rows[r].ask(k);
+            w[r] = rows[r].template floats<REGISTER, whole()>(k);
         });
         each<M>([&](auto m) INLINED {
-            const Floats x = load(xs[m] + k);
+            const Register x = load<REGISTER>(xs[m] + k);
             each<R>([&](auto r) INLINED { sums[r][m] += w[r] * x; });
         });
-    }
+    };
+    const int64_t in = rows[0].in, whole = in / REGISTER * REGISTER;
+    for (int64_t k = 0; k < whole; k += REGISTER) step(k, std::true_type{});
+    if (whole < in) step(whole, std::false_type{});
     each<R * M>([&](auto i) INLINED { out[i / M][i % M] = rows[i / M].finish(sum(sums[i / M][i % M])); });
 }
 

@@ -1,14 +1,22 @@
 // How the rows of a matrix are stored: as numbers, or as integers of 8 or 4 bits with scales.
 //
 // A matrix says up to how many rows of bf16 (`FEW`, of thresholds.h) are better met as it streams by than in the blocks
-// of tiles.h, and with how many at once (`TILE`). It gives 16 inputs of a row as floats, for any CPU.
+// of tiles.h, and with how many at once (`TILE`). It gives N inputs of a row as floats, for any
+// CPU.
 #pragma once
 
 #include "vectors.h"
 
 constexpr int STREAMS = 4;   // rows of the matrix read at once
-constexpr int MOST = 6;      // rows of x they are multiplied with at once, as many as registers allow
+constexpr int MOST = REGISTER == LANES ? 6 : 4;      // rows of x they are multiplied with at once, as many as registers allow
 constexpr int AHEAD = 2048;  // bytes of each stream asked for early
+
+// N numbers of a row from the k-th on, which are there if WHOLE, else with zeros behind the last.
+template <int N, bool WHOLE, typename T>
+INLINE typename Vector<N>::Type numbers(const T* row, int64_t k, int64_t in) {
+    if constexpr (WHOLE) return load<N>(row + k);
+    else return load_some<N>(row + k, in - k);
+}
 
 template <typename T>
 struct Plain {
@@ -21,7 +29,8 @@ struct Plain {
     Plain at(int64_t row) const { return {data + row * in, in}; }
     static int64_t row_bytes(int64_t in) { return in * sizeof(T); }
     INLINE void ask(int64_t k) const { __builtin_prefetch(reinterpret_cast<const char*>(data + k) + AHEAD); }
-    Floats floats(int64_t k) const { return k + LANES <= in ? load(data + k) : load_some(data + k, in - k); }
+    template <int N, bool WHOLE>
+    INLINE auto floats(int64_t k) const { return numbers<N, WHOLE>(data, k, in); }
     float finish(float sum) const { return sum; }
 };
 
@@ -37,14 +46,15 @@ struct Int8 {
     Int8 at(int64_t row) const { return {data + row * in, scales + row, in}; }
     static int64_t row_bytes(int64_t in) { return in; }
     INLINE void ask(int64_t k) const { __builtin_prefetch(data + k + AHEAD); }
-    Floats floats(int64_t k) const { return k + LANES <= in ? load(data + k) : load_some(data + k, in - k); }
+    template <int N, bool WHOLE>
+    INLINE auto floats(int64_t k) const { return numbers<N, WHOLE>(data, k, in); }
     float finish(float sum) const { return sum * *scales; }
 };
 
 // Two inputs a byte: byte j of each 32 holds inputs j (low) and 32 + j (high) of 64, each less 8. A group of 32, 64 or
-// more inputs shares a scale and, where there are any, an offset that is added to each of its weights.
+// 128 inputs shares a scale and, where there are any, an offset that is added to each of its weights.
 struct Int4 {
-    static constexpr int TILE = 2;
+    static constexpr int TILE = REGISTER == LANES ? 2 : 4;
     static constexpr int FEW = FEW_ROWS_OF_INT4;
     static constexpr bool INTEGERS = true;
     const uint8_t* data;
@@ -58,18 +68,16 @@ struct Int4 {
         return {data + row * (in / 2), scales + skip, offsets ? offsets + skip : nullptr, in, group};
     }
     static int64_t row_bytes(int64_t in) { return in / 2; }
-    int64_t group_of(int64_t k) const { return uint32_t(k) / uint32_t(group); }
+    int64_t group_of(int64_t k) const { return k >> __builtin_ctzll(group); }
     INLINE void ask(int64_t k) const {
         __builtin_prefetch(data + k / 2 + AHEAD);
         __builtin_prefetch(scales + group_of(k) + AHEAD / 16);  // as far on in groups of 32
     }
-    Floats floats(int64_t k) const {
-        const uint8_t* bytes = data + k / 64 * 32 + k % 32;
-        int shift = k % 64 / 32 * 4;
-        typedef uint8_t Raw __attribute__((vector_size(LANES), aligned(1), may_alias));
-        Ints steps = __builtin_convertvector(*reinterpret_cast<const Raw*>(bytes), Ints);
-        Floats value = __builtin_convertvector(((steps >> shift) & 15) - 8, Floats) * to_float(scales[group_of(k)]);
-        return offsets ? value + to_float(offsets[group_of(k)]) : value;
+    template <int N, bool>
+    INLINE auto floats(int64_t k) const {
+        const auto value = load<N>(Int4Numbers{data + k / 64 * 32 + k % 32, int(k % 64 / 32 * 4)});
+        const auto scaled = value * to_float(scales[group_of(k)]);
+        return offsets ? scaled + to_float(offsets[group_of(k)]) : scaled;
     }
     float finish(float sum) const { return sum; }
 };

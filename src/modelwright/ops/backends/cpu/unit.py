@@ -15,5 +15,5 @@ def unit() -> Unit:
 
 
 def has_wide_registers() -> bool:
-    """Whether a register holds the 16 floats of the kernels' vectors, as with AVX-512; else they lie in memory."""
+    """Whether a register holds the 16 floats of the kernels' vectors, as with AVX-512; else they take several."""
     return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
