@@ -112,7 +112,8 @@ def logits_and_experts(model):
 
 def test_in_bf16_it_is_as_near_to_fp32_as_with_wide_weights():
     """Both round at other places, so that neither is the other's reference, and a token that is as near to one expert
-    as to another may reach either: those few that do are left out, as they are far from fp32 in either model."""
+    as to another may reach either: those few that do are left out with what comes after them in their row, which reads
+    them, as they are far from fp32 in either model."""
     types = {"compute_dtype": "float32", "param_init_type": "float32"}
     own, wide, alike = [], [], []
     for seed in range(8):
@@ -131,9 +132,9 @@ def test_in_bf16_it_is_as_near_to_fp32_as_with_wide_weights():
             found, reached = logits_and_experts(model)
             errors.append((found - wanted).abs().mean(-1))
             same &= (reached == experts).all(-1)
-        alike.append(same)
+        alike.append(same.cumprod(0).bool())
     of_both = torch.cat(alike)
-    assert of_both.float().mean() > 0.9
+    assert of_both.float().mean() > 0.8
     assert 0 < torch.cat(own)[of_both].mean() <= 1.1 * torch.cat(wide)[of_both].mean()
 
 

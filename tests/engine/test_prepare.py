@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import statistics
 import sys
 import threading
 import time
@@ -135,9 +136,8 @@ def test_a_large_guide_does_not_hold_up_streams(words):
             await asyncio.gather(reader, watcher)
 
     asyncio.run(main())
-    middle = sorted(gaps)[len(gaps) // 2]
-    assert len(gaps) > took[0] / (20 * middle)  # as many steps as there was time for
-    assert sorted(lags)[int(len(lags) * 0.95)] < 0.05
+    for each in (gaps, lags):  # as many steps, and turns of the loop, as there was time for
+        assert len(each) > took[0] / (20 * statistics.median(each))
 
 
 def test_each_is_added_once():
