@@ -175,3 +175,34 @@ def test_a_stream_tells_its_reader_once_in_a_step(monkeypatch):
 
     asyncio.run(main())
     assert len(calls) < 120  # some 51 steps and 16 orders
+
+
+def test_a_reader_that_pauses_is_woken_for_the_beginning_and_for_ends():
+    woken = 0
+
+    async def main() -> list[Update]:
+        async with AsyncEngine(engine()) as serving:
+            stream = serving.submit(serving.prepare("hello", PARAMS), pause=1e9)
+            wake = stream.wake
+
+            def counted() -> None:
+                nonlocal woken
+                woken += 1
+                wake()
+
+            stream.wake = counted  # type: ignore[method-assign]
+            return [update async for update in stream]
+
+    found = asyncio.run(main())
+    check_same(found, ALONE)
+    assert found[0].times is not None and 1 <= woken <= 1 + 3 < len(ALONE) / 10
+    assert len(found) <= 2 * 3 + 1
+
+
+def test_a_reader_that_pauses_is_woken_before_too_much_waits():
+    async def main() -> list[int]:
+        async with AsyncEngine(engine(), max_unread=16_000) as serving:
+            stream = serving.submit(serving.prepare("hello", greedy(1500)), pause=1e9)
+            return [token async for update in stream for token in update.tokens]
+
+    assert len(asyncio.run(main())) == 1500

@@ -129,6 +129,7 @@ class AsyncEngine:
         priority: int = 0,
         timeout: float | None = None,
         queue_timeout: float | None = None,
+        pause: float = 0.0,
     ) -> Stream:
         """Let a request wait for its turn, on the loop's thread; it never waits itself.
 
@@ -137,6 +138,8 @@ class AsyncEngine:
             priority: lower goes first.
             timeout: seconds until the last output must have ended; else the stream raises `TimedOut`.
             queue_timeout: seconds until the prompt must be begun.
+            pause: seconds for which the reader may go without news while outputs go on: it is woken for the first one,
+                for ends, and between them no more often than that. What comes meanwhile is joined.
 
         Raises:
             QueueFull: there is no room; the request may be submitted later.
@@ -151,7 +154,7 @@ class AsyncEngine:
         full = self._full(prepared.prompt_tokens)
         if full is not None:
             raise full
-        stream = Stream(f"stream-{next(self._numbers)}", prepared, loop, self._order_abort)
+        stream = Stream(f"stream-{next(self._numbers)}", prepared, loop, self._order_abort, pause)
         self._counts.came(prepared.prompt_tokens)
         if not self._worker.order(partial(self._worker.add, stream, priority, time.monotonic())):
             self._counts.ended(prepared.prompt_tokens, started=False)

@@ -1,6 +1,7 @@
 """`Stream`, the updates of one request on their way from the engine's thread to the task that reads them."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from threading import Lock
@@ -88,6 +89,7 @@ class Stream:
         prepared: what it asks.
         loop: of the task that reads.
         order_abort: asks the engine's thread to let go of the request.
+        pause: seconds for which the reader is not woken again while outputs go on; 0 for one that reads each update.
 
     Attributes:
         started: whether the prompt is being read, or was; the engine's thread says so.
@@ -95,11 +97,17 @@ class Stream:
     """
 
     def __init__(
-        self, id: str, prepared: Prepared, loop: asyncio.AbstractEventLoop, order_abort: Callable[["Stream"], None]
+        self,
+        id: str,
+        prepared: Prepared,
+        loop: asyncio.AbstractEventLoop,
+        order_abort: Callable[["Stream"], None],
+        pause: float = 0.0,
     ):
         self.id, self.prepared = id, prepared
         self.started = self.ended = False
         self._loop, self._order_abort = loop, order_abort
+        self._pause, self._asleep_until = pause, 0.0
         self._left = prepared.params.n  # outputs whose end was not read
         self._lock = Lock()
         self._unread: dict[int, Unread] = {}
@@ -173,6 +181,20 @@ class Stream:
             else:
                 self._size += unread.add(update)
             return self._size
+
+    def is_due(self, update: Update, full: bool) -> bool:
+        """Whether the reader is to be woken for an update that was `put`; on the engine's thread.
+
+        Args:
+            full: so much waits that it is to be read whatever the pause.
+        """
+        if not self._pause:
+            return True
+        now = time.monotonic()
+        if now < self._asleep_until and update.completion is None and not full:
+            return False
+        self._asleep_until = now + self._pause
+        return True
 
     def fail(self, error: BaseException, drop: bool = False) -> None:
         """Let the reader raise `error`, once it has read what waits, or at once with `drop`; the first one counts."""

@@ -13,6 +13,9 @@ from modelwright.engine.refusals import Closed, Died, SlowReader
 from modelwright.engine.results import EngineStatistics, Update
 from modelwright.engine.streams import Stream
 
+_FULL = 4
+"""The part of what may wait in a stream, as one of so many, at which a reader that pauses is woken."""
+
 
 class Worker:
     """Runs `engine` on a thread of its own from now on.
@@ -141,7 +144,8 @@ class Worker:
         for update in updates:
             stream = self._streams[update.request]
             waiting = stream.put(update)
-            self._touched[stream] = None
+            if stream.is_due(update, full=_FULL * waiting > self._max_unread):
+                self._touched[stream] = None
             if waiting > self._max_unread and stream not in ended:
                 stream.fail(SlowReader(waiting, self._max_unread), drop=True)
                 self._engine.abort(stream.id)

@@ -20,6 +20,9 @@ from modelwright.server.settings import ServerSettings
 from modelwright.server.wire.errors import ApiError
 from modelwright.server.wire.sampling import SamplingFields
 
+PAUSE = 0.25
+"""Seconds between two looks at an answer that is told as a whole; what counts tokens and phases sees no more of it."""
+
 
 class Piece(NamedTuple):
     """An update of one of a request's prompts."""
@@ -124,6 +127,7 @@ class Answering:
         most = self._settings.request_timeout
         seconds = request.timeout if most is None else min(request.timeout or most, most)
         left = None if seconds is None else max(seconds - (time.monotonic() - live.started), 1e-3)
+        whole = not live.record.stream and not any(answer.thinks for each in ready for answer in each.answers)
         streams: list[Stream] = []
         try:
             for each in ready:
@@ -132,6 +136,7 @@ class Answering:
                     priority=request.priority or 0,
                     timeout=left,
                     queue_timeout=self._settings.queue_timeout,
+                    pause=PAUSE if whole else 0.0,
                 )
                 streams.append(submitted)
         except Exception as error:

@@ -75,6 +75,11 @@ class Answer:
         return self._texts is not None
 
     @property
+    def thinks(self) -> bool:
+        """Whether thoughts are looked for, whose tokens are counted update by update."""
+        return self._thinks is not None
+
+    @property
     def finish_reason(self) -> str:
         """OpenAI's name for why the answer ended."""
         assert self.completion is not None, "the answer goes on"

@@ -105,9 +105,9 @@ class Metrics:
         """The first token came so long after its request."""
         self._first.observe(seconds)
 
-    def token(self, seconds: float, count: int = 1) -> None:
-        """`count` further tokens came so long after the one before."""
-        self._between.observe(seconds / max(count, 1))
+    def token(self, seconds: float) -> None:
+        """A further token was drawn so long after the one before."""
+        self._between.observe(seconds)
 
     def finished(self, reason: str, completion_tokens: int, times: Times = Times()) -> None:
         """An answer ended by itself."""

@@ -18,7 +18,7 @@ class Meter:
         completion_tokens: drawn so far, by all answers.
         started: when the request came, as `time.monotonic` counts.
         scheduled, read: when the engine began with it, and when the prompt was read; None before.
-        first, last: when the first and the latest token came; None before.
+        first, last: when the first and the latest token were drawn; None before.
     """
 
     prompt_tokens: int
@@ -30,23 +30,27 @@ class Meter:
     read: float | None = None
     first: float | None = None
     last: float | None = None
+    _lasts: dict[int, float] = field(default_factory=dict)  # of each output
 
     def take(self, update: Update, metrics: Metrics) -> None:
         """Count an update."""
-        now = time.monotonic()
         if update.cached_tokens is not None:
             self.cached_tokens = update.cached_tokens
             metrics.request_started(self.prompt_tokens, update.cached_tokens)
-        if update.times is not None:
-            self.scheduled, self.read = update.times.scheduled, update.times.prompt_read
-        if update.tokens:
-            self.completion_tokens += len(update.tokens)
-            if self.first is None or self.last is None:
-                self.first = now
-                metrics.first_token(now - self.started)
-            else:
-                metrics.token(now - self.last, len(update.tokens))
-            self.last = now
+        self.completion_tokens += len(update.tokens)
+        if update.times is None:
+            return
+        self.scheduled, self.read = update.times.scheduled, update.times.prompt_read
+        last = self._lasts.get(update.index)
+        for drawn in update.times.tokens:
+            if last is not None:
+                metrics.token(drawn - last)
+            elif self.first is None:
+                self.first = drawn
+                metrics.first_token(drawn - self.started)
+            self._lasts[update.index] = last = drawn
+        if last is not None:
+            self.last = last if self.last is None else max(last, self.last)
 
     def finished(self, reason: str, tokens: int, metrics: Metrics) -> None:
         """Count an answer of so many tokens that has ended by itself."""
