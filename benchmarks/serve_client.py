@@ -129,6 +129,18 @@ async def stream(port: int, body: dict[str, Any], kept: Kept | None = None) -> T
     return timed
 
 
+async def read_to_end(port: int, body: dict[str, Any]) -> None:
+    """A chat completion in pieces, of which nothing is looked at but its end: what takes a client least."""
+    raw = json.dumps(body | {"stream": True}).encode()
+    reader, writer = await connect(port)
+    writer.write(head("POST", "/v1/chat/completions", raw) + raw)
+    last = b""
+    while piece := await reader.read(2**16):
+        last = (last + piece)[-64:]
+    writer.close()
+    assert b"data: [DONE]" in last, last
+
+
 def percentile(values: list[float], share: float) -> float:
     """The value below which so large a share of `values` lies."""
     ordered = sorted(values)
