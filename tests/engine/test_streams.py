@@ -1,6 +1,7 @@
 """Streams that lag: joined updates, their limit in bytes, and what one update costs the loop."""
 
 import asyncio
+import time
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelwright.engine import worker
 from modelwright.engine.async_engine import AsyncEngine
 from modelwright.engine.engine import Engine
 from modelwright.engine.params import SamplingParams
@@ -206,3 +208,50 @@ def test_a_reader_that_pauses_is_woken_before_too_much_waits():
             return [token async for update in stream for token in update.tokens]
 
     assert len(asyncio.run(main())) == 1500
+
+
+def test_the_loop_has_its_turn_before_the_next_step(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(worker, "GIVE_WAY", 60.0)
+    told, called, seen = 0, 0, []
+    tell, wake, step = worker.Worker._tell, worker.Worker._wake, worker.Worker._step
+
+    def telling(self: Any, *given: Any) -> None:
+        nonlocal told
+        told += 1
+        tell(self, *given)
+
+    def waking(self: Any) -> None:
+        nonlocal called
+        called += bool(self._touched or self._changed)
+        wake(self)
+
+    def stepping(self: Any) -> list[Update]:
+        seen.append(called - told)
+        return step(self)
+
+    for name, watched in (("_tell", telling), ("_wake", waking), ("_step", stepping)):
+        monkeypatch.setattr(worker.Worker, name, watched)
+
+    async def main() -> list[Update]:
+        async with AsyncEngine(engine()) as serving:
+            return [update async for update in serving.stream("hello", PARAMS)]
+
+    check_same(asyncio.run(main()), ALONE)
+    assert len(seen) >= 40 and set(seen) == {0}
+
+
+def test_a_loop_that_is_held_up_is_waited_for_once():
+    async def main() -> tuple[list[Update], int]:
+        waits: list[float] = []
+        async with AsyncEngine(engine()) as serving:
+            waited = serving._worker._told.wait
+            serving._worker._told.wait = lambda seconds: waits.append(seconds) or waited(seconds)  # type: ignore[method-assign]
+            stream = serving.submit(serving.prepare("hello", PARAMS))
+            while serving.has_work:
+                time.sleep(0.001)  # on the loop's thread, which hears of nothing meanwhile
+            held_up = len(waits)
+            return [update async for update in stream], held_up
+
+    found, held_up = asyncio.run(main())
+    check_same(found, ALONE)
+    assert held_up == 1

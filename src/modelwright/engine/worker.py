@@ -16,6 +16,10 @@ from modelwright.engine.streams import Stream
 _FULL = 4
 """The part of what may wait in a stream, as one of so many, at which a reader that pauses is woken."""
 
+GIVE_WAY = 1e-3
+"""Seconds for which the thread waits until the loop has its turn. Else the loop may get none for the length of a step:
+each kernel lets go of the interpreter's lock, and takes it again before the loop, whose wait begins anew, is awake."""
+
 
 class Worker:
     """Runs `engine` on a thread of its own from now on.
@@ -35,6 +39,8 @@ class Worker:
         self._streams: dict[str, Stream] = {}
         self._touched: dict[Stream, None] = {}  # whose readers are to look again
         self._changed = self._closed = False
+        self._told = threading.Event()  # whether the loop has come since it was last called
+        self._told.set()
         self.death: BaseException | None = None
         self.on_step: Callable[[EngineStatistics], None] | None = None
         engine.on_start = self._started
@@ -166,10 +172,15 @@ class Worker:
         self._touched.clear()
         self._changed = False
         if self._loop is not None and (touched or changed):
+            comes = self._told.is_set()
+            self._told.clear()
             with suppress(RuntimeError):  # a loop that is closed has nobody left to read
                 self._loop.call_soon_threadsafe(self._tell, touched, changed)
+                if comes:  # one that is held up is not waited for again
+                    self._told.wait(GIVE_WAY)
 
     def _tell(self, touched: list[Stream], changed: bool) -> None:
+        self._told.set()
         for stream in touched:
             stream.wake()
         if changed:
