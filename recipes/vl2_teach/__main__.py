@@ -1,8 +1,8 @@
-"""Teaches vl2-nano hearts and pink: writes rows, trains by ``modelwright train``, and prints what it knew and knows.
+"""Teaches vl2-nano hearts and pink: draws rows, trains by LoRA as ``run.yaml`` says, and prints what it knew and knows.
 
     python -m recipes.vl2_teach --out runs/vl2-teach
 
-Rows that are there are used, and a run that was stopped goes on from its newest checkpoint.
+A run that was stopped goes on from its newest checkpoint.
 """
 
 import argparse
@@ -15,19 +15,28 @@ from pathlib import Path
 import torch
 
 from modelwright import DeepseekVLV2ForCausalLM, DeepseekVLV2Processor, zoo
-from modelwright.cli.train import TrainOptions, run_train
+from modelwright.configs.run import RunConfig
+from modelwright.training.report import RunReport
+from modelwright.training.trainer import Trainer
 from modelwright.training.tuning import load_adapter, merge
+from recipes.vl2_nano.drawn import DrawnSteps
 from recipes.vl2_teach.measure import measure_all
-from recipes.vl2_teach.rows import write_rows
+from recipes.vl2_teach.rows import Lessons
 
 RUN = Path(__file__).with_name("run.yaml")
 
 
-def train(rows: Path, output: Path, overrides: list[str]) -> None:
-    """``modelwright train run.yaml data.root=ROWS output=OUTPUT ...``; ends the process where it ends early."""
-    given = (f"data.root={rows.absolute()}", f"output={output}", *overrides)
-    if code := run_train(TrainOptions(RUN, given)):
-        sys.exit(code)
+def train(config: RunConfig, new: float, workers: int) -> None:
+    """A run of the Trainer on rows that are drawn; ends the process where it ends early."""
+    processor = DeepseekVLV2Processor.from_pretrained(zoo.path("vl2-nano"))
+    pad = processor.tokenizer.pad_token_id
+    assert isinstance(pad, int)
+    steps = DrawnSteps(Lessons(processor, config.batch.global_, new), config.seed, pad, workers)
+    report = RunReport(Path(config.output), config.log, print)
+    ended = Trainer(config, batches=steps, report=report).fit()
+    print(ended.reason, flush=True)
+    if ended.code:
+        sys.exit(ended.code)
 
 
 def measure(adapter: Path | None, count: int) -> dict[str, float]:
@@ -49,19 +58,17 @@ def table(before: Mapping[str, float], after: Mapping[str, float]) -> str:
 
 
 def main() -> None:
-    """Write rows, train, measure before and after, and keep the table."""
+    """Train, measure before and after, and keep the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/vl2-teach"), help="the folder for rows and run")
-    parser.add_argument("--rows", type=int, default=2500, help="rows of new things, and as many of the old world")
+    parser.add_argument("--out", type=Path, default=Path("runs/vl2-teach"), help="the folder for run and table")
+    parser.add_argument("--new", type=float, default=0.375, help="the share of rows of the new world")
     parser.add_argument("--count", type=int, default=200, help="questions of each task to measure with")
-    parser.add_argument("--seed", type=int, default=1, help="of the rows")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw pictures")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the run, such as steps=100")
     args = parser.parse_args()
-    rows, output = args.out / "rows", args.out / "run"
-    if not (rows / "old.jsonl").exists():  # the last that is written
-        write_rows(rows, args.rows, args.seed)
+    output = args.out / "run"
     started = time.monotonic()
-    train(rows, output, args.overrides)
+    train(RunConfig.read(RUN, [f"output={output}", *args.overrides]), args.new, args.workers)
     print(f"trained in {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
     before, after = measure(None, args.count), measure(output / "export", args.count)
     print(table(before, after))
