@@ -66,6 +66,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that draw pictures")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the run, such as steps=100")
     args = parser.parse_args()
+    if not 0 <= args.new <= 1:
+        parser.error(f"--new is a share, from 0 to 1, got {args.new:g}")
     output = args.out / "run"
     started = time.monotonic()
     train(RunConfig.read(RUN, [f"output={output}", *args.overrides]), args.new, args.workers)

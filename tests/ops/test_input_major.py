@@ -130,7 +130,8 @@ def test_the_kernel_serves_what_it_is_faster_for_and_torch_the_rest(monkeypatch)
             assert {rows: by_kernel(*operands(rows, 16, 8, dtype)) for rows in wanted} == wanted
     with monkeypatch.context() as narrow, torch.no_grad():
         narrow.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-        assert not by_kernel(*operands(1, 16, 8, torch.float32)) and by_kernel(*operands(1, 16, 8, torch.bfloat16))
+        assert not by_kernel(*operands(1, 16, 8, torch.float32))
+        assert by_kernel(*operands(1, 16, 8, torch.bfloat16)) and by_kernel(*operands(600, 16, 8, torch.bfloat16))
     x, weight, bias = operands(2, 16, 8, torch.float32)
     assert not by_kernel(x, weight, bias)  # a gradient may be asked for
     with torch.no_grad():

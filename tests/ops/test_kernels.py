@@ -32,6 +32,19 @@ def wide(weight: Tensor | Int8Weight | Int4Weight, dtype: torch.dtype = torch.fl
 
 
 @compiled
+@pytest.mark.parametrize("rows", [512, 513, 1300])
+@pytest.mark.parametrize("dtype", CLOSE)
+@torch.no_grad()
+def test_rows_are_taken_512_at_once(dtype, rows):
+    """They are copied as floats: each part of them goes to its place in every layer's result."""
+    x, shift = torch.randn(rows, 48).to(dtype)[:, :40], torch.randn(9).to(dtype)
+    layers = [((torch.randn(out, 40) / 40**0.5).to(dtype), bias) for out, bias in ((9, shift), (5, None))]
+    for found, (weight, bias) in zip(kernels.linears(x, layers), layers, strict=True):
+        expected = F.linear(x.float(), weight.float(), None if bias is None else bias.float())
+        torch.testing.assert_close(found.float(), expected, **CLOSE[dtype])
+
+
+@compiled
 @pytest.mark.parametrize("kind", STORED)
 @settings(max_examples=25, deadline=None)
 @given(

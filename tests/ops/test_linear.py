@@ -44,7 +44,7 @@ def set_processor(monkeypatch) -> Callable[[Unit, bool], None]:
     ("unit", "wide", "dtype", "few"),
     [
         (Unit.STREAMS, True, torch.bfloat16, range(1, 9)),
-        (Unit.STREAMS, False, torch.bfloat16, range(1, 513)),
+        (Unit.STREAMS, False, torch.bfloat16, range(1, 600)),
         (Unit.DOTS, True, torch.bfloat16, range(1, 65)),
         (Unit.TILES, True, torch.bfloat16, range(1, 65)),
         (Unit.STREAMS, True, torch.float32, range(1, 33)),
@@ -64,7 +64,7 @@ def test_how_many_rows_are_few(set_processor, unit, wide, dtype, few):
         (Unit.STREAMS, True, torch.float32, 8, False),
         (Unit.STREAMS, True, torch.bfloat16, 8, False),
         (Unit.STREAMS, False, torch.float32, 32, False),
-        (Unit.STREAMS, False, torch.bfloat16, 512, True),
+        (Unit.STREAMS, False, torch.bfloat16, 64, True),
         (Unit.DOTS, True, torch.float32, 8, False),
         (Unit.DOTS, True, torch.bfloat16, 512, True),
         (Unit.TILES, True, torch.bfloat16, 512, True),

@@ -27,8 +27,8 @@ GroupedProduct = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def prefers_expert_kernel(choices: int, experts: int, dtype: torch.dtype) -> bool:
     """The rule on the CPU: whether ``choices`` leave few rows for each expert, or the kernel is faster anyway."""
-    fast = dtype == torch.bfloat16 and (kernels.unit() != Unit.STREAMS or not kernels.has_wide_registers())
-    return fast or choices <= experts * ROWS_OF_AN_EXPERT
+    in_blocks = dtype == torch.bfloat16 and kernels.unit() != Unit.STREAMS
+    return in_blocks or kernels.torch_lacks(dtype) or choices <= experts * ROWS_OF_AN_EXPERT
 
 
 def experts(

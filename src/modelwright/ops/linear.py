@@ -15,7 +15,6 @@ from modelwright.ops.backends.cpu import Unit
 from modelwright.ops.backends.cpu.thresholds import (
     LINEAR_ROWS_BF16,
     LINEAR_ROWS_FP32,
-    NARROW_LINEAR_ROWS_BF16,
     NARROW_LINEAR_ROWS_FP32,
 )
 from modelwright.ops.dispatch import only_numbers
@@ -27,10 +26,11 @@ Layer = tuple[Tensor, Tensor | None]
 
 def prefers_kernel(rows: int, dtype: torch.dtype) -> bool:
     """The rule: whether so many rows are few."""
-    wide = kernels.has_wide_registers()
     if dtype == torch.bfloat16:
-        return rows <= (LINEAR_ROWS_BF16[kernels.unit()] if wide else NARROW_LINEAR_ROWS_BF16)
-    return dtype == torch.float32 and (rows <= LINEAR_ROWS_FP32 if wide else rows in NARROW_LINEAR_ROWS_FP32)
+        return kernels.torch_lacks(dtype) or rows <= LINEAR_ROWS_BF16[kernels.unit()]
+    if dtype != torch.float32:
+        return False
+    return rows <= LINEAR_ROWS_FP32 if kernels.has_wide_registers() else rows in NARROW_LINEAR_ROWS_FP32
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -23,6 +23,7 @@ from modelwright.ops.dynamic_int8 import dynamic_int8_linear
 from modelwright.ops.experts import grouped_experts
 from modelwright.ops.gated import Activation
 from modelwright.ops.invariant import one_by_one, rows_are_invariant
+from modelwright.ops.linear import linear
 from modelwright.ops.weight_only import Int4Weight, Int8Weight, dequantise
 
 Stored = Int8Weight | Int4Weight
@@ -31,13 +32,10 @@ Beside = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def prefers_stored_kernel(rows: int, dtype: torch.dtype) -> bool:
-    """The rule: torch multiplies after it has made a wide copy of the whole weight."""
-    halves = dtype == torch.bfloat16
-    if kernels.has_wide_registers():
-        most = STORED_LINEAR_ROWS[kernels.unit()] if halves else STORED_LINEAR_ROWS_FP32
-    else:
-        most = NARROW_STORED_LINEAR_ROWS["bf16" if halves else "fp32"]
-    return 0 < rows <= most
+    """The rule: beyond it a wide copy of the whole weight is made first."""
+    if not kernels.has_wide_registers():
+        return 0 < rows <= NARROW_STORED_LINEAR_ROWS[dtype]
+    return 0 < rows <= (STORED_LINEAR_ROWS[kernels.unit()] if dtype == torch.bfloat16 else STORED_LINEAR_ROWS_FP32)
 
 
 def stored_linear(x: Tensor, weight: Stored, bias: Tensor | None = None, dynamic: bool = False) -> Tensor:
@@ -76,7 +74,7 @@ def _product(x: Tensor, weight: Stored, bias: Tensor | None, dynamic: bool, serv
         return _invariant_linear(x, weight, bias, served)
     if served and prefers_stored_kernel(x.numel() // x.shape[-1], x.dtype):
         return kernels.linear(x, weight, bias)
-    return F.linear(x, dequantise(weight, x.dtype), None if bias is None else bias.to(x.dtype))
+    return linear(x, dequantise(weight, x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 def _invariant_linear(x: Tensor, weight: Stored, bias: Tensor | None, served: bool) -> Tensor:

@@ -30,7 +30,7 @@ from modelwright.ops.backends.cpu.rows import (
     serves_rows,
     silu_product,
 )
-from modelwright.ops.backends.cpu.unit import has_wide_registers, unit
+from modelwright.ops.backends.cpu.unit import has_wide_registers, torch_lacks, unit
 
 __all__ = [
     "Unit",
@@ -60,5 +60,6 @@ __all__ = [
     "serves_prefill",
     "serves_rows",
     "silu_product",
+    "torch_lacks",
     "unit",
 ]

@@ -7,16 +7,16 @@ from modelwright.ops.backends.cpu.build import call
 from modelwright.ops.backends.cpu.layouts import BLOCK, LATENT_IN, LATENT_OUT, Unit
 from modelwright.ops.backends.cpu.linear import serves_linear
 from modelwright.ops.backends.cpu.thresholds import LATENT_TOKENS, LATENT_TOKENS_IN_BLOCKS
-from modelwright.ops.backends.cpu.unit import unit
+from modelwright.ops.backends.cpu.unit import torch_lacks, unit
 
 
 def serves_latent(x: Tensor, kv_b: Tensor) -> bool:
-    """Whether the kernels take ``x`` ``[1, heads, tokens, width]`` and are faster: few tokens of one row."""
-    if x.shape[0] != 1 or x.shape[2] > LATENT_TOKENS_IN_BLOCKS or not serves_linear(x, kv_b):
+    """Whether the kernels take ``x`` ``[1, heads, tokens, width]`` and are faster: few tokens of one row, mostly."""
+    if x.shape[0] != 1 or not serves_linear(x, kv_b):
         return False
     widths = x.shape[-1], kv_b.shape[0] // x.shape[1], kv_b.shape[1]
     in_blocks = unit() != Unit.STREAMS and not any(width % BLOCK for width in widths)
-    return x.shape[2] <= (LATENT_TOKENS_IN_BLOCKS if in_blocks else LATENT_TOKENS)
+    return torch_lacks(x.dtype) or x.shape[2] <= (LATENT_TOKENS_IN_BLOCKS if in_blocks else LATENT_TOKENS)
 
 
 def latent_in(q_nope: Tensor, kv_b: Tensor) -> Tensor:

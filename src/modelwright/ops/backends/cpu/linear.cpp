@@ -4,24 +4,25 @@
 
 namespace {
 
-// Rows `first` to `last` - 1 of a layer's y.
+// Columns `first` to `last` - 1 of a layer's y, of its rows from `begin` on.
 template <typename X>
-void multiply(const LinearLayer& layer, const Several<X>& rows, int64_t first, int64_t last) {
+void multiply(const LinearLayer& layer, const Several<X>& rows, int64_t begin, int64_t first, int64_t last) {
     const X* shift = static_cast<const X*>(layer.bias);
     with_kind<X>(layer.weight.kind, [&](auto matrix) {
         fill(layer.weight, matrix);
         rows.times(matrix, first, last, [&](int64_t row, int64_t m, const float* sums, int64_t some) {
-            X* at = static_cast<X*>(layer.y) + m * layer.out + row;
+            X* at = static_cast<X*>(layer.y) + (begin + m) * layer.out + row;
             for (int64_t i = 0; i < some; i++) store(at + i, shift ? sums[i] + to_float(shift[row + i]) : sums[i]);
         });
     });
 }
 
-// All layers in one region, whose rows are shared out as if they were one layer's.
+// All layers in one region, whose rows are shared out as if they were one layer's, for `count` rows of x and of each y
+// from `begin` on.
 template <typename X>
-void linears(const LinearLayer* layers, int64_t number, const X* x, int64_t x_stride, int64_t count, Unit unit,
-             int threads) {
-    const Inputs<X> inputs(x, x_stride, count, layers[0].weight.in);
+void linears(const LinearLayer* layers, int64_t number, const X* x, int64_t x_stride, int64_t begin, int64_t count,
+             Unit unit, int threads) {
+    const Inputs<X> inputs(x + begin * x_stride, x_stride, count, layers[0].weight.in);
     Several<X> rows(inputs.rows, layers[0].weight.in, unit);
     int64_t whole = 1, all = 0;
     for (int64_t l = 0; l < number; l++) {
@@ -43,7 +44,7 @@ void linears(const LinearLayer* layers, int64_t number, const X* x, int64_t x_st
         for (int64_t first, last; pieces.take(first, last);) {
             for (int64_t l = 0, base = 0; l < number && base < last; base += layers[l++].out) {
                 const int64_t end = std::min(last - base, layers[l].out);
-                if (first - base < end) multiply(layers[l], rows, std::max<int64_t>(first - base, 0), end);
+                if (first - base < end) multiply(layers[l], rows, begin, std::max<int64_t>(first - base, 0), end);
             }
         }
     }
@@ -63,10 +64,12 @@ Unit best_unit() {
 
 void linear_rows(const LinearLayer* layers, int64_t number, int32_t halves, const void* x, int64_t x_stride,
                  int64_t count, Unit unit, int32_t threads) {
-    if (halves) {
-        linears(layers, number, static_cast<const bf16*>(x), x_stride, count, unit, threads);
-    } else {
-        linears(layers, number, static_cast<const float*>(x), x_stride, count, unit, threads);
-    }
+    const auto run = [&](auto type) {
+        const auto* rows = static_cast<const decltype(type)*>(x);
+        for (int64_t begin = 0; begin < count; begin += ROWS_AT_ONCE)
+            linears(layers, number, rows, x_stride, begin, std::min(ROWS_AT_ONCE, count - begin), unit, threads);
+    };
+    if (halves) run(bf16{});
+    else run(0.0f);
 }
 }

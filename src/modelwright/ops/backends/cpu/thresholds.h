@@ -9,6 +9,9 @@ constexpr int FEW_ROWS_OF_NUMBERS = 4;
 constexpr int FEW_ROWS_OF_INT8 = 8;
 constexpr int FEW_ROWS_OF_INT4 = 16;
 
+// Rows that a linear layer takes at once: their copy as floats stays small.
+constexpr int64_t ROWS_AT_ONCE = 512;
+
 // Numbers from which on threads are woken for rows that are computed one by one.
 constexpr int64_t ENOUGH_NUMBERS_IN_ROWS = 1 << 16;
 

@@ -2,9 +2,12 @@
 
 Each was chosen by ``benchmarks/kernels.py`` on a processor with AVX-512 and its dot products of bf16 (AMD EPYC, two
 cores), which times both sides of each; those named ``NARROW`` on one whose registers hold 8 floats (AVX2 of a Zen 3,
-one core). Leaves out what a kernel cannot compute at all, which its ``serves`` function
-knows, and the thresholds inside the C++ kernels (``thresholds.h``).
+one core). Types that torch has no products of know no limit (``torch_lacks`` of ``unit.py``). Leaves out what a kernel
+cannot compute at all, which its ``serves`` function knows, and the thresholds inside the C++ kernels
+(``thresholds.h``).
 """
+
+import torch
 
 from modelwright.ops.backends.cpu.layouts import Unit
 
@@ -14,12 +17,9 @@ LINEAR_ROWS_BF16 = {Unit.STREAMS: 8, Unit.DOTS: 64, Unit.TILES: 64}
 LINEAR_ROWS_FP32 = 32
 """Rows of fp32 up to which a linear layer is computed by the kernel, where registers are wide."""
 
-NARROW_LINEAR_ROWS_BF16 = 512
-"""Rows of bf16 up to which it is where they are narrow: torch, which has no products of bf16 there, takes 1.3 times as
-long for one row and 3.4 times for 32 and more."""
-
 NARROW_LINEAR_ROWS_FP32 = range(2, 9)
-"""The same of fp32: 1.7 to 2.2 times as fast as torch for 2 to 4 rows, 1.25 for 8, but 0.9 for one and for 16."""
+"""Rows of fp32 for which it is where they are narrow: 1.7 to 2.2 times as fast as torch for 2 to 4 rows, 1.25 for 8,
+but 0.9 for one and for 16."""
 
 STORED_LINEAR_ROWS = {Unit.STREAMS: 8, Unit.DOTS: 512, Unit.TILES: 512}
 """Rows of bf16 up to which a linear layer multiplies int8 or int4 by the kernel; torch copies the weight first."""
@@ -27,16 +27,16 @@ STORED_LINEAR_ROWS = {Unit.STREAMS: 8, Unit.DOTS: 512, Unit.TILES: 512}
 STORED_LINEAR_ROWS_FP32 = 8
 """The same for rows of fp32, which only stream by the weight."""
 
-NARROW_STORED_LINEAR_ROWS = {"bf16": 512, "fp32": 32}
-"""The same for rows of either type where registers are narrow. Torch takes 8 (int8) and 3 times (int4) as long for 8
-rows, and of fp32 4.5 and 1.2 times for 32."""
+NARROW_STORED_LINEAR_ROWS = {torch.bfloat16: 64, torch.float32: 32}
+"""The same for rows of either type where registers are narrow: about where a copy of the weight, and a product with it,
+take as long. For 8 rows of fp32 they take 13 (int8) and 2.5 times (int4) as long, for 32 4.5 and 1.2 times."""
 
 STORED_EXPERT_TOKENS = 8
 """Tokens up to which all quantized experts are computed in one call; more are sorted by expert, one product each."""
 
 ROWS_OF_AN_EXPERT = 12
-"""Mean rows of an expert up to which its kernel is faster; of bf16 it always is where there are dot products, and where
-registers are narrow (there 2 to 3 times as fast in fp32, 3 to 4 times in bf16)."""
+"""Mean rows of an expert up to which its kernel is faster; of bf16 it always is where there are dot products.
+Where registers are narrow it is 2 to 3 times as fast for so many rows of fp32."""
 
 ROUTED_TOKENS = 64
 """Tokens up to which the kernel scores experts; beyond, torch's product catches up with its single pass."""
@@ -52,7 +52,7 @@ PREFILL_TOKENS = 16
 
 INPUT_MAJOR_ROWS_FP32 = 64
 """Rows of fp32 up to which a weight ``[in, out]`` is multiplied by the kernel: one row in 0.68 of torch's time. Where
-registers are not wide torch takes 0.35 of the kernel's time for one row and 0.05 for 16."""
+registers are not wide torch takes 0.5 to 0.7 of the kernel's time for one row and 0.65 to 0.85 for 16."""
 
 INPUT_MAJOR_ROWS_BF16 = 32
 """Rows of bf16 up to which the kernel multiplies by a weight ``[in, out]``."""
