@@ -3,6 +3,8 @@ kernels that run under Triton's interpreter where there is no GPU, and no call t
 
 import logging
 import os
+import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +34,21 @@ class DeprecationsFail(logging.Handler):
 
 settings.register_profile("modelwright", deadline=None)
 settings.load_profile("modelwright")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is slow
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the cases of a test that is marked `one_in(n)`, every n-th stays quick and the others become slow. They are
+    counted in the order of a hash of their names, so that those left are of all kinds, and the same in each process."""
+    tests = defaultdict[str, list[pytest.Item]](list)
+    for item in items:
+        if item.get_closest_marker("one_in") and not item.get_closest_marker("slow"):
+            tests[item.nodeid.partition("[")[0]].append(item)
+    for cases in tests.values():
+        (step,) = cases[0].get_closest_marker("one_in").args  # pyright: ignore[reportOptionalMemberAccess]
+        for number, item in enumerate(sorted(cases, key=lambda item: zlib.crc32(item.nodeid.encode()))):
+            if number % step:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -37,6 +37,7 @@ def write(folder: Path, **fields) -> Path:
     return write_mindformers(folder, values, {t.name: torch.full(t.shape, 0.5) for t in tensors}, shards=2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux' peak memory")
 def test_converting_needs_one_shard(tmp_path):
     command = [sys.executable, "-c", PROBE, str(write(tmp_path / "tiny")), str(write(tmp_path / "large", **SIZES))]

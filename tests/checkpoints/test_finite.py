@@ -42,6 +42,7 @@ def with_value(folder, model, name, value, dtype=torch.float32):
     return folder
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("value", "word"), [(float("nan"), "NaN"), (-float("inf"), "an infinity")])
 @pytest.mark.parametrize("road", ROADS)
 @pytest.mark.parametrize("kind", MODELS)

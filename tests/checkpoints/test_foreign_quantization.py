@@ -51,6 +51,7 @@ def stored(folder, model, section, part=None):
     return folder
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.get("quant_method", "unnamed"))
 @pytest.mark.parametrize("road", ROADS)
 @pytest.mark.parametrize("kind", MODELS)
@@ -63,6 +64,7 @@ def test_every_road_says_so_in_a_sentence(kind, road, section, tmp_path):
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("method", [method.value for method in QuantizationMethod])
 def test_every_method_of_transformers_is_refused_and_planned_with_a_word(method, tmp_path):
     model = MODELS["llama"]()

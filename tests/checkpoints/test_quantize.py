@@ -25,6 +25,7 @@ MODELS = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", MODELS)
 def test_the_folder_holds_what_quantizing_in_memory_gives(tmp_path, name, method):
@@ -105,6 +106,7 @@ PLANNED = {
 """Each width is a whole number of groups of 64."""
 
 
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize(
     ("name", "quant", "how", "keep_head"),
     [

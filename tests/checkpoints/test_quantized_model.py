@@ -56,6 +56,7 @@ def assert_same_state(one, other):
         assert tensor.dtype == second[name].dtype and torch.equal(tensor, second[name]), name
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", MODELS)
 def test_saved_and_rounded_while_loading_it_is_the_same_model(tmp_path, name, method):
@@ -183,6 +184,7 @@ OLDER = {"quant_method": "int4_weight_only", "group_size": 64}
 """What a folder says that was written when int4 had no offsets."""
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", MODELS)
 def test_an_older_folder_without_offsets_says_so_by_its_tensors(tmp_path, name):
     quantized = quantize_model(MODELS[name](), "int4", 64, symmetric=True)

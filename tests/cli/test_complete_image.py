@@ -403,6 +403,7 @@ def test_onnxruntime_draws_what_torch_draws_without_importing_it(sample, exporte
     assert np.asarray(Image.open(out)).shape == (2 * 184 + 10, 3 * 168 + 10, 3)
 
 
+@pytest.mark.slow
 def test_onnxruntime_repeats_a_seed(run, exported, picture, tmp_path):
     sheets = []
     for seed in (1, 1, 2):

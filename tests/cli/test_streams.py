@@ -48,6 +48,7 @@ def test_an_argument_in_utf8_is_text_whatever_the_system_reads():
     assert as_text("\udcff") == "\udcff"
 
 
+@pytest.mark.slow
 def test_nobody_is_told_where_stderr_is_full_or_closed():
     for where in ("2>/dev/full", "2>&-"):
         assert in_a_shell(f"modelwright models --json {where}").stdout.startswith(b"[")

@@ -88,6 +88,7 @@ LIMITS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("family", "name", "late"),
     [*(("llama", name, bool(i % 2)) for i, name in enumerate(LIMITS)), ("v2", "as it comes", True)],

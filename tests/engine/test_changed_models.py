@@ -372,6 +372,7 @@ def test_each_change_is_followed_by_all_families(family, backend):
 ORDERS = st.lists(st.sampled_from(list(CHANGES)), min_size=1, max_size=5)
 
 
+@pytest.mark.slow
 @given(family=st.sampled_from(list(FAMILIES)), changes=ORDERS, backend=st.sampled_from(["auto", "eager"]))
 @settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow])
 def test_changes_in_any_order_are_followed(family, changes, backend):
@@ -440,6 +441,7 @@ def found_pages(life: Life) -> int:
     return life.engine._scheduler.pool.usage.pages_found - before
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_that_stays_as_it_is_finds_its_pages(family):
     """With adapters too, whose state can be seen; not while hooks are there, which are to be called for every token.
@@ -510,6 +512,7 @@ def test_ends_and_vocabulary_are_those_of_then():
         assert result.completions[0].tokens == expected(copy.deepcopy(life.model), [*PROMPT, 69], 3).tokens
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("backend", ["auto", "eager"])
 @pytest.mark.parametrize("family", ["v2", "vl2", "llama", "llama, fused", "imagegpt"])
 def test_an_engine_within_autocast_gives_what_generate_gives_there(family, backend):

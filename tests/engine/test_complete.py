@@ -34,6 +34,7 @@ def uneven(model):
     return model
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
 def test_greedily_it_is_generate(kind):
     model = uneven(tiny_imagegpt(**kind))

@@ -149,6 +149,7 @@ def test_changed_weights_give_their_own_answers_once_prefixes_are_forgotten():
 KEPT = {"token_budget": 4, "num_pages": 8, "host_pages": 16}
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "limits",
     [{"token_budget": 64}, {"token_budget": 4}, {"token_budget": 4, "num_pages": 8}, {"max_batch": 1}, KEPT],

@@ -42,6 +42,7 @@ def check(model: Any, prompts: list[Batch], new: int = 6, within: float = 1e-4, 
     return engine
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("grids", [[], [(1, 1)], [(2, 1), (1, 2)], [(1, 1)] * 3], ids=["none", "one", "two", "three"])
 @pytest.mark.parametrize("budget", [5, 64])
 @pytest.mark.parametrize("fields", [{}, {"tile_tag": "1D"}, {"global_view_pos": "tail"}], ids=["2D", "1D", "tail"])

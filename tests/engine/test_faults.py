@@ -352,6 +352,7 @@ def test_a_bf16_prompts_logprobs_name_its_own_tokens():
 V2 = {"latent": MOE, "grouped": GROUPED, "noaux": NOAUX, "mha": MHA}
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", V2)
 def test_numbers_that_are_none_stay_in_their_own_request_in_every_kind_of_layer(name, dtype):

@@ -29,8 +29,9 @@ def ran(monkeypatch) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 @needs_triton
-@pytest.mark.parametrize("name", ["grouped, experts", pytest.param("latent, experts", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["grouped, experts", "latent, experts"])
 def test_greedy_answers_are_those_of_generate(name, ran):
     """A prompt in parts of four tokens, while another decodes."""
     model, prompts = MODELS[name](), [[5], tokens(10).tolist()]

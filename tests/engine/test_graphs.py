@@ -81,6 +81,7 @@ def graphed(model: Any, capture: Replayed, **settings: Any) -> Engine:
     return engine
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", MODELS)
 def test_replayed_decodes_give_what_generate_gives(name):
     """Four requests of different lengths, so that batches of 4, 3, 2 and 1 run, three of them padded or not."""
@@ -154,6 +155,7 @@ def test_a_config_that_asks_for_graphs_is_heard():
 needs_kernels = pytest.mark.skipif(not kernels.available(), reason=f"no kernels: {kernels.reason()}")
 
 
+@pytest.mark.one_in(4)
 @needs_kernels
 @pytest.mark.parametrize("kv_dtype", ["auto", "int8"])
 @pytest.mark.parametrize("name", MODELS)

@@ -187,6 +187,7 @@ def test_streams_wait_for_room_in_their_order():
 PLACES = ("order", "queue", "prefill", "picture", "decode", "preempted", "ended")
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("place", PLACES)
 def test_an_abort_takes_effect_before_the_next_step_wherever_the_request_stands(place, n):

@@ -68,6 +68,7 @@ LIMITS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize(("family", "limits"), [*(("llama", name) for name in LIMITS), ("v2", "in parts")])
 def test_the_first_update_has_the_prompts_logprobs_and_each_of_them_once(family, limits, n):

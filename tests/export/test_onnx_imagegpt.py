@@ -18,6 +18,7 @@ SWITCHES = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(shape=lengths, padded=st.booleans())
 def test_any_lengths_with_and_without_left_padding(imagegpt, shape, padded):
@@ -39,6 +40,7 @@ def test_half_precision_scores_that_need_upcasting(exported):
     assert largest_delta(model, made.open(), 2, 3, 4, seed=0) < 2e-2
 
 
+@pytest.mark.slow
 def test_a_picture_to_the_last_position_and_no_further(imagegpt):
     decoder = OnnxDecoder(imagegpt.folder, threads=1)
     start = np.full((2, 1), 16)

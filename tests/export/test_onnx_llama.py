@@ -49,6 +49,7 @@ def test_any_lengths_with_and_without_left_padding(llama, shape, padded):
     assert largest_delta(llama.model, llama.open(), padded=padded, **shape) < 1e-4
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(shape=lengths)
 def test_mindformers_switches_and_a_rotation_that_grows_at_run_time(mindformers, shape):

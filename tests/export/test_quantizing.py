@@ -80,9 +80,8 @@ def check(make, products, folder, capfd):
         assert np.abs(rounded - plain[0]).mean() < 0.03 * np.abs(plain[0]).max(), name
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "Llama" else pytest.mark.slow) for name in MADE]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MADE)
 def test_graphs_are_prepared_and_quantized(name, tmp_path, capfd):
     check(*MADE[name], tmp_path, capfd)
 

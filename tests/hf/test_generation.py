@@ -97,6 +97,7 @@ def test_it_continues_from_a_cache(model):
     assert torch.equal(found, model.generate(ids, max_new_tokens=5, **GREEDY))
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.usefixtures("generate_may_warn")
 @pytest.mark.parametrize("how", ["a smaller model", "itself", "an early exit", "the prompt"])
 def test_drafts_leave_the_greedy_text(how, model):
@@ -169,6 +170,7 @@ PICTURED = {
 }
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.usefixtures("generate_may_warn")
 @pytest.mark.parametrize("plan", PICTURED.values(), ids=PICTURED)
 def test_pictures_are_seen_whichever_way_the_prompt_comes(plan, vl2):
@@ -360,6 +362,7 @@ TRAINED = {
 }
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     "plan", [{}, {"use_cache": False}, {"num_beams": 2}, {"cache_implementation": "static"}], ids=str
 )

@@ -69,6 +69,7 @@ def test_an_exported_pass_serves_every_mask(build):
         torch.testing.assert_close(found[mask.bool()], wanted[mask.bool()], atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", marked(COMPILED))
 def test_a_compiled_pass_is_one_graph_and_learns_the_same(build):
     torch._dynamo.reset()

@@ -110,6 +110,7 @@ def with_state(model, other):
     return model
 
 
+@pytest.mark.one_in(3)
 @torch.no_grad()
 def test_generation_attends_to_drawn_padding(build):
     """Each step's scores are those of one whole pass, whatever id the model draws and whichever way it is told."""
@@ -135,6 +136,7 @@ def test_generation_attends_to_drawn_padding(build):
     assert (found.sequences[:, 6:-1] == drawn).any()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("name", "accumulated"), [*((name, 1) for name in MODELS), ("llama", 2)])
 def test_a_trainer_reads_the_loss_of_the_rows(name, accumulated, tmp_path):
     build = MODELS[name]

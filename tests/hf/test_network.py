@@ -46,6 +46,7 @@ def same(network: Any, model: Any) -> None:
     }
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
 def test_it_holds_what_from_pretrained_reads(tmp_path, kind, dtype):

@@ -49,6 +49,7 @@ def inputs_of(name):
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.filterwarnings("ignore::UserWarning")  # accelerate's, on what a map does not name
 @pytest.mark.parametrize(
     ("name", "how"),

@@ -53,6 +53,7 @@ MARKS = {
 }
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("how", MARKS.values(), ids=MARKS)
 @pytest.mark.parametrize("keeps", [{}, {"use_cache": False}], ids=["cache", "no cache"])
 @torch.no_grad()

@@ -34,6 +34,7 @@ def close(result: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(result.cpu().float(), expected, **CLOSE[result.dtype])
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("fast", WAYS)
 @pytest.mark.parametrize(("types", "sizes"), list(zip(TYPES, SIZES, strict=True)), ids=str)
 def test_decode_equals_the_written_out_product(fast, types, sizes):
@@ -49,6 +50,7 @@ def test_decode_equals_the_written_out_product(fast, types, sizes):
     close(out, paged_attention(q.float(), keys, values, range(4), contexts, tables, k_dim**-0.5))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("fast", WAYS)
 @pytest.mark.parametrize(("types", "sizes"), list(zip(TYPES, LATENT_SIZES, strict=True)), ids=str)
 def test_latent_decode_equals_the_written_out_product(fast, types, sizes):
@@ -197,6 +199,7 @@ def chosen(monkeypatch) -> list[str]:
     return ran
 
 
+@pytest.mark.slow
 @needs_triton
 @torch.inference_mode()
 def test_grouped_attention_chooses_the_kernels(chosen):
@@ -211,6 +214,7 @@ def test_grouped_attention_chooses_the_kernels(chosen):
     assert chosen == ["ragged", "decode"]
 
 
+@pytest.mark.slow
 @needs_triton
 @torch.inference_mode()
 def test_latent_attention_chooses_the_kernels(chosen):

@@ -30,6 +30,7 @@ def choices(tokens: int, experts: int, top_k: int) -> tuple[Tensor, Tensor]:
     return torch.rand(tokens, experts).argsort(dim=-1)[:, :top_k], torch.rand(tokens, top_k)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("fast", WAYS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(

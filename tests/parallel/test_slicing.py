@@ -41,6 +41,7 @@ def compare(model: Any, size: int, within: float = WITHIN) -> None:
         torch.testing.assert_close(found, wanted, atol=within, rtol=0)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("name", MODELS)
 def test_the_parts_add_up_to_the_whole(name, size):

@@ -74,6 +74,7 @@ def measured(model, new: int, past: int, **arguments) -> int:
     return counting.flops
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("fields", LANGUAGE.values(), ids=LANGUAGE)
 def test_every_pass_of_deepseek_v2_is_counted_exactly(fields):
     config = DeepseekV2Config(**fields)
@@ -137,6 +138,7 @@ LLAMAS = {
 } | {"sliced_rope": LLAMA_VARIATIONS["mindformers"] | {"use_rope_slice": True}}
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("fields", LLAMAS.values(), ids=LLAMAS)
 def test_every_pass_of_llama_is_counted_exactly(fields):
     config = LlamaConfig(**fields)

@@ -18,6 +18,7 @@ from tests.planner.models import IMAGEGPT_SIZES, LLAMA_SIZES, build, configs, pa
 CASES = list(configs())
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("make", [make for _, make in CASES], ids=[name for name, _ in CASES])
 def test_every_part_is_what_the_built_model_holds(make):
     config, model = make(), build(make())

@@ -78,6 +78,7 @@ def frames(svg):
         yield text.text, (left, y - 11, left + wide, y + 2)
 
 
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("config", [deepseek(), llama()])
 @pytest.mark.parametrize("memory", [100_000, 200_000, 300_000, 330_000, 360_000, 400_000, 10**6, 2 * 10**6, 10**7])
 @pytest.mark.parametrize(("context", "train"), [(16, False), (100, False), (64, True)])

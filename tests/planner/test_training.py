@@ -23,6 +23,7 @@ def learner_of(run, model=None):
     return held, Learner(model, run, tuned.groups, 2, tuned.trains("gate"))
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("case", RUNS)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_plan_holds_what_the_learner_holds(name, case):
@@ -56,6 +57,7 @@ def test_a_frozen_base_in_integers_is_counted_as_it_is_stored():
     assert memory.weights < 0.6 * planned(run, config_of(run.model.config, "model")).memory.weights
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("case", RUNS)
 @pytest.mark.parametrize(
     "name", [each if each == "llama" else pytest.param(each, marks=pytest.mark.slow) for each in MODELS]

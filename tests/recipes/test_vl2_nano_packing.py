@@ -1,20 +1,18 @@
 """Packed rows of vl2-nano's training against the processor and against each conversation alone."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from modelwright import DeepseekVLV2Processor
-from recipes.vl2_nano.model import build_model, build_processor
+from modelwright import DeepseekVLV2Processor, zoo
+from recipes.vl2_nano.model import build_model
 from recipes.vl2_nano.packing import Packer, Row, collate
 from recipes.vl2_nano.questions import Example, make_example
 
 
 @pytest.fixture(scope="module")
-def processor(tmp_path_factory) -> DeepseekVLV2Processor:
-    return build_processor(Path(tmp_path_factory.mktemp("processor")))
+def processor() -> DeepseekVLV2Processor:
+    return DeepseekVLV2Processor.from_pretrained(zoo.path("vl2-nano"))
 
 
 def messages(example: Example, dialogue) -> list[dict[str, str]]:

@@ -105,6 +105,7 @@ def test_a_stopped_stage_goes_on_bit_for_bit(processor, tmp_path):
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_one_command_takes_both_stages_and_writes_an_official_folder(tmp_path, monkeypatch):
     out = tmp_path / "out"
     keys = ["steps=1", "batch.micro=1", "batch.global=1"]

@@ -89,6 +89,7 @@ SLOW = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "parts"), [QUICK, *(pytest.param(*each, marks=slow) for each in SLOW)], ids=str)
 def test_a_step_is_that_of_layers_that_are_not_compiled(quick, name, parts):
     model = MODELS[name]()

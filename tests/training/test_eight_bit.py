@@ -96,6 +96,7 @@ def test_blocks_that_are_not_full_and_chunks_are_one_matrix(monkeypatch):
     assert whole[0]["exp_avg"].dtype == torch.uint8 and len(whole[0]["exp_avg_scale"]) == 4
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_family_learns_with_them_and_goes_on_bit_for_bit(name):
     parts = {"optimizer": {"lr": 1e-2, "state": "int8"}}

@@ -96,6 +96,7 @@ WAYS = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("how", WAYS)
 @quickly("steered")
 def test_what_is_kept_of_a_layer_changes_nothing(name, how):

@@ -31,6 +31,7 @@ def test_metadata_is_what_the_package_reads(tmp_path):
     assert own["a.texts"] == ["x", "", "ü"] and own["a.truths"] == [True, False]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", *BLOCKS])
 def test_numbers_are_those_that_the_package_decodes(tmp_path, kind, monkeypatch):
     monkeypatch.setattr(module, "AT_ONCE", 512)  # several threads' worth

@@ -34,6 +34,7 @@ def theirs(path):
     return transformers.LlamaForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"])
 @torch.no_grad()
 def test_logits_are_transformers(tmp_path, kind):

@@ -174,6 +174,7 @@ def test_the_tests_elsewhere_exist():
             assert re.search(rf"^def {name}\(", (TESTS / file).read_text(), re.M), place
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("config_class", "name", "value", "base"), cases(SHAPES))
 def test_it_changes_the_weights(config_class, name, value, base):
     def shapes(values):

@@ -30,6 +30,7 @@ def config(folder):
     return json.loads((folder / "adapter_config.json").read_text())
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("how", [{}, {"rslora": True, "rank": 3}], ids=["usual", "rslora"])
 @pytest.mark.parametrize("format", ["stacked", "official"])
