@@ -1,6 +1,7 @@
 """What tests of operations share: a number of threads that is put back."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib import import_module
 
 import pytest
 import torch
@@ -16,6 +17,13 @@ def three_threads() -> Iterator[None]:
 
 
 @pytest.fixture
-def wide_registers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rules of a processor whose registers hold the kernels' vectors; what is computed is the same on any."""
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+def set_vectors(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes the rules those of a processor with vectors that torch calls so; what is computed is the same on any."""
+    module = import_module("modelwright.ops.backends.cpu.unit")  # the package has a function of this name
+    return lambda name: monkeypatch.setattr(module, "VECTORS", name)
+
+
+@pytest.fixture
+def wide_registers(set_vectors: Callable[[str], None]) -> None:
+    """The rules of a processor whose registers hold the kernels' vectors."""
+    set_vectors("AVX512")

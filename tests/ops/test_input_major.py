@@ -110,7 +110,7 @@ class Counted(torch.Tensor):
 
 @needs_kernels
 @pytest.mark.usefixtures("wide_registers")
-def test_the_kernel_serves_what_it_is_faster_for_and_torch_the_rest(monkeypatch):
+def test_the_kernel_serves_what_it_is_faster_for_and_torch_the_rest(monkeypatch, set_vectors):
     used = []
     monkeypatch.setattr(kernels, "columns", lambda x, *rest: used.append(x) or x @ rest[0] + rest[1])
 
@@ -128,10 +128,12 @@ def test_the_kernel_serves_what_it_is_faster_for_and_torch_the_rest(monkeypatch)
     }.items():
         with torch.no_grad():
             assert {rows: by_kernel(*operands(rows, 16, 8, dtype)) for rows in wanted} == wanted
-    with monkeypatch.context() as narrow, torch.no_grad():
-        narrow.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    set_vectors("AVX2")
+    with torch.no_grad():
         assert not by_kernel(*operands(1, 16, 8, torch.float32))
-        assert by_kernel(*operands(1, 16, 8, torch.bfloat16)) and by_kernel(*operands(600, 16, 8, torch.bfloat16))
+        assert by_kernel(*operands(1, 16, 8, torch.bfloat16)) and by_kernel(*operands(63, 16, 8, torch.bfloat16))
+        assert not by_kernel(*operands(64, 16, 8, torch.bfloat16))
+    set_vectors("AVX512")
     x, weight, bias = operands(2, 16, 8, torch.float32)
     assert not by_kernel(x, weight, bias)  # a gradient may be asked for
     with torch.no_grad():

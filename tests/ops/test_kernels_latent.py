@@ -63,10 +63,10 @@ def test_rows_and_many_tokens_are_left_to_torch():
 
 
 @torch.no_grad()
-def test_any_number_of_tokens_is_served_where_torch_has_no_products_of_their_type(monkeypatch):
+def test_any_number_of_tokens_is_served_where_torch_has_no_products_of_their_type(set_vectors):
     kv_b, x = torch.randn(2 * 16, 8).bfloat16(), torch.randn(1, 2, 200, 8).bfloat16()
     for capability, served in (("AVX2", True), ("AVX512", False), ("DEFAULT", False)):
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
+        set_vectors(capability)
         assert kernels.serves_latent(x, kv_b) is served
         assert not kernels.serves_latent(x.float(), kv_b.float())
 

@@ -8,11 +8,11 @@ layer is a plain one that follows its weight.
 from functools import reduce
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelwright.ops.invariant import rows_are_invariant
 from modelwright.ops.linear import linear
+from modelwright.ops.products import plain_linear
 
 
 class Linear(nn.Linear):
@@ -61,7 +61,7 @@ class RowSlicedLinear(CastLinear):
 
 def _product(input: Tensor, weight: Tensor) -> Tensor:
     """torch's product, as transformers takes it of slices, unless no row may depend on the others."""
-    return linear(input, weight) if rows_are_invariant() else F.linear(input, weight)
+    return linear(input, weight) if rows_are_invariant() else plain_linear(input, weight)
 
 
 def column_linear(

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from modelwright.layers.quantized import QuantizedExperts
 from modelwright.ops.experts import GroupedProduct, experts, grouped_linear
 from modelwright.ops.invariant import rows_are_invariant
 from modelwright.ops.linear import linear
+from modelwright.ops.products import addmm, plain_linear
 from modelwright.ops.stored import stored_experts
 
 STACKS = ("gate_up_proj", "down_proj")
@@ -51,8 +51,8 @@ class LowRank(nn.Module):
         x = F.dropout(x, self.dropout, self.training).to(base.dtype)
         if rows_are_invariant():
             return base + self.scale * linear(linear(x, a), b)
-        hidden = F.linear(x, a).flatten(0, -2)
-        return torch.addmm(base.flatten(0, -2), hidden, b.t(), alpha=self.scale).view_as(base)
+        hidden = plain_linear(x, a).flatten(0, -2)
+        return addmm(base.flatten(0, -2), hidden, b.t(), alpha=self.scale).view_as(base)
 
     def grouped(self, x: Tensor, base: Tensor, counts: Tensor, product: GroupedProduct = grouped_linear) -> Tensor:
         """The same for rows sorted by expert; ``counts`` ``[experts]`` says how many each has."""

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.dispatch import numbers_are_known, only_numbers
+from modelwright.ops.products import as_autocast, in_fp32, matmul
+from modelwright.ops.trained_attention import attention_in_fp32, takes_gradients, wants_gradients
 
 
 def reference_attention(
@@ -30,9 +32,9 @@ def reference_attention(
         mask = causal_mask(q.shape[2], k.shape[2], past=0, device=q.device)
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    scores = masked_scores(q @ k.transpose(-1, -2) * scale, mask, softmax_dtype)
+    scores = masked_scores(matmul(q, k.transpose(-1, -2)) * scale, mask, softmax_dtype)
     weights = F.dropout(scores.softmax(dim=-1).to(q.dtype), dropout)
-    return weights @ v
+    return matmul(weights, v)
 
 
 def fused_attention(
@@ -42,10 +44,28 @@ def fused_attention(
 
     A query that may look at nothing is left to torch's kernel, which gives zeros or NaN: masks should not have any.
     """
+    if wants_gradients(q, k, v) and in_fp32(q, k, v):
+        if not dropout and takes_gradients(q, k, v, mask):
+            return attention_in_fp32(q, k, v, mask, scale, causal)
+        return _torchs_in_fp32(q, k, v, mask, scale, dropout, causal)
+    return _torchs(q, k, v, mask, scale, dropout, causal)
+
+
+def _torchs(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, dropout: float, causal: bool) -> Tensor:
     grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped
     )
+
+
+def _torchs_in_fp32(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, dropout: float, causal: bool
+) -> Tensor:
+    """What torch writes out in fp32 itself, unless autocast is enabled: scores and weights are kept so."""
+    q, k, v = as_autocast(q), as_autocast(k), as_autocast(v)
+    mask = mask.float() if mask is not None and mask.is_floating_point() else mask
+    with torch.autocast("cpu", enabled=False):
+        return _torchs(q.float(), k.float(), v.float(), mask, scale, dropout, causal).to(v.dtype)
 
 
 def attention(

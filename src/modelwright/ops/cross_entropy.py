@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.products import multiply
+
 IGNORED = -100
 """The target of what is not learned."""
 
@@ -34,7 +37,8 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, chunk: int)
     """:func:`summed_cross_entropy` of ``x @ weight.T``, ``chunk`` tokens at a time.
 
     The gradients of a chunk's logits are known as soon as its loss is, so those of ``x`` and ``weight`` are taken in
-    the forward pass already, and no logits are kept or computed twice. Backward runs once.
+    the forward pass already, and no logits are kept or computed twice. Backward runs once. Where torch has no
+    products of the type (``products.py``), logits and their gradients are fp32.
     """
     return _LinearCrossEntropy.apply(x, weight, targets, chunk)
 
@@ -60,10 +64,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=x.device)
         of_x = torch.empty_like(x) if wants_x else None
         of_weight = _Sum(weight) if wants_weight else None
+        wide = weight.is_cpu and kernels.torch_lacks(weight.dtype)
+        compute = torch.float32 if wide else weight.dtype  # in fp32 nothing but the results is rounded
         with torch.autocast(x.device.type, enabled=False):
             for start in range(0, len(x), chunk):
-                part, own = x[start : start + chunk], targets[start : start + chunk, None]
-                logits = F.linear(part, weight).float()
+                part, own = x[start : start + chunk].to(compute), targets[start : start + chunk, None]
+                logits = multiply(part, weight.t()) if wide else F.linear(part, weight).float()
                 most = logits.amax(dim=1, keepdim=True)
                 meant = logits.gather(1, own)
                 shares = logits.sub_(most).exp_()
@@ -71,8 +77,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 total += (sums.log() + most - meant).sum()
                 if of_x is None and of_weight is None:
                     continue
-                gradient = shares.div_(sums).scatter_add_(1, own, shares.new_full(own.shape, -1.0)).to(weight.dtype)
-                if of_x is not None:
+                gradient = shares.div_(sums).scatter_add_(1, own, shares.new_full(own.shape, -1.0)).to(compute)
+                if of_x is not None and wide:
+                    of_x[start : start + chunk] = multiply(gradient, weight, dtype=x.dtype)
+                elif of_x is not None:
                     torch.mm(gradient, weight, out=of_x[start : start + chunk])
                 if of_weight is not None:
                     of_weight.add(gradient, part)

@@ -15,6 +15,7 @@ _is_compiling = torch.compiler.is_compiling
 _transforms_active = torch._C._are_functorch_transforms_active
 _tracing_state = torch._C._get_tracing_state
 _modes = torch._C._len_torch_dispatch_stack
+_KEEPS = "torch.utils.checkpoint"
 _WITHOUT_NUMBERS = (torch._C._TorchDispatchModeKey.FAKE, torch._C._TorchDispatchModeKey.PROXY)
 
 
@@ -39,6 +40,19 @@ def only_numbers(x: Tensor, *others: Tensor | None) -> bool:
     if torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type):
         return False
     return not _modes() or all(isinstance(mode, KernelAwareMode) for mode in _get_current_dispatch_mode_stack())
+
+
+def transforms_active() -> bool:
+    """Whether a transformation of ``torch.func`` is going on."""
+    return _transforms_active()
+
+
+def only_known_modes() -> bool:
+    """Whether no mode watches torch's operations but ours, and those that keep some of a layer's for its gradients."""
+    return not _modes() or all(
+        isinstance(mode, KernelAwareMode) or type(mode).__module__ == _KEEPS
+        for mode in _get_current_dispatch_mode_stack()
+    )
 
 
 def graph_is_made(x: Tensor) -> bool:

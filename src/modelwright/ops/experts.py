@@ -16,19 +16,21 @@ from torch import Tensor
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.backends import triton as gpu_kernels
 from modelwright.ops.backends.cpu import Unit
-from modelwright.ops.backends.cpu.thresholds import ROWS_OF_AN_EXPERT
+from modelwright.ops.backends.cpu.thresholds import LACKED_ROWS_OF_AN_EXPERT, ROWS_OF_AN_EXPERT
 from modelwright.ops.dispatch import graph_is_made, only_numbers
 from modelwright.ops.gated import Activation
 from modelwright.ops.invariant import one_by_one, rows_are_invariant
+from modelwright.ops.products import in_fp32, multiply, plain_linear
 
 GroupedProduct = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``grouped_linear`` or ``segmented_linear``: one signature, one result."""
 
 
 def prefers_expert_kernel(choices: int, experts: int, dtype: torch.dtype) -> bool:
-    """The rule on the CPU: whether ``choices`` leave few rows for each expert, or the kernel is faster anyway."""
+    """The rule on the CPU: whether ``choices`` leave few rows for each expert, or the kernel is faster however many."""
     in_blocks = dtype == torch.bfloat16 and kernels.unit() != Unit.STREAMS
-    return in_blocks or kernels.torch_lacks(dtype) or choices <= experts * ROWS_OF_AN_EXPERT
+    most = LACKED_ROWS_OF_AN_EXPERT if kernels.torch_lacks(dtype) else ROWS_OF_AN_EXPERT
+    return in_blocks or choices <= experts * most
 
 
 def experts(
@@ -132,6 +134,8 @@ def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
+    if in_fp32(x, weight):
+        return opaque_grouped_linear(x, weight, counts)
     if graph_is_made(x) and x.dtype != torch.bfloat16:  # torch's rules for graphs know its kernel in bf16 alone
         return opaque_grouped_linear(x, weight, counts)
     if not _grouped_mm_serves(x, weight):
@@ -147,23 +151,46 @@ def segmented_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     """:func:`grouped_linear` as one product per expert that has rows, for what torch's grouped kernel refuses."""
     sizes = counts.tolist()
     experts = weight.unbind(0)  # once: indexing the stack per expert would give each its own full-size gradient
-    runs = [F.linear(run, experts[e]) for e, run in enumerate(x.split(sizes)) if sizes[e]]
-    return torch.cat(runs) if runs else F.linear(x, experts[0])
+    runs = [plain_linear(run, experts[e]) for e, run in enumerate(x.split(sizes)) if sizes[e]]
+    return torch.cat(runs) if runs else plain_linear(x, experts[0])
 
 
 @torch.library.custom_op("modelwright::grouped_linear", mutates_args=())
 def opaque_grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-    """:func:`grouped_linear` as one step of a graph, which cannot hold what depends on how long each run is."""
-    with torch.no_grad():
-        return grouped_linear(x, weight, counts)
+    """:func:`grouped_linear` as one step of a graph, which cannot hold what depends on how long each run is.
+
+    Of types that this processor has no products of, it is made expert by expert in fp32 (``products.py``).
+    """
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        if not _lacked(x):
+            return grouped_linear(x, weight, counts)
+        out = x.new_empty(x.shape[0], weight.shape[1])
+        for run, into, own in zip(*_runs(counts, x, out), weight.unbind(0), strict=True):
+            if len(run):
+                into.copy_(multiply(run, own.t()))
+        return out
 
 
 @torch.library.custom_op("modelwright::grouped_linear_of_weight", mutates_args=())
 def _weight_gradient(gradient: Tensor, x: Tensor, counts: Tensor) -> Tensor:
     """``gradient[rows of e].T @ x[rows of e]`` for each expert: ``[experts, out, in]``."""
+    runs = zip(*_runs(counts, gradient, x), strict=True)
+    if not _lacked(x):
+        return torch.stack([of_run.T @ run for of_run, run in runs])
+    out = x.new_empty(counts.shape[0], gradient.shape[1], x.shape[1])
+    with torch.autocast("cpu", enabled=False):
+        for own, (of_run, run) in zip(out, runs, strict=True):
+            own.copy_(multiply(of_run.T, run))
+    return out
+
+
+def _lacked(x: Tensor) -> bool:
+    return x.is_cpu and kernels.torch_lacks(x.dtype)
+
+
+def _runs(counts: Tensor, *rows: Tensor) -> list[tuple[Tensor, ...]]:
     sizes = counts.tolist()
-    runs = zip(gradient.split(sizes), x.split(sizes), strict=True)
-    return torch.stack([of_run.T @ run for of_run, run in runs])
+    return [each.split(sizes) for each in rows]
 
 
 @opaque_grouped_linear.register_fake
@@ -183,8 +210,11 @@ def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, counts = ctx.saved_tensors
     wanted, of_weight, _ = ctx.needs_input_grad
-    back = opaque_grouped_linear(gradient.contiguous(), weight.transpose(1, 2).contiguous(), counts) if wanted else None
-    return back, _weight_gradient(gradient.contiguous(), x, counts) if of_weight else None, None
+    gradient, turned = gradient.contiguous(), weight.transpose(1, 2)
+    if wanted and not _lacked(x):
+        turned = turned.contiguous()  # as the grouped kernel wants it
+    back = opaque_grouped_linear(gradient, turned, counts) if wanted else None
+    return back, _weight_gradient(gradient, x, counts) if of_weight else None, None
 
 
 opaque_grouped_linear.register_autograd(_backward, setup_context=_keep)

@@ -17,6 +17,7 @@ from modelwright.ops.attention import fused_attention, masked_scores
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.dispatch import only_numbers
 from modelwright.ops.invariant import rows_are_invariant
+from modelwright.ops.products import in_fp32, matmul
 
 Product = Callable[..., Tensor]
 """``fused_attention`` or ``reference_attention``: one signature, one result."""
@@ -97,11 +98,11 @@ def absorbed_attention(
     q_latent = query_to_latent(q_nope, kv_b)
     # All heads share one key, so heads and tokens are one axis of one product over the cache. The cache stands on the
     # left and the weights below too: kernels for few columns read a long left side once, in bf16 many times faster.
-    scores = latent @ q_latent.flatten(1, 2).transpose(1, 2) + k_rope @ q_rope.flatten(1, 2).transpose(1, 2)
+    scores = matmul(latent, q_latent.flatten(1, 2).mT) + matmul(k_rope, q_rope.flatten(1, 2).mT)
     scores = scores.transpose(1, 2).unflatten(1, (heads, tokens))  # [batch, heads, tokens, keys]
     scores = masked_scores(scores * scale, mask)
     weights = F.dropout(scores.softmax(dim=-1).to(latent.dtype), dropout)
-    attended = (weights.flatten(1, 2) @ latent).unflatten(1, (heads, tokens))  # [batch, heads, tokens, rank]
+    attended = matmul(weights.flatten(1, 2), latent).unflatten(1, (heads, tokens))  # [batch, heads, tokens, rank]
     return latent_to_values(attended, kv_b, nope)
 
 
@@ -117,7 +118,10 @@ def query_to_latent(q_nope: Tensor, kv_b: Tensor) -> Tensor:
     if only_numbers(q_nope, kv_b) and kernels.serves_latent(q_nope, kv_b):
         return kernels.latent_in(q_nope, kv_b)
     w_key = kv_b.unflatten(0, (q_nope.shape[1], -1))[:, : q_nope.shape[-1]]  # [heads, nope, rank]
-    return torch.einsum("bhtn,hnr->bhtr", q_nope, w_key)
+    if not in_fp32(q_nope, w_key):
+        return torch.einsum("bhtn,hnr->bhtr", q_nope, w_key)
+    q_latent = matmul(q_nope.transpose(0, 1).flatten(1, 2), w_key)  # [heads, batch * tokens, rank]
+    return q_latent.unflatten(1, (q_nope.shape[0], -1)).transpose(0, 1)
 
 
 def latent_to_values(attended: Tensor, kv_b: Tensor, nope: int) -> Tensor:
@@ -128,5 +132,5 @@ def latent_to_values(attended: Tensor, kv_b: Tensor, nope: int) -> Tensor:
     if only_numbers(attended, kv_b) and kernels.serves_latent(attended, kv_b):
         return kernels.latent_to_values(attended, kv_b, nope)
     w_value = kv_b.unflatten(0, (heads, -1))[:, nope:]  # [heads, v_dim, rank]
-    values = w_value @ attended.permute(1, 3, 0, 2).flatten(2)  # [heads, v_dim, batch * tokens]
+    values = matmul(w_value, attended.permute(1, 3, 0, 2).flatten(2))  # [heads, v_dim, batch * tokens]
     return values.unflatten(2, (batch, tokens)).permute(2, 0, 3, 1)

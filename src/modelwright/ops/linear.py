@@ -7,18 +7,19 @@ which torch does as fast or faster. Leaves out the kernel (``backends/cpu``).
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.backends.cpu import Unit
 from modelwright.ops.backends.cpu.thresholds import (
+    LACKED_LINEAR_ROWS,
     LINEAR_ROWS_BF16,
     LINEAR_ROWS_FP32,
     NARROW_LINEAR_ROWS_FP32,
 )
 from modelwright.ops.dispatch import only_numbers
 from modelwright.ops.invariant import one_by_one, rows_are_invariant
+from modelwright.ops.products import plain_linear
 
 Layer = tuple[Tensor, Tensor | None]
 """A weight ``[out, in]`` and a bias ``[out]`` or None."""
@@ -27,7 +28,7 @@ Layer = tuple[Tensor, Tensor | None]
 def prefers_kernel(rows: int, dtype: torch.dtype) -> bool:
     """The rule: whether so many rows are few."""
     if dtype == torch.bfloat16:
-        return kernels.torch_lacks(dtype) or rows <= LINEAR_ROWS_BF16[kernels.unit()]
+        return rows <= (LACKED_LINEAR_ROWS if kernels.torch_lacks(dtype) else LINEAR_ROWS_BF16[kernels.unit()])
     if dtype != torch.float32:
         return False
     return rows <= LINEAR_ROWS_FP32 if kernels.has_wide_registers() else rows in NARROW_LINEAR_ROWS_FP32
@@ -39,7 +40,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return _invariant(x, [(weight, bias)])[0]
     if only_numbers(x, weight, bias) and _kernel_serves(x, weight):
         return kernels.linears(x, [(weight, bias)])[0]
-    return F.linear(x, weight, bias)
+    return plain_linear(x, weight, bias)
 
 
 def linears(x: Tensor, layers: Sequence[Layer]) -> list[Tensor]:
@@ -49,7 +50,7 @@ def linears(x: Tensor, layers: Sequence[Layer]) -> list[Tensor]:
         return _invariant(x, layers)
     if only_numbers(x, *weights, *(bias for _, bias in layers)) and _kernel_serves(x, *weights):
         return kernels.linears(x, layers)
-    return [F.linear(x, weight, bias) for weight, bias in layers]
+    return [plain_linear(x, weight, bias) for weight, bias in layers]
 
 
 def _invariant(x: Tensor, layers: Sequence[Layer]) -> list[Tensor]:
@@ -58,7 +59,7 @@ def _invariant(x: Tensor, layers: Sequence[Layer]) -> list[Tensor]:
     if only_numbers(x, *weights, *(bias for _, bias in layers)) and kernels.serves_linear(x, *weights):
         return kernels.linears(x, layers, Unit.STREAMS)
     rows = x.reshape(-1, x.shape[-1])
-    outs = [one_by_one(lambda row, w=w, b=b: F.linear(row, w, b), rows) for w, b in layers]
+    outs = [one_by_one(lambda row, w=w, b=b: plain_linear(row, w, b), rows) for w, b in layers]
     return [out.view(*x.shape[:-1], out.shape[-1]) for out in outs]
 
 

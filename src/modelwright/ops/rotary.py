@@ -12,6 +12,7 @@ from torch import Tensor
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.dispatch import only_numbers
 from modelwright.ops.invariant import one_by_one, rows_are_invariant
+from modelwright.ops.products import plain_linear
 
 Rotate = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``rotate_half_split``, ``rotate_by_matrix`` or ``rotate_interleaved``: one signature, two layouts of the pairs."""
@@ -134,7 +135,9 @@ def rotate_by_matrix(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     nothing = torch.zeros_like(identity)
     exchange = torch.cat((torch.cat((nothing, identity), dim=1), torch.cat((-identity, nothing), dim=1)))
     cos, sin = (torch.cat((table, table), dim=-1).unsqueeze(1) for table in (cos, sin))
-    return (wide * cos + (wide @ exchange) * sin).to(x.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        exchanged = plain_linear(wide, exchange.t())
+    return (wide * cos + exchanged * sin).to(x.dtype)
 
 
 def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -8,13 +8,13 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.backends.cpu.thresholds import ROUTED_TOKENS
 from modelwright.ops.dispatch import only_numbers
 from modelwright.ops.invariant import rows_are_invariant
+from modelwright.ops.products import plain_linear
 
 _SCORED = (torch.float32, torch.bfloat16)
 
@@ -38,7 +38,7 @@ def router_scores(x: Tensor, weight: Tensor, scoring: str, compute: torch.dtype)
 def reference_router_scores(x: Tensor, weight: Tensor, scoring: str, compute: torch.dtype) -> tuple[Tensor, Tensor]:
     """:func:`router_scores` by torch, autocast off. The documentation of the kernel."""
     with torch.autocast(x.device.type, enabled=False):
-        logits = F.linear(x.to(compute), weight.to(compute)).float()
+        logits = plain_linear(x.to(compute), weight.to(compute)).float()
     return logits, logits.softmax(dim=-1) if scoring == "softmax" else logits.sigmoid()
 
 

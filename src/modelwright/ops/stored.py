@@ -24,6 +24,7 @@ from modelwright.ops.experts import grouped_experts
 from modelwright.ops.gated import Activation
 from modelwright.ops.invariant import one_by_one, rows_are_invariant
 from modelwright.ops.linear import linear
+from modelwright.ops.products import plain_linear
 from modelwright.ops.weight_only import Int4Weight, Int8Weight, dequantise
 
 Stored = Int8Weight | Int4Weight
@@ -63,7 +64,7 @@ class _FrozenProduct(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         of_x, of_bias, *_ = ctx.needs_input_grad
-        back = (gradient @ dequantise(ctx.weight, gradient.dtype)).to(ctx.type) if of_x else None
+        back = plain_linear(gradient, dequantise(ctx.weight, gradient.dtype).t()).to(ctx.type) if of_x else None
         return back, gradient.flatten(0, -2).sum(0) if of_bias else None, None, None
 
 
@@ -83,7 +84,7 @@ def _invariant_linear(x: Tensor, weight: Stored, bias: Tensor | None, served: bo
         return kernels.linear(x, weight, bias, Unit.STREAMS)
     wide = dequantise(weight, x.dtype)
     rows = x.reshape(-1, x.shape[-1])
-    out = one_by_one(lambda row: F.linear(row, wide, None if bias is None else bias.to(x.dtype)), rows)
+    out = one_by_one(lambda row: plain_linear(row, wide, None if bias is None else bias.to(x.dtype)), rows)
     return out.view(*x.shape[:-1], out.shape[-1])
 
 

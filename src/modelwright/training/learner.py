@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -109,10 +109,13 @@ class Learner:
 
     @contextmanager
     def _pass(self, step: int, number: int) -> Iterator[None]:
-        """What a micro-batch runs in: its random numbers, and the types of its products."""
-        drawn, products = drawn_for(self.config.seed, step, number), self.weights.products(self.device.type)
-        with drawn, products, compiling(self.config.compile):
+        """What a micro-batch runs in, there and back: its random numbers, and kernels of compiled layers."""
+        with drawn_for(self.config.seed, step, number), compiling(self.config.compile):
             yield
+
+    def _products(self) -> AbstractContextManager[Any]:
+        """The types of a pass's products."""
+        return self.weights.products(self.device.type)
 
     def _loads(self, step: int, micro: list[dict[str, Any]]) -> Tensor | None:
         """The choices of experts of the whole step, where a balance loss over all of it asks for them.
@@ -124,7 +127,7 @@ class Learner:
             return None
         found = []
         for number, inputs in enumerate(micro):
-            with self._pass(step, number):
+            with self._pass(step, number), self._products():
                 found.append(self.model.training_loads(**inputs))
         return torch.stack(found).sum(dim=0)
 
@@ -137,7 +140,8 @@ class Learner:
 
     def _learn(self, inputs: dict[str, Any], number: int, counts: list[PassCounts], loads: Any, sums: Sums) -> None:
         """Add a micro-batch's gradients to those of the step."""
-        passed: PassLoss = self.model.training_loss(**inputs, chunk=self.chunk(), loads=loads)
+        with self._products():  # gradients have the types of what they are of: autocast would make those of fp32 low
+            passed: PassLoss = self.model.training_loss(**inputs, chunk=self.chunk(), loads=loads)
         if self.config.loss.per_token:
             counted = sum(each.counted for each in counts)
         else:

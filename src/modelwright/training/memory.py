@@ -33,6 +33,11 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "softmax": ("_softmax", "_safe_softmax", "logsumexp"),
 }
 """The kinds of kernels that a run's config may name, and torch's operations that they are."""
+OWN: dict[str, tuple[str, ...]] = {
+    "matmul": ("product", "grouped_linear"),
+    "attention": ("attention_in_fp32", "attention_by_document"),
+}
+"""Operations of ours that are of these kinds: in graphs, and where products of a type are made in fp32."""
 RECOMPUTED: dict[str, tuple[str, ...]] = {
     "attention_norm": ("norm",),
     "attention": tuple(KERNELS),
@@ -151,10 +156,9 @@ def _recomputed(saved: Sequence[str]) -> Callable[..., Any]:
 
 
 def _kernels(name: str) -> frozenset[Any]:
-    """Every overload of torch's operations that a name means, as far as this torch has them."""
+    """Every overload of the operations that a name means, as far as they are there."""
     packets = [getattr(_aten, operation, None) for operation in KERNELS[name]]
-    if name == "attention":  # that of compiled layers, where there are any
-        packets.append(getattr(torch.ops.modelwright, "attention_by_document", None))
+    packets += [getattr(torch.ops.modelwright, operation, None) for operation in OWN.get(name, ())]
     return frozenset(getattr(packet, each) for packet in packets if packet is not None for each in packet.overloads())
 
 

@@ -17,9 +17,17 @@ from modelwright.families.deepseek_vl2.config import VisionEncoderConfig
 from modelwright.layers import FusedSelfAttention, Linear, PlainMLP
 from modelwright.layers.checkpointed import CheckpointedLayer
 from modelwright.ops.attention import attention, reference_attention
+from modelwright.ops.products import convolution
 
 gelu_tanh = partial(F.gelu, approximate="tanh")
 SiglipNorm = partial(nn.LayerNorm, eps=1e-6)
+
+
+class PatchProjection(nn.Conv2d):
+    """torch's convolution, in fp32 where this processor has no products of its type."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return convolution(self, input)
 
 
 class PatchEmbed(nn.Module):
@@ -27,7 +35,7 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, patch_size: int, width: int):
         super().__init__()
-        self.proj = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size)
+        self.proj = PatchProjection(3, width, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """``[tiles, 3, H, W]`` to ``[tiles, patches, width]``, row by row."""

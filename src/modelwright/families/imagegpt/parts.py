@@ -19,6 +19,7 @@ from modelwright.ops.dispatch import numbers_are_known
 from modelwright.ops.input_major import input_major_linear
 from modelwright.ops.invariant import row_wise, rows_are_invariant
 from modelwright.ops.linear import linear
+from modelwright.ops.products import plain_linear
 
 
 def attention_scale(config: ImageGPTConfig, layer: int) -> float:
@@ -101,7 +102,7 @@ class ColourHead(nn.Linear):
         super().__init__(config.n_embd, config.start_token_id, bias=False)
 
     def forward(self, input: Tensor) -> Tensor:
-        product = linear if rows_are_invariant() else F.linear
+        product = linear if rows_are_invariant() else plain_linear
         return product(input, self.weight[: self.out_features])
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from modelwright.ops.backends.cpu.build import available, call
 from modelwright.ops.backends.cpu.layouts import COLUMNS, LINEAR_COLUMNS
 from modelwright.ops.backends.cpu.linear import INPUTS
-from modelwright.ops.backends.cpu.thresholds import INPUT_MAJOR_ROWS_BF16, INPUT_MAJOR_ROWS_FP32
+from modelwright.ops.backends.cpu.thresholds import INPUT_MAJOR_ROWS_BF16, INPUT_MAJOR_ROWS_FP32, LACKED_LINEAR_ROWS
 from modelwright.ops.backends.cpu.unit import has_wide_registers, torch_lacks
 
 
@@ -18,9 +18,9 @@ def serves_columns(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 
 def prefers_columns(rows: int, dtype: torch.dtype) -> bool:
-    """Whether the kernel is faster than torch for so many rows."""
+    """Whether the kernel is faster than torch, or than a product in fp32, for so many rows."""
     if dtype == torch.bfloat16:
-        return rows > 0 and (torch_lacks(dtype) or rows <= INPUT_MAJOR_ROWS_BF16)
+        return 0 < rows <= (LACKED_LINEAR_ROWS if torch_lacks(dtype) else INPUT_MAJOR_ROWS_BF16)
     return 0 < rows <= INPUT_MAJOR_ROWS_FP32 and has_wide_registers()
 
 

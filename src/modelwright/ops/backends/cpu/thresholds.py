@@ -2,9 +2,9 @@
 
 Each was chosen by ``benchmarks/kernels.py`` on a processor with AVX-512 and its dot products of bf16 (AMD EPYC, two
 cores), which times both sides of each; those named ``NARROW`` on one whose registers hold 8 floats (AVX2 of a Zen 3,
-one core). Types that torch has no products of know no limit (``torch_lacks`` of ``unit.py``). Leaves out what a kernel
-cannot compute at all, which its ``serves`` function knows, and the thresholds inside the C++ kernels
-(``thresholds.h``).
+one core). ``LACKED`` are of types that torch has no products of there (``torch_lacks`` of ``unit.py``): more rows are
+multiplied in fp32 (``ops/products.py``). Leaves out what a kernel cannot compute at all, which its ``serves`` function
+knows, and the thresholds inside the C++ kernels (``thresholds.h``).
 """
 
 import torch
@@ -13,6 +13,15 @@ from modelwright.ops.backends.cpu.layouts import Unit
 
 LINEAR_ROWS_BF16 = {Unit.STREAMS: 8, Unit.DOTS: 64, Unit.TILES: 64}
 """Rows of bf16 up to which a linear layer is computed by the kernel. ``TILES`` is an estimate, not measured."""
+
+LACKED_LINEAR_ROWS = 63
+"""Rows up to which a linear layer is computed by the kernel where torch has no products of the type. Of 32 rows a
+product in fp32, copies included, takes 0.8 to 1.3 times the kernel's time, of 64 0.75 to 1, of 128 0.6 to 0.75, of 512
+0.4 to 0.55; with a weight ``[in, out]`` as much or less. Four layers, 384 to 2048 wide."""
+
+LACKED_ROWS_OF_AN_EXPERT = 40
+"""The same for the mean rows of an expert: of 24 and 16 fp32 takes 1.3 and 1.5 times as long, of 32 and 48 0.9, of 128
+0.6."""
 
 LINEAR_ROWS_FP32 = 32
 """Rows of fp32 up to which a linear layer is computed by the kernel, where registers are wide."""

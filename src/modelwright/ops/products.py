@@ -1,0 +1,152 @@
+"""Products as torch makes them, but in fp32 where it lacks those of a type: exact factors, one rounding at the end.
+
+A processor without instructions for bf16 or fp16 takes up to 50 times as long for such a product as for one in fp32
+(``torch_lacks``). The product of two such numbers is exact in fp32, so that the sums are at least as good as torch's
+own. What is kept for gradients has the type of the operands; copies in fp32 last for one product, and those of the
+larger operand are made piece by piece. The operations below serve whatever no kernel does: gradients, autocast, layers
+that torch compiles. Exported graphs keep torch's own products.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.dispatch import graph_is_made, only_known_modes, transforms_active
+
+PIECE = 2**22
+"""Numbers of the larger operand, or of the result, that are held in fp32 at once: products of smaller pieces were up to
+twice as slow (2**18) and 1.2 times (2**20), of the whole as fast."""
+LEAST = 64
+"""Rows or columns of a piece at least, however long they are."""
+_CAST = frozenset({torch.float32, torch.bfloat16, torch.float16})
+"""What autocast casts."""
+_PLAIN = (Tensor, nn.Parameter)
+
+
+def in_fp32(*operands: Tensor | None) -> bool:
+    """Whether a product of these is made in fp32 here, of what autocast would make of them where it is enabled."""
+    own = [each for each in operands if each is not None]
+    first = own[0]
+    if not first.is_cpu:
+        return False
+    autocast = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu") if autocast else first.dtype
+    if not kernels.torch_lacks(dtype):
+        return False
+    if not all(each.dtype in _CAST if autocast else each.dtype == dtype for each in own):
+        return False
+    if torch.compiler.is_compiling():
+        return not torch.compiler.is_exporting()
+    plain = all(type(each) in _PLAIN for each in own)
+    return plain and not graph_is_made(first) and not transforms_active() and only_known_modes()
+
+
+def plain_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear``: x ``[..., in]``, weight ``[out, in]``, bias ``[out]`` -> ``[..., out]``."""
+    if weight.dim() != 2 or not in_fp32(x, weight, bias):
+        return F.linear(x, weight, bias)
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return addmm(bias, rows, weight.t()).view(*x.shape[:-1], weight.shape[0])
+
+
+def addmm(added: Tensor | None, a: Tensor, b: Tensor, alpha: float = 1.0) -> Tensor:
+    """``torch.addmm``: ``added + alpha * a @ b``; a ``[rows, in]``, b ``[in, out]``, added ``[out]``, ``[rows, out]``
+    or nothing."""
+    if in_fp32(a, b, added):
+        return _product(as_autocast(a), as_autocast(b), None if added is None else as_autocast(added), alpha)
+    if added is None:
+        return alpha * torch.mm(a, b)
+    return torch.addmm(added, a, b, alpha=alpha)
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b`` of as many dimensions, 2 or more, of which all but the last two are alike."""
+    if a.shape[:-2] != b.shape[:-2] or not in_fp32(a, b):
+        return a @ b
+    return _product(as_autocast(a), as_autocast(b), None, 1.0)
+
+
+def convolution(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """``layer(x)`` of a convolution without dilation or groups of its own; what is kept for gradients is fp32 here."""
+    if not in_fp32(x, layer.weight, layer.bias):
+        return layer._conv_forward(x, layer.weight, layer.bias)
+    x, weight = as_autocast(x), as_autocast(layer.weight)
+    bias = None if layer.bias is None else as_autocast(layer.bias).float()
+    with torch.autocast("cpu", enabled=False):
+        return layer._conv_forward(x.float(), weight.float(), bias).to(x.dtype)
+
+
+def as_autocast(x: Tensor) -> Tensor:
+    """``x`` in autocast's type where that is enabled."""
+    return x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
+
+
+def multiply(
+    a: Tensor, b: Tensor, added: Tensor | None = None, alpha: float = 1.0, dtype: torch.dtype | None = None
+) -> Tensor:
+    """``added + alpha * a @ b`` in fp32, rounded to ``dtype`` (that of ``a``), without gradients and autocast.
+
+    a ``[..., rows, in]``, b ``[..., in, out]``. Of matrices, the operand with more rows or columns is cast in pieces.
+    """
+    dtype = dtype or a.dtype
+    rows, columns = a.shape[-2], b.shape[-1]
+    most = max(rows, columns)
+    at_once = max(PIECE // max(a.shape[-1], min(rows, columns), 1), LEAST)
+    if a.dim() > 2 or at_once >= most:
+        return _whole(a.float(), b.float(), added, alpha).to(dtype)
+    out = a.new_empty(rows, columns, dtype=dtype)
+    starts = range(0, most, at_once)
+    if columns >= rows:
+        a = a.float()
+        for part in (slice(start, start + at_once) for start in starts):
+            out[:, part] = _whole(a, b[:, part].float(), None if added is None else added[..., part], alpha)
+        return out
+    b = b.float()
+    for part in (slice(start, start + at_once) for start in starts):
+        own = added if added is None or added.dim() == 1 else added[part]
+        out[part] = _whole(a[part].float(), b, own, alpha)
+    return out
+
+
+def _whole(a: Tensor, b: Tensor, added: Tensor | None, alpha: float) -> Tensor:
+    if added is not None:
+        return torch.addmm(added.float(), a, b, alpha=alpha)
+    out = torch.matmul(a, b)
+    return out if alpha == 1.0 else out.mul_(alpha)
+
+
+@torch.library.custom_op("modelwright::product", mutates_args=())
+def _product(a: Tensor, b: Tensor, added: Tensor | None, alpha: float) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        return multiply(a, b, added, alpha)
+
+
+@_product.register_fake
+def _(a: Tensor, b: Tensor, added: Tensor | None, alpha: float) -> Tensor:
+    return a.new_empty(*a.shape[:-1], b.shape[-1])
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    a, b, added, ctx.alpha = inputs
+    ctx.dims = 0 if added is None else added.dim()
+    wants_a, wants_b, *_ = ctx.needs_input_grad
+    ctx.save_for_backward(a if wants_b else None, b if wants_a else None)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    a, b = ctx.saved_tensors
+    of_a = of_b = of_added = None
+    if b is not None:
+        of_a = _product(gradient, b.mT, None, ctx.alpha)
+    if a is not None:
+        of_b = _product(gradient.mT, a, None, ctx.alpha).mT  # lies as a layer's weight does, whose transpose b is
+    if ctx.needs_input_grad[2]:
+        of_added = gradient.sum(0) if ctx.dims == 1 else gradient
+    return of_a, of_b, of_added, None
+
+
+_product.register_autograd(_backward, setup_context=_keep)

@@ -1,0 +1,101 @@
+"""Attention with gradients in a type that this processor has no products of: torch's fused kernels, in fp32.
+
+In bf16 the kernel's backward pass takes 5 to 7 times as long as in fp32, its forward pass about as long. Copies in fp32
+last for one call: what is kept has the type of the operands. Leaves out which attention is meant (``attention.py``).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modelwright.ops.products import as_autocast
+
+_fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_fused_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def wants_gradients(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether they are to reach any of the three."""
+    return torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+
+
+def takes_gradients(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
+    """Whether torch's fused kernel gives gradients of these: values as wide as keys, none wanted of a mask."""
+    if mask is not None and (mask.requires_grad or mask.dim() not in (2, 4)):
+        return False
+    four = q.dim() == k.dim() == v.dim() == 4
+    return four and q.shape[-1] == k.shape[-1] == v.shape[-1] and q.numel() > 0 and k.numel() > 0
+
+
+def attention_in_fp32(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, causal: bool) -> Tensor:
+    """``fused_attention`` without dropout; shapes as there."""
+    return _attention(as_autocast(q), as_autocast(k), as_autocast(v), mask, scale, causal)[0]
+
+
+def _operands(mask: Tensor | None, *parts: Tensor) -> tuple[list[Tensor], Tensor | None]:
+    """In fp32 and as the kernels want them: numbers of a row side by side, a mask that is added."""
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf)
+    wide = (each.float() for each in parts)
+    laid = [each if each.stride(-1) == 1 else each.contiguous() for each in wide]
+    return laid, None if mask is None else mask.float()
+
+
+def _laid(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``[batch, heads, tokens, width]`` that lies by tokens, as projections take it and make it."""
+    return x.transpose(1, 2).to(dtype, memory_format=torch.contiguous_format).transpose(1, 2)
+
+
+def _empty(x: Tensor) -> Tensor:
+    batch, heads, tokens, width = x.shape
+    return x.new_empty(batch, tokens, heads, width).transpose(1, 2)
+
+
+@torch.library.custom_op("modelwright::attention_in_fp32", mutates_args=())
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, causal: bool
+) -> tuple[Tensor, Tensor]:
+    (q32, k32, v32), added = _operands(mask, q, k, v)
+    out, sums = _fused(q32, k32, v32, 0.0, causal, attn_mask=added, scale=scale)
+    return _laid(out, q.dtype), sums.contiguous()
+
+
+@torch.library.custom_op("modelwright::attention_in_fp32_backward", mutates_args=())
+def _attention_backward(
+    gradient: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    out: Tensor,
+    sums: Tensor,
+    scale: float,
+    causal: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    (g32, q32, k32, v32, o32), added = _operands(mask, gradient, q, k, v, out)
+    found = _fused_backward(g32, q32, k32, v32, o32, sums, 0.0, causal, attn_mask=added, scale=scale)
+    of_q, of_k, of_v = (_laid(each, q.dtype) for each in found)
+    return of_q, of_k, of_v
+
+
+@_attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+    return _empty(q), q.new_empty(q.shape[:-1], dtype=torch.float32)
+
+
+@_attention_backward.register_fake
+def _(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _empty(q), _empty(k), _empty(v)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, mask, ctx.scale, ctx.causal = inputs
+    ctx.save_for_backward(q, k, v, mask, *output)
+
+
+def _backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return *_attention_backward(gradient, *ctx.saved_tensors, ctx.scale, ctx.causal), None, None, None
+
+
+_attention.register_autograd(_backward, setup_context=_keep)
