@@ -60,6 +60,13 @@ def test_there_and_back_is_equal(tmp_path, fields):
     assert read.tokenizer("Hi, 1234!").input_ids == load(tmp_path / "hf").tokenizer("Hi, 1234!").input_ids
 
 
+def test_queries_that_are_not_compressed_have_no_rank(tmp_path):
+    """llama.cpp asks for the rank but at the numbers of layers of DeepSeek's own Lite models, and takes 0 as none."""
+    written(tmp_path / "hf", **WAYS["lite"])
+    convert(tmp_path / "hf", tmp_path / "model.gguf")
+    assert open_gguf(tmp_path / "model.gguf").metadata["deepseek2.attention.q_lora_rank"] == 0
+
+
 def test_experts_in_blocks_are_read_one_by_one(tmp_path):
     written(tmp_path / "hf")
     convert(tmp_path / "hf", tmp_path / "model.gguf", dtype="q8_0")

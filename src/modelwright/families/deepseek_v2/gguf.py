@@ -112,7 +112,7 @@ def write_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
         "feed_forward_length": config["intermediate_size"],
         "attention.head_count": config["num_attention_heads"],
         "attention.head_count_kv": 1,
-        "attention.q_lora_rank": config.get("q_lora_rank"),
+        "attention.q_lora_rank": config.get("q_lora_rank") or 0,  # llama.cpp asks for it, but at some numbers of layers
         "attention.kv_lora_rank": rank,
         "attention.key_length": rank + rope,
         "attention.value_length": rank,
