@@ -21,6 +21,7 @@ class Timed:
         tokens: new tokens, as the usage says.
         seconds: until the end.
         whole: the stream ended as a stream ends.
+        text: all of it.
     """
 
     status: int = 0
@@ -29,6 +30,7 @@ class Timed:
     tokens: int = 0
     seconds: float = 0.0
     whole: bool = False
+    text: str = ""
 
 
 async def connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -90,8 +92,10 @@ async def ask(port: int, path: str, body: Any = None) -> tuple[int, bytes]:
     return int(start.split()[1]), rest
 
 
-async def stream(port: int, body: dict[str, Any], kept: Kept | None = None) -> Timed:
-    """A chat completion in pieces, timed, on a connection of its own or on one that is open already."""
+async def stream(
+    port: int, body: dict[str, Any], kept: Kept | None = None, path: str = "/v1/chat/completions"
+) -> Timed:
+    """An answer in pieces, timed, on a connection of its own or on one that is open already."""
     timed, start = Timed(), time.perf_counter()
     raw = json.dumps(body | {"stream": True, "stream_options": {"include_usage": True}}).encode()
     try:
@@ -99,7 +103,7 @@ async def stream(port: int, body: dict[str, Any], kept: Kept | None = None) -> T
     except OSError:
         return timed
     try:
-        writer.write(head("POST", "/v1/chat/completions", raw, keep=kept is not None) + raw)
+        writer.write(head("POST", path, raw, keep=kept is not None) + raw)
         timed.status = int((await reader.readline()).split()[1])
         last = None
         while line := await reader.readline():
@@ -114,7 +118,8 @@ async def stream(port: int, body: dict[str, Any], kept: Kept | None = None) -> T
             now = time.perf_counter()
             if said.get("usage"):
                 timed.tokens = said["usage"]["completion_tokens"]
-            if any(choice["delta"].get("content") for choice in said.get("choices", ())):
+            if text := "".join(map(_text, said.get("choices", ()))):
+                timed.text += text
                 if last is None:
                     timed.first = now - start
                 else:
@@ -127,6 +132,11 @@ async def stream(port: int, body: dict[str, Any], kept: Kept | None = None) -> T
             writer.close()
     timed.seconds = time.perf_counter() - start
     return timed
+
+
+def _text(choice: dict[str, Any]) -> str:
+    """What a frame adds to a choice, of a chat or of a completion."""
+    return (choice["delta"].get("content") if "delta" in choice else choice.get("text")) or ""
 
 
 async def read_to_end(port: int, body: dict[str, Any]) -> None:
