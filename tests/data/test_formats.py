@@ -114,6 +114,7 @@ def test_a_weight_between_and_two_answers_to_one_question_are_refused(folder):
 
 def test_prompt_and_completion_are_words_or_messages(folder):
     assert folder.content({"prompt": "2+2=", "completion": "4"}) == Pair("2+2=", "4")
+    assert folder.content({"prompt": "2+2=", "completion": "4", "images": [], "system": None}) == Pair("2+2=", "4")
     chat = folder.content({"prompt": ASKED + ASKED[:1], "completion": ASKED[1:]})
     assert [(message.role, message.learn) for message in chat.messages] == [
         ("user", None), ("assistant", False), ("user", None), ("assistant", None),
@@ -331,6 +332,16 @@ def test_objects_that_do_not_fit_are_told(folder, shown, reason, objects):
     assert folder.reason(grounded("<image>Where?", "<bbox>", **objects)) == reason
 
 
+BESIDE = {
+    "images": ["a.png"],
+    "image": "a.png",
+    "objects": {"ref": ["sheep"], "bbox": [[1, 2, 3, 4]]},
+    "videos": ["a.mp4"],
+    "tools": [{"name": "look"}],
+    "system": "Be brief.",
+    "history": [["a", "b"]],
+}
+"""What may stand beside the words of a row."""
 ROWS = {
     "it has no messages": {"messages": []},
     "messages must be a list, got 'hello'": {"messages": "hello"},
@@ -359,6 +370,17 @@ ROWS = {
     "an entry of history must be a question and an answer": {"query": "a", "response": "b", "history": [["c"]]},
     "a turn of conversation must have 'human' and 'assistant', got {'human': 'a'}": {"conversation": [{"human": "a"}]},
     "completion must be a string, got 4": {"prompt": "2+2=", "completion": 4},
+    **{
+        f"it has {name!r}, which rows of {format} have no place for: write it as messages": row | {name: value}
+        for format, row, names in (
+            ("words without a chat format", {"prompt": "2+2=", "completion": "4"}, BESIDE),
+            ("one picture and its caption", {"image": "a.png", "caption": "A farm."}, BESIDE.keys() - {"image"}),
+            ("text alone", {"text": "A farm."}, ["images", "objects", "videos"]),
+            ("tokens", {"input_ids": [5, 6]}, ["images", "image", "objects", "videos"]),
+        )
+        for name, value in BESIDE.items()
+        if name in names
+    },
     "output must be a string, got None": {"instruction": "a", "output": None},
 }
 

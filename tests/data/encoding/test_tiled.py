@@ -158,7 +158,11 @@ def test_texts_pairs_and_tokens(processor):
         (chat(("user", "a"), ("system", "b")), r"the system message must be the first, but it is messages\[1\]"),
         (chat(("user", "a"), ("assistant", [png(4, 4)])), r"messages\[1\] has role 'assistant': only a user may show"),
         (chat(("user", [b"no picture", "a"]), ("assistant", "b")), "picture bytes is not a picture that can be read"),
-        (Example(HERE, Picture(PictureRef("a.png"))), "the row is a picture alone, and the model learns words"),
+        (
+            Example(HERE, Picture(PictureRef("a.png"))),
+            "the row is a picture alone, and the model learns words: they stand under caption, text, query and "
+            "response, or messages",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_its_place(processor, example, said):

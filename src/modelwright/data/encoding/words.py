@@ -143,5 +143,9 @@ def pad_of(tokenizer: Any) -> int:
 
 def no_words(content: object) -> RequestError:
     """The error for a row that a model of words cannot read."""
-    kind = "a picture alone" if isinstance(content, Picture) else f"a {type(content).__name__}"
-    return RequestError(f"the row is {kind}, and the model learns words")
+    if isinstance(content, Picture):
+        return RequestError(
+            "the row is a picture alone, and the model learns words: they stand under caption, text, query and "
+            "response, or messages"
+        )
+    return RequestError(f"the row is a {type(content).__name__}, and the model learns words")

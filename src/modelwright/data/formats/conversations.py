@@ -4,7 +4,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from modelwright.data.examples import Chat, Content, Message, Pair, PictureRef
-from modelwright.data.formats.fields import broken, items, listed, mapping_of, optional_words, required, several, shown
+from modelwright.data.formats.fields import (
+    CALLS,
+    MEDIA,
+    PICTURES,
+    TURNS,
+    broken,
+    first_given,
+    items,
+    listed,
+    mapping_of,
+    nothing_beside,
+    optional_words,
+    required,
+    several,
+    shown,
+)
 from modelwright.data.formats.fields import words as words_of
 from modelwright.data.formats.grounding import Objects
 from modelwright.data.formats.pictures import PictureFolder
@@ -23,8 +38,6 @@ _ROLES = {
 }
 ROLES = {name: role for role, names in _ROLES.items() for name in names}
 """The names of roles in all dialects, with what they are here."""
-_OTHER_MEDIA = ("videos", "audios", "video", "audio")
-_CALLS = ("tools", "tool_calls", "function_call")
 
 
 def read_messages(row: Row, folder: PictureFolder) -> Content:
@@ -58,6 +71,7 @@ def read_pair(row: Row, folder: PictureFolder) -> Content:
     """``prompt`` and ``completion``: words, or messages, of whose answers the completion's alone are learned."""
     prompt, completion = required(row, "prompt"), required(row, "completion")
     if isinstance(prompt, str):
+        nothing_beside(row, "words without a chat format", (*PICTURES, *MEDIA, *CALLS, *TURNS))
         return Pair(prompt, words_of(row, "completion", completion))
     asked = [_not_learned(message) for message in items(row, "prompt", prompt)]
     return _chat(row, folder, [*asked, *items(row, "completion", completion)])
@@ -65,6 +79,7 @@ def read_pair(row: Row, folder: PictureFolder) -> Content:
 
 def read_caption(row: Row, folder: PictureFolder) -> Content:
     """``image`` and what it shows, ``caption`` or ``text``: a question that is the picture alone."""
+    nothing_beside(row, "one picture and its caption", ("images", "objects", *MEDIA, *CALLS, *TURNS))
     name = "caption" if "caption" in mapping_of(row) else "text"
     answer = Message("assistant", (words_of(row, name, required(row, name)),))
     pictures = several(row, "image", required(row, "image"))
@@ -96,9 +111,9 @@ def _not_learned(message: Any) -> Any:
 
 def _chat(row: Row, folder: PictureFolder, turns: Sequence[Any]) -> Chat:
     values = mapping_of(row)
-    for name in (*_OTHER_MEDIA, *_CALLS):
-        if values.get(name) not in (None, "", [], {}, "[]"):
-            raise broken(row, f"it has {name!r}, which no model here is trained on: leave it out")
+    unknown = first_given(row, (*MEDIA, *CALLS))
+    if unknown is not None:
+        raise broken(row, f"it has {unknown!r}, which no model here is trained on: leave it out")
     system = optional_words(row, "system")
     if system:
         turns = [{"role": "system", "content": system}, *turns]
@@ -126,7 +141,7 @@ class _Draft:
             raise broken(row, f"{where} must be a mapping with 'role' and 'content', got {shown(given)}")
         self.role = self._role(given)
         self.learn = self._learn(given)
-        for name in _CALLS:
+        for name in CALLS:
             if given.get(name):
                 raise broken(row, f"{where} has {name!r}, which no model here is trained on: write the call as text")
         own = given.get("images")

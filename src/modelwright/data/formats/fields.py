@@ -1,11 +1,16 @@
 """Values of a row by their names, each of the type that it must have or a sentence about the row."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from modelwright.data.examples import BrokenRow
 from modelwright.data.rows import Row
 
+# What may stand beside the words of a row, by kind: a format that has no place for it says so.
+PICTURES = ("images", "image", "objects")
+MEDIA = ("videos", "audios", "video", "audio")
+CALLS = ("tools", "tool_calls", "function_call")
+TURNS = ("system", "history")
 _SHOWN = 60
 
 
@@ -32,6 +37,19 @@ def optional_words(row: Row, name: str) -> str:
     """The string of a name that may be missing, null or empty."""
     value = mapping_of(row).get(name)
     return "" if value is None else words(row, name, value)
+
+
+def first_given(row: Row, names: Iterable[str]) -> str | None:
+    """The first of some names under which the row has anything."""
+    values = mapping_of(row)
+    return next((name for name in names if values.get(name) not in (None, "", [], {}, "[]")), None)
+
+
+def nothing_beside(row: Row, format: str, names: Iterable[str]) -> None:
+    """Refuse a row that has anything under one of some names, which its format would leave out unseen."""
+    name = first_given(row, names)
+    if name is not None:
+        raise broken(row, f"it has {name!r}, which rows of {format} have no place for: write it as messages")
 
 
 def required(row: Row, name: str) -> Any:

@@ -1,12 +1,13 @@
 """Rows that are no conversation: words, tokens, and pictures whose pixels are learned."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from modelwright.data.examples import Content, Picture, PictureRef, Text, Tokens
-from modelwright.data.formats.fields import broken, mapping_of, required, shown
+from modelwright.data.formats.fields import MEDIA, PICTURES, broken, mapping_of, nothing_beside, required, shown
 from modelwright.data.formats.fields import words as words_of
 from modelwright.data.formats.pictures import PictureFolder
 from modelwright.data.rows import Row
@@ -17,6 +18,8 @@ IGNORED = -100
 
 def read_text(row: Row, folder: PictureFolder) -> Content:
     """``text``, or words without a name."""
+    if isinstance(row.value, Mapping):
+        nothing_beside(row, "text alone", (*PICTURES, *MEDIA))
     words = row.value if isinstance(row.value, str) else words_of(row, "text", required(row, "text"))
     if not words:
         raise broken(row, "its text is empty")
@@ -26,6 +29,8 @@ def read_text(row: Row, folder: PictureFolder) -> Content:
 def read_tokens(row: Row, folder: PictureFolder) -> Content:
     """``input_ids``, and ``labels`` where they differ; tokens that an ``attention_mask`` hides are left out."""
     values = {"input_ids": row.value} if isinstance(row.value, np.ndarray) else mapping_of(row)
+    if values is row.value:
+        nothing_beside(row, "tokens", (*PICTURES, *MEDIA))
     ids = _whole(row, "input_ids", values["input_ids"] if "input_ids" in values else required(row, "input_ids"))
     if not len(ids):
         raise broken(row, "its input_ids are empty")
