@@ -18,6 +18,7 @@ from modelwright.serving.load import pick_device
 from modelwright.serving.merge_adapter import check_adapter
 from modelwright.serving.opened import Named, Opened, find_model
 from modelwright.serving.prompts import read_template, require_template, try_out
+from modelwright.serving.published import left_out
 from modelwright.serving.quiet import quieten_libraries
 from modelwright.serving.ranks import Ranks
 from modelwright.serving.warm_up import warm_up
@@ -89,9 +90,11 @@ def _lines(served: Served, opened: Opened, settings: ServerSettings, queue: int,
     """What is told when it is ready: what is served within which limits, and a line to try."""
     model = opened.loaded.model
     dtype = str(model.dtype).removeprefix("torch.")
+    unheard = ", ".join(left_out(opened.loaded.checkpoint.folder))
     return (
         f"serving {', '.join(served.names)} at {{url}} ({dtype} on {model.device}): {served.context} tokens of "
         f"context, {opened.engine.cache_tokens} of cache, {served.max_batch} requests at once, {queue} waiting",
+        *([f"generation_config.json sets {unheard}, which no answer here follows"] if unheard else []),
         f"try: {curl(served.name, settings, keys > 0)}",
     )
 

@@ -16,7 +16,7 @@ _MEANT = {
 }
 """transformers' name of a setting to ours."""
 _SAMPLING_ONLY = ("temperature", "top_p", "min_p")
-_NOT_SERVED: dict[str, tuple[Any, ...]] = {
+NOT_SERVED: dict[str, tuple[Any, ...]] = {
     "num_beams": (1,),
     "min_length": (0,),
     "top_h": (),
@@ -47,7 +47,7 @@ def read_generation_config(config: Any) -> dict[str, Any]:
     Raises:
         RequestError: `config` sets something that `SamplingParams` has no field for.
     """
-    for name, idle in _NOT_SERVED.items():
+    for name, idle in NOT_SERVED.items():
         value = getattr(config, name, None)
         if value is not None and value not in idle:
             raise RequestError(f"the engine does not serve {name} of a generation config, got {value!r}")
