@@ -51,6 +51,15 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(run, here):
     assert sorted(here.iterdir()) == before
 
 
+def test_a_dry_run_lists_what_nothing_reads_and_which_files_are_missing(run, here):
+    idle = ("optimizer.momentum=0.9", "schedule.cycles=2", "schedule.name=linear")
+    ended = run("train", "run.yaml", "--dry-run", *idle, "data.train=[nowhere.jsonl]")
+    assert (ended.code, ended.err) == (0, "")
+    assert f"there is no file or folder {here / 'nowhere.jsonl'}" in ended.out
+    told = ended.out.split("no effect: ")[1]
+    assert "optimizer.momentum (adamw has no use for it)" in told and "schedule.cycles (linear" in told
+
+
 def test_a_dry_run_of_mindformers_lists_what_has_no_effect(run, here):
     ended = run("train", "mindformers.yaml", "--dry-run")
     assert ended.code == 0

@@ -8,7 +8,7 @@ from modelwright.cli.console import say
 from modelwright.cli.hub_config import fetch_config
 from modelwright.cli.plan import find_config
 from modelwright.cli.quick_checks import is_on_hub
-from modelwright.cli.train_plan import show_run
+from modelwright.cli.train_plan import show_run, without_effect
 from modelwright.configs import CheckedConfig
 from modelwright.configs.run import RunConfig
 from modelwright.errors import ConfigError
@@ -75,11 +75,6 @@ def check_sources(run: RunConfig) -> None:
     key = "data.eval" if run.evaluate.only else "data.train"
     if not (run.data.eval if run.evaluate.only else run.data.train):
         raise ConfigError(f"{key} names no rows: give it files, such as {key}=rows.jsonl")
-
-
-def without_effect(run: RunConfig, model: CheckedConfig) -> dict[str, str]:
-    """What of the run's file and of the model's config changes nothing, each with the reason."""
-    return {**model.fields_without_effect(), **run.fields_without_effect()}
 
 
 def _say_without_effect(run: RunConfig, model: CheckedConfig) -> None:

@@ -1,7 +1,7 @@
 """What ``modelwright train --dry-run`` prints: the parts, the memory, the layout, steps and tokens of a run."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from modelwright.cli.plan_tables import by_section
 from modelwright.cli.tables import write_lines, write_table
@@ -36,7 +36,7 @@ def show_run(run: RunConfig, model: CheckedConfig, file: Path, folder: Path, ran
     write_table([*rows_of_memory, ("total", format_bytes(plan.memory.total))], (heading, ""))
     write_lines("")
     write_table(_facts(run, plan, model, folder), None, (0, 1))
-    _show_without_effect(run, model)
+    _show_without_effect(run, model, ranks)
 
 
 def built(run: RunConfig, model: CheckedConfig) -> tuple[list[tuple[str, int, int]], Held, int]:
@@ -77,8 +77,21 @@ def _facts(run: RunConfig, plan: RunPlan, model: CheckedConfig, folder: Path) ->
     facts.append(("rate", f"{run.optimizer.name} {run.optimizer.lr:g}, {run.schedule.name}"))
     if not run.loss.per_token:
         facts.append(("loss", "the mean of each micro-batch: other sizes of micro-batches give other gradients"))
+    facts += [("missing", said) for said in _missing(run, folder)]
     facts.append(("output", run.output))
     return facts
+
+
+def _missing(run: RunConfig, folder: Path) -> Iterator[str]:
+    """What the run would be refused for when it opens its data, a sentence for each source whose files are not here."""
+    from modelwright.data.sources.opened import check_source
+
+    root = None if run.data.root is None else Path(run.data.root)
+    for part in (*run.data.train, *run.data.eval):
+        try:
+            check_source(part, root, folder)
+        except UserError as error:
+            yield str(error)
 
 
 def _counted(run: RunConfig, model: CheckedConfig, folder: Path, most: int) -> list[tuple[str, str]]:
@@ -92,8 +105,13 @@ def _counted(run: RunConfig, model: CheckedConfig, folder: Path, most: int) -> l
     return [("steps", f"{steps:,}"), ("tokens", f"at most {tokens:,}" if run.data.drop_last else f"{tokens:,}")]
 
 
-def _show_without_effect(run: RunConfig, model: Any) -> None:
-    lines = {**model.fields_without_effect(), **run.origin.without_effect}
+def without_effect(run: RunConfig, model: CheckedConfig, ranks: int = 1) -> dict[str, str]:
+    """What of the run's file and of the model's config changes nothing, each with the reason."""
+    return {**model.fields_without_effect(), **run.fields_without_effect(ranks)}
+
+
+def _show_without_effect(run: RunConfig, model: CheckedConfig, ranks: int) -> None:
+    lines = without_effect(run, model, ranks)
     if lines:
         told = by_section(tuple(f"{name} ({reason})" for name, reason in lines.items()))
         write_lines(f"\nno effect: {', '.join(told)}")

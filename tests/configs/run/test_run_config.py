@@ -258,6 +258,7 @@ def test_what_means_nothing_on_one_rank_is_listed():
     found = run.fields_without_effect()
     assert found.keys() == {"parallel.offload", "parallel.schedule", "precision.reduce"}
     assert "one rank trains" in found["parallel.offload"]
+    assert run.fields_without_effect(ranks=2) == {}
 
 
 def test_the_models_own_config_fills_what_the_run_leaves_out(tmp_path):

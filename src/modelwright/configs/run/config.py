@@ -119,16 +119,26 @@ class RunConfig(RunPart):
         )
         return data
 
-    def fields_without_effect(self) -> dict[str, str]:
-        """What of the run changes nothing on one rank or is not served yet, each key with the reason.
+    def fields_without_effect(self, ranks: int = 1) -> dict[str, str]:
+        """What of the run changes nothing on so many ranks, beside its other values or at all, each with the reason.
 
         It lists what differs from its default, and what its file holds that means nothing here.
         """
         usual, found = ParallelPart(), dict(self.origin.without_effect)
+        for key, part in (("optimizer", self.optimizer), ("schedule", self.schedule)):
+            found |= {f"{key}.{name}": reason for name, reason in part.without_effect().items()}
+        compute = self.precision.compute or self.model.dtype
+        if self.precision.scale is not None and compute != "float16":
+            found["precision.scale"] = f"it keeps float16's gradients, and the run computes in {compute}"
+        if not self.data.eval:
+            unread = self.evaluate.said() - {"only"}
+            found |= {f"evaluate.{name}": "data.eval names no rows to measure" for name in sorted(unread)}
+        if self.limits.spike_of != LimitsPart().spike_of and self.limits.spike is None:
+            found["limits.spike_of"] = "limits.spike is not given"
         for name in (each.name for each in fields(ParallelPart) if each.name not in self.parallel.degrees):
-            if getattr(self.parallel, name) != getattr(usual, name):
+            if ranks == 1 and getattr(self.parallel, name) != getattr(usual, name):
                 found[f"parallel.{name}"] = "it says how several ranks work, and one rank trains"
-        if self.precision.reduce != PrecisionPart().reduce:
+        if ranks == 1 and self.precision.reduce != PrecisionPart().reduce:
             found["precision.reduce"] = "it is the type of sums over ranks, and one rank trains"
         return found
 

@@ -7,20 +7,40 @@ from modelwright.configs.base import require, require_one_of
 from modelwright.configs.field_types import DTYPES
 from modelwright.configs.run.part import RunPart
 
-OPTIMIZERS = ("adamw", "adam", "sgd", "adagrad", "adafactor", "lion", "muon")
-SCHEDULES = ("cosine", "linear", "constant", "wsd", "polynomial", "restarts")
-"""Our schedules, which count from step 1."""
-MINDFORMERS_SCHEDULES = (
-    "ConstantWarmUpLR",
-    "LinearWithWarmUpLR",
-    "CosineWithWarmUpLR",
-    "CosineWithRestartsAndWarmUpLR",
-    "PolynomialWithWarmUpLR",
-    "ConstantWithCoolDownLR",
-    "WarmUpStableDecayLR",
-    "CosineAnnealingLR",
-    "CosineAnnealingWarmRestarts",
-)
+_DECAY = ("weight_decay", "decay")
+_ADAM = ("betas", "eps", *_DECAY, "fused", "state")
+OPTIMIZERS = {
+    "adamw": _ADAM,
+    "adam": _ADAM,
+    "sgd": ("momentum", *_DECAY, "fused"),
+    "adagrad": ("eps", *_DECAY, "fused"),
+    "adafactor": _DECAY,
+    "lion": ("betas", *_DECAY),
+    "muon": ("momentum", "betas", "eps", *_DECAY, "fused"),
+}
+"""The rules, each with the fields that it reads beside those of all; Muon's `betas` and `eps` are AdamW's beside it."""
+_WARMS = ("warmup", "warmup_init")
+_FALLS = ("end", "decay", "decay_start")
+SCHEDULES = {
+    "cosine": (*_WARMS, "end", "cycles"),
+    "linear": (*_WARMS, "end"),
+    "constant": _WARMS,
+    "wsd": (*_WARMS, *_FALLS),
+    "polynomial": (*_WARMS, "end", "power"),
+    "restarts": (*_WARMS, "end", "cycles"),
+}
+"""Our schedules, which count from step 1, each with the fields that it reads beside those of all."""
+MINDFORMERS_SCHEDULES = {
+    "ConstantWarmUpLR": _WARMS,
+    "LinearWithWarmUpLR": _WARMS,
+    "CosineWithWarmUpLR": (*_WARMS, *_FALLS, "cycles"),
+    "CosineWithRestartsAndWarmUpLR": (*_WARMS, *_FALLS, "cycles"),
+    "PolynomialWithWarmUpLR": (*_WARMS, *_FALLS, "power"),
+    "ConstantWithCoolDownLR": (*_WARMS, *_FALLS, "keep", "end_after", "cycles"),
+    "WarmUpStableDecayLR": (*_WARMS, *_FALLS),
+    "CosineAnnealingLR": _FALLS,
+    "CosineAnnealingWarmRestarts": (*_FALLS, "cycles"),
+}
 """MindFormers', which count from step 0."""
 
 
@@ -78,6 +98,11 @@ class OptimizerPart(RunPart):
             self.state == "float32" or self.name in ("adam", "adamw"),
             f'state "{self.state}" needs the optimizer adam or adamw, got "{self.name}"',
         )
+
+    def without_effect(self) -> dict[str, str]:
+        """The fields that are not as usual and that this rule does not read, each with the reason."""
+        unread = self.said() - {"name", "lr", "master", *OPTIMIZERS[self.name]}
+        return {name: f"{self.name} has no use for it" for name in sorted(unread)}
 
 
 @dataclass(frozen=True)
@@ -138,6 +163,12 @@ class SchedulePart(RunPart):
             f"end must be at most 1, the share of the learning rate that is left, got {self.end}",
         )
         require(self.counts_from in (0, 1), f"counts_from must be 0 or 1, got {self.counts_from}")
+
+    def without_effect(self) -> dict[str, str]:
+        """The fields that are not as usual and that this schedule does not read, each with the reason."""
+        read = (SCHEDULES | MINDFORMERS_SCHEDULES)[self.name]
+        unread = self.said() - {"name", "total", "counts_from", *read}
+        return {name: f"{self.name} has no use for it" for name in sorted(unread)}
 
     def warmup_steps(self, total: int) -> int:
         """How many of `total` steps the rate rises in."""

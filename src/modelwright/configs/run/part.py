@@ -59,6 +59,10 @@ class RunPart(ConfigPart):
         """Every key with its value, parts as mappings and tuples as lists; `of` gives an equal part back."""
         return {key_of(each.name): written(getattr(self, each.name)) for each in fields(self) if each.compare}
 
+    def said(self) -> set[str]:
+        """The keys whose values are not the usual ones, of a part whose fields all have one."""
+        return {key_of(each.name) for each in fields(self) if getattr(self, each.name) != each.default}
+
     @classmethod
     def paths(cls, within: str = "") -> Iterator[str]:
         """The path of every key, those of parts within by name and dot."""

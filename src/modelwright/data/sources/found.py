@@ -57,19 +57,30 @@ def find_containers(path: str, starts: Sequence[Path], kept: Kept, format: str) 
     Raises:
         RequestError: there is nothing there, or nothing that is read.
     """
+    files = find_files(path, starts, format)
+    if files is None:
+        return [HubRows(path)]
+    if all(_end(file) in _PICTURE_ENDS for file in files):
+        return [PictureFiles(files, [_shown(file) for file in files])]
+    return [_open(file, kept, format) for file in files]
+
+
+def find_files(path: str, starts: Sequence[Path], format: str) -> list[Path] | None:
+    """The files of ``path``, by the same arguments; None for a name of the Hub, which is not asked.
+
+    Raises:
+        RequestError: there is nothing there, or nothing that is read.
+    """
     if path in ("-", "/dev/stdin"):
         raise RequestError(
             "standard input has no rows that can be found again by their numbers, which their order and a resumed run "
             "need: write it to a file"
         )
     if path.startswith(SCHEME):
-        return [HubRows(path)]
+        return None
     if _ADDRESS.match(path):
         raise RequestError(f"{path} is no file of this machine, a folder, a glob or an {SCHEME} name: copy it here")
-    files = _files(path, starts, format)
-    if all(_end(file) in _PICTURE_ENDS for file in files):
-        return [PictureFiles(files, [_shown(file) for file in files])]
-    return [_open(file, kept, format) for file in files]
+    return _files(path, starts, format)
 
 
 _PICTURE_ENDS = tuple(f".{end}" for end in PICTURES)

@@ -12,7 +12,7 @@ from modelwright.data.formats import FORMATS, find_format, reader_of
 from modelwright.data.formats.fields import listed
 from modelwright.data.formats.pictures import PictureFolder
 from modelwright.data.rows import Container, Row
-from modelwright.data.sources.found import DOCUMENT, find_containers
+from modelwright.data.sources.found import DOCUMENT, find_containers, find_files
 from modelwright.data.sources.kept import Kept
 from modelwright.errors import ConfigError, RequestError
 
@@ -51,14 +51,24 @@ def open_source(part: Asked, root: Path | None, base: Path, cache: Path | None =
     if format not in ("auto", DOCUMENT, *FORMATS):
         known = ", ".join(("auto", DOCUMENT, *FORMATS))
         raise ConfigError(f"format of {part.path} must be one of {known}, got {format!r}", field="format")
-    root = None if root is None else base / root
     kept = Kept(None if cache is None else base / cache)
-    containers = find_containers(part.path, [base] if root is None else [root, base], kept, format)
+    containers = find_containers(part.path, _starts(root, base), kept, format)
     name = part.path if part.name is None else part.name
     if not sum(map(len, containers)):
         raise RequestError(f"{part.path} holds no rows")
     format = "text" if format == DOCUMENT else format
-    return Rows(name, containers, None if format == "auto" else format, PictureFolder(root), kept)
+    pictures = PictureFolder(None if root is None else base / root)
+    return Rows(name, containers, None if format == "auto" else format, pictures, kept)
+
+
+def check_source(part: Asked, root: Path | None, base: Path) -> None:
+    """Raise a RequestError where a source has no files; nothing is opened. Arguments are those of `open_source`."""
+    find_files(part.path, _starts(root, base), part.format)
+
+
+def _starts(root: Path | None, base: Path) -> list[Path]:
+    """Where a relative path of a source is looked for."""
+    return [base] if root is None else [base / root, base]
 
 
 class Rows:
