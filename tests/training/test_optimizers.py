@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from modelwright.configs.run import OptimizerPart
+from modelwright.configs.run.model import LoraPart, TunePart
 from modelwright.training.optimizers import Optimizers, Steered, kinds_of
+from modelwright.training.tuning import settle
 from tests.training.learners import MODELS, learner_of, rows_of, step_batch, weights_of
 
 close = torch.testing.assert_close
@@ -121,6 +123,15 @@ def test_muon_steps_hidden_matrices_and_adamw_the_rest():
     assert {"model.embed_tokens.weight", "lm_head.weight", "model.layers.1.mlp.gate.weight"} <= rest
     assert "model.layers.1.mlp.experts.down_proj" in rest and "model.norm.weight" in rest
     assert learner.optimizers.set_rate(1e-2)["attention"] == 1e-2
+
+
+def test_a_pair_of_lora_beside_the_head_is_no_hidden_matrix():
+    model = MODELS["llama"]()
+    settle(model, TunePart(lora=LoraPart(rank=2, targets=("attention", "head"), exclude=("gate",))))
+    pairs = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    beside_head = {"lm_head.lora.weight.A", "lm_head.lora.weight.B"}
+    decaying, hidden = kinds_of(model)
+    assert hidden & pairs == pairs - beside_head and beside_head <= pairs <= decaying
 
 
 @pytest.mark.parametrize("name", MODELS)

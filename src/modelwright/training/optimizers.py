@@ -41,16 +41,21 @@ class Steered:
 
 
 def kinds_of(model: nn.Module) -> tuple[set[str], set[str]]:
-    """The names of the parameters that may decay, and of those that are hidden matrices."""
+    """The names of the parameters that may decay, and of those that are hidden matrices.
+
+    What is attached to an embedding or to the head, as the pairs of LoRA are, counts as a part of it.
+    """
     decaying, hidden = set(), set()
     head = getattr(model, "get_output_embeddings", lambda: None)()
+    ends = [each for each in model.modules() if isinstance(each, nn.Embedding) or each is head]
+    outer = {id(within) for each in ends for within in each.modules()}
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.dim() < 2 or isinstance(module, Router):
                 continue
             whole = f"{prefix}.{name}" if prefix else name
             decaying.add(whole)
-            if parameter.dim() == 2 and prefix and not isinstance(module, nn.Embedding) and module is not head:
+            if parameter.dim() == 2 and prefix and id(module) not in outer:
                 hidden.add(whole)
     return decaying, hidden
 
