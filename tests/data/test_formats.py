@@ -367,6 +367,12 @@ ROWS = {
     "messages[1] has 'tool_calls', which no model here is trained on: write the call as text": {
         "messages": [ASKED[0], {"role": "assistant", "content": None, "tool_calls": [{}]}]
     },
+    "messages[1] has 'reasoning_content', which is no part of its content: write it into the content": {
+        "messages": [ASKED[0], {"role": "assistant", "content": "4", "reasoning_content": "2 and 2"}]
+    },
+    "messages[1].content is null, which would teach an answer without words": {
+        "messages": [ASKED[0], {"role": "assistant", "content": None}]
+    },
     "an entry of history must be a question and an answer": {"query": "a", "response": "b", "history": [["c"]]},
     "a turn of conversation must have 'human' and 'assistant', got {'human': 'a'}": {"conversation": [{"human": "a"}]},
     "completion must be a string, got 4": {"prompt": "2+2=", "completion": 4},

@@ -8,6 +8,7 @@ from modelwright.data.formats.fields import (
     CALLS,
     MEDIA,
     PICTURES,
+    THOUGHTS,
     TURNS,
     broken,
     first_given,
@@ -144,6 +145,9 @@ class _Draft:
         for name in CALLS:
             if given.get(name):
                 raise broken(row, f"{where} has {name!r}, which no model here is trained on: write the call as text")
+        for name in THOUGHTS:
+            if given.get(name):
+                raise broken(row, f"{where} has {name!r}, which is no part of its content: write it into the content")
         own = given.get("images")
         pieces = self._pieces(given, beside or own is not None)
         self.parts: list[str | PictureRef | None] = [
@@ -181,6 +185,8 @@ class _Draft:
         if not {"content", "value"} & given.keys():
             raise broken(self.row, f"{self.where} has no 'content': its names are {listed(given)}")
         content = given.get("content", given.get("value"))
+        if content is None and self.role == "assistant":
+            raise broken(self.row, f"{self.where}.content is null, which would teach an answer without words")
         if content is None:
             return []
         if isinstance(content, str):

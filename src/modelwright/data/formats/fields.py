@@ -10,6 +10,7 @@ from modelwright.data.rows import Row
 PICTURES = ("images", "image", "objects")
 MEDIA = ("videos", "audios", "video", "audio")
 CALLS = ("tools", "tool_calls", "function_call")
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 TURNS = ("system", "history")
 _SHOWN = 60
 
