@@ -20,7 +20,6 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +101,9 @@ class Run:
             if contestant.gguf:
                 served = self._served(model, contestant)
                 write_gguf(served.folder, served.gguf, served.dtype)
-        servers = list(self._started(model, contestants))
+        servers: list[Running] = []
         try:
+            self._start_all(model, contestants, servers)
             for round in range(self._args.rounds):
                 shift = round % max(1, len(servers))
                 for flight in self._args.flights:
@@ -122,24 +122,19 @@ class Run:
         folder = self._args.work / model / "bf16"
         return Served(folder, model == "D", self._args.threads, contestant.dtype)
 
-    def _started(self, model: str, contestants: list[Contestant]) -> Iterator[Running]:
+    def _start_all(self, model: str, contestants: list[Contestant], servers: list[Running]) -> None:
         """Those that answer, each warm; what they say first is compared with what the first of them says."""
         said: list[list[str]] = []
         for place, contestant in enumerate(contestants):
             running = self._start(model, contestant, "first", self._args.port + place)
             if running is None:
                 continue
-            try:
-                asyncio.run(turn(running, 1, self._prompts(1), WARMING))
-                said.append(asyncio.run(first_words(running)))
-            except Gone as error:
-                running.close()
-                self._keep("left_out", model, running, why=str(error))
-                continue
+            servers.append(running)
+            asyncio.run(turn(running, 1, self._prompts(1), WARMING))
+            said.append(asyncio.run(first_words(running)))
             same = sum(mine == first for mine, first in zip(said[-1], said[0], strict=True))
             self._keep("same_first_tokens", model, running, of=ALIKE, same=same)
             running.pause()
-            yield running
 
     def _start(self, model: str, contestant: Contestant, kind: str, port: int) -> Running | None:
         """A server that told its first token; None if it did not."""
