@@ -20,7 +20,7 @@ from modelwright.ops.backends.cpu.thresholds import LACKED_ROWS_OF_AN_EXPERT, RO
 from modelwright.ops.dispatch import graph_is_made, only_numbers
 from modelwright.ops.gated import Activation
 from modelwright.ops.invariant import one_by_one, rows_are_invariant
-from modelwright.ops.products import in_fp32, multiply, plain_linear
+from modelwright.ops.products import in_fp32, plain_linear
 
 GroupedProduct = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``grouped_linear`` or ``segmented_linear``: one signature, one result."""
@@ -164,23 +164,23 @@ def opaque_grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         if not _lacked(x):
             return grouped_linear(x, weight, counts)
-        out = x.new_empty(x.shape[0], weight.shape[1])
-        for run, into, own in zip(*_runs(counts, x, out), weight.unbind(0), strict=True):
+        out = x.new_empty(x.shape[0], weight.shape[1], dtype=torch.float32)
+        for run, into, own in zip(*_runs(counts, x.float(), out), weight, strict=True):
             if len(run):
-                into.copy_(multiply(run, own.t()))
-        return out
+                torch.mm(run, own.float().t(), out=into)
+        return out.to(x.dtype)
 
 
 @torch.library.custom_op("modelwright::grouped_linear_of_weight", mutates_args=())
 def _weight_gradient(gradient: Tensor, x: Tensor, counts: Tensor) -> Tensor:
     """``gradient[rows of e].T @ x[rows of e]`` for each expert: ``[experts, out, in]``."""
-    runs = zip(*_runs(counts, gradient, x), strict=True)
     if not _lacked(x):
-        return torch.stack([of_run.T @ run for of_run, run in runs])
+        return torch.stack([of_run.T @ run for of_run, run in zip(*_runs(counts, gradient, x), strict=True)])
     out = x.new_empty(counts.shape[0], gradient.shape[1], x.shape[1])
+    room = x.new_empty(gradient.shape[1], x.shape[1], dtype=torch.float32)
     with torch.autocast("cpu", enabled=False):
-        for own, (of_run, run) in zip(out, runs, strict=True):
-            own.copy_(multiply(of_run.T, run))
+        for own, of_run, run in zip(out, *_runs(counts, gradient.float(), x.float()), strict=True):
+            own.copy_(torch.mm(of_run.T, run, out=room))
     return out
 
 

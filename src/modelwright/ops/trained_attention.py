@@ -36,7 +36,7 @@ def attention_in_fp32(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scal
 def _operands(mask: Tensor | None, *parts: Tensor) -> tuple[list[Tensor], Tensor | None]:
     """In fp32 and as the kernels want them: numbers of a row side by side, a mask that is added."""
     if mask is not None and mask.dtype == torch.bool:
-        mask = torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf)
+        mask = torch.zeros(mask.shape, dtype=torch.float32).masked_fill_(~mask, -torch.inf)
     wide = (each.float() for each in parts)
     laid = [each if each.stride(-1) == 1 else each.contiguous() for each in wide]
     return laid, None if mask is None else mask.float()
