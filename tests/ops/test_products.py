@@ -17,7 +17,7 @@ from modelwright.ops.experts import grouped_experts, grouped_linear, opaque_grou
 from modelwright.ops.input_major import input_major_linear
 from modelwright.ops.latent import absorbed_attention
 from modelwright.ops.linear import linear
-from modelwright.ops.products import addmm, convolution, matmul, plain_linear
+from modelwright.ops.products import addmm, matmul, patch_convolution, plain_linear
 
 LOW = (torch.bfloat16, torch.float16)
 HALF = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
@@ -79,12 +79,7 @@ def test_other_products():
     check(input_major_linear, lambda x, w, b: x @ w + b, [x, weight, bias])
     check(lambda *all: addmm(*all, alpha=0.5), lambda c, a, b: c + 0.5 * (a @ b), [added, x, weight])
     check(matmul, torch.matmul, [drawn(2, 3, 5, 7), drawn(2, 3, 7, 4)])
-    layer = torch.nn.Conv2d(3, 8, 4, 4).bfloat16()
-    check(partial(_convolved, layer), partial(F.conv2d, stride=4), [drawn(2, 3, 9, 8), layer.weight, layer.bias])
-
-
-def _convolved(layer, x, *_):
-    return convolution(layer, x)
+    check(patch_convolution, partial(F.conv2d, stride=(4, 3)), [drawn(2, 3, 9, 8), drawn(8, 3, 4, 3), drawn(8)])
 
 
 @pytest.mark.usefixtures("lacking")
@@ -109,8 +104,8 @@ def test_gradients_of_gradients():
     torch.testing.assert_close(second.double(), torch.autograd.grad(first.sum(), w64)[0], rtol=0.03, atol=0.2)
 
 
-SHAPES = [(4, 4, 12, 12, 8), (4, 2, 12, 12, 8), (4, 4, 5, 12, 8), (4, 4, 40, 40, 8)]
-"""Heads of queries and of keys, queries, keys, width."""
+SHAPES = [(4, 4, 12, 12, 8, 8), (4, 2, 12, 12, 8, 4), (4, 4, 5, 12, 8, 8), (4, 4, 40, 40, 8, 8)]
+"""Heads of queries and of keys, queries, keys, widths of keys and values."""
 
 
 @pytest.mark.usefixtures("lacking")
@@ -119,9 +114,9 @@ SHAPES = [(4, 4, 12, 12, 8), (4, 2, 12, 12, 8), (4, 4, 5, 12, 8), (4, 4, 40, 40,
 @pytest.mark.parametrize("shape", SHAPES)
 def test_attention(dtype, masked, shape):
     torch.manual_seed(1)
-    heads, kv_heads, queries, keys, width = shape
-    q, k, v = (drawn(2, tokens, h, width, dtype=dtype).transpose(1, 2) for tokens, h in
-               ((queries, heads), (keys, kv_heads), (keys, kv_heads)))  # fmt: skip
+    heads, kv_heads, queries, keys, width, narrow = shape
+    q, k, v = (drawn(2, *each, dtype=dtype).transpose(1, 2) for each in
+               ((queries, heads, width), (keys, kv_heads, width), (keys, kv_heads, narrow)))  # fmt: skip
     mask = {"seen": torch.rand(2, 1, queries, keys) < 0.7, "added": torch.randn(queries, keys).to(dtype)}.get(masked)
     if masked == "seen":
         mask |= torch.eye(queries, keys, dtype=torch.bool)
@@ -216,6 +211,7 @@ WAYS = {
     "columns": lambda: partial(input_major_linear, drawn(9, 40), drawn(40, 50), drawn(50)),
     "experts": lambda: partial(grouped_linear, drawn(50, 16), drawn(4, 8, 16), torch.tensor([3, 0, 40, 7])),
     "matmul": lambda: partial(matmul, drawn(2, 9, 8), drawn(2, 8, 5)),
+    "patches": lambda: partial(patch_convolution, drawn(2, 3, 8, 8), drawn(8, 3, 4, 4), drawn(8)),
     "head": lambda: partial(linear_cross_entropy, drawn(30, 16), drawn(70, 16), torch.arange(30), chunk=8),
 }
 

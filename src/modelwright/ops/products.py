@@ -70,14 +70,18 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     return _product(as_autocast(a), as_autocast(b), None, 1.0)
 
 
-def convolution(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """``layer(x)`` of a convolution without dilation or groups of its own; what is kept for gradients is fp32 here."""
-    if not in_fp32(x, layer.weight, layer.bias):
-        return layer._conv_forward(x, layer.weight, layer.bias)
-    x, weight = as_autocast(x), as_autocast(layer.weight)
-    bias = None if layer.bias is None else as_autocast(layer.bias).float()
-    with torch.autocast("cpu", enabled=False):
-        return layer._conv_forward(x.float(), weight.float(), bias).to(x.dtype)
+def patch_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.conv2d`` whose stride is the size of its kernel, which moves no number of ``x`` into two sums.
+
+    x ``[batch, channels, height, width]``, weight ``[out, channels, size, other]`` -> ``[batch, out, rows, columns]``.
+    """
+    high, wide = weight.shape[2:]
+    if not in_fp32(x, weight, bias):
+        return F.conv2d(x, weight, bias, stride=(high, wide))
+    rows, columns = x.shape[2] // high, x.shape[3] // wide
+    whole = x[:, :, : rows * high, : columns * wide].unflatten(3, (columns, wide)).unflatten(2, (rows, high))
+    patches = as_autocast(whole).permute(0, 2, 4, 1, 3, 5).flatten(3)  # [batch, rows, columns, channels * numbers]
+    return plain_linear(patches, weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
 def as_autocast(x: Tensor) -> Tensor:

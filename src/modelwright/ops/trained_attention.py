@@ -7,6 +7,7 @@ last for one call: what is kept has the type of the operands. Leaves out which a
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from modelwright.ops.products import as_autocast
@@ -21,11 +22,11 @@ def wants_gradients(q: Tensor, k: Tensor, v: Tensor) -> bool:
 
 
 def takes_gradients(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
-    """Whether torch's fused kernel gives gradients of these: values as wide as keys, none wanted of a mask."""
+    """Whether torch's fused kernel gives gradients of these: values no wider than keys, none wanted of a mask."""
     if mask is not None and (mask.requires_grad or mask.dim() not in (2, 4)):
         return False
     four = q.dim() == k.dim() == v.dim() == 4
-    return four and q.shape[-1] == k.shape[-1] == v.shape[-1] and q.numel() > 0 and k.numel() > 0
+    return four and q.shape[-1] == k.shape[-1] >= v.shape[-1] and q.numel() > 0 and k.numel() > 0
 
 
 def attention_in_fp32(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, causal: bool) -> Tensor:
@@ -34,10 +35,12 @@ def attention_in_fp32(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scal
 
 
 def _operands(mask: Tensor | None, *parts: Tensor) -> tuple[list[Tensor], Tensor | None]:
-    """In fp32 and as the kernels want them: numbers of a row side by side, a mask that is added."""
+    """In fp32 and as the kernels want them: all as wide as the widest, numbers side by side, a mask that is added."""
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros(mask.shape, dtype=torch.float32).masked_fill_(~mask, -torch.inf)
+    width = max(each.shape[-1] for each in parts)
     wide = (each.float() for each in parts)
+    wide = (each if each.shape[-1] == width else F.pad(each, (0, width - each.shape[-1])) for each in wide)
     laid = [each if each.stride(-1) == 1 else each.contiguous() for each in wide]
     return laid, None if mask is None else mask.float()
 
@@ -47,8 +50,8 @@ def _laid(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.transpose(1, 2).to(dtype, memory_format=torch.contiguous_format).transpose(1, 2)
 
 
-def _empty(x: Tensor) -> Tensor:
-    batch, heads, tokens, width = x.shape
+def _empty(x: Tensor, width: int) -> Tensor:
+    batch, heads, tokens, _ = x.shape
     return x.new_empty(batch, tokens, heads, width).transpose(1, 2)
 
 
@@ -58,7 +61,7 @@ def _attention(
 ) -> tuple[Tensor, Tensor]:
     (q32, k32, v32), added = _operands(mask, q, k, v)
     out, sums = _fused(q32, k32, v32, 0.0, causal, attn_mask=added, scale=scale)
-    return _laid(out, q.dtype), sums.contiguous()
+    return _laid(out[..., : v.shape[-1]], q.dtype), sums.contiguous()
 
 
 @torch.library.custom_op("modelwright::attention_in_fp32_backward", mutates_args=())
@@ -75,18 +78,18 @@ def _attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     (g32, q32, k32, v32, o32), added = _operands(mask, gradient, q, k, v, out)
     found = _fused_backward(g32, q32, k32, v32, o32, sums, 0.0, causal, attn_mask=added, scale=scale)
-    of_q, of_k, of_v = (_laid(each, q.dtype) for each in found)
+    of_q, of_k, of_v = (_laid(own[..., : each.shape[-1]], q.dtype) for own, each in zip(found, (q, k, v), strict=True))
     return of_q, of_k, of_v
 
 
 @_attention.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
-    return _empty(q), q.new_empty(q.shape[:-1], dtype=torch.float32)
+    return _empty(q, v.shape[-1]), q.new_empty(q.shape[:-1], dtype=torch.float32)
 
 
 @_attention_backward.register_fake
 def _(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty(q), _empty(k), _empty(v)
+    return _empty(q, q.shape[-1]), _empty(k, k.shape[-1]), _empty(v, v.shape[-1])
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -17,17 +17,17 @@ from modelwright.families.deepseek_vl2.config import VisionEncoderConfig
 from modelwright.layers import FusedSelfAttention, Linear, PlainMLP
 from modelwright.layers.checkpointed import CheckpointedLayer
 from modelwright.ops.attention import attention, reference_attention
-from modelwright.ops.products import convolution
+from modelwright.ops.products import patch_convolution
 
 gelu_tanh = partial(F.gelu, approximate="tanh")
 SiglipNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class PatchProjection(nn.Conv2d):
-    """torch's convolution, in fp32 where this processor has no products of its type."""
+    """torch's convolution of patches, in fp32 where this processor has no products of its type."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return convolution(self, input)
+        return patch_convolution(input, self.weight, self.bias)
 
 
 class PatchEmbed(nn.Module):
