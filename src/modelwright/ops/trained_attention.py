@@ -12,8 +12,9 @@ from torch import Tensor
 
 from modelwright.ops.products import as_autocast
 
-_fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_fused_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_fused: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+_fused_backward: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
+"""Not among what torch documents: without them it computes attention with gradients in its own way, in fp32."""
 
 
 def wants_gradients(q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -23,6 +24,8 @@ def wants_gradients(q: Tensor, k: Tensor, v: Tensor) -> bool:
 
 def takes_gradients(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
     """Whether torch's fused kernel gives gradients of these: values no wider than keys, none wanted of a mask."""
+    if _fused is None or _fused_backward is None:
+        return False
     if mask is not None and (mask.requires_grad or mask.dim() not in (2, 4)):
         return False
     four = q.dim() == k.dim() == v.dim() == 4
