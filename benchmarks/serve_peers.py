@@ -91,6 +91,9 @@ class Run:
             "same_first_tokens": [],
             "left_out": [],
         }
+        if args.resume:
+            kept = json.loads(args.out.read_text())
+            self.found |= {name: kept[name] for name in (*KEPT, "turns", "same_first_tokens", "left_out")}
 
     def measure(self, model: str) -> None:
         """All rounds of one of the models."""
@@ -246,6 +249,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rest", type=float, default=1.0, help="seconds between two turns")
     parser.add_argument("--port", type=int, default=8140)
+    parser.add_argument("--resume", action="store_true", help="add to what --out has")
     parser.add_argument("--out", type=Path, default=Path("serve_peers.json"))
     args = parser.parse_args()
     args.peers = dict(peer.split("=", 1) for peer in args.peers)
