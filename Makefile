@@ -30,6 +30,8 @@ serve: $(READY)  ## set up, then serve the model in the package at http://127.0.
 
 # The tensors of the tests are too small for threads to help.
 test test-all test-oldest test-newest: export OMP_NUM_THREADS ?= 1
+# Many tests start processes of their own, which need not compile what they import.
+test test-all test-oldest test-newest: export PYTHONDONTWRITEBYTECODE :=
 test: $(READY)  ## the quick tests, in two processes (WORKERS)
 	$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 

@@ -44,7 +44,7 @@ def meets(model, names, batches):
     return [torch.cat(rows[name]).float() for name in names]
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(7)
 @pytest.mark.parametrize("name", MODELS)
 def test_in_every_family_products_are_nearer_than_to_nearest(name):
     plain = MODELS[name]()
@@ -70,6 +70,7 @@ def rounded(weight, x):
     return refine(weight, x.T @ x, gptq(weight, x.T @ x, 32))
 
 
+@pytest.mark.slow
 def test_later_layers_are_rounded_by_what_rounded_ones_make():
     plain = MODELS["llama"]()
     batches = batches_of(plain)
@@ -83,6 +84,7 @@ def test_later_layers_are_rounded_by_what_rounded_ones_make():
         assert torch.equal(wanted.steps, rounded(weight, other).steps) == (".layers.0." in layer)
 
 
+@pytest.mark.slow
 def test_each_expert_is_rounded_by_the_tokens_that_chose_it_and_to_nearest_by_few():
     plain, model = MODELS["deepseek_v2"](), MODELS["deepseek_v2"]()
     batches = batches_of(plain, passes=30)
@@ -108,6 +110,7 @@ def test_each_expert_is_rounded_by_the_tokens_that_chose_it_and_to_nearest_by_fe
     assert min(counts) < 64 <= max(counts), counts
 
 
+@pytest.mark.slow
 def test_pictures_too():
     model = MODELS["deepseek_vl2"]()
     batches = [*batches_of(model, 8), vl2_inputs([[(1, 2)]]), vl2_inputs([[(2, 1)]])]
@@ -128,6 +131,7 @@ def test_the_head_and_training_mode():
     assert not torch.equal(model.lm_head.stored.steps, quantise_int4(MODELS["llama"]().lm_head.weight).steps)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", ["llama", "deepseek_v2", "imagegpt"])
 def test_the_folder_holds_it_and_the_engine_draws_what_generate_does(tmp_path, name):
     plain = MODELS[name]()

@@ -106,7 +106,7 @@ PLANNED = {
 """Each width is a whole number of groups of 64."""
 
 
-@pytest.mark.one_in(6)
+@pytest.mark.one_in(8)
 @pytest.mark.parametrize(
     ("name", "quant", "how", "keep_head"),
     [

@@ -117,6 +117,7 @@ def test_latency_of_requests_that_start_together(run, v2):
     assert told["peak_memory_bytes"]["process"] > 2**20
 
 
+@pytest.mark.slow
 def test_the_backend_is_the_one_that_was_asked_for(run, v2):
     told = [bench(run, "latency", v2, *args) for args in ((), ("--backend", "eager"))]
     assert [one["engine"]["backend"] for one in told] == ["auto", "eager"]

@@ -257,6 +257,7 @@ def test_a_sheet_that_cannot_be_written_is_refused_at_once(run, tmp_path, target
     assert refused(ended) == f"--output {tmp_path / target}: {sentence.format(folder=tmp_path)}"
 
 
+@pytest.mark.slow
 def test_stdout_holds_the_picture_alone_also_of_a_file_whose_name_is_no_text(nano, picture, tmp_path):
     odd = tmp_path / os.fsdecode(b"\xff.png")
     shutil.copy(picture, odd)

@@ -21,6 +21,7 @@ def source(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_checkpoint_becomes_a_folder_that_generates(run, source, tmp_path):
     ended = run("export", "onnx", source, tmp_path / "ein Modell", "--draws", "4")
     assert (ended.code, ended.err) == (0, "")

@@ -83,6 +83,7 @@ def test_python_m_is_the_same_command():
     assert (refused.returncode, refused.stderr) == (2, "modelwright: --max-new-tokens must be at least 0, got -3\n")
 
 
+@pytest.mark.slow
 def test_a_shell_completes_commands_and_options_without_waiting_for_the_libraries():
     """What the script that ``--install-completion`` leaves with the shell asks for at each press of the key."""
     for typed, completed in (("cha", ["chat"]), ("chat --max-t", ["--max-tokens"]), ("chat vl2", ["vl2-nano"])):

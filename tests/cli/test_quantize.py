@@ -25,6 +25,7 @@ def text(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_the_report_and_the_comparison(run, tmp_path, text):
     lines = run("quantize", "vl2-nano", str(tmp_path / "out"), "--method", "int8", "--eval", str(text)).out.splitlines()
     assert len(lines) == 3
@@ -33,6 +34,7 @@ def test_the_report_and_the_comparison(run, tmp_path, text):
     assert lines[2].startswith("held-out loss over ") and "int8" in lines[2]
 
 
+@pytest.mark.slow
 def test_int4_has_offsets_in_groups_of_32_unless_asked_otherwise(run, tmp_path):
     for more, config, share in (
         ((), {"group_size": 32, "symmetric": False}, "offset"),

@@ -50,6 +50,7 @@ def prompts(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_two_processes_answer_as_one(vl2, prompts, tmp_path, run):
     shared, alone = tmp_path / "shared.jsonl", tmp_path / "alone.jsonl"
     out, err = started(

@@ -24,6 +24,7 @@ def in_a_shell(command: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(["bash", "-c", line], capture_output=True, timeout=600, env=paths)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("command", "status", "sentence"),
     [

@@ -44,6 +44,7 @@ def test_a_dry_run_and_the_rows_need_only_the_file(run, here):
     assert ended.code == 0 and "⟦ba ab</s>⟧" in ended.out
 
 
+@pytest.mark.slow
 def test_an_adapter_and_the_merged_folder_are_read_by_others(run, here):
     assert run("train", here / "run.yaml").code == 0
     assert run("checkpoint", "export", "out", "merged", "--merge").code == 0

@@ -375,7 +375,7 @@ CASES = [
 ]
 
 
-@pytest.mark.one_in(6)
+@pytest.mark.one_in(8)
 @pytest.mark.parametrize(
     "bases", [pytest.param(2, id="two_bases"), pytest.param(99, id="all_bases", marks=pytest.mark.slow)]
 )

@@ -172,6 +172,7 @@ def test_the_callers_dict_is_left_alone():
     assert given_scaling == YARN
 
 
+@pytest.mark.slow
 @given(
     theta=st.floats(1.0, 1e7, exclude_min=True),
     factor=st.floats(1.0, 100.0) | st.integers(1, 100),

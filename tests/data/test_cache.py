@@ -158,6 +158,7 @@ def prepare_and_die(folder, step: int) -> int:
     os._exit(0)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_leaves_a_whole_folder_or_none(folder):
     """At every place in turn: while rows are made, while files are brought to the disk, before and after the rename."""
     folder.rows(ROWS)

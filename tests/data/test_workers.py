@@ -26,6 +26,7 @@ def rows(count: int) -> Listed:
     return Listed([Text("hello " * (1 + row % 7)) for row in range(count)])
 
 
+@pytest.mark.slow
 def test_the_order_depends_on_no_worker_and_what_they_make_ahead_is_not_in_the_state():
     """And a broken row, a dead worker and one after the end are told as without workers."""
     how: dict[str, Any] = {"encoder": WORDS, "step": 3, "window": 8}
@@ -71,6 +72,7 @@ def test_pictures_are_decoded_by_workers(processor):
         helped.close()
 
 
+@pytest.mark.slow
 def test_a_worker_says_what_went_wrong():
     workers = Workers(WORDS, 1)
     try:

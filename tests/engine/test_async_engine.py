@@ -138,6 +138,7 @@ def test_a_task_that_is_cancelled_before_it_asked_leaves_nothing(ticks):
     run(work)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.none() | st.integers(0, 12), min_size=1, max_size=6))
 def test_cancellation_at_any_moment_leaves_the_others_alone(cancelled):

@@ -86,7 +86,7 @@ def alone(name: str, kind: str, number: int) -> tuple[tuple[int, ...], torch.Ten
     return result.completions[0].tokens, torch.stack([recorded.drawn[result.request][i] for i in range(9)])
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(7)
 @pytest.mark.parametrize(("name", "kind"), CASES)
 @settings(max_examples=4, suppress_health_check=[HealthCheck.too_slow])
 @given(

@@ -45,6 +45,7 @@ def test_what_takes_too_long_is_left_behind_and_counted_until_it_ends():
     worker.close()
 
 
+@pytest.mark.slow
 def test_time_that_the_machine_has_for_others_does_not_count():
     worker = Bounded("test")
     assert worker.run(lambda: time.sleep(0.2) or "slept", 0.05) == "slept"

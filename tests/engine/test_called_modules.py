@@ -245,7 +245,7 @@ def check(runs: Runs, change: Any, names: Any, recorded: bool = False) -> Counte
     return counted
 
 
-@pytest.mark.one_in(6)
+@pytest.mark.one_in(10)
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("family", MODELS)
@@ -258,7 +258,7 @@ def test_changes_of_all_modules_have_their_effect(family, way, change):
         assert set(seen) == set(runs.named(TARGETS[family]))
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("change", [hooks, swapped], ids=lambda change: change.__name__)
 @pytest.mark.parametrize("way", ["generate", "recorded"])
 @pytest.mark.parametrize("family", ["v2", "llama"])

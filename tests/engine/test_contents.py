@@ -80,6 +80,7 @@ def test_memory_that_a_weight_gives_up_is_free(monkeypatch):
     assert memory() is None and not taken.hold()
 
 
+@pytest.mark.slow
 def test_who_is_gone_hears_no_optimizer():
     gc.collect()
     before = len(contents._watching)

@@ -49,6 +49,7 @@ def drain(engine: Engine) -> list[Update]:
     return updates
 
 
+@pytest.mark.slow
 @settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(OTHERS), max_size=4), st.integers(4, 20), st.booleans(), st.booleans())
 def test_a_seeded_output_is_the_same_whatever_runs_beside_it(others, budget, chunk, first):

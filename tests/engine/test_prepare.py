@@ -36,6 +36,7 @@ def cut_and_padded() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("make", [byte_tokenizer, cut_and_padded])
 def test_many_threads_prepare_while_another_serves(make):
     engine = engine_of(MODEL, make())

@@ -115,7 +115,7 @@ def serve(family: str, asked: list[Asked], **settings: Any) -> None:
     assert set(whole) <= set(found)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(8)
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=5, suppress_health_check=[HealthCheck.too_slow])
 @given(asked=requests(), drawn=limits())

@@ -120,6 +120,7 @@ TestScheduler = SchedulerMachine.TestCase
 TestScheduler.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host_pages", [0, 30])
 def test_ten_thousand_small_requests_with_random_aborts_leave_no_page_in_use(host_pages):
     chance = random.Random(5)

@@ -201,6 +201,7 @@ def test_a_reader_that_pauses_is_woken_for_the_beginning_and_for_ends():
     assert len(found) <= 2 * 3 + 1
 
 
+@pytest.mark.slow
 def test_a_reader_that_pauses_is_woken_before_too_much_waits():
     async def main() -> list[int]:
         async with AsyncEngine(engine(), max_unread=16_000) as serving:

@@ -95,6 +95,7 @@ def made(tmp_path_factory):
     return folder, experts, open_experts(folder, experts)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(tokens=st.integers(1, 40), seed=st.integers(0, 999))
 def test_any_number_of_tokens_and_any_routing(made, tokens, seed):

@@ -14,6 +14,8 @@ from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM
 from tests.export.graphs import largest_delta, lengths
 from tests.fakes import DENSE, GROUPED, MHA, MOE, NOAUX, YARN, golden, tiny_v2, tokens, write_checkpoint
 
+pytestmark = pytest.mark.slow  # its export alone takes more than a quick test may
+
 GOLDEN = [
     "v2_dense",
     "v2_lite_group",
@@ -96,7 +98,6 @@ def test_greedy_tokens_of_a_padded_batch(made):
     assert np.array_equal(np.stack(steps, axis=1), free[:, 6:])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", GOLDEN)
 def test_logits_and_greedy_tokens_of_the_official_code(exported, tmp_path, name):
     config, weights, inputs, outputs = golden(name)
@@ -113,7 +114,6 @@ def test_logits_and_greedy_tokens_of_the_official_code(exported, tmp_path, name)
     assert np.array_equal(found, free)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SWITCHES)
 def test_every_switch(exported, name):
     made = exported(tiny_v2(base=SWITCHES[name]), draws=6)
@@ -121,7 +121,6 @@ def test_every_switch(exported, name):
         assert largest_delta(made.model, made.open(), *shape, seed=0, padded=True) < 1e-4
 
 
-@pytest.mark.slow
 def test_half_precision(exported):
     made = exported(tiny_v2(base=NOAUX), dtype="float16")
     assert made.report.dtype == "float16"

@@ -20,6 +20,8 @@ from modelwright.families.deepseek_vl2.tiles import TileRows, picture_rows
 from modelwright.serving.load import load
 from tests.fakes import TILE, golden, tiny_vl2, tokens, vl2_inputs, write_checkpoint
 
+pytestmark = pytest.mark.slow  # its export alone takes more than a quick test may
+
 GOLDEN = ["vl2_batch", "vl2_odd_grid", "vl2_one_image", "vl2_tail_tiny"]
 PICTURES = ("images", "images_seq_mask", "images_spatial_crop")
 SHAPES = Path(__file__).parents[2] / "examples" / "pictures" / "shapes.png"
@@ -136,7 +138,6 @@ def test_what_does_not_fit_is_refused(decoder, change, message):
         decoder.generate(**inputs | change)
 
 
-@pytest.mark.slow
 def test_each_decoder_refuses_the_others_folder(made, exported, imagegpt):
     with pytest.raises(RequestError, match="holds a deepseek_vl_v2, whose decoder reads rows: use OnnxPictureDecoder"):
         OnnxDecoder(made.folder, threads=1).generate(np.zeros((1, 2), np.int64), 2)
@@ -159,7 +160,6 @@ def test_dummy_inputs_are_what_the_processor_makes_of_pictures():
             config.generate_dummy_inputs(processor, **fields)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", GOLDEN)
 def test_rows_and_logits_of_the_official_code_and_the_models_greedy_tokens(exported, tmp_path, name):
     config, weights, inputs, outputs = golden(name)
@@ -178,7 +178,6 @@ def test_rows_and_logits_of_the_official_code_and_the_models_greedy_tokens(expor
     assert np.array_equal(found, greedy(made.model, kept, 8))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("projector", "vision", "fields"),
     [
@@ -207,7 +206,6 @@ def test_every_projector_and_layout(exported, projector, vision, fields):
     assert np.array_equal(decoder.generate(**arrays(inputs), max_new_tokens=8, eos_token_id=()), expected)
 
 
-@pytest.mark.slow
 def test_half_precision(exported):
     made = exported(tiny_vl2(language={"num_hidden_layers": 1}, vision={"layers": 1}), dtype="float16", draws=4)
     decoder = OnnxPictureDecoder(made.folder, threads=1)
@@ -219,7 +217,6 @@ def test_half_precision(exported):
     np.testing.assert_allclose(found.astype(np.float32), expected.numpy(), atol=2e-2)
 
 
-@pytest.mark.slow
 def test_the_shipped_model_answers_alike(exported):
     folder = zoo.path("vl2-nano")
     made = exported(folder, draws=3)

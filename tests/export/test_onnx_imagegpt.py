@@ -54,6 +54,7 @@ def test_a_picture_to_the_last_position_and_no_further(imagegpt):
         decoder.generate(start, 41)
 
 
+@pytest.mark.slow
 def test_a_model_handed_over_is_as_it_was(imagegpt, tmp_path, monkeypatch):
     model = tiny_imagegpt().train()
     model.lm_head.eval()

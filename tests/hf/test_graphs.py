@@ -57,6 +57,7 @@ def inputs() -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(ids, padded), (ids, whole), (ids[:2, :4], whole[:2, :4])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", marked(EXPORTED))
 @torch.no_grad()
 def test_an_exported_pass_serves_every_mask(build):

@@ -61,6 +61,7 @@ def folders(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux' peak memory")
 @pytest.mark.parametrize(
     ("settings", "least", "work"),

@@ -249,6 +249,7 @@ class Documents(torch.utils.data.Dataset):
         return {"input_ids": tokens(3 + 5 * index % 7, seed=index).tolist()}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("build", THEIRS.values(), ids=THEIRS)
 def test_trainer_learns_from_packed_rows_what_transformers_learns(build, tmp_path):
     found = []

@@ -103,6 +103,7 @@ def mixtral() -> tuple[torch.nn.Module, torch.nn.Module]:
     return ours, theirs
 
 
+@pytest.mark.slow
 def test_trainer_learns_what_transformers_mixtral_learns(tmp_path):
     found = []
     for model in mixtral():

@@ -22,6 +22,7 @@ def trainer(model, folder, steps, rows=None):
     return make_trainer(model, folder, steps, rows, **rates, save_strategy="steps", save_steps=2)
 
 
+@pytest.mark.slow
 # The trainer reads the checkpoint's config by a class that calls the official name of a field an old one.
 @pytest.mark.filterwarnings("ignore:`rope_scaling` is deprecated:FutureWarning")
 def test_a_run_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(tmp_path):
@@ -45,6 +46,7 @@ def test_the_bias_moves_once_per_optimizer_step(tmp_path):
     assert bias.abs().max() == 0.25
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("build", "cls"), [(tiny_v2, DeepseekV2ForSequenceClassification), (tiny_llama, LlamaForSequenceClassification)]
 )

@@ -29,6 +29,7 @@ def weights(folder) -> set[str]:
     return {path.name for path in folder.iterdir() if path.name.startswith("model")}
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("build", FAMILIES.values(), ids=FAMILIES)
 @pytest.mark.parametrize("size", ["5GB", "40KB"], ids=["one file", "shards"])
 def test_each_variant_is_read_and_kept_apart(build, size, tmp_path):

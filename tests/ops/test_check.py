@@ -36,6 +36,7 @@ def test_every_function_of_the_library_is_run(monkeypatch):
     assert ran >= set(own) - ASKED - ({layouts.PREFILL_ROWS.name} if not build.ask(layouts.SERVES_PREFILL) else set())
 
 
+@pytest.mark.one_in(3)
 @needs_kernels
 @pytest.mark.parametrize(
     ("function", "ops"),
@@ -57,6 +58,7 @@ def test_a_kernel_that_does_nothing_is_found(monkeypatch, function, ops):
     assert wrong >= ops and not wrong & {"rms_norm", "rotate"}
 
 
+@pytest.mark.slow
 def test_without_kernels_torch_computes_everything_and_says_why(monkeypatch):
     monkeypatch.setattr(build, "build", lambda: build.Build(reason="there is no compiler"))
     assert list(compared(CPU)) == []

@@ -235,6 +235,7 @@ def test_latent_attention_chooses_the_kernels(chosen):
     assert chosen == ["ragged", "decode"]
 
 
+@pytest.mark.slow
 @needs_triton
 def test_what_the_kernels_do_not_serve_is_said(monkeypatch):
     q, pages = torch.randn(1, 2, 8), Pages(torch.randn(1, 4, 2, 8))

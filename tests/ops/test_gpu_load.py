@@ -40,6 +40,7 @@ def test_launchers_need_a_compiler_unless_interpreted(monkeypatch):
     assert load.available()
 
 
+@pytest.mark.slow
 def test_triton_is_not_imported_before_a_tensor_asks():
     code = "import sys, modelwright.ops.paged, modelwright.ops.experts; print('triton' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

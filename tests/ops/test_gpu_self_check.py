@@ -67,6 +67,7 @@ def test_right_programs_serve(dtype):
     assert notices(torch.device("cuda"), dtype) == () or DEVICE.type == "cpu"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["decode", "ragged"])
 def test_wrong_attention_is_left_to_torch_and_said_once(monkeypatch, caplog, name):
     own = getattr(self_check, name)
@@ -106,6 +107,7 @@ def test_programs_that_do_not_run_are_left_to_torch(monkeypatch, error, reason):
     assert self_check.attention_failure(DEVICE, F32).endswith(reason)
 
 
+@pytest.mark.slow
 def test_no_number_is_no_result(monkeypatch):
     own = self_check.ragged
     monkeypatch.setattr(self_check, "ragged", lambda *args: own(*args).index_fill(0, torch.tensor(3), torch.nan))

@@ -88,6 +88,7 @@ def test_it_can_be_shared_with_other_processes(weight):
     assert torch.equal(weight, expected)
 
 
+@pytest.mark.slow
 @mapped_only
 def test_memory_is_taken_as_it_is_written_and_given_back_with_the_last_view():
     nbytes = 256 << 20

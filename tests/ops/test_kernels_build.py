@@ -166,6 +166,7 @@ def test_any_other_value_of_the_switch_is_refused(monkeypatch):
         assert str(caught.value) == said
 
 
+@pytest.mark.slow
 def test_torch_computes_where_they_are_off():
     script = (
         "import torch\nfrom modelwright.ops.backends import cpu as kernels\n"

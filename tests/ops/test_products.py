@@ -295,6 +295,7 @@ def test_graphs_transformations_and_counters_see_torchs_own_products():
     assert counter.get_total_flops() == 2 * 3 * 4 * 5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lacking")
 def test_a_compiled_layer_has_them_as_operations_of_its_graph():
     torch.compiler.reset()

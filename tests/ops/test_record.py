@@ -124,6 +124,7 @@ def test_who_asks_for_numbers_is_refused(computation, who):
         record(computation, Memory())
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_running_computation():
     """A hundred steps need the two or three tensors that live at the same time, and tapes of one memory share them."""
     x, memory = torch.randn(1000), Memory()

@@ -42,6 +42,7 @@ def test_the_late_degrees_stay_small_the_last_one_first(name, ranks, training):
     assert order == sorted(order)
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(sorted(MODELS)), st.integers(1, 24), st.integers(20_000, 400_000), st.booleans(), st.integers(1, 64)
 )

@@ -45,6 +45,7 @@ def test_wrong_beginnings(text):
     assert not GRAMMAR.is_complete(text)
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_a_walk_never_sticks_and_ends_well_formed(data):
     text = ""

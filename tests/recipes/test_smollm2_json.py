@@ -64,6 +64,7 @@ class TestJudge:
         assert not verdict.found and not any(verdict.exact.values()) and verdict.parses == (said in ("null", "[1]"))
 
 
+@pytest.mark.slow
 def test_the_whole_command_on_a_tiny_file(tmp_path, monkeypatch, capsys):
     def here(*arguments: str) -> None:
         monkeypatch.setattr(sys, "argv", ["modelwright", *arguments])

@@ -77,6 +77,7 @@ def test_practice_adds_the_eyes_losses_to_the_models_own(processor):
     )  # its mask says of no token it is padding
 
 
+@pytest.mark.slow
 def test_the_eyes_stage_steps_what_sees_and_nothing_else(processor, tmp_path):
     model = model_of(DeepseekVLV2ForCausalLM)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -48,6 +48,7 @@ def test_what_says_otherwise_or_is_said_in_several_places_stays(schema):
     assert closed_schema(schema) == schema
 
 
+@pytest.mark.slow
 def test_a_small_model_comes_to_an_end():
     """Asked as libraries ask, which do not close their objects: the form and the call are whole."""
     shape = {

@@ -55,6 +55,7 @@ def test_row_31_what_does_not_end_in_its_time_is_aborted():
         assert server.ended() == 0
 
 
+@pytest.mark.slow
 def test_the_delay_still_serves_and_is_not_ready():
     with fake("drain_delay=1.0") as server:
         server.wait_for("ready")

@@ -27,6 +27,7 @@ def spins(**variables):
     return {int(found) for found in re.findall(r"GOMP_SPINCOUNT = '(\d+)'", ran.stderr)}
 
 
+@pytest.mark.slow
 def test_threads_sleep_soon_and_users_say_otherwise():
     assert spins() == {serve.SPINS}
     assert spins(GOMP_SPINCOUNT="77") == {77}

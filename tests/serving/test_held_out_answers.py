@@ -75,6 +75,7 @@ def test_pairs_and_texts_are_continued(seeing):
     assert exact_share([text]) is None
 
 
+@pytest.mark.slow
 def test_training_goes_on_after_answers_as_without_them(seeing):
     """The engine leaves nothing behind in the model: neither tables made in inference mode nor stale weights."""
     _, encoder = seeing

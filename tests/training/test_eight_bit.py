@@ -118,6 +118,7 @@ def whole_loss(found):
     return sum(each[0] for each in found)
 
 
+@pytest.mark.slow
 def test_a_run_with_them_is_saved_and_goes_on(tmp_path):
     parts = {"optimizer": {"lr": 1e-2, "state": "int8"}, "checkpoint": {"every": 2, "on_end": "none"}}
     whole, stopped = trainer_of(tmp_path / "whole", **parts), trainer_of(tmp_path / "cut", limits={"stop": 4}, **parts)

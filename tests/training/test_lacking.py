@@ -51,6 +51,7 @@ ROADS = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.usefixtures("lacking")
 @pytest.mark.parametrize("road", ROADS)
 @pytest.mark.parametrize("name", MODELS)
@@ -124,6 +125,7 @@ def test_gradients_are_those_of_fp32_to_what_the_type_rounds(monkeypatch, name):
 KEPT = [{"recompute": "full"}, {"recompute": "selective"}, {"swap": {}}, {"recompute": {"save": ["norm", "topk"]}}]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.usefixtures("lacking")
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("name", ["steered", "vl2", "imagegpt"])

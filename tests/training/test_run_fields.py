@@ -73,6 +73,7 @@ def test_a_model_of_the_zoo_is_found_by_its_name_unless_a_folder_has_it(tmp_path
     assert found_at("vl2-nano", tmp_path) == str(tmp_path / "vl2-nano")
 
 
+@pytest.mark.slow
 def test_a_run_of_a_model_of_the_zoo_is_exported(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"text": "a red circle"}\n' * 4)
     report, values = Told(), {"model": {"path": "vl2-nano"}, "tune": {"train": ["norms"]}, "steps": 1}
@@ -108,6 +109,7 @@ def test_a_checkpoint_is_written_after_so_many_seconds(tmp_path):
     assert [saved.step for saved in saved_in(tmp_path / "checkpoints")] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_the_output_of_another(tmp_path):
     trainer_of(tmp_path / "one").fit()
     trainer = trainer_of(tmp_path / "two", checkpoint={"resume": str(tmp_path / "one")}, steps=7)

@@ -75,6 +75,7 @@ def trainer_of(folder, before=None, held_out=None, **parts):
     return trainer
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on_and_leaves_what_was_exported(tmp_path):
     trainer_of(tmp_path, steps=1, log={"jsonl": True}).fit()
     longer = trainer_of(tmp_path, steps=2)

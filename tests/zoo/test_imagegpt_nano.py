@@ -71,6 +71,7 @@ def test_the_file_says_what_is_claimed(measured):
     assert bits["model"] < bits["neighbours"] < bits["histogram"]
 
 
+@pytest.mark.slow
 def test_fresh_pictures_take_few_bits_of_what_the_histogram_takes(loaded):
     known = draw_pictures(np.random.default_rng(SEED + 1), 500).tokens
     fresh = draw_pictures(np.random.default_rng(SEED + 2), 40).tokens

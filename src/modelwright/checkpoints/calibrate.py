@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelwright.checkpoints.rounded_layers import check_inputs, matrices_of, replace_layer, store
@@ -21,6 +20,7 @@ from modelwright.errors import ConfigError, RequestError
 from modelwright.layers import Experts
 from modelwright.ops.experts import expert_hidden
 from modelwright.ops.gptq import gptq
+from modelwright.ops.linear import linear
 from modelwright.ops.refine import refine
 from modelwright.ops.stored import Stored
 from modelwright.ops.weight_only import Int4Weight
@@ -217,7 +217,7 @@ def _watched(layers: Mapping[str, nn.Module]) -> Iterator[Met]:
             for e in chosen.unique().tolist():
                 own = x[(chosen == e).any(dim=-1)].to(experts.compute or x.dtype)
                 read((f"{name}.gate_up_proj", e), own)
-                projected = F.linear(own, experts.gate_up_proj[e].to(own.dtype))
+                projected = linear(own, experts.gate_up_proj[e].to(own.dtype))
                 read((f"{name}.down_proj", e), expert_hidden(projected, experts.act, experts.gated))
 
         return look

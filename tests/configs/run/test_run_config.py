@@ -327,6 +327,7 @@ PARTS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(PARTS, st.sampled_from([{"steps": 5}, {"epochs": 2}]))
 @settings(max_examples=60, deadline=None)
 def test_every_run_comes_back_from_what_it_writes(values, length):

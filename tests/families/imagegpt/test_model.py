@@ -244,6 +244,7 @@ def test_unknown_arguments_are_refused_with_a_suggestion():
         tiny_imagegpt(n_head=5)
 
 
+@pytest.mark.slow
 def test_a_traced_model_checks_no_values():
     model = tiny_imagegpt()
 

@@ -56,6 +56,7 @@ def test_pairs_alone_move_and_are_exported(base, tmp_path):
     assert near(logits(plain, given), wanted, 1e-6) and near(logits(theirs, given), wanted, 2e-6)
 
 
+@pytest.mark.slow
 def test_goes_on_bit_for_bit_with_its_dropout(base, tmp_path):
     whole = trainer_of(base, tmp_path / "whole")
     whole.fit()
@@ -68,6 +69,7 @@ def test_goes_on_bit_for_bit_with_its_dropout(base, tmp_path):
     assert all(torch.equal(pair.A, found[name].A) for name, pair in lora_of(whole.model).items())
 
 
+@pytest.mark.slow
 def test_an_adapter_is_continued_by_a_run(base, tmp_path):
     first = trainer_of(base, tmp_path / "first")
     first.fit()
