@@ -121,6 +121,7 @@ def test_pictures_too():
         assert_same_state(first, quantize_model(MODELS["deepseek_vl2"](), "int4", calibration=batches[:8]))
 
 
+@pytest.mark.slow
 def test_the_head_and_training_mode():
     model = MODELS["llama"]().train()
     batches = batches_of(model)

@@ -57,6 +57,7 @@ def test_a_line_says_loss_perplexity_and_exact_answers(run, chats):
     assert re.fullmatch(re.escape(f"{chats}: ") + line, said.out)
 
 
+@pytest.mark.slow
 def test_the_first_rows_alone_may_be_measured_and_answered(run, texts, chats, tmp_path):
     first, answered = tmp_path / "first.jsonl", tmp_path / "three.jsonl"
     first.write_text(texts.read_text().splitlines()[0] + "\n")

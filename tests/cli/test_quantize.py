@@ -95,6 +95,7 @@ def test_calibrations_that_cannot_be_are_refused_in_a_sentence(run, tmp_path, na
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_colours_are_calibrated_by_their_tokens(run, tmp_path):
     write_imagegpt(tmp_path / "plain", n_embd=64, n_inner=128, n_head=2)
     file = tmp_path / "lines.jsonl"

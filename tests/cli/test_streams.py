@@ -144,6 +144,7 @@ def test_a_pipe_is_read_and_a_device_written(run, v2, tmp_path):
     assert (ended.code, ended.err.startswith("/dev/null: 1 line")) == (0, True)
 
 
+@pytest.mark.slow
 def test_answers_to_the_devices_of_stdin_and_stdout(v2):
     """Where a file of that name was opened to be read on, this waited for ever."""
     line = f"printf '{LINE.strip()}\\n' | modelwright generate {v2} -i /dev/stdin -o /dev/stdout"

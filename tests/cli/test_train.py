@@ -131,6 +131,7 @@ def test_mindformers_own_paths_are_relative_to_where_the_command_is_typed(run, h
     assert 'did you mean "callbacks' in ended.err and "fields have no effect here; --dry-run lists them" in ended.err
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_epochs_counts_their_steps_and_tokens(run, here):
     """Packed rows of 64 tokens, in steps of 8; what cannot be read is said, and the plan printed all the same."""
     lengths = [3 + number % 29 for number in range(200)]

@@ -192,6 +192,7 @@ def test_no_mask_over_all_keys_is_built(monkeypatch):
     assert lengths == LENGTHS * 2  # two layers
 
 
+@pytest.mark.slow
 def test_a_graph_separates_what_its_inputs_will_mark():
     model = tiny_llama(base=HUGGING_FACE)
     model.config.use_cache = False

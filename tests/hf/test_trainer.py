@@ -36,6 +36,7 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(tmp_path):
         torch.testing.assert_close(parameter, whole.get_parameter(name))
 
 
+@pytest.mark.slow
 def test_the_bias_moves_once_per_optimizer_step(tmp_path):
     model = tiny_v2(base=NOAUX, topk_bias_update_rate=0.25)
     run = trainer(model, tmp_path, steps=1)

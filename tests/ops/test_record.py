@@ -142,6 +142,7 @@ def test_memory_is_that_of_a_running_computation():
     assert all(torch.equal(each(), computation()) for each in [*others, repeat])
 
 
+@pytest.mark.slow
 def test_a_tensor_that_somebody_holds_keeps_its_memory():
     x, memory, held = torch.randn(1000), Memory(), []
     record(lambda: held.append(x + 1) or x * 2, memory)

@@ -153,6 +153,7 @@ def test_ranks_agree_on_the_pages_of_the_one_with_least_memory(monkeypatch):
     assert in_ranks(2, pages) == [(1 << 20) // (4 * 2) // (16 * token)] * 2
 
 
+@pytest.mark.slow
 def test_a_pass_that_failed_in_one_rank_ends_the_others():
     """They are in the middle of it: whatever comes next would be added to the wrong sums."""
     model = build("Llama")

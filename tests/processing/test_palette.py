@@ -30,6 +30,7 @@ def test_as_many_colours_as_there_are_come_back_exactly_darkest_first():
     assert processor.decode(ids)[0].tobytes() == picture.tobytes()
 
 
+@pytest.mark.slow
 def test_each_pixel_counts_once():
     """One white and three black pixels have one centre, a quarter of the way up."""
     clusters = fit_clusters([Image.new("L", (1, 1), 255), Image.new("L", (3, 1), 0)], 1)

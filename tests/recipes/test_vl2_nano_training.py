@@ -57,6 +57,7 @@ def test_a_batch_is_drawn_by_its_number_whoever_draws_it():
         DrawnSteps(make, 4, pad_id=0).restore(steps.state())
 
 
+@pytest.mark.slow
 def test_practice_adds_the_eyes_losses_to_the_models_own(processor):
     inputs: dict[str, Any] = Conversations(processor, 2, 3)(np.random.default_rng(0))
     sight = sights_for(processor, 1, MIX)(np.random.default_rng(1))

@@ -72,6 +72,7 @@ def test_probes_are_of_their_task_and_their_own_answers_are_right():
     assert not judge("objects", "The red star.", "The red star and the pink heart.")
 
 
+@pytest.mark.slow
 def test_one_command_trains_and_prints_the_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure, "NEW_TASKS", {"new colour, named": measure.NEW_TASKS["new colour, named"]})
     monkeypatch.setattr(evaluate, "PROBES", ("shape",))

@@ -306,6 +306,7 @@ def test_two_pictures_are_decoded_at_once(monkeypatch):
     assert most == [2]
 
 
+@pytest.mark.slow
 def test_a_picture_that_takes_too_long_is_given_up_and_keeps_its_place(monkeypatch):
     """Two are late; the next two find no place until those have ended, and then one does."""
     most = slow(monkeypatch, 0.6)

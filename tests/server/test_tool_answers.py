@@ -34,6 +34,7 @@ def check(asked: Constraint, text: str, ended: bool) -> tuple[str, list[str]]:
     return said, [name for name, _ in calls]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("parallel", [None, False])
 def test_row_24_required_is_calls_and_nothing_else(dialect, parallel):
     asked, found, most = constraint(dialect, tool_choice="required", parallel_tool_calls=parallel), set(), 0

@@ -106,6 +106,7 @@ def test_training_goes_on_after_answers_as_without_them(seeing):
     assert all(torch.equal(without[name], beside[name]) for name in without)
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_on(tmp_path):
     loaded = load(zoo.path("imagegpt-nano"), device="cpu", dtype="float32")
     encoder = encoder_of(loaded.processor, DataPart(seq_length=4096))

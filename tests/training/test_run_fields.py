@@ -97,6 +97,7 @@ def test_a_run_may_end_before_its_schedule(tmp_path):
     assert (ended.code, ended.step) == (0, 3)
 
 
+@pytest.mark.slow
 def test_held_out_rows_are_measured_after_so_many_epochs(tmp_path):
     trainer = trainer_of(tmp_path, steps=8, evaluate={"epochs": 1}, held_out={"none": []})
     trainer.fit()

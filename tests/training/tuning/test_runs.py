@@ -38,6 +38,7 @@ def trainer_of(base, output, tune=LORA, steps=4, model=None, limits=None, **part
     return Trainer(config, batches=Steps(tiny_v2(base=NOAUX)), model=model, report=Told())  # rows of text, for all
 
 
+@pytest.mark.slow
 def test_pairs_alone_move_and_are_exported(base, tmp_path):
     trainer = trainer_of(base, tmp_path)
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
