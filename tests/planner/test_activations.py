@@ -111,9 +111,10 @@ def fused(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Tensor:
 
 
 def use_fused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attend by :func:`fused`, as on a GPU, whose kernels take values of any width."""
+    """Attend by :func:`fused`, as on a GPU, whose kernels take values of any width and any type of numbers."""
     monkeypatch.setattr(F, "scaled_dot_product_attention", fused)
     monkeypatch.setattr(attention_ops, "as_wide_as_keys", lambda v, k: v)
+    monkeypatch.setattr(attention_ops, "in_fp32", lambda *_: False)
 
 
 def saved_bytes(model: nn.Module, **inputs: Tensor) -> int:

@@ -64,10 +64,14 @@ def addmm(added: Tensor | None, a: Tensor, b: Tensor, alpha: float = 1.0) -> Ten
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b`` of as many dimensions, 2 or more, of which all but the last two are alike."""
+    """``a @ b`` of as many dimensions, 2 or more, of which all but the last two are alike.
+
+    As torch does, it keeps operands that lie closely for gradients: a part of what several were projected into would
+    keep all of that.
+    """
     if a.shape[:-2] != b.shape[:-2] or not in_fp32(a, b):
         return a @ b
-    return _product(as_autocast(a), as_autocast(b), None, 1.0)
+    return _product(as_autocast(a).contiguous(), as_autocast(b).contiguous(), None, 1.0)
 
 
 def patch_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
