@@ -377,12 +377,14 @@ ROWS = {
     "a turn of conversation must have 'human' and 'assistant', got {'human': 'a'}": {"conversation": [{"human": "a"}]},
     "completion must be a string, got 4": {"prompt": "2+2=", "completion": 4},
     **{
-        f"it has {name!r}, which rows of {format} have no place for: write it as messages": row | {name: value}
+        f"it has {name!r}, which rows of {format} have no place for: write all of it as messages": row | {name: value}
         for format, row, names in (
             ("words without a chat format", {"prompt": "2+2=", "completion": "4"}, BESIDE),
             ("one picture and its caption", {"image": "a.png", "caption": "A farm."}, BESIDE.keys() - {"image"}),
             ("text alone", {"text": "A farm."}, ["images", "objects", "videos"]),
             ("tokens", {"input_ids": [5, 6]}, ["images", "image", "objects", "videos"]),
+            ("messages", {"messages": ASKED}, ["history"]),
+            ("conversations", {"conversations": ASKED}, ["history"]),
         )
         for name, value in BESIDE.items()
         if name in names

@@ -43,12 +43,14 @@ ROLES = {name: role for role, names in _ROLES.items() for name in names}
 
 def read_messages(row: Row, folder: PictureFolder) -> Content:
     """``messages`` with role and content, beside ``images`` and ``objects`` where it has them."""
+    nothing_beside(row, "messages", ("history",))
     return _chat(row, folder, items(row, "messages", required(row, "messages")))
 
 
 def read_conversations(row: Row, folder: PictureFolder) -> Content:
     """``conversations`` with from and value, beside ``image``; or ``conversation`` with human and assistant."""
     values = mapping_of(row)
+    nothing_beside(row, "conversations", ("history",))
     if "conversations" not in values and "conversation" in values:
         turns = items(row, "conversation", values["conversation"])
         return _chat(row, folder, [message for turn in turns for message in _both(row, turn)])
@@ -74,6 +76,7 @@ def read_pair(row: Row, folder: PictureFolder) -> Content:
     if isinstance(prompt, str):
         nothing_beside(row, "words without a chat format", (*PICTURES, *MEDIA, *CALLS, *TURNS))
         return Pair(prompt, words_of(row, "completion", completion))
+    nothing_beside(row, "messages", ("history",))
     asked = [_not_learned(message) for message in items(row, "prompt", prompt)]
     return _chat(row, folder, [*asked, *items(row, "completion", completion)])
 

@@ -50,7 +50,7 @@ def nothing_beside(row: Row, format: str, names: Iterable[str]) -> None:
     """Refuse a row that has anything under one of some names, which its format would leave out unseen."""
     name = first_given(row, names)
     if name is not None:
-        raise broken(row, f"it has {name!r}, which rows of {format} have no place for: write it as messages")
+        raise broken(row, f"it has {name!r}, which rows of {format} have no place for: write all of it as messages")
 
 
 def required(row: Row, name: str) -> Any:
