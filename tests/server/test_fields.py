@@ -117,6 +117,21 @@ def test_what_asks_for_nothing_is_no_request(body, kind):
     assert check_fields(body, kind, strict=True) == ()
 
 
+IDLE_ELSEWHERE = {
+    ChatRequest: {"metadata"},
+    CompletionRequest: {"parallel_tool_calls", "metadata", "chat_template_kwargs", "add_generation_prompt"}
+    | {"continue_final_message"},
+    ResponsesRequest: {"include_timings", "stream_options"},
+}
+"""Fields of one path that change no answer of another: they are told."""
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_field_of_another_path_acts_or_is_refused(kind):
+    others = {name for other in REFUSED for name in other.__struct_fields__} - set(kind.__struct_fields__)
+    assert {name for name in others if name not in REFUSED[kind]} == IDLE_ELSEWHERE[kind]
+
+
 @pytest.mark.parametrize(("name", "value"), [("store", True), ("best_of", 2), ("best_of", True), ("echo", 0)])
 def test_anything_but_the_default_is_refused(name, value):
     with pytest.raises(ApiError, match="is not supported"):

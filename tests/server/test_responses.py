@@ -107,9 +107,47 @@ def test_items_of_every_kind_are_read():
     assert reply.json() == chat.json() and reply.json()["input_tokens"] > 20
 
 
+@pytest.mark.parametrize("untyped", [{}, {"type": None}], ids=["left out", "null"])
+def test_a_message_needs_no_type(untyped):
+    said = [("system", "Be glad."), ("user", [{"type": "input_text", "text": "2 + 2?"}]), ("assistant", "Four.")]
+    items = [{"role": role, "content": content} for role, content in (*said, ("user", "Sure?"))]
+    typed, bare = run(
+        ask(seed=4, input=[each | {"type": "message"} for each in items]),
+        ask(seed=4, input=[each | untyped for each in items]),
+        settings={"strict_fields": True},
+    )
+    assert typed.status == bare.status == 200, bare.body
+    assert same(typed.json(), bare.json()) and typed.json()["usage"]["input_tokens"] > 20
+
+
+DRAWN = [
+    {"stop": "{"},
+    {"stop_token_ids": [101, 97], "ignore_eos": True},
+    {"min_tokens": 12, "repetition_penalty": 1.5},
+    {"logit_bias": {"65": 100}},
+    {"structured_outputs": {"choice": ["seven", "eight"]}},
+    {"chat_template_kwargs": {"mood": "glad"}},
+    {"bad_words": ["a"], "top_k": 3, "min_p": 0.01, "presence_penalty": 1, "frequency_penalty": 1},
+]
+
+
+@pytest.mark.parametrize("more", DRAWN, ids=lambda more: "+".join(more))
+def test_how_it_is_drawn_is_said_as_in_chat(more):
+    settings = {"strict_fields": True}
+    plain, said = run(ask(seed=4), ask(seed=4, **more), settings=settings)
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "Say something."}], "seed": 4}
+    [chat] = run(body | {"temperature": 1, "max_tokens": 20} | more, path=CHAT, settings=settings)
+    assert said.status == chat.status == 200, said.body
+    text = said.json()["output"][0]["content"][0]["text"]
+    assert text == chat.json()["choices"][0]["message"]["content"] != plain.json()["output"][0]["content"][0]["text"]
+    assert said.json()["usage"]["input_tokens"] == chat.json()["usage"]["prompt_tokens"]
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
+        ({"n": 2}, "n"),
+        ({"logprobs": True}, "logprobs"),
         ({"background": True}, "background"),
         ({"conversation": "c"}, "conversation"),
         ({"store": True}, "store"),

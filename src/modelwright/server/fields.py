@@ -30,6 +30,16 @@ class Refused:
     idle: tuple[Any, ...] = ()
 
 
+_ELSEWHERE: Mapping[str, Refused] = {
+    "input": Refused("use messages"),
+    "instructions": Refused("use a message of the system"),
+    "include": Refused("use logprobs and top_logprobs", ([],)),
+    "text": Refused("use response_format"),
+    "previous_response_id": Refused("send the conversation, or use /v1/responses"),
+    "truncation": Refused("a request that is too long is refused", ("disabled",)),
+    "max_output_tokens": Refused("use max_completion_tokens"),
+}
+"""Fields of responses, in chat."""
 _SCHEMA = "use response_format with type json_schema, or structured_outputs.json"
 _COMMON_REFUSED: Mapping[str, Refused] = {
     "best_of": Refused("draw n answers and choose among them", (1,)),
@@ -51,7 +61,10 @@ _COMMON_REFUSED: Mapping[str, Refused] = {
 }
 REFUSED: Mapping[type, Mapping[str, Refused]] = {
     ChatRequest: _COMMON_REFUSED
+    | _ELSEWHERE
     | {
+        "prompt": Refused("use messages, or /v1/completions"),
+        "suffix": Refused("use /v1/completions"),
         "store": Refused("answers are not kept; keep them on your side", (False,)),
         "audio": Refused("no model here speaks"),
         "web_search_options": Refused("no model here searches the web; offer a tool that does"),
@@ -62,7 +75,11 @@ REFUSED: Mapping[type, Mapping[str, Refused]] = {
         "modalities": Refused("answers are text", (["text"],)),
     },
     CompletionRequest: _COMMON_REFUSED
+    | {name: Refused("use /v1/responses", rule.idle) for name, rule in _ELSEWHERE.items()}
     | {
+        "max_completion_tokens": Refused("use max_tokens"),
+        "max_output_tokens": Refused("use max_tokens"),
+        "top_logprobs": Refused("use logprobs, which is a number here", (0,)),
         "tools": Refused("use /v1/chat/completions", ([],)),
         "tool_choice": Refused("use /v1/chat/completions", ("none", "auto")),
         "grounding": Refused("use /v1/chat/completions"),
@@ -76,6 +93,14 @@ REFUSED: Mapping[type, Mapping[str, Refused]] = {
         "prompt": Refused("templates of prompts are not kept here; send the text"),
         "max_tool_calls": Refused("no tool is built in here"),
         "messages": Refused("use input"),
+        "n": Refused("use /v1/chat/completions", (1,)),
+        "logprobs": Refused("use top_logprobs", (False,)),
+        "prompt_logprobs": Refused("use /v1/chat/completions"),
+        "add_generation_prompt": Refused("use /v1/chat/completions", (True,)),
+        "continue_final_message": Refused("use /v1/chat/completions", (False,)),
+        "echo": Refused("use /v1/completions", (False,)),
+        "suffix": Refused("use /v1/completions"),
+        "max_completion_tokens": Refused("use max_output_tokens"),
         "max_tokens": Refused("use max_output_tokens"),
         "response_format": Refused("use text.format"),
     },

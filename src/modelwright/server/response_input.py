@@ -18,24 +18,11 @@ from modelwright.server.wire.responses import (
     OutputText,
     ResponsesRequest,
 )
+from modelwright.server.wire.sampling import DrawingFields
 
 LOGPROBS = "message.output_text.logprobs"
 """What `include` names to be told of log-probabilities."""
-_SAME = [
-    "model",
-    "parallel_tool_calls",
-    "temperature",
-    "top_p",
-    "seed",
-    "top_k",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "priority",
-    "cache_salt",
-    "timeout",
-    "stream",
-]
+_SAME = (*DrawingFields.__struct_fields__, "parallel_tool_calls", "chat_template_kwargs")
 
 
 def chat_request(
@@ -72,6 +59,19 @@ def chat_request(
     chat = as_struct(values, ChatRequest)
     chat.grounding = request.grounding
     return chat, messages
+
+
+def with_types(body: dict[str, Any]) -> dict[str, Any]:
+    """A body whose every item names its type: of a message OpenAI's clients leave it out."""
+    items = body.get("input")
+    if not isinstance(items, list):
+        return body
+    return body | {"input": [_with_type(item) for item in items]}
+
+
+def _with_type(item: Any) -> Any:
+    untyped = isinstance(item, dict) and "role" in item and item.get("type") is None
+    return item | {"type": "message"} if untyped else item
 
 
 def messages_of(given: str | Sequence[Item]) -> list[dict[str, Any]]:

@@ -78,6 +78,10 @@ class Endpoint(ABC):
     async def answer(self, exchange: Exchange) -> None:
         """Answer one request."""
 
+    def told(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A body with what its clients leave out."""
+        return body
+
     async def asked(self, exchange: Exchange, kind: type[Asked]) -> tuple[Asked, str, dict[str, str]]:
         """What the body asks, what the reply calls the model, and the header that tells of ignored fields.
 
@@ -88,7 +92,7 @@ class Endpoint(ABC):
         """
         parts, record = self.parts, exchange.record
         parts.admission.check()
-        body = await exchange.json()
+        body = self.told(await exchange.json())
         ignored = parts.ignored(body, kind)
         request = await exchange.read(body, kind)
         record.model, record.stream = parts.served.check_name(request.model), bool(getattr(request, "stream", False))

@@ -14,7 +14,7 @@ from modelwright.server.frames import DONE
 from modelwright.server.live import Live
 from modelwright.server.pace import Pace
 from modelwright.server.prepare import Ready
-from modelwright.server.response_input import chat_request
+from modelwright.server.response_input import chat_request, with_types
 from modelwright.server.response_items import Items, Told
 from modelwright.server.response_store import ResponseStore, missing
 from modelwright.server.routes.endpoint import Endpoint, Parts
@@ -34,6 +34,9 @@ class ResponsesEndpoint(Endpoint):
     def __init__(self, parts: Parts, store: ResponseStore, running: dict[tuple[str, str], "_Reply"]):
         super().__init__(parts)
         self.store, self.running = store, running
+
+    def told(self, body: dict[str, Any]) -> dict[str, Any]:
+        return with_types(body)
 
     def conversation(self, exchange: Exchange, request: ResponsesRequest) -> tuple[ChatRequest, list[dict[str, Any]]]:
         """A request as chat, and its messages without the instructions; they go on from those that are kept."""

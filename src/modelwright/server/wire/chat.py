@@ -12,6 +12,7 @@ from modelwright.server.wire.usage import Timings, Usage
 
 MOST_MESSAGES = 4096
 MOST_TOP_LOGPROBS = 20
+TemplateKwargs = dict[str, str | int | float | bool | None]
 
 
 class ChatRequest(SamplingFields, kw_only=True):
@@ -26,7 +27,7 @@ class ChatRequest(SamplingFields, kw_only=True):
     tool_choice: str | dict | None = None
     parallel_tool_calls: bool | None = None
     grounding: GroundingOptions | None = None
-    chat_template_kwargs: dict[str, str | int | float | bool | None] | None = None
+    chat_template_kwargs: TemplateKwargs | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
 

@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from modelwright.server.wire.chat import MOST_TOP_LOGPROBS
+from modelwright.server.wire.chat import MOST_TOP_LOGPROBS, TemplateKwargs
 from modelwright.server.wire.grounding import GroundingOptions
 from modelwright.server.wire.messages import Detail
-from modelwright.server.wire.sampling import Penalty, Probability
+from modelwright.server.wire.sampling import DrawingFields
 
 MOST_ITEMS = 4096
 
@@ -77,10 +77,9 @@ class TextSettings(msgspec.Struct):
     verbosity: str | None = None
 
 
-class ResponsesRequest(msgspec.Struct, kw_only=True):
+class ResponsesRequest(DrawingFields, kw_only=True):
     """A conversation as a list of items, or one question."""
 
-    model: str = ""
     input: str | Annotated[list[Item], Meta(min_length=1, max_length=MOST_ITEMS)]
     instructions: str | None = None
     tools: list[Any] | None = None
@@ -88,21 +87,11 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
     parallel_tool_calls: bool | None = None
     text: TextSettings | None = None
     max_output_tokens: Annotated[int, Meta(ge=1)] | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Probability | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
     include: list[str] | None = None
-    stream: bool | None = None
     metadata: dict[str, str] | None = None
     truncation: Literal["disabled"] | None = None
     store: bool | None = None
     previous_response_id: str | None = None
-    seed: int | None = None
-    top_k: int | None = None
-    min_p: Probability | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    priority: Annotated[int, Meta(ge=-8, le=8)] | None = None
-    cache_salt: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
-    timeout: Annotated[float, Meta(gt=0)] | None = None
     grounding: GroundingOptions | None = None
+    chat_template_kwargs: TemplateKwargs | None = None

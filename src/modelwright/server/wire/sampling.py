@@ -1,4 +1,4 @@
-"""The fields by which a request says how it is continued, in chat and in completions alike."""
+"""The fields by which a request says how it is continued."""
 
 from typing import Annotated
 
@@ -19,8 +19,8 @@ class StreamOptions(msgspec.Struct):
     include_progress: bool = False
 
 
-class SamplingFields(msgspec.Struct, kw_only=True):
-    """OpenAI's names where OpenAI has them, vLLM's for the rest; null is the default, as if a field were left out."""
+class DrawingFields(msgspec.Struct, kw_only=True):
+    """What chat, completions and responses say alike; null is the default, as if a field were left out."""
 
     model: str = ""
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
@@ -29,7 +29,6 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: Annotated[dict[str, float], Meta(max_length=MOST_BIASES)] | None = None
-    n: Annotated[int, Meta(ge=1)] | None = None
     stop: Stop | Annotated[list[Stop], Meta(max_length=MOST_STOPS)] | None = None
     top_k: int | None = None
     min_p: Probability | None = None
@@ -40,12 +39,18 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     bad_words: list[str] | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
-    prompt_logprobs: Annotated[int, Meta(ge=0)] | None = None
     priority: Annotated[int, Meta(ge=-8, le=8)] | None = None
     cache_salt: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
     timeout: Annotated[float, Meta(gt=0)] | None = None
-    include_timings: bool | None = None
-    response_format: dict | None = None
     structured_outputs: dict | None = None
     stream: bool | None = None
+
+
+class SamplingFields(DrawingFields, kw_only=True):
+    """What chat and completions say alike: OpenAI's names where OpenAI has them, vLLM's for the rest."""
+
+    n: Annotated[int, Meta(ge=1)] | None = None
+    prompt_logprobs: Annotated[int, Meta(ge=0)] | None = None
+    include_timings: bool | None = None
+    response_format: dict | None = None
     stream_options: StreamOptions | None = None
