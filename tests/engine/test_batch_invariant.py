@@ -40,7 +40,6 @@ CASES = [(name, kind) for name in MAKERS for kind in KINDS if name not in ("imag
 LIMITS: list[dict[str, Any]] = [
     {},
     {"token_budget": 7, "max_batch": 3},
-    {"join_tokens": 5},
     {"num_pages": 30, "max_batch": 5},
     {"num_pages": 30, "host_pages": 12, "token_budget": 24, "max_batch": 9},
     {"reuse_prefixes": False, "token_budget": 13, "max_batch": 6},

@@ -40,7 +40,6 @@ def answer(engine: Engine, **params: Any) -> tuple[int, ...]:
         ({"num_pages": 0}, "num_pages must be at least 1, got 0"),
         ({"host_pages": -1}, "host_pages must be at least 0, got -1"),
         ({"max_context": -1}, "max_context must be at least 1, got -1"),
-        ({"join_tokens": 0}, "join_tokens must be at least 1, got 0"),
         ({"kept_pictures": 0}, "kept_pictures must be at least 1, got 0"),
         ({"max_batch": 8, "token_budget": 4}, r"token_budget \(4\) must be at least max_batch \(8\)"),
         ({"backend": "graph"}, 'backend must be one of "auto", "eager", "record", "cudagraph"; got "graph"'),

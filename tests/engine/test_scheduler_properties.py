@@ -24,14 +24,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_batch=st.integers(1, 4),
         spare=st.integers(0, 8),
         chunk_prefill=st.booleans(),
-        join_tokens=st.sampled_from([None, 1, 4]),
         reuse=st.booleans(),
         aging=st.sampled_from([1, 4, 1000]),
         host_pages=st.sampled_from([0, 3, 40]),
     )
-    def start(self, max_batch, spare, chunk_prefill, join_tokens, reuse, aging, host_pages):
+    def start(self, max_batch, spare, chunk_prefill, reuse, aging, host_pages):
         self.pool = BlockPool(PAGES, SIZE, reuse)
-        limits = SchedulerSettings(max_batch, max_batch + spare, chunk_prefill, join_tokens, aging=aging)
+        limits = SchedulerSettings(max_batch, max_batch + spare, chunk_prefill, aging=aging)
         self.scheduler = Scheduler(self.pool, limits, host_pages)
         self.machine = PagedMachine(self.pool, host_pages)
         self.all: list[Sequence] = []

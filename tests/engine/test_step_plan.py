@@ -61,52 +61,6 @@ def test_a_long_prompt_alone_gets_the_whole_budget():
     assert [shown(advance(scheduler, machine)) for _ in range(3)] == [{"long": 16}, {"long": 16}, {"long": 8}]
 
 
-def test_who_draws_in_a_step_does_not_wait_for_many_others():
-    scheduler, machine = served(max_batch=8, token_budget=64, join_tokens=8)
-    for id in "abcd":
-        scheduler.add(asking(id, 4))
-    assert shown(advance(scheduler, machine)) == {"a": 4, "b": 4}
-    scheduler.add(asking("e", 30))
-    assert shown(advance(scheduler, machine)) == {"a": 1, "b": 1, "c": 4, "d": 4}
-    assert shown(advance(scheduler, machine)) == {"a": 1, "b": 1, "c": 1, "d": 1, "e": 30}
-
-
-def test_what_is_left_beside_a_prompt_that_ends_is_a_part_of_the_next():
-    scheduler, machine = served(join_tokens=8)
-    for id, length in (("a", 3), ("long", 40), ("b", 9)):
-        scheduler.add(asking(id, length))
-    assert shown(advance(scheduler, machine)) == {"a": 3, "b": 9}  # as a whole, so that it draws
-    assert shown(advance(scheduler, machine)) == {"a": 1, "b": 1, "long": 14}
-    scheduler, machine = served(join_tokens=8)
-    for id, length in (("a", 3), ("long", 40)):
-        scheduler.add(asking(id, length))
-    assert [shown(advance(scheduler, machine)) for _ in range(4)] == [
-        {"a": 3, "long": 5},
-        {"a": 1, "long": 15},
-        {"a": 1, "long": 15},
-        {"a": 1, "long": 5},
-    ]
-
-
-def test_short_prompts_pass_a_long_one_until_so_many_tokens_draw():
-    scheduler, machine = served(max_batch=8, token_budget=32, join_tokens=6)
-    for id, length in (("long", 60), ("a", 3), ("b", 4), ("c", 5)):
-        scheduler.add(asking(id, length))
-    assert shown(advance(scheduler, machine)) == {"long": 16, "a": 3, "b": 4}
-    assert shown(advance(scheduler, machine)) == {"a": 1, "b": 1, "long": 16, "c": 5}
-
-
-def test_without_chunks_prompts_are_joined_up_to_so_many_tokens():
-    scheduler, machine = served(chunk_prefill=False, join_tokens=8)
-    for id in "abcd":
-        scheduler.add(asking(id, 5))
-    assert [shown(advance(scheduler, machine)) for _ in range(3)] == [
-        {"a": 5, "b": 5},
-        {"a": 1, "b": 1},
-        {"c": 5, "d": 5},
-    ]
-
-
 def test_a_long_prompt_goes_on_under_a_stream_of_short_ones():
     scheduler, machine = served(num_blocks=400, max_batch=6)
     long = asking("long", 200, max_tokens=1)

@@ -4,12 +4,7 @@ import json
 import signal
 
 import pytest
-import torch
 
-from modelwright import EngineConfig
-from modelwright.cli import serve_model
-from modelwright.cli.options import EngineOptions, Machine
-from modelwright.cli.serve_options import ServeOptions
 from tests.server.processes import process
 
 ASKED = {"model": "vl2-nano", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 8, "temperature": 0}
@@ -35,12 +30,3 @@ def test_the_command_serves_drains_and_leaves_nobody(ranks):
         assert float(steps.split()[-1]) > 0
         server.send(signal.SIGTERM)
         assert server.ended() == 0
-
-
-@pytest.mark.parametrize(
-    ("asked", "device", "tokens"), [({}, "cpu", 512), ({"join_tokens": 9}, "cpu", 9), ({}, "cuda", None)]
-)
-def test_first_tokens_do_not_wait_for_many_prompts_on_a_processor(asked, device, tokens, monkeypatch):
-    monkeypatch.setattr(serve_model, "pick_device", torch.device)
-    options = ServeOptions(model="vl2-nano", engine=EngineOptions(**asked), machine=Machine(device=device))
-    assert EngineConfig(**serve_model.engine_limits(options)).join_tokens == tokens

@@ -119,9 +119,6 @@ class EngineOptions(ChatEngine):
     """The limits of an engine that serves many requests."""
 
     max_batch: Annotated[int | None, engine_option("max_batch", "64")] = None
-    join_tokens: Annotated[int | None, engine_option("join_tokens", "512 in serve on a processor, else the budget")] = (
-        None
-    )
     host_pages: Annotated[int | None, engine_option("host_pages", "none")] = None
 
 

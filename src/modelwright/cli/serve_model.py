@@ -4,7 +4,6 @@ import json
 import shlex
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from modelwright.cli import terminal
 from modelwright.cli.console import say
@@ -23,10 +22,6 @@ from modelwright.serving.published import left_out
 from modelwright.serving.quiet import quieten_libraries
 from modelwright.serving.ranks import Ranks
 from modelwright.serving.warm_up import warm_up
-
-JOIN_TOKENS = 512
-"""On two cores of AVX2 four prompts of 256 tokens then take a DeepSeek-V2 with 0.8 billion parameters 6.1 s instead of
-5.5, the first two 3.1 instead of 5.5; a Llama of 1.1 billion takes 16.8 instead of 16.6, the first two 8.4."""
 
 
 def check(options: ServeOptions) -> Named:
@@ -59,7 +54,7 @@ def load(options: ServeOptions, parts: Parts) -> Application:
     with ExitStack() as stack:
         ranks = stack.enter_context(Ranks(machine.tensor_parallel, machine.device, say))
         adapter = None if options.adapter is None else options.adapter[1]
-        opened = terminal.load(check(options), "be served", engine_limits(options), machine, ranks, adapter)
+        opened = terminal.load(check(options), "be served", options.engine.given(), machine, ranks, adapter)
         warm_up(opened)
         engine = opened.engine
         batch = engine.config.max_batch
@@ -89,14 +84,6 @@ def load(options: ServeOptions, parts: Parts) -> Application:
         lines=_lines(served, opened, settings, queue, len(parts.keys)),
         ended=ended,
     )
-
-
-def engine_limits(options: ServeOptions) -> dict[str, Any]:
-    """The engine's; on a processor, where so many tokens take seconds, none of them waits for many others."""
-    given = options.engine.given()
-    if pick_device(options.machine.device).type == "cpu":
-        given.setdefault("join_tokens", JOIN_TOKENS)
-    return given
 
 
 def _lines(served: Served, opened: Opened, settings: ServerSettings, queue: int, keys: int) -> tuple[str, ...]:

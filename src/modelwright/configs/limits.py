@@ -105,7 +105,6 @@ SAMPLING: Mapping[str, Limit] = {
 ENGINE: Mapping[str, Limit] = {
     "max_batch": Limit("How many sequences run at once.", least=1, cap=MOST_SEQUENCES),
     "token_budget": Limit("How many tokens a step computes at most.", least=1, cap=LARGEST_COUNT),
-    "join_tokens": Limit("After prompts of so many tokens a step reads no other.", least=1, cap=LARGEST_COUNT),
     "max_context": Limit("How many tokens a sequence may have.", least=1, cap=LARGEST_COUNT),
     "page_size": Limit("Tokens in a page of the cache.", least=1, cap=MOST_SEQUENCES),
     "num_pages": Limit("Pages of the cache.", least=1, cap=LARGEST_COUNT),

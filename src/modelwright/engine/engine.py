@@ -448,4 +448,4 @@ def _limits(served: ServedModel, settings: EngineConfig, context: int) -> Schedu
     """Prompts are read whole where parts of one would be rotated by their own ends."""
     stretches = served.trained_length is not None and context > served.trained_length
     in_parts = settings.chunk_prefill and not stretches
-    return SchedulerSettings(settings.max_batch, settings.token_budget, in_parts, settings.join_tokens, context)
+    return SchedulerSettings(settings.max_batch, settings.token_budget, in_parts, context)

@@ -20,8 +20,6 @@ class EngineConfig(ConfigPart):
     Attributes:
         max_batch: how many sequences run at once.
         token_budget: how many tokens a step computes at most, unless a prompt may not be read in parts.
-        join_tokens: a step that reads prompts of so many tokens to their ends joins no other prompt. Fewer let first
-            tokens come sooner where many prompts wait, more reads short prompts faster; None for the budget.
         max_context: how many tokens a sequence may have, drawn ones included; None for what the model was built for.
         page_size: tokens in a page of the cache.
         num_pages: pages of the cache; None for as many as `max_batch` whole contexts need, if they fit into a quarter
@@ -46,7 +44,6 @@ class EngineConfig(ConfigPart):
 
     max_batch: int = 64
     token_budget: int = 2048
-    join_tokens: int | None = None
     max_context: int | None = None
     page_size: int = 16
     num_pages: int | None = None

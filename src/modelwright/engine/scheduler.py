@@ -101,8 +101,7 @@ class Scheduler:
         """
         assert self._step is None, "the last step was neither committed nor discarded"
         settings = self.settings
-        limits = (settings.token_budget, settings.max_batch, settings.chunk_prefill, settings.join_tokens)
-        plan = StepPlan(self._queues, *limits, only)
+        plan = StepPlan(self._queues, settings.token_budget, settings.max_batch, settings.chunk_prefill, only)
         prompts_first = self._prompts_next and not settings.chunk_prefill
         for grant in (plan.prompts, plan.decodes) if prompts_first else (plan.decodes, plan.prompts):
             if settings.chunk_prefill or not plan.chunks:

@@ -14,7 +14,6 @@ class SchedulerSettings:
         token_budget: how many tokens a step computes at most.
         chunk_prefill: whether pieces of prompts share a step with decodes. Without it steps of whole prompts and steps
             of decodes take turns, and a prompt longer than the budget gets a step to itself.
-        join_tokens: a step that reads prompts of so many tokens to their ends joins no other; None for the budget.
         max_context: how many tokens a sequence may have, drawn ones included; None leaves that to the pool.
         aging: how many steps of waiting outweigh one level of priority.
 
@@ -25,12 +24,11 @@ class SchedulerSettings:
     max_batch: int
     token_budget: int
     chunk_prefill: bool = True
-    join_tokens: int | None = None
     max_context: int | None = None
     aging: int = 1000
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "token_budget", "join_tokens", "max_context", "aging"):
+        for name in ("max_batch", "token_budget", "max_context", "aging"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")

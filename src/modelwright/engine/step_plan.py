@@ -24,7 +24,6 @@ class StepPlan:
         budget: how many tokens there are to grant.
         max_running: how many sequences may run.
         chunk_prefill: whether prompts may be granted in parts.
-        join_tokens: with prompts of so many tokens read to their ends, no other is joined.
         only: the sequences that may be granted any; None for all.
     """
 
@@ -34,14 +33,11 @@ class StepPlan:
         budget: int,
         max_running: int,
         chunk_prefill: bool,
-        join_tokens: int | None = None,
         only: Collection[Sequence] | None = None,
     ):
         self._only = only
         self._queues, self._pool = queues, queues.pool
         self._left, self._max_running, self._chunk_prefill = budget, max_running, chunk_prefill
-        self._join_tokens = budget if join_tokens is None else join_tokens
-        self._ready = 0  # tokens of prompts that the step reads to their ends
         self._granted: dict[Sequence, int] = {}
         self._underway: set[bytes] = set()  # names of pages that running prompts are about to fill
         self._full = False  # the best of the waiting found no room, or pages were just taken from another: none starts
@@ -65,8 +61,7 @@ class StepPlan:
         While others wait, the prompt that ranks first gets half of it; the other half goes to prompts that it
         completes; what then is left goes to all in the order of their ranks. So short prompts pass long ones, and the
         first long one is never slower than half speed. Without `chunk_prefill` prompts are granted whole: the first
-        whatever its length, then those that fit. Prompts that a step reads to their ends draw once all of it is
-        computed, so that after `join_tokens` of them no other is joined.
+        whatever its length, then those that fit.
         """
         contenders = self._contenders()
         if not contenders or self._left == 0:
@@ -75,11 +70,10 @@ class StepPlan:
         first = share if self._chunk_prefill else UNLIMITED
         next((None for sequence in contenders if self._read(sequence, first)), None)
         for sequence in contenders:
-            if self._ready < self._join_tokens:
-                self._read(sequence, self._left, whole=True)
+            self._read(sequence, self._left, whole=True)
         if self._chunk_prefill:
             for sequence in contenders:
-                self._read(sequence, min(self._left, self._join_tokens - self._ready) if self._ready else self._left)
+                self._read(sequence, self._left)
 
     def _eligible(self, sequences: Iterable[Sequence]) -> Iterable[Sequence]:
         return sequences if self._only is None else (one for one in sequences if one in self._only)
@@ -98,7 +92,7 @@ class StepPlan:
         """Grant up to `most` tokens of a prompt, or with `whole` all that remain or none."""
         found, there = [], 0
         waits = sequence in self._queues.waiting
-        if most <= 0 or (waits and self._full):
+        if most == 0 or (waits and self._full):
             return False
         if waits:
             names = self._queues.reusable_names(sequence)
@@ -110,11 +104,9 @@ class StepPlan:
         count = min(unread, most)
         if count <= 0 or (whole and count < unread):
             return False
-        if (waits and not self._admit(sequence, found)) or not self._grant(sequence, count):
+        if waits and not self._admit(sequence, found):
             return False
-        if count == unread:
-            self._ready += self._granted[sequence]
-        return True
+        return self._grant(sequence, count)
 
     def _unread(self, sequence: Sequence) -> int:
         return sequence.remaining - self._granted.get(sequence, 0)
