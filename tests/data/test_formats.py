@@ -362,6 +362,11 @@ ROWS = {
     "messages[0]: 1 <image> placeholder but 0 pictures; there must be as many of one as of the other": {
         "messages": [{"role": "user", "content": "<image>", "images": []}]
     },
+    "it has both 'images' and 'image': name all pictures in one of them": {
+        "messages": [{"role": "user", "content": "<image>"}],
+        "images": ["a.png"],
+        "image": "b.png",
+    },
     "it has 'videos', which no model here is trained on: leave it out": {"messages": ASKED, "videos": ["a.mp4"]},
     "it has 'tools', which no model here is trained on: leave it out": {"messages": ASKED, "tools": "[{}]"},
     "messages[1] has 'tool_calls', which no model here is trained on: write the call as text": {
@@ -396,6 +401,13 @@ ROWS = {
 @pytest.mark.parametrize(("reason", "row"), ROWS.items(), ids=ROWS)
 def test_a_row_that_is_none_says_why(folder, shown, reason, row):
     assert folder.reason(row) == reason
+
+
+@pytest.mark.parametrize("empty", [None, [], ""])
+def test_a_picture_is_seen_beside_an_empty_name(folder, shown, empty):
+    row = {"messages": [{"role": "user", "content": "<image>"}, ASKED[-1]]}
+    one = folder.content(row | {"images": ["a.png"], "image": empty})
+    assert one == folder.content(row | {"images": empty, "image": "a.png"}) == folder.content(row | {"image": "a.png"})
 
 
 def test_a_stated_format_is_kept_to(folder):

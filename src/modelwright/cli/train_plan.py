@@ -55,7 +55,7 @@ def built(run: RunConfig, model: CheckedConfig) -> tuple[list[tuple[str, int, in
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     rows = [(row.part, row.total, row.trainable) for row in tuned.table]
     chunk = rows_at_once(model.get_text_config().vocab_size, device)
-    return rows, held_by(made, compute, run.precision.autocast), chunk
+    return rows, held_by(made, compute, run.precision.autocast, device), chunk
 
 
 def planned(run: RunConfig, model: CheckedConfig, ranks: int = 1) -> RunPlan:

@@ -26,12 +26,14 @@ class Held:
         masters: bytes of the float32 weights that are stepped beside such copies.
         trained: numbers that are stepped.
         head: those of them that are the head's weight, whose gradient a chunked loss makes in the forward pass.
+        copied: bytes of the largest float32 copy of a weight that a product of the machine takes for a moment.
     """
 
     weights: int
     masters: int
     trained: int
     head: int = 0
+    copied: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def plan_run(
     if held is not None:
         whole, moments = peak_memory(counts, Layout(), kept, work), OPTIMIZER_BYTES[optimizer_kept(run)]
         memory = _holding(memory, whole, held, moments)
+        memory = replace(memory, workspace=memory.workspace + held.copied)
     passes = run.batch.global_ // (run.batch.micro * data)
     if passes > 1 and work.learned is not None:  # beside that of the passes before
         head = counts.vocab * counts.dim if held is None else held.head

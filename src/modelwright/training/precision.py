@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.layers import RMSNorm, Router
+from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.products import PIECE
 from modelwright.planner.training import Held
 
 LEAST_SCALE = 1.0
@@ -75,8 +77,8 @@ class Weights:
         return state
 
 
-def held_by(model: nn.Module, compute: torch.dtype, autocast: bool = False) -> Held:
-    """What :class:`Weights` will make of a model, which may lie on the meta device."""
+def held_by(model: nn.Module, compute: torch.dtype, autocast: bool = False, device: torch.device | None = None) -> Held:
+    """What :class:`Weights` will make of a model, which may lie on the meta device, for ``device``, here a CPU."""
     kept, weights, masters, trained = _kept_in_fp32(model), 0, 0, 0
     for parameter in model.parameters():
         if not parameter.is_floating_point():
@@ -90,7 +92,16 @@ def held_by(model: nn.Module, compute: torch.dtype, autocast: bool = False) -> H
             masters += 0 if stays else parameter.numel() * 4
     head = getattr(getattr(model, "get_output_embeddings", lambda: None)(), "weight", None)
     learned = head.numel() if isinstance(head, nn.Parameter) and head.requires_grad else 0
-    return Held(weights + sum(buffer.nbytes for buffer in model.buffers()), masters, trained, learned)
+    weights += sum(buffer.nbytes for buffer in model.buffers())
+    return Held(weights, masters, trained, learned, _copied(model, compute, device or torch.device("cpu")))
+
+
+def _copied(model: nn.Module, compute: torch.dtype, device: torch.device) -> int:
+    """Bytes of the largest copy in fp32 that products of this machine take."""
+    if device.type != "cpu" or not kernels.torch_lacks(compute):
+        return 0
+    most = max((each.numel() for each in model.parameters() if each.dim() == 2), default=0)
+    return min(most, PIECE) * torch.float32.itemsize
 
 
 def _hand_over(copy: nn.Parameter, master: nn.Parameter) -> None:

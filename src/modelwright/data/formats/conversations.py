@@ -123,7 +123,9 @@ def _chat(row: Row, folder: PictureFolder, turns: Sequence[Any]) -> Chat:
         turns = [{"role": "system", "content": system}, *turns]
     if not turns:
         raise broken(row, "it has no messages")
-    name = "images" if values.get("images") is not None else "image"
+    name = first_given(row, ("images", "image")) or "images"
+    if name == "images" and first_given(row, ("image",)):
+        raise broken(row, "it has both 'images' and 'image': name all pictures in one of them")
     beside = [folder.find(row, given) for given in several(row, name, values.get(name))]
     drafts = [_Draft(row, folder, f"messages[{number}]", turn, bool(beside)) for number, turn in enumerate(turns)]
     _place(row, drafts, beside)
