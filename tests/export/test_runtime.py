@@ -13,6 +13,7 @@ from modelwright.errors import CheckpointError, ConfigError, RequestError
 from modelwright.export import OnnxDecoder
 from tests.llamas import left_padded
 
+pytestmark = pytest.mark.slow  # the export that it runs takes more than a quick test may
 IDS = np.random.default_rng(0).integers(3, 64, size=(3, 6))
 
 

@@ -17,6 +17,8 @@ from modelwright.export.session import DecoderSession
 from modelwright.export.verify import TOLERANCES, Comparison, Shape, difference, tolerance
 from tests.export.graphs import tiny_imagegpt
 
+pytestmark = pytest.mark.slow  # the export that it compares takes more than a quick test may
+
 
 def comparison(exported, seed: int = 0) -> Comparison:
     config = onnx_config_class(type(exported.model))(exported.model.config)

@@ -114,7 +114,8 @@ class NextLogits(nn.Module):
         return self.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True).logits
 
 
-@pytest.mark.parametrize("padded", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("build", marked(COMPILED))
 @torch.no_grad()
 def test_decoding_over_a_static_cache_is_one_graph_for_every_length(build, padded):

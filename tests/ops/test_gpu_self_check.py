@@ -57,9 +57,10 @@ def feed() -> tuple[torch.Tensor, torch.Tensor]:
     return experts(*arguments, F.silu), looped_experts(*arguments, F.silu)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dtype",
-    [torch.bfloat16, *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in (torch.float32, torch.float16))],
+    [torch.bfloat16, torch.float32, torch.float16],
     ids=str,
 )
 def test_right_programs_serve(dtype):
