@@ -14,10 +14,9 @@ from modelwright.server.sockets import tls_context
 
 SPINS = 5000
 """Times that a thread of libgomp looks whether the others are done before it sleeps. By itself it looks 300,000 times,
-some milliseconds, and where other programs compute on the same cores it takes them from the thread it waits for. A
-DeepSeek-V2 of 0.8 billion parameters, on two cores of AVX2, draws a token in 38 ms on idle cores, as with 300,000, and
-in 105 where two loops run beside it, instead of 130 to 170, its first after 4 s instead of 6 to 14. With 1,000 it is
-ten percent faster beside such loops, and takes 43 to 50 ms on idle cores."""
+some milliseconds, and where other programs compute on the same cores it takes them from the thread it waits for. On two
+idle cores of AVX2 a DeepSeek-V2 of 0.8 billion parameters draws a token in 38 ms with 1,000, in 32 with 5,000 and in 37
+with 300,000 (medians of eight requests, in turns); with two loops beside it in 94, 105 and 130 to 170."""
 
 
 def run_serve(options: ServeOptions) -> int:
