@@ -100,9 +100,12 @@ def others(client: openai.OpenAI, checks: Checks) -> None:
     kinds = [item.type for item in called.output]
     checks.holds("a response calls a tool", kinds == ["function_call"])
     content = [{"type": "input_image", "image_url": URL, "detail": "auto"}, {"type": "input_text", "text": "How many?"}]
-    shown = [{"role": "user", "type": "message", "content": content}]
+    shown = [{"role": "user", "content": content}]
     pictured = client.responses.create(model=MODEL, temperature=0, input=shown)
     checks.holds("a response sees a picture", pictured.output_text)
+    further = [*shown, *pictured.output, {"role": "user", "content": "Sure?"}]
+    again = client.responses.create(model=MODEL, temperature=0, input=further)
+    checks.holds("a response goes on from its own output", again.usage.input_tokens > pictured.usage.total_tokens)
 
 
 def errors(client: openai.OpenAI, url: str, checks: Checks) -> None:

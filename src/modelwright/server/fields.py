@@ -30,16 +30,6 @@ class Refused:
     idle: tuple[Any, ...] = ()
 
 
-_ELSEWHERE: Mapping[str, Refused] = {
-    "input": Refused("use messages"),
-    "instructions": Refused("use a message of the system"),
-    "include": Refused("use logprobs and top_logprobs", ([],)),
-    "text": Refused("use response_format"),
-    "previous_response_id": Refused("send the conversation, or use /v1/responses"),
-    "truncation": Refused("a request that is too long is refused", ("disabled",)),
-    "max_output_tokens": Refused("use max_completion_tokens"),
-}
-"""Fields of responses, in chat."""
 _SCHEMA = "use response_format with type json_schema, or structured_outputs.json"
 _COMMON_REFUSED: Mapping[str, Refused] = {
     "best_of": Refused("draw n answers and choose among them", (1,)),
@@ -59,9 +49,19 @@ _COMMON_REFUSED: Mapping[str, Refused] = {
     "think": Refused("use chat_template_kwargs where the model's template reads such a variable", (False,)),
     "keep_alive": Refused("the model stays loaded as long as the server runs"),
 }
+_OF_RESPONSES: Mapping[str, Refused] = {
+    "input": Refused("use messages"),
+    "instructions": Refused("use a message of the system"),
+    "include": Refused("use logprobs and top_logprobs", ([],)),
+    "text": Refused("use response_format"),
+    "previous_response_id": Refused("send the conversation, or use /v1/responses"),
+    "truncation": Refused("a request that is too long is refused", ("disabled",)),
+    "max_output_tokens": Refused("use max_completion_tokens"),
+}
+"""Fields of `/v1/responses`, and what says the same in chat."""
 REFUSED: Mapping[type, Mapping[str, Refused]] = {
     ChatRequest: _COMMON_REFUSED
-    | _ELSEWHERE
+    | _OF_RESPONSES
     | {
         "prompt": Refused("use messages, or /v1/completions"),
         "suffix": Refused("use /v1/completions"),
@@ -75,7 +75,7 @@ REFUSED: Mapping[type, Mapping[str, Refused]] = {
         "modalities": Refused("answers are text", (["text"],)),
     },
     CompletionRequest: _COMMON_REFUSED
-    | {name: Refused("use /v1/responses", rule.idle) for name, rule in _ELSEWHERE.items()}
+    | {name: Refused("use /v1/responses", rule.idle) for name, rule in _OF_RESPONSES.items()}
     | {
         "max_completion_tokens": Refused("use max_tokens"),
         "max_output_tokens": Refused("use max_tokens"),

@@ -78,7 +78,11 @@ class Weights:
 
 
 def held_by(model: nn.Module, compute: torch.dtype, autocast: bool = False, device: torch.device | None = None) -> Held:
-    """What :class:`Weights` will make of a model, which may lie on the meta device, for ``device``, here a CPU."""
+    """What :class:`Weights` will make of a model, which may lie on the meta device.
+
+    Args:
+        device: where the run will compute; None for the processor.
+    """
     kept, weights, masters, trained = _kept_in_fp32(model), 0, 0, 0
     for parameter in model.parameters():
         if not parameter.is_floating_point():
@@ -97,7 +101,7 @@ def held_by(model: nn.Module, compute: torch.dtype, autocast: bool = False, devi
 
 
 def _copied(model: nn.Module, compute: torch.dtype, device: torch.device) -> int:
-    """Bytes of the largest copy in fp32 that products of this machine take."""
+    """Bytes of the largest copy of a weight in fp32 that `ops.products` makes at once; 0 where torch has products."""
     if device.type != "cpu" or not kernels.torch_lacks(compute):
         return 0
     most = max((each.numel() for each in model.parameters() if each.dim() == 2), default=0)

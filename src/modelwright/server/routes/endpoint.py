@@ -78,7 +78,7 @@ class Endpoint(ABC):
     async def answer(self, exchange: Exchange) -> None:
         """Answer one request."""
 
-    def told(self, body: dict[str, Any]) -> dict[str, Any]:
+    def filled_in(self, body: dict[str, Any]) -> dict[str, Any]:
         """A body with what its clients leave out."""
         return body
 
@@ -92,7 +92,7 @@ class Endpoint(ABC):
         """
         parts, record = self.parts, exchange.record
         parts.admission.check()
-        body = self.told(await exchange.json())
+        body = self.filled_in(await exchange.json())
         ignored = parts.ignored(body, kind)
         request = await exchange.read(body, kind)
         record.model, record.stream = parts.served.check_name(request.model), bool(getattr(request, "stream", False))

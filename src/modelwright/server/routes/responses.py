@@ -35,7 +35,7 @@ class ResponsesEndpoint(Endpoint):
         super().__init__(parts)
         self.store, self.running = store, running
 
-    def told(self, body: dict[str, Any]) -> dict[str, Any]:
+    def filled_in(self, body: dict[str, Any]) -> dict[str, Any]:
         return with_types(body)
 
     def conversation(self, exchange: Exchange, request: ResponsesRequest) -> tuple[ChatRequest, list[dict[str, Any]]]:
