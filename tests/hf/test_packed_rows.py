@@ -147,11 +147,11 @@ def test_a_pass_that_starts_a_cache_takes_no_jump_for_a_document():
 
 @torch.no_grad()
 def test_rows_of_a_batch_have_documents_of_their_own():
-    model, ids = tiny_v2(), tokens(2, 8)
+    model, ids = tiny_v2().double(), tokens(2, 8)  # but for the router, which stays in fp32
     bounds = torch.tensor([0, 3, 8, 9, 16], dtype=torch.int32)
     found = model(ids, cu_seq_lens_q=bounds, cu_seq_lens_k=bounds, max_length_q=7, max_length_k=7).logits
     for row, start, stop in ((0, 0, 3), (0, 3, 8), (1, 0, 1), (1, 1, 8)):
-        close(found[row, start:stop], model(ids[row : row + 1, start:stop]).logits[0], atol=1e-6, rtol=1e-5)
+        close(found[row, start:stop], model(ids[row : row + 1, start:stop]).logits[0], atol=1e-7, rtol=1e-6)
 
 
 @torch.no_grad()

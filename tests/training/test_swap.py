@@ -80,6 +80,38 @@ def test_blocks_of_a_tower_come_back_after_the_layers_of_the_stack(told):
     assert told == [(1, [1, 0]), (0, [3]), (3, [2]), (2, [])]
 
 
+@pytest.mark.parametrize("name", ["llama", "steered", "vl2"])
+def test_tensors_lie_as_they_lay(monkeypatch, name):
+    """Processors may round products of rows that lie apart, or are repeated, differently from those of dense ones."""
+    kept, put, take = {}, module.Store.put, module.Store.take
+
+    def putting(store, tensor, stream):
+        place = put(store, tensor, stream)
+        kept[store, place] = tensor.detach()
+        return place
+
+    taken = []
+
+    def taking(store, place, ahead):
+        found, wanted = take(store, place, ahead), kept[store, place]
+        assert found.stride() == wanted.stride() and torch.equal(found, wanted)
+        taken.append((found.is_contiguous(), found.data_ptr() == wanted.data_ptr()))
+        return found
+
+    monkeypatch.setattr(module.Store, "put", putting)
+    monkeypatch.setattr(module.Store, "take", taking)
+    step(name, swap={})
+    assert any(dense for dense, _ in taken) and not any(shared for _, shared in taken)
+    assert any(not dense for dense, _ in taken)
+
+
+def test_what_is_repeated_waits_once():
+    store, repeated = module.Store(0, ()), torch.randn(3, 1, 4).expand(3, 5, 4)
+    found = store.take(store.put(repeated, None), 1)
+    assert torch.equal(found, repeated) and found.stride() == repeated.stride()
+    assert found.untyped_storage().nbytes() == 4 * 12
+
+
 def test_what_is_kept_goes_with_the_graph(monkeypatch):
     """Layer by layer, so that the host never holds two passes."""
     stores, made = [], module.Store.__init__

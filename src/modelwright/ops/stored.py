@@ -75,7 +75,8 @@ def _product(x: Tensor, weight: Stored, bias: Tensor | None, dynamic: bool, serv
         return _invariant_linear(x, weight, bias, served)
     if served and prefers_stored_kernel(x.numel() // x.shape[-1], x.dtype):
         return kernels.linear(x, weight, bias)
-    return linear(x, dequantise(weight, x.dtype), None if bias is None else bias.to(x.dtype))
+    multiply = linear if served else plain_linear
+    return multiply(x, dequantise(weight, x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 def _invariant_linear(x: Tensor, weight: Stored, bias: Tensor | None, served: bool) -> Tensor:

@@ -7,11 +7,36 @@ for anything of one, those of as many layers before it as ``prefetch`` says are 
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
+
+
+class Host(NamedTuple):
+    """A tensor on the host, and how it lay where it came from.
+
+    Attributes:
+        values: dense, and one of those that were only repeated.
+        strides: in elements, those of the tensor: products of rows that lie apart may be rounded differently from those
+            of dense ones, so that it comes back with the rows as far apart as they were.
+        shape: with what was repeated.
+        stream: on which it is copied; on a CPU none.
+    """
+
+    values: Tensor
+    device: torch.device
+    strides: tuple[int, ...]
+    shape: torch.Size
+    stream: Any
+
+    def laid_out(self) -> Tensor:
+        """On its device, as it lay there; a copy is begun where that is elsewhere."""
+        if self.values.device == self.device and self.values.stride() == self.strides:
+            return self.values.expand(self.shape)
+        tensor = torch.empty_strided(self.values.shape, self.strides, dtype=self.values.dtype, device=self.device)
+        return tensor.copy_(self.values, non_blocking=True).expand(self.shape)
 
 
 class Store:
@@ -24,21 +49,22 @@ class Store:
 
     def __init__(self, layer: int, before: Sequence["ReferenceType[Store]"]):
         self.layer, self.before = layer, before
-        self._hosts: list[tuple[Tensor, torch.device, Any]] = []
+        self._hosts: list[Host] = []
         self._fetched: dict[int, tuple[Tensor, Any]] = {}
         self.is_fetched = False
 
     def put(self, tensor: Tensor, stream: Any) -> int:
         """Begin to copy a tensor to the host; its place here."""
-        host = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+        once = tensor[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in tensor.stride())]
+        host = torch.empty_like(once, device="cpu", pin_memory=tensor.is_cuda)
         if stream is None:
-            host.copy_(tensor)
+            host.copy_(once)
         else:
             stream.wait_stream(torch.cuda.current_stream(tensor.device))
             with torch.cuda.stream(stream):
-                host.copy_(tensor, non_blocking=True)
+                host.copy_(once, non_blocking=True)
             tensor.record_stream(stream)
-        self._hosts.append((host, tensor.device, stream))
+        self._hosts.append(Host(host, tensor.device, once.stride(), tensor.shape, stream))
         return len(self._hosts) - 1
 
     def fetch(self) -> None:
@@ -64,11 +90,11 @@ class Store:
         return tensor
 
     def _copied(self, place: int) -> tuple[Tensor, Any]:
-        host, device, stream = self._hosts[place]
-        if stream is None:
-            return host, None
-        with torch.cuda.stream(stream):
-            return host.to(device, non_blocking=True), stream.record_event()
+        host = self._hosts[place]
+        if host.stream is None:
+            return host.laid_out(), None
+        with torch.cuda.stream(host.stream):
+            return host.laid_out(), host.stream.record_event()
 
 
 class Swap:
