@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="questions of each task to measure with")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw pictures")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the run, such as steps=100")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     if not 0 <= args.new <= 1:
         parser.error(f"--new is a share, from 0 to 1, got {args.new:g}")
     output = args.out / "run"

@@ -23,6 +23,9 @@ from modelwright.serving.quiet import quieten_libraries
 from modelwright.serving.ranks import Ranks
 from modelwright.serving.warm_up import warm_up
 
+STEPS = {"token_budget": None}
+"""As long as the engine finds right for several who are served; see `modelwright.engine.step_tokens`."""
+
 
 def check(options: ServeOptions) -> Named:
     """The checkpoint, without its weights; an error where it, or what goes with it, could not be served."""
@@ -54,7 +57,7 @@ def load(options: ServeOptions, parts: Parts) -> Application:
     with ExitStack() as stack:
         ranks = stack.enter_context(Ranks(machine.tensor_parallel, machine.device, say))
         adapter = None if options.adapter is None else options.adapter[1]
-        opened = terminal.load(check(options), "be served", options.engine.given(), machine, ranks, adapter)
+        opened = terminal.load(check(options), "be served", STEPS | options.engine.given(), machine, ranks, adapter)
         warm_up(opened)
         engine = opened.engine
         batch = engine.config.max_batch

@@ -31,6 +31,7 @@ from modelwright.engine.sequence import Sequence
 from modelwright.engine.served_model import ServedModel
 from modelwright.engine.slicing import slice_decoder
 from modelwright.engine.step import Step
+from modelwright.engine.step_tokens import step_tokens
 from modelwright.engine.tokenizer import as_tokenizer
 from modelwright.errors import ConfigError, RequestError, RequestFailed
 from modelwright.parallel import Mesh, RankLost
@@ -448,4 +449,5 @@ def _limits(served: ServedModel, settings: EngineConfig, context: int) -> Schedu
     """Prompts are read whole where parts of one would be rotated by their own ends."""
     stretches = served.trained_length is not None and context > served.trained_length
     in_parts = settings.chunk_prefill and not stretches
-    return SchedulerSettings(settings.max_batch, settings.token_budget, in_parts, context)
+    alone, shared = step_tokens(served, settings)
+    return SchedulerSettings(settings.max_batch, alone, in_parts, context, shared_budget=shared)

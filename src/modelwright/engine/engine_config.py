@@ -9,6 +9,8 @@ from modelwright.configs.limits import check_engine
 from modelwright.configs.part import ConfigPart
 from modelwright.errors import ConfigError
 
+MANY = 2048
+"""Tokens of a step that fill any machine."""
 ALIASES = {"": "auto", "compile": "record"}
 """What `llm_backend` says in MindFormers' words, and the backend that it stands for."""
 
@@ -19,7 +21,8 @@ class EngineConfig(ConfigPart):
 
     Attributes:
         max_batch: how many sequences run at once.
-        token_budget: how many tokens a step computes at most, unless a prompt may not be read in parts.
+        token_budget: how many tokens a step computes at most, unless a prompt may not be read in parts; None lets
+            `step_tokens` choose, so that of several who are served none waits long for a step.
         max_context: how many tokens a sequence may have, drawn ones included; None for what the model was built for.
         page_size: tokens in a page of the cache.
         num_pages: pages of the cache; None for as many as `max_batch` whole contexts need, if they fit into a quarter
@@ -43,7 +46,7 @@ class EngineConfig(ConfigPart):
     """
 
     max_batch: int = 64
-    token_budget: int = 2048
+    token_budget: int | None = MANY
     max_context: int | None = None
     page_size: int = 16
     num_pages: int | None = None
@@ -58,7 +61,7 @@ class EngineConfig(ConfigPart):
     def check_rules(self) -> None:
         check_engine(vars(self))
         budget, batch = self.token_budget, self.max_batch
-        if budget < batch:
+        if budget is not None and budget < batch:
             raise ConfigError(f"token_budget ({budget}) must be at least max_batch ({batch})", field="token_budget")
 
     @classmethod
@@ -77,7 +80,7 @@ class EngineConfig(ConfigPart):
         stored = settings.quantization or QuantSettings()
         asked = {
             "max_batch": settings.batch_size,
-            "token_budget": max(cls.token_budget, settings.batch_size),
+            "token_budget": max(MANY, settings.batch_size),
             "max_context": settings.seq_length,
             "page_size": settings.block_size,
             "num_pages": settings.num_blocks,

@@ -101,7 +101,8 @@ class Scheduler:
         """
         assert self._step is None, "the last step was neither committed nor discarded"
         settings = self.settings
-        plan = StepPlan(self._queues, settings.token_budget, settings.max_batch, settings.chunk_prefill, only)
+        budget = settings.budget(len(self._queues.running) + len(self._queues.waiting))
+        plan = StepPlan(self._queues, budget, settings.max_batch, settings.chunk_prefill, only)
         prompts_first = self._prompts_next and not settings.chunk_prefill
         for grant in (plan.prompts, plan.decodes) if prompts_first else (plan.decodes, plan.prompts):
             if settings.chunk_prefill or not plan.chunks:

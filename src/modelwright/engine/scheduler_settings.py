@@ -12,6 +12,7 @@ class SchedulerSettings:
     Attributes:
         max_batch: how many sequences run at once.
         token_budget: how many tokens a step computes at most.
+        shared_budget: how many where more than one sequence runs or waits; None for as many.
         chunk_prefill: whether pieces of prompts share a step with decodes. Without it steps of whole prompts and steps
             of decodes take turns, and a prompt longer than the budget gets a step to itself.
         max_context: how many tokens a sequence may have, drawn ones included; None leaves that to the pool.
@@ -26,11 +27,18 @@ class SchedulerSettings:
     chunk_prefill: bool = True
     max_context: int | None = None
     aging: int = 1000
+    shared_budget: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "token_budget", "max_context", "aging"):
+        for name in ("max_batch", "token_budget", "max_context", "aging", "shared_budget"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
-        if self.token_budget < self.max_batch:
-            raise ConfigError(f"token_budget ({self.token_budget}) must be at least max_batch ({self.max_batch})")
+        for name in ("token_budget", "shared_budget"):
+            value = getattr(self, name)
+            if value is not None and value < self.max_batch:
+                raise ConfigError(f"{name} ({value}) must be at least max_batch ({self.max_batch})")
+
+    def budget(self, sequences: int) -> int:
+        """The tokens of a step, at most, while so many run or wait."""
+        return self.token_budget if sequences < 2 or self.shared_budget is None else self.shared_budget
