@@ -94,7 +94,7 @@ class ChatEngine:
 
     PANEL: ClassVar[str] = "Engine"
 
-    token_budget: Annotated[int | None, engine_option("token_budget", "2048; 512 in chat, and for several in serve")] = None
+    token_budget: Annotated[int | None, engine_option("token_budget", "2048; 512 in chat, for several in serve")] = None
     max_context: Annotated[int | None, engine_option("max_context", "as many as the model reads")] = None
     kv_dtype: Annotated[str | None, engine_option("kv_dtype", "auto", "TYPE")] = None
     num_pages: Annotated[int | None, engine_option("num_pages", "as many as fit a quarter of the free memory")] = None
