@@ -2,9 +2,10 @@
 
     python -m benchmarks.train [--workloads llama moe chats saves] [--dtypes float32 bfloat16] [--threads 1]
 
-With one thread tokens are counted by CPU second, which other programs on the machine disturb little; with several by
-wall clock. All contestants begin with the same weights and see the same rows, and their first losses must agree. Each
-turn of one is followed by a turn of the others, the order changing from round to round; medians are told.
+Each contestant has a process of its own. With one thread tokens are counted by CPU second, which other programs on the
+machine disturb little; with several by wall clock. All begin with the same weights and see the same rows, and their
+first losses must agree. Each turn of one is followed by a turn of the others, the order changing from round to round;
+medians are told.
 
 - ``llama``: 20.5 million parameters, rows of 256 tokens, two a step.
 - ``moe``: DeepSeek-V2's kind, 23 million parameters, 64 experts of which 6 compute; transformers multiplies by
@@ -18,6 +19,7 @@ Each result is kept beside its bar, the ratio that it is to reach. Results of a 
 import argparse
 import json
 import logging
+import multiprocessing
 import os
 import platform
 import statistics
@@ -38,6 +40,7 @@ from modelwright.data.documents import StepBatch
 from modelwright.data.examples import Place
 from modelwright.training.trainer import Trainer
 
+SPAWN = multiprocessing.get_context("spawn")
 Step = Callable[[int], float]
 """Takes the optimizer step of this number; its loss."""
 LLAMA: dict[str, Any] = {
@@ -247,27 +250,50 @@ class Steps:
         return loss, time.process_time() - cpu, time.perf_counter() - wall
 
 
-def contestants(workload: str, dtype: str) -> dict[str, Any]:
-    """Who takes part, on models of the same weights."""
+def contestant(who: str, workload: str, dtype: str) -> Any:
+    """One of those who take part, on a model of the same weights as all others."""
     torch.manual_seed(0)
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    if workload == "moe":
-        own: Any = DeepseekV2ForCausalLM(DeepseekV2Config(**MOE))
-        theirs = transformers.DeepseekV2Config(**GROUPED)
-        other: Any = transformers.DeepseekV2ForCausalLM(theirs)
+    moe = workload == "moe"
+    own: Any = DeepseekV2ForCausalLM(DeepseekV2Config(**MOE)) if moe else LlamaForCausalLM(LlamaConfig(**LLAMA))
+    if who == "ours":
+        return Steps(ours(own, workload, dtype))
+    if moe:
+        other: Any = transformers.DeepseekV2ForCausalLM(transformers.DeepseekV2Config(**GROUPED))
     else:
-        own = LlamaForCausalLM(LlamaConfig(**LLAMA))
         other = transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA))
     other.load_state_dict(own.state_dict())
-    third = type(other)(other.config)
-    third.load_state_dict(own.state_dict())
-    field: dict[str, Any] = {"ours": Steps(ours(own, workload, dtype)), "plain": Steps(plain(other, workload, dtype))}
-    return field | {"trainer": HfTrainer(third, workload, dtype)}
+    return Steps(plain(other, workload, dtype)) if who == "plain" else HfTrainer(other, workload, dtype)
+
+
+def turns(pipe: Any, threads: int, *what: str) -> None:
+    """Be a contestant in a process of its own: steps are asked for and told over ``pipe``."""
+    torch.set_num_threads(threads)
+    taking = contestant(*what)
+    for asked in iter(pipe.recv, None):
+        pipe.send(taking.run(*asked))
+
+
+class Apart:
+    """A contestant whose process is its own, so that what it asks of the allocator is asked for nobody else."""
+
+    def __init__(self, *what: str):
+        self._pipe, other = SPAWN.Pipe()
+        SPAWN.Process(target=turns, args=(other, torch.get_num_threads(), *what), daemon=True).start()
+
+    def run(self, first: int, steps: int) -> tuple[float, float, float]:
+        """As :meth:`HfTrainer.run`."""
+        self._pipe.send((first, steps))
+        return self._pipe.recv()
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.send(None)
 
 
 def measure(workload: str, dtype: str, rounds: int, steps: int, by_cpu: bool) -> dict[str, Any]:
     """Medians of tokens a second, and ours against each of the others."""
-    field = contestants(workload, dtype)
+    field = {who: Apart(who, workload, dtype) for who in ("ours", "plain", "trainer")}
     speeds: dict[str, list[float]] = {name: [] for name in field}
     for turn in range(rounds + 1):
         first = 1 + turn * (steps + 1)
@@ -279,6 +305,8 @@ def measure(workload: str, dtype: str, rounds: int, steps: int, by_cpu: bool) ->
                 speeds[name].append(tokens / (cpu if by_cpu else wall))
         if not turn and abs(losses["ours"] - losses["plain"]) > (1e-4 if dtype == "float32" else 2e-2):
             raise SystemExit(f"{workload}: the first losses differ: {losses}")
+    for each in field.values():
+        each.close()
     medians = {name: statistics.median(each) for name, each in speeds.items()}
     ratios = {f"ours / {name}": medians["ours"] / medians[name] for name in field if name != "ours"}
     return {"tokens_per_second": medians, "ratios": ratios, "turns": speeds}

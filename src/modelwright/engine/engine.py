@@ -12,7 +12,6 @@ from modelwright.configs.field_types import fits, shown
 from modelwright.engine.blocks import BlockPool
 from modelwright.engine.cache import count_pages, make_host_pools, make_pools
 from modelwright.engine.engine_config import EngineConfig
-from modelwright.engine.freed_memory import keep_freed_memory
 from modelwright.engine.graphs import DecodeGraphs, graphs_of, spare_pages
 from modelwright.engine.intake import Intake
 from modelwright.engine.model_state import ModelState
@@ -34,6 +33,7 @@ from modelwright.engine.step import Step
 from modelwright.engine.step_tokens import step_tokens
 from modelwright.engine.tokenizer import as_tokenizer
 from modelwright.errors import ConfigError, RequestError, RequestFailed
+from modelwright.ops.freed_memory import keep_freed_memory
 from modelwright.parallel import Mesh, RankLost
 
 

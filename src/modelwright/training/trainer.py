@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from modelwright.errors import CheckpointError, RequestError
+from modelwright.ops.freed_memory import keep_freed_memory
 from modelwright.planner.counting import count
 from modelwright.training import state
 from modelwright.training.build import build_data, build_model, found_at
@@ -62,6 +63,7 @@ class Trainer:
         base: Path | None = None,
         answers: Callable[[Any, Any], Mapping[str, Sequence[Any]]] | None = None,
     ):
+        keep_freed_memory()  # of one step for the next
         self.answers, self.base = answers, Path.cwd() if base is None else base
         self.report = Silence() if report is None else report
         if model is None:

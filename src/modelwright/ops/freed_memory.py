@@ -1,7 +1,7 @@
 """Memory that this process frees, kept for what it allocates next; of glibc's allocator alone, others stay as they are.
 
-A pass over a long prompt allocates and frees tens of megabytes in each layer. glibc hands them back to the system each
-time, which clears every page anew when it is touched again.
+A pass over a long prompt allocates and frees tens of megabytes in each layer, and a training step its gradients too.
+glibc hands them back to the system each time, which clears every page anew when it is touched again.
 """
 
 import ctypes

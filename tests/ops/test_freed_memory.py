@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from modelwright.engine.freed_memory import KEPT, keep_freed_memory
+from modelwright.ops.freed_memory import KEPT, keep_freed_memory
 
 TOUCH = """
 import ctypes, resource
-from modelwright.engine import freed_memory
+from modelwright.ops import freed_memory
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
@@ -55,5 +55,20 @@ print([line for line in open("/proc/self/status") if line.startswith("VmRSS")][0
 
 
 def test_another_allocator_is_left_alone(monkeypatch):
-    monkeypatch.setattr("modelwright.engine.freed_memory.ctypes.CDLL", lambda name: object())
+    monkeypatch.setattr("modelwright.ops.freed_memory.ctypes.CDLL", lambda name: object())
     assert keep_freed_memory.__wrapped__() is False
+
+
+@pytest.mark.skipif(not keep_freed_memory(), reason="the allocator is not glibc's")
+def test_a_trainer_keeps_what_a_step_freed_for_the_next(tmp_path):
+    pages = run(
+        f"""
+from modelwright.configs.run import RunConfig
+from modelwright.training.trainer import Trainer
+from tests.llamas import tiny_llama
+parts = {{"model": {{"path": "here"}}, "data": {{"train": [{{"path": "here"}}]}}, "steps": 1, "output": {str(tmp_path)!r}}}
+Trainer(RunConfig.of(parts), model=tiny_llama(), batches=iter(()))
+touch([24 << 20]); print(touch([24 << 20]))
+"""
+    )
+    assert int(pages) < 100
