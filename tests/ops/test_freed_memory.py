@@ -66,8 +66,9 @@ def test_a_trainer_keeps_what_a_step_freed_for_the_next(tmp_path):
 from modelwright.configs.run import RunConfig
 from modelwright.training.trainer import Trainer
 from tests.llamas import tiny_llama
-parts = {{"model": {{"path": "here"}}, "data": {{"train": [{{"path": "here"}}]}}, "steps": 1, "output": {str(tmp_path)!r}}}
-Trainer(RunConfig.of(parts), model=tiny_llama(), batches=iter(()))
+here = {{"path": "here"}}
+run = {{"model": here, "data": {{"train": [here]}}, "steps": 1, "output": {str(tmp_path)!r}}}
+Trainer(RunConfig.of(run), model=tiny_llama(), batches=iter(()))
 touch([24 << 20]); print(touch([24 << 20]))
 """
     )
