@@ -27,12 +27,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         reuse=st.booleans(),
         aging=st.sampled_from([1, 4, 1000]),
         host_pages=st.sampled_from([0, 3, 40]),
-        fewer=st.sampled_from([None, 0, 2]),
+        fewer=st.sampled_from([None, 1, 3]),
     )
     def start(self, max_batch, spare, chunk_prefill, reuse, aging, host_pages, fewer):
         self.pool = BlockPool(PAGES, SIZE, reuse)
-        shared = None if fewer is None else max_batch + min(fewer, spare)
-        limits = SchedulerSettings(max_batch, max_batch + spare, chunk_prefill, aging=aging, shared_budget=shared)
+        limits = SchedulerSettings(max_batch, max_batch + spare, chunk_prefill, aging=aging, shared_budget=fewer)
         self.scheduler = Scheduler(self.pool, limits, host_pages)
         self.machine = PagedMachine(self.pool, host_pages)
         self.all: list[Sequence] = []

@@ -26,9 +26,9 @@ CHOSEN = EngineConfig(token_budget=None)
     ("device", "dtype", "shared"),
     [
         ("cpu", torch.float32, 512),
-        ("cpu", torch.bfloat16, 2048),
-        ("cuda", torch.float32, 2048),
-        ("cuda", torch.bfloat16, 2048),
+        ("cpu", torch.bfloat16, None),
+        ("cuda", torch.float32, None),
+        ("cuda", torch.bfloat16, None),
     ],
 )
 def test_products_that_are_made_in_another_type_take_longer_steps(monkeypatch, served, device, dtype, shared):
@@ -37,12 +37,12 @@ def test_products_that_are_made_in_another_type_take_longer_steps(monkeypatch, s
 
 
 def test_what_was_asked_for_is_taken(served):
-    assert step_tokens(served, EngineConfig(token_budget=64)) == (64, 64)
-    assert step_tokens(served, EngineConfig()) == (2048, 2048)
+    assert step_tokens(served, EngineConfig(token_budget=64)) == (64, None)
+    assert step_tokens(served, EngineConfig()) == (2048, None)
 
 
 def test_every_sequence_finds_room_in_a_step(served):
-    assert step_tokens(served, EngineConfig(token_budget=None, max_batch=1000)) == (2048, 1000)
+    assert step_tokens(served, EngineConfig(token_budget=None, max_batch=3000)) == (3000, 512)
 
 
 def prompt(first, length):
@@ -66,6 +66,17 @@ def test_prompts_of_several_are_read_in_shorter_steps(budget, steps):
             engine.step()
             taken += 1
         assert taken == wanted
+
+
+def test_prompts_of_half_a_step_go_two_to_a_step_beside_whoever_draws():
+    engine = Engine(tiny_llama(seq_length=2000), EngineConfig(num_pages=200, token_budget=None))
+    for number in range(3):
+        engine.add_request(prompt(number + 1, 20), SamplingParams(max_tokens=50, ignore_eos=True))
+    engine.step()
+    for number in range(4):
+        engine.add_request(prompt(number + 4, 256), SamplingParams(max_tokens=1), id=f"comes {number}")
+    told = [sorted(update.request for update in engine.step() if update.request.startswith("comes")) for _ in range(2)]
+    assert told == [["comes 0", "comes 1"], ["comes 2", "comes 3"]]
 
 
 def test_whoever_draws_waits_for_no_long_step_and_is_answered_alike():

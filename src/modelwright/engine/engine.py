@@ -449,5 +449,5 @@ def _limits(served: ServedModel, settings: EngineConfig, context: int) -> Schedu
     """Prompts are read whole where parts of one would be rotated by their own ends."""
     stretches = served.trained_length is not None and context > served.trained_length
     in_parts = settings.chunk_prefill and not stretches
-    alone, shared = step_tokens(served, settings)
-    return SchedulerSettings(settings.max_batch, alone, in_parts, context, shared_budget=shared)
+    budget, shared = step_tokens(served, settings)
+    return SchedulerSettings(settings.max_batch, budget, in_parts, context, shared_budget=shared)

@@ -101,7 +101,9 @@ class Scheduler:
         """
         assert self._step is None, "the last step was neither committed nor discarded"
         settings = self.settings
-        budget = settings.budget(len(self._queues.running) + len(self._queues.waiting))
+        running = self._queues.running
+        decoding = sum(sequence.remaining == 1 for sequence in running)
+        budget = settings.budget(decoding, len(running) - decoding + len(self._queues.waiting))
         plan = StepPlan(self._queues, budget, settings.max_batch, settings.chunk_prefill, only)
         prompts_first = self._prompts_next and not settings.chunk_prefill
         for grant in (plan.prompts, plan.decodes) if prompts_first else (plan.decodes, plan.prompts):

@@ -16,9 +16,9 @@ tokens of the DeepSeek-V2 take 22.9 s instead of 18.5 (2,048 tokens 4.7 instead 
 makes weights of fp32 anew: the DeepSeek-V2 then lost a sixth of its tokens a second by steps of 512."""
 
 
-def step_tokens(served: ServedModel, settings: EngineConfig) -> tuple[int, int]:
-    """At most, for whoever is alone and where there are several: ``token_budget``, or if None by device and type."""
+def step_tokens(served: ServedModel, settings: EngineConfig) -> tuple[int, int | None]:
+    """At most, and of prompts where several are served; None is all. By device and type where nothing is asked for."""
     if settings.token_budget is not None:
-        return settings.token_budget, settings.token_budget
+        return settings.token_budget, None
     few = served.device.type == "cpu" and not torch_lacks(served.dtype)
-    return max(MANY, settings.max_batch), max(FEW if few else MANY, settings.max_batch)
+    return max(MANY, settings.max_batch), FEW if few else None
