@@ -164,3 +164,22 @@ def test_print_config_can_be_read_again_and_shows_no_secret(file, tmp_path, caps
     monkeypatch.delenv("MODELWRIGHT_SERVE_MAX_QUEUE")
     assert run("--config", str(again), "--print-config") == told.replace("# api-key: 1 not shown", "# api-key:")
     assert run("other", "--config", str(path), "--print-config").startswith('model: "other"')
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ((), 0, "vl2-nano can be served"),
+        (("--max-batch", "5000"), 0, "vl2-nano can be served"),
+        (("--token-budget", "3"), 2, "--token-budget (3) must be at least --max-batch (64)"),
+        (("--max-batch", "9", "--token-budget", "8"), 2, "--token-budget (8) must be at least --max-batch (9)"),
+    ],
+)
+def test_check_finds_limits_that_no_engine_takes(words, code, said, capsys, monkeypatch):
+    from modelwright.cli import main
+
+    monkeypatch.setattr("sys.argv", ["modelwright", "serve", "vl2-nano", "--check", "--no-auth", *words])
+    with pytest.raises(SystemExit) as left:
+        main.main()
+    told = capsys.readouterr()
+    assert (left.value.code or 0) == code and said in told.out + told.err

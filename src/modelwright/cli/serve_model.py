@@ -14,7 +14,8 @@ from modelwright.server.app import create_app
 from modelwright.server.run import Application, Parts
 from modelwright.server.served import Served
 from modelwright.server.settings import ServerSettings
-from modelwright.serving.load import pick_device
+from modelwright.serving.defaults import engine_config
+from modelwright.serving.load import pick_device, read_config
 from modelwright.serving.merge_adapter import check_adapter
 from modelwright.serving.opened import Named, Opened, find_model
 from modelwright.serving.prompts import read_template, require_template, try_out
@@ -40,6 +41,7 @@ def check(options: ServeOptions) -> Named:
     try_out(model.checkpoint, template)
     if options.adapter is not None:
         check_adapter(options.adapter[1])
+    engine_config(read_config(model.checkpoint), STEPS | options.engine.given())
     return model
 
 

@@ -1,8 +1,9 @@
 """A folder to a model and its processor, ready to run; names on disk and tensors are the business of `checkpoints`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -72,7 +73,7 @@ def load(
     if attn_implementation not in (None, *ATTENTION):
         raise ConfigError(f"attn_implementation must be one of {', '.join(ATTENTION)}, not {attn_implementation!r}")
     checkpoint = find_adapted(path)
-    config = _read_config(checkpoint, overrides)
+    config = read_config(checkpoint, overrides)
     processor = _read(checkpoint, checkpoint.record.processor, config)
     how = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     kind = checkpoint.model_class
@@ -102,7 +103,7 @@ def load_network(
         CheckpointError, ConfigError: as `load`.
     """
     place = pick_device(device)
-    record, config = checkpoint.record, _read_config(checkpoint, {})
+    record, config = checkpoint.record, read_config(checkpoint)
     processor = _read(checkpoint, record.prompts or record.processor, config)
     model = record.network_class.read(checkpoint.folder, config, dtype, progress)
     for each in (checkpoint.adapter, adapter):
@@ -130,7 +131,12 @@ def _devices() -> str:
     return f"torch finds cpu{f' and {accelerator.type}' if accelerator else ' only'}"
 
 
-def _read_config(checkpoint: Checkpoint, overrides: dict[str, Any]) -> Any:
+def read_config(checkpoint: Checkpoint, overrides: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """A checkpoint's config, with `overrides` in place of its fields.
+
+    Raises:
+        ConfigError: one of them is no field, or a rule is broken.
+    """
     config_class = checkpoint.config_class
     config, rest = config_class.from_pretrained(checkpoint.folder, return_unused_kwargs=True, **overrides)
     if rest:
