@@ -280,6 +280,7 @@ class Apart:
     def __init__(self, *what: str):
         self._pipe, other = SPAWN.Pipe()
         SPAWN.Process(target=turns, args=(other, torch.get_num_threads(), *what), daemon=True).start()
+        other.close()  # so that a process that ended is an error here, and nobody waits for it
 
     def run(self, first: int, steps: int) -> tuple[float, float, float]:
         """As :meth:`HfTrainer.run`."""

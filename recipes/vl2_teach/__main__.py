@@ -16,6 +16,7 @@ import torch
 
 from modelwright import DeepseekVLV2ForCausalLM, DeepseekVLV2Processor, zoo
 from modelwright.configs.run import RunConfig
+from modelwright.errors import ConfigError
 from modelwright.training.report import RunReport
 from modelwright.training.trainer import Trainer
 from modelwright.training.tuning import load_adapter, merge
@@ -69,8 +70,12 @@ def main() -> None:
     if not 0 <= args.new <= 1:
         parser.error(f"--new is a share, from 0 to 1, got {args.new:g}")
     output = args.out / "run"
+    try:
+        config = RunConfig.read(RUN, [f"output={output}", *args.overrides])
+    except ConfigError as error:
+        parser.error(str(error))
     started = time.monotonic()
-    train(RunConfig.read(RUN, [f"output={output}", *args.overrides]), args.new, args.workers)
+    train(config, args.new, args.workers)
     print(f"trained in {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
     before, after = measure(None, args.count), measure(output / "export", args.count)
     print(table(before, after))
