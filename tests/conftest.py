@@ -16,6 +16,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported, which transformers may do
 
 import pytest
+import transformers
 from hypothesis import settings
 from PIL import Image
 
@@ -58,6 +59,17 @@ def deprecations_fail() -> Iterator[None]:
     logger.addHandler(handler)
     yield
     logger.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A command that runs in this process lets the loggers say less: not for the tests after it."""
+    loggers = [logging.getLogger(name) for name in ("modelwright", "transformers")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    transformers.logging.enable_progress_bar()
 
 
 @pytest.fixture

@@ -1,13 +1,11 @@
 """The command line run in this process, and the tiny checkpoints it is run on."""
 
-import logging
 import sys
 import warnings
 from dataclasses import dataclass
 from typing import TextIO
 
 import pytest
-import transformers
 
 from modelwright.cli.main import main
 from tests.checkpoints.tiny import write_v2, write_vl2
@@ -33,14 +31,9 @@ class Run:
 
 
 @pytest.fixture(autouse=True)
-def _as_before(monkeypatch):
-    """No width but the stream's own, which pytest's workers set, and the libraries' logging as before afterwards."""
+def _width_of_the_stream(monkeypatch):
+    """No width but the stream's own, which pytest's workers set."""
     monkeypatch.delenv("COLUMNS", raising=False)
-    verbosity, level = transformers.logging.get_verbosity(), logging.getLogger("modelwright").level
-    yield
-    transformers.logging.set_verbosity(verbosity)
-    transformers.logging.enable_progress_bar()
-    logging.getLogger("modelwright").setLevel(level)
 
 
 @pytest.fixture
