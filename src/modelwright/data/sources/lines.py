@@ -136,17 +136,16 @@ def index_lines(stored: Stored) -> np.ndarray:
     line, start, filled = 1, begin, False  # the line that is open: its number, where it begins, whether it holds words
     for offset, chunk in chunks(stored, begin):
         codes = np.frombuffer(chunk, np.uint8)
-        newlines, words = np.flatnonzero(codes == _NEWLINE), np.flatnonzero(codes > _SPACE)
-        if not len(newlines):
-            filled = filled or len(words) > 0
-            continue
-        before = np.searchsorted(words, newlines)
-        holds = np.diff(before, prepend=0) > 0
+        newlines = np.flatnonzero(codes == _NEWLINE)
+        pieces = np.concatenate([[0], newlines + 1])  # where the lines begin, the last of which is open
+        holds = np.logical_or.reduceat(codes > _SPACE, pieces[pieces < len(codes)])
         holds[0] |= filled
         ends = newlines + offset
-        starts = np.concatenate([[start], ends[:-1] + 1])
-        found.append(np.stack([starts, ends, np.arange(line, line + len(ends))])[:, holds])
-        line, start, filled = line + len(ends), int(ends[-1]) + 1, bool(before[-1] < len(words))
+        if len(ends):
+            starts = np.concatenate([[start], ends[:-1] + 1])
+            found.append(np.stack([starts, ends, np.arange(line, line + len(ends))])[:, holds[: len(ends)]])
+            line, start = line + len(ends), int(ends[-1]) + 1
+        filled = len(holds) > len(ends) and bool(holds[-1])
     if filled:
         found.append(np.array([[start], [stored.size], [line]]))
     return np.concatenate(found, axis=1) if found else np.zeros((3, 0), np.int64)
