@@ -99,11 +99,14 @@ def test_what_does_not_go_together_is_refused(run, options, said):
     assert ended.code == 2 and said in ended.err and len(ended.err.splitlines()) == 1 and not ended.out
 
 
-def test_tasks_without_lm_eval_are_refused_before_anything_is_loaded(run, monkeypatch):
-    monkeypatch.setattr(evaluate_options, "find_spec", lambda name: None)
+@pytest.mark.parametrize("lacking", ["lm-eval", "accelerate"])
+def test_tasks_without_a_package_are_refused_before_anything_is_loaded(run, monkeypatch, lacking):
+    """lm-eval 0.4.10 and later import accelerate and do not ask for it."""
+    monkeypatch.setattr(evaluate_options, "find_spec", lambda name: None if name == lacking.replace("-", "_") else name)
     ended = run("evaluate", "vl2-nano", "--tasks", "hellaswag")
     assert ended.code == 2
-    assert ended.err == 'modelwright: --tasks needs lm-eval, which is not installed: pip install "modelwright[eval]"\n'
+    said = f'--tasks needs {lacking}, which is not installed: pip install "modelwright[eval]"'
+    assert ended.err == f"modelwright: {said}\n"
 
 
 class Manager:

@@ -50,5 +50,7 @@ class EvaluateOptions:
         check_choice("dtype", self.dtype, DTYPES)
         check_device(self.device)
         check_model(self.model)
-        if self.tasks is not None and find_spec("lm_eval") is None:
-            raise RequestError('--tasks needs lm-eval, which is not installed: pip install "modelwright[eval]"')
+        for name in ("lm_eval", "accelerate"):
+            if self.tasks is not None and find_spec(name) is None:
+                package = name.replace("_", "-")
+                raise RequestError(f'--tasks needs {package}, which is not installed: pip install "modelwright[eval]"')
