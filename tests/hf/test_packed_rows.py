@@ -13,7 +13,7 @@ from modelwright.attention import PackedAttention
 from modelwright.errors import RequestError
 from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM
 from modelwright.hf.cache_names import of_cache
-from modelwright.ops import documents as by_document
+from modelwright.ops.backends import cpu as kernels
 from tests.fakes import GROUPED, MHA, MOE, YARN, recompute_layers, tiny_v2, tiny_vl2, tokens, vl2_inputs
 from tests.imagegpts import colours, tiny_imagegpt
 from tests.llamas import HUGGING_FACE, pair, tiny_llama
@@ -180,14 +180,19 @@ def test_a_documents_balance_loss_is_its_own():
 
 
 def test_no_mask_over_all_keys_is_built(monkeypatch):
-    lengths, real = [], by_document.torch.nn.functional.scaled_dot_product_attention
+    """Whether torch attends or the kernels do."""
+    lengths = []
 
-    def watched(q, k, v, attn_mask=None, **how):
-        assert attn_mask is None
-        lengths.append(k.shape[2])
-        return real(q, k, v, attn_mask=attn_mask, **how)
+    def watched(real):
+        def attending(q, k, v, *masks, attn_mask=None, **how):
+            assert attn_mask is None and not any(isinstance(mask, torch.Tensor) for mask in masks)
+            lengths.append(k.shape[2])
+            return real(q, k, v, *masks, **how)
 
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+        return attending
+
+    for module, name in ((torch.nn.functional, "scaled_dot_product_attention"), (kernels, "attend")):
+        monkeypatch.setattr(module, name, watched(getattr(module, name)))
     tiny_v2()(**flattened(tokens(1, TOKENS))).loss.backward()
     assert lengths == LENGTHS * 2  # two layers
 

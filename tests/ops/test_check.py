@@ -33,7 +33,12 @@ def test_every_function_of_the_library_is_run(monkeypatch):
 
     monkeypatch.setattr(build, "build", lambda: build.Build({name: noting(name) for name in own}))
     list(compared(CPU))
-    assert ran >= set(own) - ASKED - ({layouts.PREFILL_ROWS.name} if not build.ask(layouts.SERVES_PREFILL) else set())
+    lacking = set() if build.ask(layouts.SERVES_PREFILL) else {layouts.PREFILL_ROWS.name}
+    if not kernels.multiplies_by_vectors(torch.bfloat16):
+        lacking |= {layouts.GROUPED_ROWS.name, layouts.GROUPED_WEIGHTS.name}
+    if not kernels.multiplies_by_vectors(torch.float32):
+        lacking |= {layouts.ATTEND_FORWARD.name, layouts.ATTEND_BACKWARD.name}
+    assert ran >= set(own) - ASKED - lacking
 
 
 @pytest.mark.one_in(3)
@@ -46,6 +51,9 @@ def test_every_function_of_the_library_is_run(monkeypatch):
         (layouts.PAGED_DECODE, {"decode_attention", "decode_latent_attention"}),
         (layouts.LATENT_IN, {"query_to_latent"}),
         (layouts.SILU_PRODUCT, {"gated_product"}),
+        (layouts.SILU_PRODUCT_BACK, {"gated_product, trained"}),
+        (layouts.ATTEND_BACKWARD, {"trained_attention"} if kernels.multiplies_by_vectors(torch.float32) else set()),
+        (layouts.GROUPED_WEIGHTS, {"grouped_linear"} if kernels.multiplies_by_vectors(torch.bfloat16) else set()),
     ],
     ids=lambda one: getattr(one, "name", ""),
 )

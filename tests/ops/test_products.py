@@ -124,7 +124,7 @@ def test_attention(dtype, masked, shape):
     seen = []
     with Watching(seen):
         check_attention(fused_attention, q, k, v, mask, causal)
-    assert "attention_in_fp32" in seen and not any("scaled_dot" in name for name in seen)
+    assert "trained_attention" in seen and not any("scaled_dot" in name for name in seen)
     check_attention(reference_attention, q, k, v, mask, causal)
 
 
@@ -260,7 +260,7 @@ def test_under_autocast_weights_in_fp32_are_multiplied_in_its_type():
         out = linear(x, weight, bias)
         stacked = grouped_linear(x, weight[None], torch.tensor([6]))
         heads = fused_attention(*(x.view(1, 2, 12, 10).split(4, dim=2)), None, 1.0)
-    assert {"product", "grouped_linear", "attention_in_fp32"} <= set(seen) and not LACKED.intersection(seen)
+    assert {"product", "grouped_linear", "trained_attention"} <= set(seen) and not LACKED.intersection(seen)
     assert out.dtype == stacked.dtype == heads.dtype == torch.bfloat16
     low = [each.detach().bfloat16().double() for each in (x, weight, bias)]
     once_rounded(out, F.linear(*low), 64)

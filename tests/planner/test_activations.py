@@ -24,6 +24,8 @@ from modelwright.families.llama.model import LlamaForCausalLM
 from modelwright.layers.activations import activation
 from modelwright.layers.checkpointed import CheckpointedLayer
 from modelwright.ops import attention as attention_ops
+from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.backends.cpu import build
 from modelwright.planner.activations import kept_for_backward, kept_scores
 from modelwright.planner.computing import Computing, kept_by_activation
 from modelwright.planner.device import Devices
@@ -117,6 +119,12 @@ def use_fused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_ops, "in_fp32", lambda *_: False)
 
 
+@pytest.fixture
+def by_torch(monkeypatch):
+    """No kernels, which keep less: as the plan counts, which is for any device."""
+    monkeypatch.setattr(build, "build", lambda: build.Build(reason="torch is asked"))
+
+
 def saved_bytes(model: nn.Module, **inputs: Tensor) -> int:
     """Bytes that autograd saves in one pass, each storage once, without the model's own tensors."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
@@ -152,6 +160,7 @@ def planned(config: Any, attention: str, how: Any, **asked: Any) -> int:
     return peak_memory(found.counts, found.layout, found.precision, replace(found.work, recompute=how)).activations
 
 
+@pytest.mark.usefixtures("by_torch")
 @pytest.mark.one_in(4)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("attention", ["fused", "eager"])
@@ -171,6 +180,7 @@ def test_training_keeps_what_autograd_saves(case, attention, dtype, monkeypatch)
         assert planned(config, attention, how, batch=BATCH) == pytest.approx(saved, rel=WITHIN), f"{name} recomputed"
 
 
+@pytest.mark.usefixtures("by_torch")
 def test_torchs_own_cpu_kernel_saves_as_much_where_it_serves():
     torch.manual_seed(0)
     config = LlamaConfig(**LLAMA, dtype="bfloat16")
@@ -182,6 +192,19 @@ def test_torchs_own_cpu_kernel_saves_as_much_where_it_serves():
     assert planned(config, "fused", False, batch=BATCH) == pytest.approx(saved, rel=WITHIN)
 
 
+@pytest.mark.skipif(not kernels.available(), reason=f"no kernels: {kernels.reason()}")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_kernels_keep_less_and_not_much_less(dtype):
+    """No activated gate, and no tables as wide as heads."""
+    config = LlamaConfig(**LLAMA, dtype=dtype)
+    model: Any = LlamaForCausalLM(config)
+    model = model.to(getattr(torch, dtype)).train()
+    ids = torch.randint(0, 64, (BATCH, TOKENS))
+    saved = saved_bytes(model, input_ids=ids, labels=ids)
+    assert 0.8 < saved / planned(config, "fused", False, batch=BATCH) < 0.95
+
+
+@pytest.mark.usefixtures("by_torch")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_pictures_are_kept_too(dtype, monkeypatch):
     use_fused(monkeypatch)
@@ -204,6 +227,7 @@ def test_pictures_are_kept_too(dtype, monkeypatch):
         assert expected == pytest.approx(saved, rel=0.03)
 
 
+@pytest.mark.usefixtures("by_torch")
 def test_weights_cast_for_their_products_are_kept():
     config = LlamaConfig(
         **LLAMA, dialect="mindformers", param_init_type="float32", compute_dtype="bfloat16", use_flash_attention=True

@@ -96,7 +96,7 @@ def test_selective_recomputing_keeps_them():
         learner = learner_of(MODELS["steered"](), precision=BF16, recompute=how)
         with Products() as products:
             learner.step_on(1, step_batch(rows_of(learner.model, 2), 2))
-        counts[how] = {each: products.ours.count(each) for each in ("product", "grouped_linear", "attention_in_fp32")}
+        counts[how] = {each: products.ours.count(each) for each in ("product", "grouped_linear", "trained_attention")}
     assert all(counts["none"].values()) and counts["selective"] == counts["none"]
     assert all(counts["full"][each] > count for each, count in counts["none"].items())
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.dispatch import numbers_are_known, only_numbers
 from modelwright.ops.products import as_autocast, in_fp32, matmul
-from modelwright.ops.trained_attention import attention_in_fp32, takes_gradients, wants_gradients
+from modelwright.ops.trained_attention import is_trained_here, trained_attention, wants_gradients
 
 
 def reference_attention(
@@ -44,9 +44,9 @@ def fused_attention(
 
     A query that may look at nothing is left to torch's kernel, which gives zeros or NaN: masks should not have any.
     """
+    if not dropout and is_trained_here(q, k, v, mask):
+        return trained_attention(q, k, v, mask, scale, causal)
     if wants_gradients(q, k, v) and in_fp32(q, k, v):
-        if not dropout and takes_gradients(q, k, v, mask):
-            return attention_in_fp32(q, k, v, mask, scale, causal)
         return _torchs_in_fp32(q, k, v, mask, scale, dropout, causal)
     return _torchs(q, k, v, mask, scale, dropout, causal)
 
@@ -81,6 +81,8 @@ def attention(
         return fused_attention(q, k, v, mask, scale, dropout, causal)
     if mask is None and only_numbers(q, k, v) and kernels.serves_prefill(q, k, v):
         return kernels.prefill(q, k, v, scale, causal=causal)
+    if is_trained_here(q, k, v, mask):
+        return trained_attention(q, k, v, mask, scale, causal)
     return fused_attention(q, k, as_wide_as_keys(v, k), mask, scale, causal=causal)[..., : v.shape[-1]]
 
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.backends import triton as gpu_kernels
 from modelwright.ops.backends.cpu import Unit
-from modelwright.ops.backends.cpu.thresholds import LACKED_ROWS_OF_AN_EXPERT, ROWS_OF_AN_EXPERT
+from modelwright.ops.backends.cpu.thresholds import GROUPED_ROWS, LACKED_ROWS_OF_AN_EXPERT, ROWS_OF_AN_EXPERT
 from modelwright.ops.dispatch import graph_is_made, only_numbers
-from modelwright.ops.gated import Activation
+from modelwright.ops.gated import Activation, gated_halves
 from modelwright.ops.invariant import one_by_one, rows_are_invariant
-from modelwright.ops.products import in_fp32, plain_linear
+from modelwright.ops.products import are_numbers, in_fp32, plain_linear
 
 GroupedProduct = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``grouped_linear`` or ``segmented_linear``: one signature, one result."""
@@ -81,8 +81,7 @@ def expert_hidden(projected: Tensor, act: Activation, gated: bool) -> Tensor:
     """``act(gate) * up``, or ``act(up)`` where there is no gate."""
     if not gated:
         return act(projected)
-    gate, up = projected.chunk(2, dim=-1)
-    return act(gate) * up
+    return gated_halves(projected, act)
 
 
 def looped_experts(
@@ -134,12 +133,18 @@ def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
-    if in_fp32(x, weight):
+    if in_fp32(x, weight) or (x.is_cpu and are_numbers(x, weight) and _by_kernel(x, weight)):
         return opaque_grouped_linear(x, weight, counts)
     if graph_is_made(x) and x.dtype != torch.bfloat16:  # torch's rules for graphs know its kernel in bf16 alone
         return opaque_grouped_linear(x, weight, counts)
+    if graph_is_made(x) and not _grouped_mm_serves(x, weight):
+        return opaque_grouped_linear(x, weight, counts)
+    return _torchs_grouped(x, weight, counts)
+
+
+def _torchs_grouped(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     if not _grouped_mm_serves(x, weight):
-        return opaque_grouped_linear(x, weight, counts) if graph_is_made(x) else segmented_linear(x, weight, counts)
+        return segmented_linear(x, weight, counts)
     ends = counts.cumsum(0).to(torch.int32)
     product = F.grouped_mm(x.contiguous(), weight.transpose(1, 2), offs=ends)
     if product.requires_grad:
@@ -163,7 +168,11 @@ def opaque_grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     """
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         if not _lacked(x):
-            return grouped_linear(x, weight, counts)
+            return (
+                kernels.grouped_linear(x, weight, counts)
+                if _by_kernel(x, weight)
+                else _torchs_grouped(x, weight, counts)
+            )
         out = x.new_empty(x.shape[0], weight.shape[1], dtype=torch.float32)
         for run, into, own in zip(*_runs(counts, x.float(), out), weight, strict=True):
             if len(run):
@@ -174,6 +183,8 @@ def opaque_grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
 @torch.library.custom_op("modelwright::grouped_linear_of_weight", mutates_args=())
 def _weight_gradient(gradient: Tensor, x: Tensor, counts: Tensor) -> Tensor:
     """``gradient[rows of e].T @ x[rows of e]`` for each expert: ``[experts, out, in]``."""
+    if not _lacked(x) and kernels.serves_grouped(gradient, x):
+        return kernels.grouped_weight_gradient(gradient, x, counts)
     if not _lacked(x):
         return torch.stack([of_run.T @ run for of_run, run in zip(*_runs(counts, gradient, x), strict=True)])
     out = x.new_empty(counts.shape[0], gradient.shape[1], x.shape[1])
@@ -186,6 +197,11 @@ def _weight_gradient(gradient: Tensor, x: Tensor, counts: Tensor) -> Tensor:
 
 def _lacked(x: Tensor) -> bool:
     return x.is_cpu and kernels.torch_lacks(x.dtype)
+
+
+def _by_kernel(x: Tensor, weight: Tensor) -> bool:
+    """Whether the kernel multiplies these, and is faster."""
+    return kernels.serves_grouped(x, weight) and x.shape[0] <= GROUPED_ROWS * weight.shape[0]
 
 
 def _runs(counts: Tensor, *rows: Tensor) -> list[tuple[Tensor, ...]]:
@@ -203,7 +219,7 @@ def _(gradient: Tensor, x: Tensor, counts: Tensor) -> Tensor:
     return gradient.new_empty(counts.shape[0], gradient.shape[1], x.shape[1])
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs)
 
 
@@ -211,13 +227,21 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, counts = ctx.saved_tensors
     wanted, of_weight, _ = ctx.needs_input_grad
     gradient, turned = gradient.contiguous(), weight.transpose(1, 2)
-    if wanted and not _lacked(x):
+    if wanted and not (_lacked(x) or _by_kernel(gradient, turned)):
         turned = turned.contiguous()  # as the grouped kernel wants it
     back = opaque_grouped_linear(gradient, turned, counts) if wanted else None
     return back, _weight_gradient(gradient, x, counts) if of_weight else None, None
 
 
 opaque_grouped_linear.register_autograd(_backward, setup_context=_keep)
+
+
+def _backward_of_weight(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    of_y, x, counts = ctx.saved_tensors
+    return opaque_grouped_linear(x, gradient, counts), opaque_grouped_linear(of_y, gradient.mT, counts), None
+
+
+_weight_gradient.register_autograd(_backward_of_weight, setup_context=_keep)
 
 
 def _grouped_mm_serves(x: Tensor, weight: Tensor) -> bool:

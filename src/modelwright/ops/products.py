@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.dispatch import graph_is_made, only_known_modes, transforms_active
@@ -41,8 +42,22 @@ def in_fp32(*operands: Tensor | None) -> bool:
         return False
     if torch.compiler.is_compiling():
         return not torch.compiler.is_exporting()
-    plain = all(type(each) in _PLAIN for each in own)
-    return plain and not graph_is_made(first) and not transforms_active() and only_known_modes()
+    return are_numbers(*own)
+
+
+def are_numbers(*operands: Tensor) -> bool:
+    """Whether these are nothing but numbers, whose gradients may be wanted, and no graph or transformation is made.
+
+    Of gradients backward alone can be had then: not of tensors that carry theirs forward.
+    """
+    plain = all(type(each) in _PLAIN for each in operands) and forward_ad._current_level < 0
+    return plain and not graph_is_made(operands[0]) and not transforms_active() and only_known_modes()
+
+
+def are_trained(*operands: Tensor) -> bool:
+    """Whether the gradients of some of these are wanted, and nothing else is but numbers, in their own type."""
+    wanted = torch.is_grad_enabled() and any(each.requires_grad for each in operands)
+    return wanted and not torch.compiler.is_compiling() and are_numbers(*operands)
 
 
 def plain_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -5,6 +5,7 @@ Frequencies and tables are fp32; whoever calls may round the tables, and decides
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.dispatch import only_numbers
 from modelwright.ops.invariant import one_by_one, rows_are_invariant
-from modelwright.ops.products import plain_linear
+from modelwright.ops.products import are_trained, plain_linear
 
 Rotate = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``rotate_half_split``, ``rotate_by_matrix`` or ``rotate_interleaved``: one signature, two layouts of the pairs."""
@@ -109,11 +110,33 @@ def rope_table(positions: Tensor, frequencies: Tensor, scale: float | Tensor = 1
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, by: Rotate) -> Tensor:
-    """``by(x, cos, sin)``, in one pass by the kernel where that takes it: one row, tables in fp32 or bf16."""
-    one_row = x.shape[0] == 1 and cos.shape[0] == 1 and cos.dtype in _TABLES
-    if one_row and only_numbers(x, cos, sin) and kernels.serves_rows(x, cos, sin):
+    """``by(x, cos, sin)``, in one pass by the kernel where that takes it, and its gradients: tables in fp32 or bf16."""
+    known = cos.dtype in _TABLES and cos.shape[0] in (1, x.shape[0])
+    if known and only_numbers(x, cos, sin) and kernels.serves_rows(x, cos, sin):
         return kernels.rotate(x, cos, sin, by is rotate_interleaved)
+    known = known and x.requires_grad and not (cos.requires_grad or sin.requires_grad)
+    if known and are_trained(x, cos, sin) and kernels.serves_rows(x, cos, sin):
+        return _Rotated.apply(x, cos, sin, by is rotate_interleaved)  # pyright: ignore[reportReturnType]
     return by(x, cos, sin)
+
+
+class _Rotated(torch.autograd.Function):
+    """With gradients by the kernel: what they are turned by is the angle back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.interleaved = interleaved
+        return kernels.rotate(x, cos, sin, interleaved)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        cos, sin = ctx.saved_tensors
+        gradient = gradient if gradient.stride(-1) == 1 else gradient.contiguous()
+        turned = rotate(gradient, cos, -sin, rotate_half_split)  # which may have gradients itself
+        if ctx.interleaved:
+            turned = torch.stack(turned.chunk(2, dim=-1), dim=-1).flatten(-2)
+        return turned, None, None, None
 
 
 def rotate_half_split(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

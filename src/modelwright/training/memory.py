@@ -35,7 +35,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
 """The kinds of kernels that a run's config may name, and torch's operations that they are."""
 OWN: dict[str, tuple[str, ...]] = {
     "matmul": ("product", "grouped_linear"),
-    "attention": ("attention_in_fp32", "attention_by_document"),
+    "attention": ("trained_attention", "attention_by_document"),
 }
 """Operations of ours that are of these kinds: in graphs, and where products of a type are made in fp32."""
 RECOMPUTED: dict[str, tuple[str, ...]] = {

@@ -200,7 +200,16 @@ COLUMNS = _structure(
         "void* y",
     ),
 )
-STRUCTURES = (WEIGHT, LAYER, STORED, QUERIES, DECODE, PREFILL, COLUMNS)
+TOKENS = _structure("Tokens", "const void* data", "int64_t batch", "int64_t head", "int64_t token")
+TRAINED = _structure(
+    "Trained",  # strides count elements; true bytes of the mask [batch, heads, tokens, keys] are what a query sees
+    *("int64_t batch", "int64_t heads", "int64_t kv_heads", "int64_t tokens", "int64_t keys"),
+    *("int64_t k_width", "int64_t v_width"),
+    *((TOKENS, name) for name in ("q", "k", "v", "out", "gradient", "of_q", "of_k", "of_v")),
+    *("float* sums", "const uint8_t* mask", "int64_t mask_batch", "int64_t mask_head", "int64_t mask_query"),
+    *("int32_t causal", "float scale", "float scale2"),
+)
+STRUCTURES = (WEIGHT, LAYER, STORED, QUERIES, DECODE, PREFILL, COLUMNS, TOKENS, TRAINED)
 
 BEST_UNIT = _function("best_unit", result="Unit")
 LINEAR_ROWS = _function(
@@ -240,8 +249,14 @@ ROTATE_ROWS = _function(
     *("int32_t interleaved", "void* y", "int32_t threads"),
 )
 SILU_PRODUCT = _function(
-    "silu_product",
-    *("int32_t halves", "const void* gate", "const void* up", "int64_t count", "void* y", "int32_t threads"),
+    "silu_product",  # gate and up [rows, width], `stride` numbers from row to row
+    *("int32_t halves", "const void* gate", "const void* up", "int64_t rows", "int64_t width", "int64_t stride"),
+    *("void* y", "int32_t threads"),
+)
+SILU_PRODUCT_BACK = _function(
+    "silu_product_back",
+    *("int32_t halves", "const void* gradient", "const void* gate", "const void* up", "int64_t rows", "int64_t width"),
+    *("int64_t stride", "void* of_gate", "void* of_up", "int64_t to_stride", "int32_t threads"),
 )
 QUICK_GELU = _function("quick_gelu", "int32_t halves", "const void* x", "int64_t count", "void* y", "int32_t threads")
 PLACE_ROWS = _function(
@@ -254,9 +269,22 @@ ROUTE_ROWS = _function(
     *("int32_t halves", "int32_t half_weight", "const void* x", "int64_t tokens", "int64_t dim", "const void* weight"),
     *("int64_t experts", "int32_t softmax", "float* logits", "float* scores", "int32_t threads"),
 )
+GROUPED_ROWS = _function(
+    "grouped_rows",  # x [rows, in], a weight [out, in] of each run or, turned, [in, out], y [rows, out]
+    *("const bf16* x", "const bf16* weight", "int64_t run_stride", "int64_t stride", "int32_t turned", "int64_t runs"),
+    *("const int64_t* counts", "int64_t in", "int64_t out", "bf16* y", "int32_t threads"),
+)
+GROUPED_WEIGHTS = _function(
+    "grouped_weights",  # gradient [rows, out], x [rows, in], y [runs, out, in]
+    *("const bf16* gradient", "const bf16* x", "int64_t runs", "const int64_t* counts", "int64_t in", "int64_t out"),
+    *("bf16* y", "int32_t threads"),
+)
+ATTEND_FORWARD = _function("attend_forward", "const Trained* all", "int32_t halves", "int32_t threads")
+ATTEND_BACKWARD = _function("attend_backward", "const Trained* all", "int32_t halves", "int32_t threads")
 FUNCTIONS = (
     *(BEST_UNIT, LINEAR_ROWS, EXPERT_ROWS, PAGED_DECODE, LATENT_IN, LATENT_OUT, SERVES_PREFILL, PREFILL_ROWS),
     *(LINEAR_COLUMNS, NORM_ROWS, ROTATE_ROWS, SILU_PRODUCT, QUICK_GELU, PLACE_ROWS, ROUTE_ROWS),
+    *(SILU_PRODUCT_BACK, GROUPED_ROWS, GROUPED_WEIGHTS, ATTEND_FORWARD, ATTEND_BACKWARD),
 )
 
 

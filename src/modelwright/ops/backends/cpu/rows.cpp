@@ -71,16 +71,47 @@ inline Floats gated(Floats gate, Floats up) {
     return rounded(silu(gate), X{}) * up;
 }
 
-template <typename X>
-void gate_all(const X* gate, const X* up, int64_t size, X* y, int threads) {
-    const int64_t whole = size / LANES * LANES;
-#pragma omp parallel for num_threads(threads) if (size >= ENOUGH_NUMBERS_IN_ROWS)
-    for (int64_t i = 0; i < whole; i += LANES) store(y + i, gated<X>(load(gate + i), load(up + i)));
-    if (whole < size) {
-        X last[LANES];
-        store(last, gated<X>(load_some(gate + whole, size - whole), load_some(up + whole, size - whole)));
-        std::memcpy(y + whole, last, (size - whole) * sizeof(X));
+// act(row, column, how many numbers, at most a vector) for all of some rows.
+template <typename Act>
+void by_vectors(int64_t rows, int64_t width, int threads, Act act) {
+    const int64_t parts = (width + LANES - 1) / LANES;
+#pragma omp parallel for num_threads(threads) if (rows * width >= ENOUGH_NUMBERS_IN_ROWS)
+    for (int64_t part = 0; part < rows * parts; part++) {
+        const int64_t column = part % parts * LANES;
+        act(part / parts, column, std::min<int64_t>(LANES, width - column));
     }
+}
+
+template <typename X>
+inline Floats load_up_to(const X* at, int64_t some) { return some == LANES ? load(at) : load_some(at, some); }
+
+template <typename X>
+inline void store_up_to(X* at, Floats value, int64_t some) {
+    if (some == LANES) return store(at, value);
+    X all[LANES];
+    store(all, value);
+    std::memcpy(at, all, some * sizeof(X));
+}
+
+template <typename X>
+void gate_all(const X* gate, const X* up, int64_t rows, int64_t width, int64_t stride, X* y, int threads) {
+    by_vectors(rows, width, threads, [=](int64_t row, int64_t column, int64_t some) {
+        const int64_t at = row * stride + column;
+        store_up_to(y + row * width + column, gated<X>(load_up_to(gate + at, some), load_up_to(up + at, some)), some);
+    });
+}
+
+// The gradients of gate and up, each rounded once: with s = sigmoid(gate), s (1 + gate (1 - s)) and silu(gate).
+template <typename X>
+void gate_all_back(const X* gradient, const X* gate, const X* up, int64_t rows, int64_t width, int64_t stride,
+                   X* of_gate, X* of_up, int64_t to_stride, int threads) {
+    by_vectors(rows, width, threads, [=](int64_t row, int64_t column, int64_t some) {
+        const int64_t at = row * stride + column, to = row * to_stride + column;
+        const Floats g = load_up_to(gradient + row * width + column, some), x = load_up_to(gate + at, some);
+        const Floats s = sigmoid(x), bent = x * s, slope = s + bent * (splat(1.0f) - s);
+        store_up_to(of_gate + to, g * load_up_to(up + at, some) * slope, some);
+        store_up_to(of_up + to, g * bent, some);
+    });
 }
 
 // x * sigmoid(1.702 x), which is silu(1.702 x) / 1.702, rounded once.
@@ -159,13 +190,21 @@ void rotate_rows(int32_t halves, int32_t half_tables, const void* x, int64_t hea
     });
 }
 
-void silu_product(int32_t halves, const void* gate, const void* up, int64_t count, void* y, int32_t threads) {
-    if (halves) {
-        gate_all(static_cast<const bf16*>(gate), static_cast<const bf16*>(up), count, static_cast<bf16*>(y), threads);
-    } else {
-        gate_all(static_cast<const float*>(gate), static_cast<const float*>(up), count, static_cast<float*>(y),
-                 threads);
-    }
+void silu_product(int32_t halves, const void* gate, const void* up, int64_t rows, int64_t width, int64_t stride, void* y,
+                  int32_t threads) {
+    with_types(halves, halves, [&](auto, auto of_x) {
+        typedef decltype(of_x) X;
+        gate_all(static_cast<const X*>(gate), static_cast<const X*>(up), rows, width, stride, static_cast<X*>(y), threads);
+    });
+}
+
+void silu_product_back(int32_t halves, const void* gradient, const void* gate, const void* up, int64_t rows,
+                       int64_t width, int64_t stride, void* of_gate, void* of_up, int64_t to_stride, int32_t threads) {
+    with_types(halves, halves, [&](auto, auto of_x) {
+        typedef decltype(of_x) X;
+        gate_all_back(static_cast<const X*>(gradient), static_cast<const X*>(gate), static_cast<const X*>(up), rows,
+                      width, stride, static_cast<X*>(of_gate), static_cast<X*>(of_up), to_stride, threads);
+    });
 }
 
 void quick_gelu(int32_t halves, const void* x, int64_t count, void* y, int32_t threads) {

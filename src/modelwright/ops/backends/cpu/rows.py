@@ -11,6 +11,7 @@ from modelwright.ops.backends.cpu.layouts import (
     ROTATE_ROWS,
     ROUTE_ROWS,
     SILU_PRODUCT,
+    SILU_PRODUCT_BACK,
 )
 
 TYPES = (torch.float32, torch.bfloat16)
@@ -76,39 +77,56 @@ def place(rows: Tensor, slots: Tensor, values: Tensor) -> None:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
-    """:func:`modelwright.ops.rotary.rotate_half_split` or ``rotate_interleaved``, for a batch of one.
+    """:func:`modelwright.ops.rotary.rotate_half_split` or ``rotate_interleaved``.
 
-    x ``[1, heads, tokens, dim]``, cos and sin ``[1, tokens, dim / 2]``, both in fp32 or both in bf16; the result is a
-    view of memory in the order of tokens, as pages keep keys.
+    x ``[batch, heads, tokens, dim]``, cos and sin ``[batch or 1, tokens, dim / 2]``, both in fp32 or both in bf16; the
+    result is a view of memory in the order of tokens, as pages keep keys.
     """
-    _, heads, tokens, dim = x.shape
-    _, head_stride, token_stride, _ = x.stride()
-    out = x.new_empty(1, tokens, heads, dim)
-    call(
-        ROTATE_ROWS,
-        x.dtype == HALF,
-        cos.dtype == HALF,
-        x.data_ptr(),
-        head_stride,
-        token_stride,
-        heads,
-        tokens,
-        dim,
-        cos.data_ptr(),
-        sin.data_ptr(),
-        interleaved,
-        out.data_ptr(),
-        torch.get_num_threads(),
-    )
+    batch, heads, tokens, dim = x.shape
+    row_stride, head_stride, token_stride, _ = x.stride()
+    out = x.new_empty(batch, tokens, heads, dim)
+    size, table = x.element_size(), 0 if cos.shape[0] == 1 else cos.stride(0) * cos.element_size()
+    for row in range(batch):
+        call(
+            ROTATE_ROWS,
+            x.dtype == HALF,
+            cos.dtype == HALF,
+            x.data_ptr() + row * row_stride * size,
+            head_stride,
+            token_stride,
+            heads,
+            tokens,
+            dim,
+            cos.data_ptr() + row * table,
+            sin.data_ptr() + row * table,
+            interleaved,
+            out.data_ptr() + row * tokens * heads * dim * size,
+            torch.get_num_threads(),
+        )
     return out.transpose(1, 2)
 
 
 def silu_product(gate: Tensor, up: Tensor) -> Tensor:
-    """``F.silu(gate) * up``, both contiguous, of one type and shape."""
-    out = torch.empty_like(gate)
-    pointers, threads = (gate.data_ptr(), up.data_ptr()), torch.get_num_threads()
-    call(SILU_PRODUCT, gate.dtype == HALF, *pointers, gate.numel(), out.data_ptr(), threads)
+    """``F.silu(gate) * up`` of one type and shape: both contiguous, or halves of rows ``[rows, width]``."""
+    out = torch.empty(gate.shape, dtype=gate.dtype)
+    pointers = gate.data_ptr(), up.data_ptr()
+    call(SILU_PRODUCT, gate.dtype == HALF, *pointers, *_rows(gate), out.data_ptr(), torch.get_num_threads())
     return out
+
+
+def silu_product_back(gradient: Tensor, gate: Tensor, up: Tensor, of_gate: Tensor, of_up: Tensor) -> None:
+    """Write the gradients of ``gate`` and ``up`` by that of :func:`silu_product`, which is contiguous."""
+    pointers = gradient.data_ptr(), gate.data_ptr(), up.data_ptr()
+    to = of_gate.data_ptr(), of_up.data_ptr(), _rows(of_gate)[2]
+    call(SILU_PRODUCT_BACK, gate.dtype == HALF, *pointers, *_rows(gate), *to, torch.get_num_threads())
+
+
+def _rows(x: Tensor) -> tuple[int, int, int]:
+    """How many rows, their width, and the numbers from one to the next."""
+    if x.is_contiguous():
+        return 1, x.numel(), x.numel()
+    rows, width = x.shape
+    return rows, width, x.stride(0)
 
 
 def quick_gelu(x: Tensor) -> Tensor:

@@ -47,6 +47,9 @@ ROWS_OF_AN_EXPERT = 12
 """Mean rows of an expert up to which its kernel is faster; of bf16 it always is where there are dot products.
 Where registers are narrow it is 2 to 3 times as fast for so many rows of fp32."""
 
+GROUPED_ROWS = 128
+"""Mean rows of an expert up to which products that are trained, and their gradients, are the kernel's in bf16."""
+
 ROUTED_TOKENS = 64
 """Tokens up to which the kernel scores experts; beyond, torch's product catches up with its single pass."""
 

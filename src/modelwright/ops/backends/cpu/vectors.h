@@ -210,11 +210,17 @@ inline Register exp2_negative(Register x) {
 template <int N>
 inline Joined<N> exp2_negative(Joined<N> x) { return {exp2_negative(x.low), exp2_negative(x.high)}; }
 
-// x / (1 + exp(-x)), from exp(-|x|) so that nothing overflows.
+// 1 / (1 + exp(-x)), from exp(-|x|) so that nothing overflows; and x times that.
+inline Register sigmoid(Register x) {
+    const Register least = exp2_negative((x < 0.0f ? x : -x) * 1.44269504f);
+    return (x < 0.0f ? least : Register{} + 1.0f) / (1.0f + least);
+}
 inline Register silu(Register x) {
     const Register least = exp2_negative((x < 0.0f ? x : -x) * 1.44269504f);
     return x * (x < 0.0f ? least : Register{} + 1.0f) / (1.0f + least);
 }
+template <int N>
+inline Joined<N> sigmoid(Joined<N> x) { return {sigmoid(x.low), sigmoid(x.high)}; }
 template <int N>
 inline Joined<N> silu(Joined<N> x) { return {silu(x.low), silu(x.high)}; }
 
@@ -244,7 +250,7 @@ public:
     T* get() const { return data.get(); }
 };
 
-#if HAS_BF16_DOTS
+#if defined(__AVX512F__)
 // 32 bits, which are two numbers in bf16 or one in fp32, in every lane.
 inline __m512i everywhere(const void* at) {
     int32_t lane;
@@ -277,6 +283,9 @@ INLINE void transpose(__m512i (&x)[LANES]) {
     for (int i = 0; i < LANES; i++) x[i] = t[i];
 }
 
+#endif
+
+#if HAS_BF16_DOTS
 inline __mmask32 first_of_32(int64_t some) { return some >= 32 ? ~__mmask32(0) : (__mmask32(1) << some) - 1; }
 
 // The first 32 numbers, or as many as there are, and zeros.
