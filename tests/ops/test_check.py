@@ -12,7 +12,7 @@ from modelwright.ops.check import compared, computed
 
 CPU = torch.device("cpu")
 needs_kernels = pytest.mark.skipif(not kernels.available(), reason=f"no kernels: {kernels.reason()}")
-ASKED = {layouts.BEST_UNIT.name, layouts.SERVES_PREFILL.name}
+ASKED = {layouts.BEST_UNIT.name, layouts.SERVES_PREFILL.name, layouts.SERVES_TRAINING.name}
 """Functions that say something of the kernels and compute nothing."""
 
 

@@ -279,12 +279,13 @@ GROUPED_WEIGHTS = _function(
     *("const bf16* gradient", "const bf16* x", "int64_t runs", "const int64_t* counts", "int64_t in", "int64_t out"),
     *("bf16* y", "int32_t threads"),
 )
+SERVES_TRAINING = _function("serves_training", result="int32_t")
 ATTEND_FORWARD = _function("attend_forward", "const Trained* all", "int32_t halves", "int32_t threads")
 ATTEND_BACKWARD = _function("attend_backward", "const Trained* all", "int32_t halves", "int32_t threads")
 FUNCTIONS = (
     *(BEST_UNIT, LINEAR_ROWS, EXPERT_ROWS, PAGED_DECODE, LATENT_IN, LATENT_OUT, SERVES_PREFILL, PREFILL_ROWS),
     *(LINEAR_COLUMNS, NORM_ROWS, ROTATE_ROWS, SILU_PRODUCT, QUICK_GELU, PLACE_ROWS, ROUTE_ROWS),
-    *(SILU_PRODUCT_BACK, GROUPED_ROWS, GROUPED_WEIGHTS, ATTEND_FORWARD, ATTEND_BACKWARD),
+    *(SERVES_TRAINING, SILU_PRODUCT_BACK, GROUPED_ROWS, GROUPED_WEIGHTS, ATTEND_FORWARD, ATTEND_BACKWARD),
 )
 
 

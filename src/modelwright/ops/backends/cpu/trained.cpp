@@ -261,6 +261,8 @@ void by_heads(const Trained& all, int threads) {
 
 extern "C" {
 
+int32_t serves_training() { return REGISTER == LANES; }
+
 void attend_forward(const Trained* all, int32_t halves, int32_t threads) {
 #if HAS_BF16_DOTS
     if (halves) return by_heads<Forward<bf16>>(*all, threads);

@@ -1,20 +1,22 @@
 """What training asks of the compiled kernels: attention with its gradients, and products of experts with theirs."""
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from modelwright.ops.backends.cpu.build import available, call
+from modelwright.ops.backends.cpu.build import ask, available, call
 from modelwright.ops.backends.cpu.layouts import (
     ATTEND_BACKWARD,
     ATTEND_FORWARD,
     GROUPED_ROWS,
     GROUPED_WEIGHTS,
+    SERVES_TRAINING,
     TRAINED,
     Unit,
 )
-from modelwright.ops.backends.cpu.unit import has_wide_registers, unit
+from modelwright.ops.backends.cpu.unit import unit
 
 _NONE = (0, 0, 0, 0)
 
@@ -23,7 +25,13 @@ def multiplies_by_vectors(dtype: torch.dtype) -> bool:
     """Whether vectors are what multiplies a type fastest here: fp32 in wide registers, bf16 without a matrix unit."""
     if dtype == torch.bfloat16:
         return available() and unit() == Unit.DOTS
-    return dtype == torch.float32 and available() and has_wide_registers()
+    return dtype == torch.float32 and available() and _is_compiled()
+
+
+@cache
+def _is_compiled() -> bool:
+    """Whether the kernels were compiled for registers of 16 floats."""
+    return bool(ask(SERVES_TRAINING))
 
 
 def serves_trained_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
