@@ -71,14 +71,16 @@ inline Floats gated(Floats gate, Floats up) {
     return rounded(silu(gate), X{}) * up;
 }
 
-// act(row, column, how many numbers, at most a vector) for all of some rows.
+// act(row, column, how many numbers, at most a vector) for all of some rows, of which a single one is taken in pieces.
 template <typename Act>
 void by_vectors(int64_t rows, int64_t width, int threads, Act act) {
-    const int64_t parts = (width + LANES - 1) / LANES;
+    const int64_t piece = rows == 1 ? 4096 : width, pieces = rows == 1 ? (width + piece - 1) / piece : rows;
 #pragma omp parallel for num_threads(threads) if (rows * width >= ENOUGH_NUMBERS_IN_ROWS)
-    for (int64_t part = 0; part < rows * parts; part++) {
-        const int64_t column = part % parts * LANES;
-        act(part / parts, column, std::min<int64_t>(LANES, width - column));
+    for (int64_t p = 0; p < pieces; p++) {
+        const int64_t row = rows == 1 ? 0 : p, first = rows == 1 ? p * piece : 0, last = std::min(first + piece, width);
+        int64_t column = first;
+        for (; column + LANES <= last; column += LANES) act(row, column, int64_t{LANES});
+        if (column < last) act(row, column, last - column);
     }
 }
 
