@@ -31,7 +31,7 @@ SCENE: Mapping[Maker, float] = {
     asking.colour_none: 0.5,
     asking.shape: 2.0,
     asking.shape_none: 0.5,
-    asking.spatial: 4.0,
+    asking.spatial: 2.4,
     asking.spatial_none: 0.35,
     asking.exists: 0.6,
     asking.exists_none: 0.6,
