@@ -76,6 +76,20 @@ def check_same(name, batches, most=1e-5, **parts):
             assert (others[key] - gradient).norm() <= most * gradient.norm() + most / 10, key
 
 
+def check_as_near(name, batches, **parts):
+    """Layers that are compiled round otherwise than those that are not: neither is to be further from fp32."""
+    exact = gradients_of(name, batches, **parts)
+    off = {False: 0.0, "layers": 0.0}
+    for how in off:
+        found = gradients_of(name, batches, precision={"compute": "bfloat16"}, compile=how, **parts)
+        for (loss, gradients), (true, trues) in zip(found, exact, strict=True):
+            close(loss, true, atol=3e-2, rtol=3e-2)
+            shares = [(gradients[key] - true).norm() / true.norm().clamp(min=1e-3) for key, true in trues.items()]
+            off[how] += float(torch.stack(shares).mean())
+    assert counters["stats"]["unique_graphs"] > 0
+    assert 0 < off["layers"] <= 1.2 * off[False]
+
+
 QUICK = ("llama", {"recompute": "selective", "swap": {}})
 SLOW = [
     *[("llama", parts) for parts in ({}, {"recompute": "full"}, {"swap": {}})],
@@ -107,13 +121,15 @@ def test_a_step_is_that_of_layers_that_are_not_compiled(quick, name, parts):
 )
 @slow
 def test_the_kernels_compute_the_same(name, how, compute):
-    """By the compiler's own: gradients of each weight to 1e-5 in fp32, and to what bf16 rounds."""
+    """By the compiler's own: gradients of each weight to 1e-5 in fp32, and in bf16 as near to those as without it."""
     torch.compiler.reset()
     counters.clear()
     seed = 1 if compute == "float32" else 5  # of no scores so close that rounding changes an expert
     batches = [packed(seed)] if name in ("llama", "steered") else [unequal(MODELS[name](), 0)]
-    most = 1e-5 if compute == "float32" else 3e-2
-    check_same(name, batches, most, recompute=how, precision={"compute": compute})
+    if compute == "float32":
+        check_same(name, batches, recompute=how)
+    else:
+        check_as_near(name, batches, recompute=how)
 
 
 @pytest.mark.parametrize("name", ["llama", "latent"])
