@@ -155,11 +155,9 @@ struct Sums {
             if (add) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, to));
             _mm512_mask_storeu_ps(to, mask, sum);
         } else {
-            Register whole;
-            std::memcpy(&whole, &sum, sizeof whole);
-            if (some >= LANES) return store(to, whole);
+            if (some >= LANES) return store(to, floats(sum));
             To all[LANES];
-            store(all, whole);
+            store(all, floats(sum));
             std::memcpy(to, all, some * sizeof(To));
         }
     }

@@ -19,18 +19,6 @@ constexpr int64_t QUERIES = VECTORS * LANES;  // taken at once
 constexpr int64_t KEYS = 64;                  // the same of keys, at most
 constexpr int ROWS = PREFILL_CHANNELS;        // keys or channels whose sums are in registers, times three vectors
 
-inline __m512 raw(Floats x) {
-    __m512 same;
-    std::memcpy(&same, &x, sizeof same);
-    return same;
-}
-
-inline Floats floats(__m512 x) {
-    Floats same;
-    std::memcpy(&same, &x, sizeof same);
-    return same;
-}
-
 // sums[r][c] = sums[r][c] * kept[c], or 0 without `kept`, + rows[r] times the lanes of vector c, over `pairs` of
 // numbers. A function of its own, so that its sums have all registers.
 __attribute__((noinline)) void multiply(const char* const* rows, int64_t row_step, const uint32_t* lanes, int64_t pairs,

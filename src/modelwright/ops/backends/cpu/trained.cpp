@@ -23,17 +23,6 @@ T* of(const Tokens& x, int64_t batch, int64_t head, int64_t token) {
 // The first `some` floats of a vector.
 inline __mmask16 first_lanes(int64_t some) { return some >= LANES ? 0xFFFF : (1u << std::max<int64_t>(some, 0)) - 1; }
 
-inline __m512 raw(Floats x) {
-    __m512 same;
-    std::memcpy(&same, &x, sizeof same);
-    return same;
-}
-inline Floats floats(__m512 x) {
-    Floats same;
-    std::memcpy(&same, &x, sizeof same);
-    return same;
-}
-
 inline void put(float* at, __m512 x) { _mm512_storeu_ps(at, x); }
 inline void put(bf16* at, __m512 x) { store(at, floats(x)); }
 

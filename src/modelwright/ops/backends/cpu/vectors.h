@@ -251,6 +251,18 @@ public:
 };
 
 #if defined(__AVX512F__)
+// A vector as intrinsics take it, and back.
+inline __m512 raw(Floats x) {
+    __m512 same;
+    std::memcpy(&same, &x, sizeof same);
+    return same;
+}
+inline Floats floats(__m512 x) {
+    Floats same;
+    std::memcpy(&same, &x, sizeof same);
+    return same;
+}
+
 // 32 bits, which are two numbers in bf16 or one in fp32, in every lane.
 inline __m512i everywhere(const void* at) {
     int32_t lane;
