@@ -167,6 +167,22 @@ def test_all_else_is_torchs(change):
     assert attention(q, k, v, mask, 0.3).requires_grad
 
 
+@pytest.mark.parametrize(
+    ("heads", "rows", "keys", "width"), [(2, 2, 20, 8), (3, 3, 20, 8), (3, 1, 20, 8), (3, 3, 9, 8), (3, 3, 20, 4)]
+)
+def test_what_does_not_fit_is_left_to_torch(heads, rows, keys, width):
+    """Pointers have no sizes: keys for other rows, heads or widths would be read from beyond their memory."""
+    q, k, v, _ = drawn(torch.float32, 3, 3, 3, 20, 20, 8, 8)
+    k, v = k[:rows, :heads, :, :width], v[:rows, :heads, :keys]
+    assert is_trained_here(q.requires_grad_(), k, v, None) == (keys == 20 and width == 8 and heads == rows == 3)
+
+
+def test_fp64_stays_fp64_under_autocast():
+    q, k, v, _ = (part.double().requires_grad_() for part in drawn(torch.float32, 1, 2, 2, 20, 20, 8, 8))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert attention(q, k, v, None, 0.3).dtype == torch.float64
+
+
 def test_a_transformation_of_torch_func_computes_by_torch():
     *parts, _ = drawn(torch.float32, 1, 2, 2, 20, 20, 8, 8)
 
@@ -205,6 +221,19 @@ def test_an_expert_without_rows_takes_no_gradient():
         lambda w: grouped_linear(x, w, torch.tensor([2, 0, 3])), (weight,), torch.ones(5, 6).bfloat16()
     )[1]
     assert of_weight[0].any() and not of_weight[1].any() and of_weight[2].any()
+
+
+@bf16_by_vectors
+def test_counts_must_be_of_all_rows_and_may_have_any_type():
+    x, weight = torch.randn(5, 8).bfloat16(), torch.randn(3, 6, 8).bfloat16()
+    wanted = kernels.grouped_linear(x, weight, torch.tensor([2, 0, 3]))
+    assert torch.equal(kernels.grouped_linear(x, weight, torch.tensor([2, 0, 3], dtype=torch.int32)), wanted)
+    for counts in ([2, 0, 9], [2, 0, 2], [6, -1, 0]):
+        with pytest.raises(ValueError, match=r"counts must be of all rows \(5\), got "):
+            kernels.grouped_linear(x, weight, torch.tensor(counts))
+        with pytest.raises(ValueError, match=r"counts must be of all rows \(5\), got "):
+            kernels.grouped_weight_gradient(x, x, torch.tensor(counts))
+    assert not kernels.serves_grouped(x[:, :4], weight) and not kernels.serves_grouped_gradient(x, x[:4])
 
 
 @bf16_by_vectors

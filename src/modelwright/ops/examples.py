@@ -213,7 +213,7 @@ def _attended(d: Draw) -> tuple[Compute, Compute]:
         )
 
     def compute() -> Tensor:
-        if not kernels.serves_trained_attention(own_q, own_k, own_v, None):
+        if not kernels.serves_trained_attention(own_q, own_k, own_v, None, d.dtype):
             return exact()
         out, sums = kernels.attend(own_q, own_k, own_v, None, scale, causal)
         found = kernels.attend_backward(of_out, own_q, own_k, own_v, None, out, sums, scale, causal)

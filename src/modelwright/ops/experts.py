@@ -183,7 +183,7 @@ def opaque_grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
 @torch.library.custom_op("modelwright::grouped_linear_of_weight", mutates_args=())
 def _weight_gradient(gradient: Tensor, x: Tensor, counts: Tensor) -> Tensor:
     """``gradient[rows of e].T @ x[rows of e]`` for each expert: ``[experts, out, in]``."""
-    if not _lacked(x) and kernels.serves_grouped(gradient, x):
+    if not _lacked(x) and kernels.serves_grouped_gradient(gradient, x):
         return kernels.grouped_weight_gradient(gradient, x, counts)
     if not _lacked(x):
         return torch.stack([of_run.T @ run for of_run, run in zip(*_runs(counts, gradient, x), strict=True)])

@@ -18,15 +18,21 @@ Activation = Callable[[Tensor], Tensor]
 
 def gated_product(gate: Tensor, up: Tensor, act: Activation) -> Tensor:
     """``act(gate) * up``, both ``[..., width]``."""
-    known = act is F.silu and gate.dtype == up.dtype and gate.is_contiguous()
-    if known and only_numbers(gate, up) and kernels.serves_rows(gate, up):
+    known = act is F.silu
+    if known and only_numbers(gate, up) and _fits(gate, up):
         return kernels.silu_product(gate, up)
     if rows_are_invariant():
         rows = (part.reshape(-1, part.shape[-1]) for part in (gate, up))
         return one_by_one(lambda a, b: act(a) * b, *rows).view(up.shape)
-    if known and are_trained(gate, up) and kernels.serves_rows(gate, up):
+    if known and are_trained(gate, up) and _fits(gate, up):
         return _Product.apply(gate, up)  # pyright: ignore[reportReturnType]
     return act(gate) * up
+
+
+def _fits(gate: Tensor, up: Tensor) -> bool:
+    """Whether the kernel takes these, of which it is given pointers."""
+    alike = gate.dtype == up.dtype and gate.shape == up.shape and gate.is_contiguous()
+    return alike and kernels.serves_rows(gate, up)
 
 
 def gated_halves(x: Tensor, act: Activation) -> Tensor:

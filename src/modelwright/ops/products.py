@@ -31,18 +31,22 @@ _PLAIN = (Tensor, nn.Parameter)
 def in_fp32(*operands: Tensor | None) -> bool:
     """Whether a product of these is made in fp32 here, of what autocast would make of them where it is enabled."""
     own = [each for each in operands if each is not None]
-    first = own[0]
-    if not first.is_cpu:
+    if not own[0].is_cpu:
         return False
-    autocast = torch.is_autocast_enabled("cpu")
-    dtype = torch.get_autocast_dtype("cpu") if autocast else first.dtype
-    if not kernels.torch_lacks(dtype):
-        return False
-    if not all(each.dtype in _CAST if autocast else each.dtype == dtype for each in own):
+    dtype = multiplied_in(*own)
+    if dtype is None or not kernels.torch_lacks(dtype):
         return False
     if torch.compiler.is_compiling():
         return not torch.compiler.is_exporting()
     return are_numbers(*own)
+
+
+def multiplied_in(*operands: Tensor) -> torch.dtype | None:
+    """The type in which the CPU multiplies these: their own or, where it is enabled, autocast's; None of several."""
+    if torch.is_autocast_enabled("cpu"):
+        return torch.get_autocast_dtype("cpu") if all(each.dtype in _CAST for each in operands) else None
+    dtype = operands[0].dtype
+    return dtype if all(each.dtype == dtype for each in operands) else None
 
 
 def are_numbers(*operands: Tensor) -> bool:
@@ -50,7 +54,7 @@ def are_numbers(*operands: Tensor) -> bool:
 
     Of gradients backward alone can be had then: not of tensors that carry theirs forward.
     """
-    plain = all(type(each) in _PLAIN for each in operands) and forward_ad._current_level < 0
+    plain = all(type(each) in _PLAIN for each in operands) and getattr(forward_ad, "_current_level", -1) < 0
     return plain and not graph_is_made(operands[0]) and not transforms_active() and only_known_modes()
 
 

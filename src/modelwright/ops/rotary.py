@@ -111,13 +111,19 @@ def rope_table(positions: Tensor, frequencies: Tensor, scale: float | Tensor = 1
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, by: Rotate) -> Tensor:
     """``by(x, cos, sin)``, in one pass by the kernel where that takes it, and its gradients: tables in fp32 or bf16."""
-    known = cos.dtype in _TABLES and cos.shape[0] in (1, x.shape[0])
-    if known and only_numbers(x, cos, sin) and kernels.serves_rows(x, cos, sin):
-        return kernels.rotate(x, cos, sin, by is rotate_interleaved)
-    known = known and x.requires_grad and not (cos.requires_grad or sin.requires_grad)
-    if known and are_trained(x, cos, sin) and kernels.serves_rows(x, cos, sin):
+    if only_numbers(x, cos, sin):
+        if _fits(x, cos, sin):
+            return kernels.rotate(x, cos, sin, by is rotate_interleaved)
+    elif not (cos.requires_grad or sin.requires_grad) and are_trained(x, cos, sin) and _fits(x, cos, sin):
         return _Rotated.apply(x, cos, sin, by is rotate_interleaved)  # pyright: ignore[reportReturnType]
     return by(x, cos, sin)
+
+
+def _fits(x: Tensor, cos: Tensor, sin: Tensor) -> bool:
+    """Whether the kernel takes these, of which it is given pointers: a table for all rows, or one for each."""
+    batch, _, tokens, dim = x.shape
+    tables = cos.dtype in _TABLES and cos.shape == sin.shape and cos.shape[1:] == (tokens, dim // 2)
+    return tables and cos.shape[0] in (1, batch) and kernels.serves_rows(x, cos, sin)
 
 
 class _Rotated(torch.autograd.Function):

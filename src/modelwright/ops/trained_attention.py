@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modelwright.ops.backends import cpu as kernels
-from modelwright.ops.products import are_numbers, as_autocast, in_fp32
+from modelwright.ops.backends.cpu.trained import empty_by_tokens
+from modelwright.ops.products import are_numbers, as_autocast, in_fp32, multiplied_in
 
 _fused: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 _fused_backward: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
@@ -26,17 +27,13 @@ def wants_gradients(q: Tensor, k: Tensor, v: Tensor) -> bool:
 
 def is_trained_here(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
     """Whether gradients are wanted, and :func:`trained_attention` serves these in the type they are multiplied in."""
-    if not wants_gradients(q, k, v):
-        return False
-    if mask is not None and (mask.requires_grad or mask.dim() not in (2, 4)):
-        return False
-    if not (q.dim() == k.dim() == v.dim() == 4 and q.numel() > 0 and k.numel() > 0):
+    if not wants_gradients(q, k, v) or (mask is not None and (mask.requires_grad or mask.dim() not in (2, 4))):
         return False
     if in_fp32(q, k, v):
-        return _fused is not None and _fused_backward is not None and q.shape[-1] == k.shape[-1] >= v.shape[-1]
-    if not (q.is_cpu and are_numbers(q, k, v)):
-        return False
-    return kernels.serves_trained_attention(as_autocast(q), as_autocast(k), as_autocast(v), mask)
+        four = q.dim() == k.dim() == v.dim() == 4 and q.numel() > 0 and k.numel() > 0
+        return four and None not in (_fused, _fused_backward) and q.shape[-1] == k.shape[-1] >= v.shape[-1]
+    dtype = multiplied_in(q, k, v) if q.is_cpu else None
+    return dtype is not None and are_numbers(q, k, v) and kernels.serves_trained_attention(q, k, v, mask, dtype)
 
 
 def trained_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, causal: bool) -> Tensor:
@@ -58,11 +55,6 @@ def _operands(mask: Tensor | None, *parts: Tensor) -> tuple[list[Tensor], Tensor
 def _laid(x: Tensor, dtype: torch.dtype) -> Tensor:
     """``[batch, heads, tokens, width]`` that lies by tokens, as projections take it and make it."""
     return x.transpose(1, 2).to(dtype, memory_format=torch.contiguous_format).transpose(1, 2)
-
-
-def _empty(x: Tensor, width: int) -> Tensor:
-    batch, heads, tokens, _ = x.shape
-    return x.new_empty(batch, tokens, heads, width).transpose(1, 2)
 
 
 @torch.library.custom_op("modelwright::trained_attention", mutates_args=())
@@ -98,12 +90,12 @@ def _attention_backward(
 
 @_attention.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
-    return _empty(q, v.shape[-1]), q.new_empty(q.shape[:-1], dtype=torch.float32)
+    return empty_by_tokens(q, v.shape[-1]), q.new_empty(q.shape[:-1], dtype=torch.float32)
 
 
 @_attention_backward.register_fake
 def _(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty(q, q.shape[-1]), _empty(k, k.shape[-1]), _empty(v, v.shape[-1])
+    return empty_by_tokens(q, q.shape[-1]), empty_by_tokens(k, k.shape[-1]), empty_by_tokens(v, v.shape[-1])
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -3,6 +3,7 @@
 ``linear``, ``linears``, ``columns`` and ``experts`` serve few and several tokens, ``decode`` one query per sequence
 over pages; ``latent_in`` and ``latent_to_values`` absorb a latent layer's projection. ``prefill`` attends to a prompt's
 tokens; ``rms_norm``, ``rotate``, ``silu_product``, ``quick_gelu``, ``route`` and ``place`` take any number of rows.
+Training asks for ``attend`` and ``grouped_linear`` with their gradients, and for those of ``silu_product``.
 Each ``serves_`` function says whether a kernel takes some tensors, for callers that want numbers alone
 (``ops/dispatch.py``). Leaves out GPUs. README.md has a map.
 """
@@ -38,6 +39,7 @@ from modelwright.ops.backends.cpu.trained import (
     grouped_weight_gradient,
     multiplies_by_vectors,
     serves_grouped,
+    serves_grouped_gradient,
     serves_trained_attention,
 )
 from modelwright.ops.backends.cpu.unit import has_wide_registers, torch_lacks, unit
@@ -70,6 +72,7 @@ __all__ = [
     "serves_decode",
     "serves_experts",
     "serves_grouped",
+    "serves_grouped_gradient",
     "serves_latent",
     "serves_linear",
     "serves_placing",

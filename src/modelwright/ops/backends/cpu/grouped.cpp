@@ -44,7 +44,6 @@ void by_runs(int64_t runs, const int64_t* counts, int64_t columns, int64_t depth
 
 extern "C" {
 
-
 void grouped_rows(const bf16* x, const bf16* weight, int64_t run_stride, int64_t stride, int32_t turned, int64_t runs,
                   const int64_t* counts, int64_t in, int64_t out, bf16* y, int32_t threads) {
 #if HAS_BF16_DOTS

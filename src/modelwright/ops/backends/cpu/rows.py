@@ -108,7 +108,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
 
 def silu_product(gate: Tensor, up: Tensor) -> Tensor:
     """``F.silu(gate) * up`` of one type and shape: both contiguous, or halves of rows ``[rows, width]``."""
-    out = torch.empty(gate.shape, dtype=gate.dtype)
+    out = gate.new_empty(gate.shape)
     pointers = gate.data_ptr(), up.data_ptr()
     call(SILU_PRODUCT, gate.dtype == HALF, *pointers, *_rows(gate), out.data_ptr(), torch.get_num_threads())
     return out

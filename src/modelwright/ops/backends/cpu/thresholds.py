@@ -48,7 +48,8 @@ ROWS_OF_AN_EXPERT = 12
 Where registers are narrow it is 2 to 3 times as fast for so many rows of fp32."""
 
 GROUPED_ROWS = 128
-"""Mean rows of an expert up to which products that are trained, and their gradients, are the kernel's in bf16."""
+"""Mean rows of an expert up to which products that are trained, and their gradients, are the kernel's in bf16: 8 rows
+take 0.3 to 0.5 of torch's time, 48 0.55 to 0.8, 128 and 512 about as long (0.95 to 1.05; 120 to 2816 wide)."""
 
 ROUTED_TOKENS = 64
 """Tokens up to which the kernel scores experts; beyond, torch's product catches up with its single pass."""

@@ -245,6 +245,14 @@ void by_heads(const Trained& all, int threads) {
     }
 }
 
+template <template <typename> class Way>
+void in_type(const Trained& all, bool halves, int threads) {
+#if HAS_BF16_DOTS
+    if (halves) return by_heads<Way<bf16>>(all, threads);
+#endif
+    by_heads<Way<float>>(all, threads);
+}
+
 }  // namespace
 #endif
 
@@ -252,21 +260,11 @@ extern "C" {
 
 int32_t serves_training() { return REGISTER == LANES; }
 
-void attend_forward(const Trained* all, int32_t halves, int32_t threads) {
-#if HAS_BF16_DOTS
-    if (halves) return by_heads<Forward<bf16>>(*all, threads);
-#endif
 #if defined(__AVX512F__)
-    by_heads<Forward<float>>(*all, threads);
+void attend_forward(const Trained* all, int32_t halves, int32_t threads) { in_type<Forward>(*all, halves, threads); }
+void attend_backward(const Trained* all, int32_t halves, int32_t threads) { in_type<Backward>(*all, halves, threads); }
+#else
+void attend_forward(const Trained*, int32_t, int32_t) {}
+void attend_backward(const Trained*, int32_t, int32_t) {}
 #endif
-}
-
-void attend_backward(const Trained* all, int32_t halves, int32_t threads) {
-#if HAS_BF16_DOTS
-    if (halves) return by_heads<Backward<bf16>>(*all, threads);
-#endif
-#if defined(__AVX512F__)
-    by_heads<Backward<float>>(*all, threads);
-#endif
-}
 }

@@ -34,14 +34,20 @@ def _is_compiled() -> bool:
     return bool(ask(SERVES_TRAINING))
 
 
-def serves_trained_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
-    """Whether the kernels take these: one type, even widths in bf16, a mask of truth values if any."""
-    if not (q.is_cpu and q.dtype == k.dtype == v.dtype and multiplies_by_vectors(q.dtype)):
+def serves_trained_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dtype: torch.dtype) -> bool:
+    """Whether the kernels take these as `dtype`: even widths in bf16, a mask of truth values if any.
+
+    No operand is repeated but key-value heads by whole groups: the kernels are given pointers, which know no sizes.
+    """
+    if not (q.is_cpu and k.is_cpu and v.is_cpu and multiplies_by_vectors(dtype)):
         return False
     if mask is not None and (mask.dtype != torch.bool or mask.dim() not in (2, 4) or mask.device != q.device):
         return False
-    even = q.dtype == torch.float32 or not (q.shape[-1] % 2 or v.shape[-1] % 2)
-    return q.dim() == k.dim() == v.dim() == 4 and even and q.numel() > 0 and k.numel() > 0 and v.numel() > 0
+    if not (q.dim() == k.dim() == v.dim() == 4 and q.numel() > 0 and k.numel() > 0 and v.numel() > 0):
+        return False
+    fits = k.shape[:3] == v.shape[:3] and q.shape[0] == k.shape[0] and q.shape[1] % k.shape[1] == 0
+    even = dtype == torch.float32 or not (q.shape[3] % 2 or v.shape[3] % 2)
+    return fits and even and q.shape[3] == k.shape[3]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
@@ -52,7 +58,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, c
     query's weights, in powers of two.
     """
     q, k, v = map(_laid, (q, k, v))
-    out = _empty(q, v.shape[-1])
+    out = empty_by_tokens(q, v.shape[-1])
     sums = q.new_empty(q.shape[:-1], dtype=torch.float32)
     mask = _broadcast(mask, q, k)
     strides = (*map(_tokens, (q, k, v, out)), _NONE, _NONE, _NONE, _NONE)
@@ -73,7 +79,7 @@ def attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of q, k and v by that of :func:`attend`'s first result."""
     gradient, q, k, v, out = map(_laid, (gradient, q, k, v, out))
-    found = _empty(q, q.shape[-1]), _empty(k, k.shape[-1]), _empty(v, v.shape[-1])
+    found = empty_by_tokens(q, q.shape[-1]), empty_by_tokens(k, k.shape[-1]), empty_by_tokens(v, v.shape[-1])
     mask = _broadcast(mask, q, k)
     strides = tuple(map(_tokens, (q, k, v, out, gradient, *found)))
     call(ATTEND_BACKWARD, _packed(q, v, mask, strides, sums, causal, scale), q.dtype == torch.bfloat16, _threads())
@@ -105,7 +111,8 @@ def _laid(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 and x.stride(2) % 2 == 0 else x.contiguous()
 
 
-def _empty(x: Tensor, width: int) -> Tensor:
+def empty_by_tokens(x: Tensor, width: int) -> Tensor:
+    """``[batch, heads, tokens, width]`` for what is computed of ``x``, in the memory order of tokens."""
     batch, heads, tokens, _ = x.shape
     return x.new_empty(batch, tokens, heads, width).transpose(1, 2)
 
@@ -126,17 +133,28 @@ def _threads() -> int:
 
 
 def serves_grouped(x: Tensor, weight: Tensor) -> bool:
-    """Whether the kernels take runs of rows ``[rows, in]`` and what they meet, ``[experts, out, in]`` or other rows.
+    """Whether the kernels multiply runs of rows ``[rows, in]`` by ``[experts, out, in]``: bf16 of even widths."""
+    fits = x.dim() == 2 and weight.dim() == 3 and x.shape[1] == weight.shape[2]
+    return fits and not any(size % 2 for size in weight.shape[1:]) and _multiplies(x, weight)
 
-    They take bf16 of even widths where vectors multiply it.
-    """
-    kind = x.is_cpu and x.dtype == weight.dtype == torch.bfloat16 and multiplies_by_vectors(x.dtype)
-    return kind and not any(size % 2 for size in (x.shape[1], *weight.shape[1:]))
+
+def serves_grouped_gradient(gradient: Tensor, x: Tensor) -> bool:
+    """Whether the kernels multiply runs of rows by runs of rows, ``[rows, out]`` and ``[rows, in]``: bf16."""
+    return gradient.dim() == x.dim() == 2 and len(gradient) == len(x) and _multiplies(gradient, x)
+
+
+def _multiplies(x: Tensor, other: Tensor) -> bool:
+    kind = x.is_cpu and other.is_cpu and x.dtype == other.dtype == torch.bfloat16
+    return kind and multiplies_by_vectors(torch.bfloat16)
 
 
 def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-    """``x[rows of e] @ weight[e].T``: see :func:`modelwright.ops.experts.grouped_linear`."""
-    x, counts = x.contiguous(), counts.contiguous()
+    """``x[rows of e] @ weight[e].T``: see :func:`modelwright.ops.experts.grouped_linear`.
+
+    Raises:
+        ValueError: the counts do not add up to the rows.
+    """
+    x, counts = x.contiguous(), _runs(counts, len(x))
     if 1 not in weight.stride()[1:]:
         weight = weight.contiguous()
     turned = weight.stride(2) != 1
@@ -151,8 +169,12 @@ def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
 
 
 def grouped_weight_gradient(gradient: Tensor, x: Tensor, counts: Tensor) -> Tensor:
-    """``gradient[rows of e].T @ x[rows of e]``: ``[rows, out]`` and ``[rows, in]`` -> ``[experts, out, in]``."""
-    gradient, x, counts = gradient.contiguous(), x.contiguous(), counts.contiguous()
+    """``gradient[rows of e].T @ x[rows of e]``: ``[rows, out]`` and ``[rows, in]`` -> ``[experts, out, in]``.
+
+    Raises:
+        ValueError: the counts do not add up to the rows.
+    """
+    gradient, x, counts = gradient.contiguous(), x.contiguous(), _runs(counts, len(x))
     (experts,), out, width = counts.shape, gradient.shape[1], x.shape[1]
     y = x.new_empty(experts, out, width)
     call(
@@ -160,3 +182,11 @@ def grouped_weight_gradient(gradient: Tensor, x: Tensor, counts: Tensor) -> Tens
         *(gradient.data_ptr(), x.data_ptr(), experts, counts.data_ptr(), width, out, y.data_ptr(), _threads()),
     )
     return y
+
+
+def _runs(counts: Tensor, rows: int) -> Tensor:
+    """How many rows each expert has, as the kernels read it: they go as far as it says."""
+    counts = counts.to("cpu", torch.int64).contiguous()
+    if (total := int(counts.sum())) != rows or (counts < 0).any():
+        raise ValueError(f"counts must be of all rows ({rows}), got {total}")
+    return counts
