@@ -120,3 +120,20 @@ def test_one_command_takes_both_stages_and_writes_an_official_folder(tmp_path, m
     assert trained.config.architectures == ["DeepseekVLV2ForCausalLM"]
     assert {"eyes.safetensors", "generation_config.json", "tokenizer.json"} <= {file.name for file in out.iterdir()}
     assert '"balance"' in (out / "run" / "metrics.jsonl").read_text()
+
+
+@pytest.mark.slow
+def test_the_mean_of_the_first_weights_and_the_last_may_be_written(tmp_path, monkeypatch):
+    keys = ["steps=1", "batch.micro=1", "batch.global=1", "optimizer.lr=0.02", "schedule.warmup=0", "schedule.decay=0"]
+    first = zoo.path("vl2-nano")
+    arguments = ["--resume", str(first), "--sight-steps", "0", "--questions", "2", "--workers", "0"]
+    found = {}
+    for name, more in (("last", []), ("mean", ["--mean"])):
+        monkeypatch.setattr(sys, "argv", ["train", "--out", str(tmp_path / name), *arguments, *more, "--set", *keys])
+        with pytest.raises(SystemExit):
+            train.main()
+        found[name] = DeepseekVLV2ForCausalLM.from_pretrained(tmp_path / name, dtype=torch.float32).state_dict()
+    begun = DeepseekVLV2ForCausalLM.from_pretrained(first, dtype=torch.float32).state_dict()
+    assert max(float((found["last"][name] - begun[name]).abs().max()) for name in begun) > 0.01
+    for name, mean in found["mean"].items():  # each as it is stored, in bf16
+        torch.testing.assert_close(mean, (begun[name] + found["last"][name]) / 2, rtol=2**-7, atol=1e-3)

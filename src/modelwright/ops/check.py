@@ -15,7 +15,8 @@ from torch.overrides import TorchFunctionMode
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.backends import triton as gpu_kernels
 from modelwright.ops.backends.cpu.build import Kernel
-from modelwright.ops.examples import EXAMPLES, Draw, Example
+from modelwright.ops.draws import Draw, Example
+from modelwright.ops.examples import EXAMPLES
 
 ALLOWED = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 """How far results may be from the reference, as a share of its largest number: some of the last bits of the type."""

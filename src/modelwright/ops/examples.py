@@ -4,7 +4,6 @@ An example is given a :class:`Draw` and returns two functions: the operation, on
 the reference, on the CPU and in fp32, from the same numbers.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
@@ -14,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modelwright.ops.attention import attention, reference_attention
-from modelwright.ops.backends import cpu as kernels
-from modelwright.ops.experts import experts, looped_experts, segmented_linear
+from modelwright.ops.draws import Compute, Draw, Example
+from modelwright.ops.experts import experts, looped_experts
 from modelwright.ops.gated import gated_product
 from modelwright.ops.input_major import input_major_linear
 from modelwright.ops.latent import latent_to_values, query_to_latent
@@ -35,51 +34,10 @@ from modelwright.ops.quick_gelu import quick_gelu
 from modelwright.ops.rotary import inverse_frequencies, rope_table, rotate, rotate_half_split, rotate_interleaved
 from modelwright.ops.routing import reference_router_scores, router_scores
 from modelwright.ops.stored import Stored, stored_experts, stored_linear
+from modelwright.ops.trained_examples import TRAINED
 from modelwright.ops.weight_only import Int8Weight, dequantise, quantise_int4, quantise_int8
 
-Compute = Callable[[], Tensor]
 PAGE = 16
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Random numbers and sizes, the type and device of the operation; without ``sizes`` those of a small decode."""
-
-    numbers: torch.Generator
-    dtype: torch.dtype
-    device: torch.device
-    sizes: torch.Generator | None
-
-    @classmethod
-    def typical(cls, dtype: torch.dtype, device: torch.device) -> Self:
-        """The first of the sizes that each example names."""
-        return cls(torch.Generator().manual_seed(0), dtype, device, None)
-
-    @classmethod
-    def random(cls, seed: int, dtype: torch.dtype, device: torch.device) -> Self:
-        """Any of the sizes."""
-        sizes = torch.Generator().manual_seed(seed + 1)
-        return cls(torch.Generator().manual_seed(seed), dtype, device, sizes)
-
-    def one_of(self, *sizes: int) -> int:
-        """One of some sizes, of which the first is the typical one."""
-        return sizes[0 if self.sizes is None else int(torch.randint(len(sizes), (), generator=self.sizes))]
-
-    def tensor(self, *shape: int, scale: float = 1.0) -> Tensor:
-        """Normally distributed numbers of the draw's type, on the CPU."""
-        return (torch.randn(shape, generator=self.numbers) * scale).to(self.dtype)
-
-    def choices(self, tokens: int, experts: int, top_k: int) -> tuple[Tensor, Tensor]:
-        """Different experts of each token and their weights, ``[tokens, top_k]``."""
-        chosen = torch.rand(tokens, experts, generator=self.numbers).argsort(dim=-1)[:, :top_k]
-        return chosen, torch.rand(tokens, top_k, generator=self.numbers)
-
-    def here(self, x: Tensor) -> Tensor:
-        """The tensor on the draw's device."""
-        return x.to(self.device)
-
-
-Example = Callable[[Draw], tuple[Compute, Compute]]
 
 
 def _linear(d: Draw) -> tuple[Compute, Compute]:
@@ -150,16 +108,6 @@ def _gated(d: Draw) -> tuple[Compute, Compute]:
     return lambda: gated_product(*ours, F.silu), lambda: F.silu(gate.float()) * up.float()
 
 
-def _gated_back(d: Draw) -> tuple[Compute, Compute]:
-    dim = d.one_of(512, 15, 33, 1408)
-    parts = [d.tensor(9, dim, scale=scale) for scale in (5, 1, 1)]
-    ours, wide = [d.here(part) for part in parts], [part.float() for part in parts]
-    return (
-        lambda: _with_gradients(lambda gate, up: gated_product(gate, up, F.silu), ours[:2], ours[2]),
-        lambda: _with_gradients(lambda gate, up: F.silu(gate) * up, wide[:2], wide[2]),
-    )
-
-
 def _scores(d: Draw) -> tuple[Compute, Compute]:
     tokens, experts, dim = d.one_of(1, 4, 70), d.one_of(32, 3, 7), d.one_of(256, 3, 40)
     scoring = ("softmax", "sigmoid")[d.one_of(0, 1)]
@@ -195,64 +143,6 @@ def _prompt(causal: bool, d: Draw) -> tuple[Compute, Compute]:
         lambda: attention(*ours, mask=None, scale=scale, causal=causal),
         lambda: reference_attention(q.float(), k.float(), v.float(), None, scale, causal=causal),
     )
-
-
-def _attended(d: Draw) -> tuple[Compute, Compute]:
-    """Attention and the gradients of what it attends with."""
-    tokens, heads, group = d.one_of(64, 1, 49, 130, 601), d.one_of(4, 2), d.one_of(1, 2)
-    k_dim, v_dim, causal = d.one_of(64, 24, 96), d.one_of(64, 8, 40), bool(d.one_of(1, 0))
-    shapes = (heads, k_dim), (heads // group, k_dim), (heads // group, v_dim), (heads, v_dim)
-    q, k, v, gradient = (d.tensor(1, tokens, *shape).transpose(1, 2) for shape in shapes)
-    own_q, own_k, own_v, of_out = (d.here(part) for part in (q, k, v, gradient))
-    scale = k_dim**-0.5
-
-    def exact() -> Tensor:
-        wide = [part.float() for part in (q, k, v)]
-        return _with_gradients(
-            lambda q, k, v: reference_attention(q, k, v, None, scale, causal=causal), wide, gradient.float()
-        )
-
-    def compute() -> Tensor:
-        if not kernels.serves_trained_attention(own_q, own_k, own_v, None, d.dtype):
-            return exact()
-        out, sums = kernels.attend(own_q, own_k, own_v, None, scale, causal)
-        found = kernels.attend_backward(of_out, own_q, own_k, own_v, None, out, sums, scale, causal)
-        return _joined(out, *found)
-
-    return compute, exact
-
-
-def _grouped(d: Draw) -> tuple[Compute, Compute]:
-    """Products of runs of rows and their gradients."""
-    rows, width, out = d.one_of(100, 7, 300), d.one_of(64, 24, 136), d.one_of(128, 40, 70)
-    counts = torch.bincount(torch.randint(6, (rows,), generator=d.numbers), minlength=8)
-    x, weight, gradient = d.tensor(rows, width), d.tensor(8, out, width, scale=width**-0.5), d.tensor(rows, out)
-    own, matrices, of_y = (d.here(part) for part in (x, weight, gradient))
-
-    def exact() -> Tensor:
-        wide = [part.float() for part in (x, weight)]
-        return _with_gradients(lambda rows, stack: segmented_linear(rows, stack, counts), wide, gradient.float())
-
-    def compute() -> Tensor:
-        if not kernels.serves_grouped(own, matrices):
-            return exact()
-        turned = matrices.transpose(1, 2)
-        products = kernels.grouped_linear(own, matrices, counts), kernels.grouped_linear(of_y, turned, counts)
-        return _joined(*products, kernels.grouped_weight_gradient(of_y, own, counts))
-
-    return compute, exact
-
-
-def _joined(*parts: Tensor) -> Tensor:
-    return torch.cat([part.flatten() for part in parts])
-
-
-def _with_gradients(function: Callable[..., Tensor], parts: Sequence[Tensor], gradient: Tensor) -> Tensor:
-    """What a function gives, and the gradients of its operands."""
-    with torch.inference_mode(False), torch.enable_grad():
-        leaves = [part.clone().requires_grad_() for part in parts]
-        out = function(*leaves)
-        return _joined(out.detach(), *torch.autograd.grad(out, leaves, gradient.clone()))
 
 
 @dataclass(frozen=True)
@@ -378,7 +268,6 @@ EXAMPLES: dict[str, Example] = {
     "rms_norm": _norm,
     "rotate": _rotate,
     "gated_product": _gated,
-    "gated_product, trained": _gated_back,
     "quick_gelu": _quick_gelu,
     "router_scores": _scores,
     "query_to_latent": _latent_in,
@@ -390,7 +279,6 @@ EXAMPLES: dict[str, Example] = {
     "continued_attention": _continued,
     "continued_latent_attention": _latent_continued,
     "write_pages": _written,
-    "trained_attention": _attended,
-    "grouped_linear": _grouped,
+    **TRAINED,
 }
 """By the operation's name in ``ops``."""
