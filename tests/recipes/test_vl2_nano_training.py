@@ -124,7 +124,7 @@ def test_one_command_takes_both_stages_and_writes_an_official_folder(tmp_path, m
 
 @pytest.mark.slow
 def test_the_mean_of_the_first_weights_and_the_last_may_be_written(tmp_path, monkeypatch):
-    keys = ["steps=1", "batch.micro=1", "batch.global=1", "optimizer.lr=0.02", "schedule.warmup=0", "schedule.decay=0"]
+    keys = ["steps=1", "batch.micro=1", "batch.global=1", "optimizer.lr=0.02", "schedule.warmup=0", "schedule.end=1"]
     first = zoo.path("vl2-nano")
     arguments = ["--resume", str(first), "--sight-steps", "0", "--questions", "2", "--workers", "0"]
     found = {}
