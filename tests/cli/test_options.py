@@ -24,7 +24,7 @@ from modelwright.errors import ConfigError, RequestError, UserError
         ({"temperature": float("inf")}, "--temperature must be at most 1e+30, got inf"),
         ({"top_p": -0.1}, "--top-p must be from 0 to 1, got -0.1"),
         ({"top_p": 1.5}, "--top-p must be from 0 to 1, got 1.5"),
-        ({"top_k": -1}, "--top-k must be at least 0, got -1"),
+        ({"top_k": -2}, "--top-k must be at least -1, got -2"),
         ({"seed": -1}, "--seed must be from 0 to 2**63 - 1, got -1"),
         ({"seed": 2**63}, "--seed must be from 0 to 2**63 - 1, got 9223372036854775808"),
     ],

@@ -75,6 +75,12 @@ def test_temperature_top_k_and_top_p_keep_the_best():
     assert drawn(top_p=float(cumulated[3]) - 1e-3, temperature=1.0) <= set(order[:4])
 
 
+def test_a_top_k_of_minus_one_keeps_all_as_zero_does():
+    model, ids = tiny_imagegpt(), torch.full((50, 1), 16)
+    by_one, by_other = (complete(model, ids, 2, seed=4, top_k=k, temperature=3.0) for k in (-1, 0))
+    assert by_one.tolist() == by_other.tolist()
+
+
 def test_a_seed_repeats_and_leaves_torchs_own_numbers_alone():
     model, ids = tiny_imagegpt(), colours(2, 3)
     state = torch.get_rng_state()
@@ -130,7 +136,7 @@ SHAPE = "input_ids must be [batch, tokens] with at least one of each"
     ("arguments", "message"),
     [
         ({"temperature": -1}, "temperature must be at least 0, got -1.0"),
-        ({"top_k": -2}, "top_k must be at least 0, got -2"),
+        ({"top_k": -2}, "top_k must be at least -1, got -2"),
         ({"top_p": 1.5}, "top_p must be from 0 to 1, got 1.5"),
         ({"new_tokens": -1}, "new_tokens (-1) must be at least 0"),
         ({"input_ids": torch.zeros(3, dtype=torch.long)}, f"{SHAPE}, got [3]"),

@@ -1,5 +1,6 @@
 """The engine's requests: seeds, several outputs, ends, log-probabilities, guides, priorities, failures and aborts."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -58,6 +59,11 @@ def test_a_seeded_output_is_the_same_whatever_runs_beside_it(others, budget, chu
     prompts = [PROMPT, *others] if first else [*others, PROMPT]
     results = engine.generate(prompts, [SAMPLED if prompt is PROMPT else greedy(5) for prompt in prompts])
     assert tokens_of(results)[0 if first else -1] == alone
+
+
+def test_a_top_k_of_minus_one_keeps_all_as_zero_does():
+    by_one, by_other = (one(texts(), PROMPT, replace(SAMPLED, top_k=k)).tokens for k in (-1, 0))
+    assert by_one == by_other != one(texts(), PROMPT, replace(SAMPLED, top_k=1)).tokens
 
 
 def test_without_a_seed_outputs_differ():

@@ -37,7 +37,7 @@ def test_values_are_kept_in_their_plain_types():
         ({"temperature": -0.5}, "temperature must be at least 0, got -0.5"),
         ({"temperature": math.nan}, "temperature must be a finite number, got nan (float)"),
         ({"temperature": "hot"}, "temperature must be a finite number, got 'hot' (str)"),
-        ({"top_k": -2}, "top_k must be at least 0, got -2"),
+        ({"top_k": -2}, "top_k must be at least -1, got -2"),
         ({"top_k": 1.5}, "top_k must be int, got 1.5 (float)"),
         ({"top_p": 1.1}, "top_p must be from 0 to 1, got 1.1"),
         ({"min_p": -0.1}, "min_p must be from 0 to 1, got -0.1"),

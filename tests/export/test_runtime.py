@@ -90,6 +90,8 @@ def test_a_seed_repeats_and_another_one_does_not(decoder):
 
 def test_one_best_token_is_the_greedy_one(decoder):
     greedy = decoder.generate(IDS, 8, eos_token_id=())
+    by_zero, by_minus_one = (decoder.generate(IDS, 8, temperature=1.5, top_k=k, seed=3) for k in (0, -1))
+    np.testing.assert_array_equal(by_zero, by_minus_one)
     np.testing.assert_array_equal(decoder.generate(IDS, 8, temperature=2.0, top_k=1, eos_token_id=()), greedy)
     np.testing.assert_array_equal(decoder.generate(IDS, 8, temperature=2.0, top_p=1e-9, eos_token_id=()), greedy)
 
@@ -117,7 +119,7 @@ def test_nothing_new(decoder):
         (IDS, {"max_new_tokens": -1}, "max_new_tokens must be at least 0, got -1"),
         (IDS, {"temperature": -1.0}, "temperature must be at least 0, got -1.0"),
         (IDS, {"temperature": float("nan")}, "temperature must be at least 0, got nan"),
-        (IDS, {"top_k": -1}, "top_k must be at least 0, got -1"),
+        (IDS, {"top_k": -2}, "top_k must be at least -1, got -2"),
         (IDS, {"top_p": -0.1}, "top_p must be from 0 to 1, got -0.1"),
         (IDS, {"chunk": 0}, "chunk must be at least 1, got 0"),
         (IDS, {"seed": -1}, "seed must be at least 0, got -1"),

@@ -89,7 +89,7 @@ SAMPLING: Mapping[str, Limit] = {
     "max_length": Limit("Longest prompt and answer together, in tokens.", least=1),
     "min_tokens": Limit("An answer does not end before so many tokens.", least=0),
     "temperature": Limit("0 takes the likeliest token, more is wilder.", least=0),
-    "top_k": Limit("Sample from this many of the likeliest tokens; 0 is all.", least=0),
+    "top_k": Limit("Sample from this many of the likeliest tokens; 0 or -1 is all.", least=-1),
     "top_p": Limit("Sample from the likeliest tokens of this total probability.", least=0, most=1),
     "min_p": Limit("Sample from tokens at least so probable, as a share of the likeliest one.", least=0, most=1),
     "repetition_penalty": Limit("Above 1 makes tokens seen already less likely.", above=0),

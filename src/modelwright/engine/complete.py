@@ -31,7 +31,7 @@ def complete(
         model: a causal model in evaluation mode, as the engine serves it.
         input_ids: ``[batch, tokens]``, without padding; pictures begin with the start token, as they are trained.
         temperature: what scores are divided by; 0 takes the best token each time.
-        top_k: sample from the k best tokens only; 0 means all.
+        top_k: sample from the k best tokens only; 0 or -1 means all.
         top_p: sample from the fewest best tokens that together have this probability; 1 means all.
         seed: the same seed draws the same rows; None draws a seed.
         on_token: called with how many tokens every row has gained, each time that this number grows.

@@ -25,7 +25,6 @@ GUIDE_KINDS = ("json_schema", "regex", "grammar", "boxes")
 """What a guide may hold an output to."""
 MOST_SECONDS = 600
 """In which a guide may be compiled."""
-_ALL = -1  # how vLLM writes a `top_k` that keeps all
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class SamplingParams:
         max_length: how many tokens at most, the prompt's included; `max_tokens` wins where both are given.
         min_tokens: end tokens are not drawn, and stop strings do not count, before so many new tokens.
         temperature: what scores are divided by; 0 (anything below 1e-5) takes the best token.
-        top_k: sample from the k best tokens, and those as good as the k-th; 0 (or -1) keeps all.
+        top_k: sample from the k best tokens, and those as good as the k-th; 0 or -1 (vLLM's way to say so) keeps all.
         top_p: sample from the fewest best tokens that reach this probability, the one that crosses it included.
         min_p: sample from tokens at least so probable, as a fraction of the best one's probability.
         repetition_penalty: divides positive and multiplies negative scores of tokens in prompt or output.
@@ -205,7 +204,7 @@ class SamplingParams:
             _require(highest < size, f"{name} must name tokens below the vocabulary's {size}", highest)
 
     def _check_ranges(self) -> None:
-        check_sampling({**vars(self), "top_k": 0 if self.top_k == _ALL else self.top_k})
+        check_sampling(vars(self))
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise RequestError(f"min_tokens ({self.min_tokens}) must be at most max_tokens ({self.max_tokens})")
 

@@ -14,7 +14,7 @@ class Sampling:
 
     Attributes:
         temperature: what scores are divided by; 0 (anything below 1e-5) takes the best one.
-        top_k: choose among the k best only; 0 means all.
+        top_k: choose among the k best only; 0 or -1 means all.
         top_p: choose among the fewest best that together have this probability, one at least; 1 means all.
 
     Raises:

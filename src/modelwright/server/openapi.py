@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from modelwright.server.field_schemas import Bounds, exact
 from modelwright.server.routes.tokens import DetokenizeRequest, TokenizeReply, TokenizeRequest
 from modelwright.server.served import VERSION
 from modelwright.server.wire.chat import ChatReply, ChatRequest
@@ -46,8 +47,8 @@ _STATUSES = {
 }
 
 
-def openapi(root_path: str = "") -> dict[str, Any]:
-    """The description of the server, by OpenAPI 3.1."""
+def openapi(bounds: Bounds) -> dict[str, Any]:
+    """The description of a server, by OpenAPI 3.1."""
     kinds = [*dict.fromkeys([*_REQUESTS.values(), *_REPLIES.values(), ErrorBody])]
     schemas, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     of = dict(zip(kinds, schemas, strict=True))
@@ -62,10 +63,11 @@ def openapi(root_path: str = "") -> dict[str, Any]:
         "security": [{"bearer": []}, {}],
         "paths": paths,
         "components": {
-            "schemas": components,
+            "schemas": exact(components, bounds),
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
         },
     }
+    root_path = bounds.settings.root_path
     return described | ({"servers": [{"url": root_path}]} if root_path else {})
 
 

@@ -12,6 +12,8 @@ from modelwright.server.tools.grammar import TEXT, pattern_of
 from modelwright.server.wire.errors import ApiError
 
 MOST_TAGS = 128
+LONGEST_TAG = 1024
+"""Characters of a trigger, or of what a tag begins or ends with."""
 
 
 def read_tags(given: Any, where: str, marks: Iterable[int] = ()) -> str:
@@ -79,8 +81,8 @@ def _list(value: Any, where: str) -> list[Any]:
 
 
 def _check_text(value: Any, where: str) -> None:
-    if not isinstance(value, str) or not 0 < len(value) <= 1024 or not is_text(value):
-        raise _wrong(where, f"{where} must be a text of 1 to 1024 characters, got {cut(value)}")
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_TAG or not is_text(value):
+        raise _wrong(where, f"{where} must be a text of 1 to {LONGEST_TAG} characters, got {cut(value)}")
 
 
 def _wrong(param: str, message: str) -> ApiError:

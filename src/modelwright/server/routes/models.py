@@ -3,6 +3,7 @@
 from typing import Any
 
 from modelwright.server.exchange import Exchange
+from modelwright.server.field_schemas import Bounds
 from modelwright.server.openapi import openapi
 from modelwright.server.routes.endpoint import Endpoint
 from modelwright.server.served import VERSION
@@ -56,7 +57,9 @@ class OpenApi(Endpoint):
     """The description of all paths."""
 
     async def answer(self, exchange: Exchange) -> None:
-        await exchange.reply(openapi(self.parts.settings.root_path))
+        served = self.parts.served
+        vocabulary = served.loaded.model.config.get_text_config().vocab_size
+        await exchange.reply(openapi(Bounds(self.parts.settings, vocabulary, len(served.tokenizer))))
 
 
 class Status(Endpoint):
