@@ -216,7 +216,7 @@ def test_the_middle_is_cut_to_the_models_shape(size, shape, left):
         (("-n", 0), "--samples must be at least 1, got 0"),
         (("--temperature", -1), "--temperature must be at least 0, got -1.0"),
         (("--top-p", 1.5), "--top-p must be from 0 to 1, got 1.5"),
-        (("--top-k", -1), "--top-k must be at least 0, got -1"),
+        (("--top-k", -2), "--top-k must be at least -1, got -2"),
         (("--seed", -1), "--seed must be from 0 to 2**63 - 1, got -1"),
         (("--onnx", "somewhere"), "--onnx somewhere fixes the model, its numbers and its device: leave out --model"),
     ],

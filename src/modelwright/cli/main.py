@@ -14,6 +14,7 @@ from modelwright.cli.data_commands import data
 from modelwright.cli.engine_commands import bench, chat, complete_image, generate, serve
 from modelwright.cli.evaluate_command import evaluate
 from modelwright.cli.exit_status import USER_ERROR, status_of
+from modelwright.cli.libraries import tell_libraries
 from modelwright.cli.model_commands import env, models, plan
 from modelwright.cli.option_names import Command, in_options
 from modelwright.cli.serve_options import ServeCommand
@@ -33,6 +34,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; a user's error, or what the system refuses, is one sentence on stderr."""
+    tell_libraries()
     open_streams()
     try:
         try:

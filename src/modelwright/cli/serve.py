@@ -12,17 +12,10 @@ from modelwright.server.run import Application, Parts, check_open, serve
 from modelwright.server.settings import ServerSettings
 from modelwright.server.sockets import tls_context
 
-SPINS = 5000
-"""Times that a thread of libgomp looks whether the others are done before it sleeps. By itself it looks 300,000 times,
-some milliseconds, and where other programs compute on the same cores it takes them from the thread it waits for. On two
-idle cores of AVX2 a DeepSeek-V2 of 0.8 billion parameters draws a token in 38 ms with 1,000, in 32 with 5,000 and in 37
-with 300,000 (medians of eight requests, in turns); with two loops beside it in 94, 105 and 130 to 170."""
-
 
 def run_serve(options: ServeOptions) -> int:
     """Check or serve; returns the exit status."""
     settings = options.settings
-    wait_briefly()
     if _follows():
         from modelwright.cli.serve_model import follow
 
@@ -39,15 +32,6 @@ def run_serve(options: ServeOptions) -> int:
         say(f"modelwright: {options.asked} can be served, with {len(keys) or 'no'} keys")
         return 0
     return serve(settings, options.names[0], lambda parts: _load(options, parts), say)
-
-
-def wait_briefly() -> None:
-    """Have threads that compute together wait as :data:`SPINS` says, unless the environment says how they wait.
-
-    libgomp reads it when it is loaded, which is with torch.
-    """
-    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = str(SPINS)
 
 
 def _load(options: ServeOptions, parts: Parts) -> Application:
