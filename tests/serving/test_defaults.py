@@ -4,6 +4,7 @@ import pytest
 
 from modelwright.engine.engine_config import EngineConfig
 from modelwright.engine.params import SamplingParams
+from modelwright.errors import ConfigError
 from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
 from modelwright.families.llama.config import LlamaConfig
 from modelwright.serving.defaults import engine_config, sampling_params
@@ -58,3 +59,15 @@ def test_a_limit_of_choice_asks_for_sampling(name):
 
 def test_a_config_that_asks_for_a_backend_is_heard():
     assert engine_config(LlamaConfig(**SERVING | {"llm_backend": "compile"}), {}).backend == "record"
+
+
+@pytest.mark.parametrize(
+    "config", [LlamaConfig(max_position_embeddings=64), DeepseekVLV2Config(**VL2)], ids=["llama", "vl2"]
+)
+def test_a_context_beyond_the_models_is_found_before_its_weights_are_read(config):
+    most = config.get_text_config().max_position_embeddings
+    assert engine_config(config, {"max_context": most}).max_context == most
+    with pytest.raises(
+        ConfigError, match=rf"max_context \({most + 1}\) must be at most the model's context \({most}\)"
+    ):
+        engine_config(config, {"max_context": most + 1})

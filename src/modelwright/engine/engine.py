@@ -32,7 +32,7 @@ from modelwright.engine.slicing import slice_decoder
 from modelwright.engine.step import Step
 from modelwright.engine.step_tokens import step_tokens
 from modelwright.engine.tokenizer import as_tokenizer
-from modelwright.errors import ConfigError, RequestError, RequestFailed
+from modelwright.errors import RequestError, RequestFailed
 from modelwright.ops.freed_memory import keep_freed_memory
 from modelwright.parallel import Mesh, RankLost
 
@@ -72,7 +72,7 @@ class Engine:
         keep_freed_memory()  # of one pass for the next
         self._state, self._seeing = ModelState(served.decoder), ModelState(model) if served.sees else None
         self._pictures = PictureRows(model, settings.kept_pictures) if served.sees else None
-        self.context = _context(served, settings)
+        self.context = settings.context_of(served.context)
         self._pages = mesh.least(count_pages(served, settings, self.context))
         on_device, on_host, graphs = self._parts(served)
         self._runner = Runner(served, on_device, self._pictures, on_host, mesh, graphs, settings.batch_invariant)
@@ -175,7 +175,11 @@ class Engine:
             RequestError: it cannot be served: too long, a token beyond the vocabulary, a guide that cannot be followed.
         """
         served = self._served.renewed()
-        intake = self._intake if served == self._served else self._intake.renewed(served, _context(served, self.config))
+        intake = (
+            self._intake
+            if served == self._served
+            else self._intake.renewed(served, self.config.context_of(served.context))
+        )
         return self._prepared(prompt, params, salt, intake)
 
     def add(self, prepared: Prepared, *, id: str | None = None, priority: int = 0, arrived: float | None = None) -> str:
@@ -362,7 +366,7 @@ class Engine:
         served = self._served.renewed()
         if served == self._served:
             return
-        self.context = _context(served, self.config)
+        self.context = self.config.context_of(served.context)
         self._served, self._intake = served, self._intake.renewed(served, self.context)
         self.ends = self._intake.ends
         self._runner.serve(served, *self._parts(served))
@@ -434,15 +438,6 @@ class Engine:
                     self._scheduler.abort(own.sequence.id)
             if request.ended:
                 self._roster.drop(request)
-
-
-def _context(served: ServedModel, settings: EngineConfig) -> int:
-    asked = settings.max_context
-    if asked is not None and asked > served.context:
-        raise ConfigError(
-            f"max_context ({asked}) must be at most the model's context ({served.context})", field="max_context"
-        )
-    return asked or served.context
 
 
 def _limits(served: ServedModel, settings: EngineConfig, context: int) -> SchedulerSettings:

@@ -64,6 +64,19 @@ class EngineConfig(ConfigPart):
         if budget is not None and budget < batch:
             raise ConfigError(f"token_budget ({budget}) must be at least max_batch ({batch})", field="token_budget")
 
+    def context_of(self, most: int) -> int:
+        """How many tokens a sequence may have, of a model whose own context holds `most`.
+
+        Raises:
+            ConfigError: `max_context` is more.
+        """
+        asked = self.max_context
+        if asked is not None and asked > most:
+            raise ConfigError(
+                f"max_context ({asked}) must be at most the model's context ({most})", field="max_context"
+            )
+        return asked or most
+
     @classmethod
     def from_settings(cls, settings: EngineSettings, **changes: Any) -> Self:
         """What a config's inference fields ask for (its ``engine`` view), with `changes` in their place.

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from modelwright.configs import CheckedConfig
+from modelwright.configs.decoding import DecodingRules
 from modelwright.configs.engine import EngineSettings
 from modelwright.configs.sampling import SamplingSettings
 from modelwright.engine.engine_config import EngineConfig
 from modelwright.engine.params import SamplingParams
+from modelwright.families import family_of, resolve
 
 NEW_TOKENS = 512
 """How long an answer may become."""
@@ -37,9 +39,11 @@ def engine_config(config: CheckedConfig, asked: Mapping[str, Any]) -> EngineConf
         ConfigError: a number is out of its range, or the config asks for what the engine does not do.
     """
     text_config = config.get_text_config()
-    if isinstance(text_config, ServingConfig) and text_config.use_past:
-        return EngineConfig.from_settings(text_config.engine, **asked)
-    return EngineConfig(**asked)
+    configured = isinstance(text_config, ServingConfig) and text_config.use_past
+    limits = EngineConfig.from_settings(text_config.engine, **asked) if configured else EngineConfig(**asked)
+    rules: DecodingRules = resolve(family_of(config).decoding)(text_config)
+    limits.context_of(rules.context)
+    return limits
 
 
 def sampling_params(config: CheckedConfig, asked: Mapping[str, Any]) -> SamplingParams:
