@@ -1,5 +1,6 @@
 """Batches that are drawn as they are needed, each by its number alone, so that a run finds its place in them again."""
 
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
@@ -28,7 +29,22 @@ def drawn(make: Make, seed: int, workers: int = 0, first: int = 0) -> Iterator[d
     """The batches from the number ``first`` on, without end; how many processes draw them ahead changes none."""
     ahead = 4 if workers else None
     numbers: Any = _WITHOUT_END[first:]
-    return iter(DataLoader(_Numbered(make, seed), None, sampler=numbers, num_workers=workers, prefetch_factor=ahead))
+    return iter(
+        DataLoader(
+            _Numbered(make, seed),
+            None,
+            sampler=numbers,
+            num_workers=workers,
+            prefetch_factor=ahead,
+            worker_init_fn=_leave_signals,
+        )
+    )
+
+
+def _leave_signals(worker: int) -> None:
+    """Signals to all processes of a terminal are meant for the loop, which ends its workers itself."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
 
 
 class DrawnSteps:

@@ -1,5 +1,8 @@
 """The stages of vl2-nano's training: drawn batches, the eyes' stage, their practice beside conversations, resuming."""
 
+import multiprocessing
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,6 +58,25 @@ def test_a_batch_is_drawn_by_its_number_whoever_draws_it():
     assert again.state() == steps.state() == {"seed": 3, "drawn": 3}
     with pytest.raises(CheckpointError, match="seed 3 and cannot go on with seed 4"):
         DrawnSteps(make, 4, pad_id=0).restore(steps.state())
+
+
+def test_who_draws_ahead_leaves_a_terminals_signals_to_the_loop():
+    """Stopped by Ctrl-C, or with its process group, the loop saves and ends; it was left without its batches."""
+
+    def make(rng):
+        return {"input_ids": torch.from_numpy(rng.integers(9, size=(2, 5))), "labels": torch.full((2, 5), -100)}
+
+    before = set(multiprocessing.active_children())
+    ahead, alone = drawn(make, 3, workers=1), drawn(make, 3)
+    assert torch.equal(next(ahead)["input_ids"], next(alone)["input_ids"])
+    [worker] = set(multiprocessing.active_children()) - before
+    for each in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid, each)
+    for _ in range(9):  # more than it has drawn ahead
+        assert torch.equal(next(ahead)["input_ids"], next(alone)["input_ids"])
+    del ahead
+    worker.join(10)
+    assert worker.exitcode == 0
 
 
 @pytest.mark.slow
