@@ -6,7 +6,10 @@ import pytest
 
 from modelwright.engine.engine import Engine
 from modelwright.engine.engine_config import EngineConfig
+from modelwright.engine.logprobs import TokenLogprobs
 from modelwright.engine.params import SamplingParams
+from modelwright.engine.results import Update
+from modelwright.server.completion_text import CompletionText
 from tests.server.models import llama
 from tests.server.serving import COMPLETIONS, running
 
@@ -76,7 +79,7 @@ def test_echo_and_logprobs_are_those_of_the_engine():
     told = choice["logprobs"]
     assert choice["text"] == TEXT and choice["finish_reason"] == "length"
     assert told["token_logprobs"] == [None, *(each.logprob for each in expected.prompt_logprobs)]
-    assert told["top_logprobs"][0] is None and all(0 < len(top) <= 3 for top in told["top_logprobs"][1:])
+    assert told["top_logprobs"][0] is None and all(0 < len(top) <= 4 for top in told["top_logprobs"][1:])
     assert len(told["tokens"]) == len(told["text_offset"]) == len(ids_of(TEXT))
     assert told["text_offset"] == sorted(told["text_offset"])
     assert whole.json()["usage"]["completion_tokens"] == 0
@@ -86,6 +89,41 @@ def test_echo_and_logprobs_are_those_of_the_engine():
     assert [each for column in columns for each in column["token_logprobs"]] == told["token_logprobs"]
     [more] = drawn.json()["choices"]
     assert more["text"].startswith(TEXT) and len(more["logprobs"]["tokens"]) == len(ids_of(TEXT)) + 4
+
+
+def test_the_token_that_stands_there_is_among_the_likeliest_and_offsets_lie_in_the_text():
+    """As OpenAI says of `logprobs`; a part of a character begins where that does."""
+    text = "A tïny 🙂 b<|im_end|>c"
+    [choice] = [
+        reply.json()["choices"][0]
+        for reply in asked(ask(prompt=text, echo=True, logprobs=1, max_tokens=6, temperature=2, seed=3))
+    ]
+    told = choice["logprobs"]
+    columns = zip(told["tokens"][1:], told["token_logprobs"][1:], told["top_logprobs"][1:], strict=True)
+    assert all(top[token] >= own for token, own, top in columns)
+    prompt = len(ids_of(text))
+    for token, start in zip(told["tokens"][:prompt], told["text_offset"][:prompt], strict=True):
+        assert "\ufffd" in token or choice["text"].startswith(token, start)
+    assert told["text_offset"][prompt] == len(text) and told["text_offset"][prompt - 1] == len(text) - 1
+
+
+def test_marks_around_a_prompt_and_the_blank_before_it_are_no_characters_of_its_text():
+    class Texts:
+        special = frozenset({1})
+
+        def of(self, token):
+            raw = {1: b"<s>", 2: b" The", 3: b"\xf0\x9f", 4: b"\x99\x82", 5: b" end"}[token]
+            return raw.decode("utf-8", "replace"), list(raw)
+
+    def update(*tokens):
+        own = tuple(TokenLogprobs(token, -1.0, 1, ()) for token in tokens)
+        return Update("r", 0, "", tokens, own)
+
+    choice = CompletionText("The🙂", Texts(), 0)
+    told = tuple(TokenLogprobs(token, -1.0, 1, ()) for token in (2, 3, 4))
+    _, columns = choice.take(update(5), (1, 2, 3, 4), told)
+    _, more = choice.take(update(1, 5), (1, 2, 3, 4), None)
+    assert columns.offsets + more.offsets == [0, 0, 3, 3, 4, 8, 8]
 
 
 def test_prompt_logprobs_in_vllms_form():

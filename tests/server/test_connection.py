@@ -149,3 +149,13 @@ def test_row_29_a_client_that_takes_nothing_is_cut_off_and_others_are_not():
             assert live.ask("/v1/x").body == b"fine"
             time.sleep(0.02)
         assert seen == ["slow_reader"]
+
+
+def test_a_request_that_is_refused_before_its_body_is_here_is_told_that_the_connection_ends(live):
+    """RFC 9112, 9.6: whoever sends the next request on it would find it closed. A whole request keeps it."""
+    body = b'{"a": 1}'
+    head = b"POST /v1/x HTTP/1.1\r\nHost: %s\r\n" + JSON + b"Content-Length: %d\r\n\r\n"
+    early = live.say(head % (b"evil.example", 200_000) + body)
+    assert b" 403 " in early.split(b"\r\n")[0] and b"connection: close" in early.lower()
+    whole = live.say(head % (b"evil.example", len(body)) + body + head % (b"localhost", len(body)) + body)
+    assert whole.count(b"HTTP/1.1") == 2 and b"connection: close" not in whole.lower()

@@ -7,6 +7,7 @@ from modelwright.server.wire.chat import ChatRequest
 from modelwright.server.wire.completions import CompletionRequest
 from modelwright.server.wire.errors import ApiError
 from modelwright.server.wire.responses import ResponsesRequest
+from modelwright.server.wire.tokens import TokenizeRequest
 
 HONOURED = [
     "model",
@@ -126,9 +127,9 @@ IDLE_ELSEWHERE = {
 """Fields of one path that change no answer of another: they are told."""
 
 
-@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize("kind", IDLE_ELSEWHERE)
 def test_a_field_of_another_path_acts_or_is_refused(kind):
-    others = {name for other in REFUSED for name in other.__struct_fields__} - set(kind.__struct_fields__)
+    others = {name for other in IDLE_ELSEWHERE for name in other.__struct_fields__} - set(kind.__struct_fields__)
     assert {name for name in others if name not in REFUSED[kind]} == IDLE_ELSEWHERE[kind]
 
 
@@ -154,6 +155,44 @@ def test_unknown_fields_inside_are_told_and_what_clients_send_back_is_not():
 )
 def test_what_is_malformed_inside_is_left_to_the_types(body):
     assert check_fields(body, ChatRequest, strict=False) == ()
+
+
+FOO = {"type": "function", "foo": 1, "function": {"name": "f"}}
+NO_NAME = {"type": "function", "nam": "f"}
+INSIDE = [
+    ({"tools": [{"type": "function", "foo": 1, "function": {"name": "f", "paramters": {}}}]}, ChatRequest),
+    ({"response_format": {"type": "json_schema", "foo": 1, "json_schema": {"schema": {}, "bar": 2}}}, ChatRequest),
+    ({"tool_choice": {"type": "function", "function": {"name": "f", "foo": 1}, "bar": 2}}, ChatRequest),
+    ({"tools": [{"type": "function", "name": "f", "paramters": {}}]}, ResponsesRequest),
+    ({"text": {"format": {"type": "json_object", "shema": {}}}}, ResponsesRequest),
+    ({"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [NO_NAME]}}, ResponsesRequest),
+    ({"messages": [{"role": "user", "content": "a", "colour": 1}], "tools": [FOO]}, TokenizeRequest),
+]
+TOLD_INSIDE = [
+    ["tools[0].foo", "tools[0].function.paramters"],
+    ["response_format.foo", "response_format.json_schema.bar"],
+    ["tool_choice.function.foo", "tool_choice.bar"],
+    ["tools[0].paramters"],
+    ["text.format.shema"],
+    ["tool_choice.tools[0].nam"],
+    ["messages[0].colour", "tools[0].foo"],
+]
+
+
+@pytest.mark.parametrize(("asked", "told"), list(zip(INSIDE, TOLD_INSIDE, strict=True)), ids=range(len(INSIDE)))
+def test_unknown_fields_of_plain_objects_are_told(asked, told):
+    body, kind = asked
+    assert sorted(check_fields(body, kind, strict=False)) == sorted(told)
+    with pytest.raises(ApiError, match="there is no field"):
+        check_fields(body, kind, strict=True)
+
+
+def test_what_a_schema_says_is_its_own():
+    schema = {"type": "object", "properties": {"a": {"foo": 1}}, "foo": 1}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema, "strict": True, "description": "d"}}
+    form = {"type": "json_schema", "json_schema": {"name": "n", "description": "d", "schema": schema, "strict": True}}
+    assert check_fields({"tools": [tool], "response_format": form}, ChatRequest, strict=True) == ()
+    assert check_fields({"structured_outputs": {"json": schema}}, ChatRequest, strict=True) == ()
 
 
 def test_service_tiers():

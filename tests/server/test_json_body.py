@@ -81,7 +81,7 @@ def test_a_repeated_key_among_many_is_found_in_linear_time():
         ({"temperature": 2.1}, "invalid_value", "temperature"),
         ({"temperature": "hot"}, "invalid_value", "temperature"),
         ({"temperature": True}, "invalid_value", "temperature"),
-        ({"top_logprobs": 21}, "invalid_value", "top_logprobs"),
+        ({"top_logprobs": -1}, "invalid_value", "top_logprobs"),
         ({"stop": ["a"] * 17}, "invalid_value", "stop"),
         ({"stop": ["a" * 257]}, "invalid_value", "stop"),
         ({"stop": [""]}, "invalid_value", "stop"),

@@ -4,7 +4,10 @@ import asyncio
 
 import pytest
 
+from modelwright.server.events import CallArguments, CallStart, NotGrounded, Reasoning, Text
+from modelwright.server.response_items import Items
 from modelwright.server.response_store import ResponseStore
+from modelwright.server.wire.chat import TokenLogprob
 from modelwright.server.wire.errors import ApiError
 from tests.server.models import llama
 from tests.server.serving import CHAT, RESPONSES, running
@@ -226,3 +229,73 @@ def test_a_store_is_bounded_by_number_and_bytes_and_apart_by_key():
     store.put("a", {"id": "huge"}, [{"content": "x" * 20_000}])
     with pytest.raises(ApiError):
         store.get("a", "huge")
+
+
+def logprobs_of(output):
+    return [len(part["logprobs"]) for item in output if item["type"] == "message" for part in item["content"]]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities_belong_to_words_and_break_no_call(stream):
+    include = {"include": ["message.output_text.logprobs"]}
+    bodies = [ask(tools=TOOLS, seed=seed, max_output_tokens=300, stream=stream, **include) for seed in range(10)]
+    bodies += [ask(tools=TOOLS, tool_choice="required", stream=stream, max_output_tokens=900, **include)]
+    calls = 0
+    for reply in run(*bodies):
+        response = reply.frames()[-2]["response"] if stream else reply.json()
+        kinds = [item["type"] for item in response["output"]]
+        assert response["status"] in ("completed", "incomplete")
+        assert all(kind in ("message", "function_call") for kind in kinds) and kinds.count("message") <= 1
+        said = [item["content"][0]["text"] for item in response["output"] if item["type"] == "message"]
+        assert all(said) or kinds == ["message"]
+        calls += kinds.count("function_call")
+    assert calls
+
+
+def test_log_probabilities_of_every_token_of_words_are_told_in_pieces_and_at_the_end():
+    include = {"include": ["message.output_text.logprobs"], "stop": ["zzz"], "ignore_eos": True}
+    whole, streamed = run(ask(seed=3, **include), ask(seed=3, stream=True, **include))
+    assert logprobs_of(whole.json()["output"]) == [20]
+    frames = streamed.frames()[:-1]
+    deltas = [each["logprobs"] for each in frames if each["type"] == "response.output_text.delta"]
+    assert sum(map(len, deltas)) == 20 == logprobs_of(frames[-1]["response"]["output"])[0]
+
+
+def test_thoughts_have_no_log_probabilities_and_stay_in_one_item():
+    def told(text):
+        return [TokenLogprob(text, -1.0, list(text.encode()), [])]
+
+    items = Items(grounds=False, logprobs=True)
+    for event in (Reasoning("a"), Reasoning("b"), None, Text("c"), None):
+        items.take([] if event is None else [event], told("x"))
+    items.finish("completed")
+    assert [item["type"] for item in items.output] == ["reasoning", "message"]
+    assert logprobs_of(items.output) == [2] and items.output[1]["content"][0]["text"] == "c"
+
+
+def test_what_is_no_box_is_told_of_the_message_though_a_call_follows_it():
+    items = Items(grounds=True, logprobs=False)
+    items.take([Text("I see it"), CallStart(0, "call_1", "f"), CallArguments(0, "{}")], [])
+    [told] = items.take([NotGrounded("it", "no boxes follow")], [])
+    items.finish("completed")
+    message, call = items.output
+    assert (told["item_id"], told["output_index"]) == (message["id"], 0) and call["arguments"] == "{}"
+    assert [each["text"] for each in message["groundings_skipped"]] == ["it"]
+
+
+def test_two_messages_of_the_system_become_one_however_they_are_written():
+    parts = [{"type": "input_text", "text": "A"}]
+    for first, second in (("A", "B"), (parts, "B"), ("A", parts), (parts, parts)):
+        items = [{"role": "system", "content": first}, {"role": "developer", "content": second}]
+        [reply] = run(ask(input=[*items, {"role": "user", "content": "C"}], max_output_tokens=1))
+        assert reply.status == 200, reply.json()
+
+
+@pytest.mark.parametrize("named", [{"name": "add"}, {"function": {"name": "add"}}], ids=["flat", "in chat's form"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_allowed_tools_are_said_as_openai_says_them(nested, named):
+    allowed = {"mode": "required", "tools": [{"type": "function", **named}]}
+    choice = {"type": "allowed_tools", **({"allowed_tools": allowed} if nested else allowed)}
+    other = TOOLS[0] | {"name": "other"}
+    [reply] = run(ask(tools=[other, *TOOLS], tool_choice=choice, max_output_tokens=900, seed=1))
+    assert [item["name"] for item in reply.json()["output"] if item["type"] == "function_call"][:1] == ["add"]

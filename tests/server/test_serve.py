@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from tests.server.models import llama_folder
 from tests.server.processes import process
 
 ASKED = {"model": "vl2-nano", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 8, "temperature": 0}
@@ -28,5 +29,21 @@ def test_the_command_serves_drains_and_leaves_nobody(ranks):
         metrics = server.ask("/metrics")[1].decode()
         steps = next(line for line in metrics.splitlines() if line.startswith("modelwright:step_seconds_count"))
         assert float(steps.split()[-1]) > 0
+        server.send(signal.SIGTERM)
+        assert server.ended() == 0
+
+
+@pytest.mark.slow
+def test_a_template_in_a_file_prints_what_is_asked(tmp_path):
+    """`--check` takes it, and so does each request."""
+    file = tmp_path / "own.jinja"
+    file.write_text("{% for message in messages %}[{{ message.content }}]{% endfor %}")
+    words = ("-m", "modelwright", "serve", str(llama_folder()), "--served-model-name", "tiny", "--port", "0")
+    with process(*words, "--chat-template", str(file), OMP_NUM_THREADS="1") as server:
+        server.wait_for("try: curl")
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "a"}], "return_token_strs": True}
+        status, said = server.ask("/tokenize", "POST", body)
+        assert status == 200 and "".join(json.loads(said)["token_strs"]) == "[a]"
+        assert server.ask("/v1/chat/completions", "POST", ASKED | {"model": "tiny"})[0] == 200
         server.send(signal.SIGTERM)
         assert server.ended() == 0

@@ -3,6 +3,7 @@
 import json
 import shlex
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from modelwright.cli import terminal
@@ -56,6 +57,7 @@ def load(options: ServeOptions, parts: Parts) -> Application:
     """From weights to an application that has answered already."""
     quieten_libraries()
     settings, machine = options.settings, options.machine
+    settings = replace(settings, chat_template=read_template(settings.chat_template))
     with ExitStack() as stack:
         ranks = stack.enter_context(Ranks(machine.tensor_parallel, machine.device, say))
         adapter = None if options.adapter is None else options.adapter[1]

@@ -4,7 +4,13 @@ from typing import Literal
 
 from modelwright.errors import RequestError, RequestFailed
 
+NOTHING_ALLOWED = "every token is forbidden here, by the guide, logit_bias, bad_words or min_tokens together"
+"""Why an output cannot go on, where what was asked contradicts itself."""
 QUEUE_FULL = "the engine is busy: {what} must be at most {limit}, and with this one they would be {found}"
+
+
+class Contradictory(RequestFailed):
+    """What a request asks leaves no token that could be drawn; it would fail again."""
 
 
 class PromptTooLong(RequestError):

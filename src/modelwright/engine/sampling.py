@@ -14,6 +14,7 @@ from torch import Tensor
 from modelwright.engine.logprobs import TokenLogprobs, token_logprobs
 from modelwright.engine.noise import streams_of
 from modelwright.engine.penalties import adjust
+from modelwright.engine.refusals import NOTHING_ALLOWED
 from modelwright.engine.sample_row import SampleRow
 from modelwright.engine.warpers import draw, draw_any
 from modelwright.errors import RequestFailed
@@ -75,7 +76,7 @@ def fault_of(logits: Tensor, row: SampleRow) -> str:
         return row.fault
     if row.guide is not None and row.guide.error:
         return f"the guide cannot be followed further: {row.guide.error.splitlines()[0]}"
-    return "every token is forbidden here, by the guide, logit_bias, bad_words or min_tokens together"
+    return NOTHING_ALLOWED
 
 
 def _draw(scores: Tensor, rows: Sequence[SampleRow]) -> Tensor:

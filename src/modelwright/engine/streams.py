@@ -8,6 +8,7 @@ from threading import Lock
 from typing import Self
 
 from modelwright.engine.prepared import Prepared
+from modelwright.engine.refusals import NOTHING_ALLOWED, Contradictory
 from modelwright.engine.results import Update
 from modelwright.errors import RequestFailed
 
@@ -221,5 +222,6 @@ class Stream:
         self._left -= update.completion is not None
         if update.completion is not None and update.completion.error is not None:
             self._left = 0
-            raise RequestFailed(update.completion.error) from update.completion.cause
+            kind = Contradictory if update.completion.error == NOTHING_ALLOWED else RequestFailed
+            raise kind(update.completion.error) from update.completion.cause
         return update

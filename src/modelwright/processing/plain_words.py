@@ -8,7 +8,7 @@ all other text is encoded as ever, and what was cut as if there were no such tok
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from secrets import token_hex
 from typing import Any
@@ -27,6 +27,15 @@ def cut_marks(text: str, tokenizer: Any, acting: Collection[str] = ()) -> str:
         return text
     found = _marks(tokenizer).anywhere
     return text if found is None else found.sub(lambda mark: mark[0] if mark[0] in acting else _cut(mark[0]), text)
+
+
+def plainly(said: Any, plain: Callable[[str], str]) -> Any:
+    """JSON with each of its texts, names of fields too, made plain."""
+    if isinstance(said, str):
+        return plain(said)
+    if isinstance(said, Mapping):
+        return {plain(name): plainly(value, plain) for name, value in said.items()}
+    return [plainly(value, plain) for value in said] if isinstance(said, list | tuple) else said
 
 
 def encode_words(text: str, tokenizer: Any) -> list[int]:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from modelwright.engine.async_engine import AsyncEngine
-from modelwright.engine.refusals import Closed, Died, LargerThanCache, QueueFull, SlowReader, TimedOut
+from modelwright.engine.refusals import Closed, Contradictory, Died, LargerThanCache, QueueFull, SlowReader, TimedOut
 from modelwright.engine.results import Update
 from modelwright.engine.streams import Stream
 from modelwright.errors import RequestError, RequestFailed
@@ -169,6 +169,8 @@ def _as_error(error: Exception) -> Exception:
             return ApiError(503, "shutting_down", "the server is shutting down", headers={"retry-after": "30"})
         case LargerThanCache():
             return ApiError(400, "request_too_large_for_cache", str(error))
+        case Contradictory():
+            return ApiError(400, "invalid_value", str(error))
         case RequestFailed():
             return ApiError(500, "model_failed", str(error))
         case RequestError():

@@ -18,16 +18,18 @@ class BoxReader:
 
     With ``text: tags`` the text passes at once and unchanged, and boxes follow the tag that closes them. With ``text:
     plain`` neither tags nor what stands between ``<|det|>`` and the next tag is shown, and what may yet become a tag is
-    kept back. Boxes lie on the last picture of the request, because the answer does not say on which; what is no box
+    kept back. Boxes lie on the last picture of the prompt, because the answer does not say on which; what is no box
     is told with its reason, as `processing.parse_grounding_report` tells it.
 
     Args:
         request: what is asked of boxes.
         sizes: (width, height) in pixels of each picture of the request, upright, in order.
+        last: which of them the prompt shows last; the last, where that is left out.
     """
 
-    def __init__(self, request: GroundingOptions, sizes: Sequence[tuple[int, int]]):
+    def __init__(self, request: GroundingOptions, sizes: Sequence[tuple[int, int]], last: int | None = None):
         self._request, self._sizes = request, sizes
+        self._picture = len(sizes) - 1 if last is None else last
         self._plain = request.text == "plain"
         self._reader = GroundingReader()
         self._pending = ""  # what may yet become a tag
@@ -98,7 +100,7 @@ class BoxReader:
                 self._events += [self._grounded(found, box) for box in found.boxes]
 
     def _grounded(self, found: Located, raw: RawBox) -> Grounded:
-        picture = len(self._sizes) - 1
+        picture = self._picture
         x1, y1, x2, y2 = raw
         box = {
             "pixels": to_pixels(raw, self._sizes[picture]),

@@ -5,7 +5,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -55,7 +55,11 @@ class Connections:
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. What is inside the application finds ``cut`` in a scope's state where we ended it."""
+    """One connection.
+
+    What is inside the application finds ``cut`` in a scope's state where we ended it, and by ``unread`` whether a part
+    of the request is still to come.
+    """
 
     def __init__(self, *args: Any, limits: Connections, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -149,6 +153,8 @@ class Connection(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
         super().on_headers_complete()
+        scope, cycle = cast(Any, self.scope), cast(Any, self.cycle)
+        scope["state"]["unread"] = lambda: cycle.more_body
 
     def on_message_complete(self) -> None:
         super().on_message_complete()

@@ -9,7 +9,7 @@ from modelwright.engine.guide import schema_fault
 from modelwright.engine.params import Guide
 from modelwright.engine.tokenizer import Tokenizer
 from modelwright.errors import GuideError
-from modelwright.processing.plain_words import cut_marks
+from modelwright.processing.plain_words import cut_marks, plainly
 from modelwright.server.events import Reader
 from modelwright.server.forms import Form, read_form, refusal
 from modelwright.server.tools.dialects import Dialect, dialect_of
@@ -115,7 +115,7 @@ def read_constraint(fields: Mapping[str, Any], guiding: Guiding) -> Constraint:
     if written:
         written |= {"stops": form is None and not tools.must, "timeout": guiding.timeout}
     dialect = guiding.dialect
-    shown = [_plainly(tool.given, guiding.plain) for tool in tools.shown] if dialect.prints_tools else []
+    shown = [plainly(tool.given, guiding.plain) for tool in tools.shown] if dialect.prints_tools else []
     return Constraint(
         Guide(**written) if written else None,
         tools,
@@ -125,15 +125,6 @@ def read_constraint(fields: Mapping[str, Any], guiding: Guiding) -> Constraint:
         bool(tools.callable) and any(part in guiding.tokens for part in dialect.tokens),
         form,
     )
-
-
-def _plainly(said: Any, plain: Callable[[str], str]) -> Any:
-    """JSON with each of its texts made plain."""
-    if isinstance(said, str):
-        return plain(said)
-    if isinstance(said, Mapping):
-        return {plain(name): _plainly(value, plain) for name, value in said.items()}
-    return [_plainly(value, plain) for value in said] if isinstance(said, list | tuple) else said
 
 
 def _written(tools: ToolRequest, form: Form | None, guiding: Guiding) -> dict[str, Any]:

@@ -3,14 +3,14 @@
 Each states a rule that is checked where the field is read, with its number from there.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from modelwright.configs.limits import LARGEST_FLOAT, LARGEST_INT, SAMPLING
 from modelwright.server.forms import MOST_CHOICES, MOST_TEXT
 from modelwright.server.response_input import LOGPROBS
-from modelwright.server.routes.tokens import MOST_TOKENS, DetokenizeRequest
 from modelwright.server.settings import ServerSettings
 from modelwright.server.tags import LONGEST_TAG, MOST_TAGS
 from modelwright.server.tools.request import MOST_TOOLS, NAME
@@ -18,6 +18,7 @@ from modelwright.server.wire.chat import ChatRequest
 from modelwright.server.wire.completions import LONGEST_PROMPT, MOST_PROMPTS, CompletionRequest
 from modelwright.server.wire.grounding import LONGEST_NAME, MAX_NAMES, GroundingOptions
 from modelwright.server.wire.responses import MessageItem, ResponsesRequest, TextSettings
+from modelwright.server.wire.tokens import MOST_TOKENS, DetokenizeRequest, TokenizeRequest
 
 Schema = dict[str, Any]
 _NULL: Schema = {"type": "null"}
@@ -55,6 +56,37 @@ def exact(components: Mapping[str, Schema], bounds: Bounds) -> dict[str, Schema]
     return found | {MessageItem.__name__: untyped}  # as `with_types` takes it
 
 
+@cache
+def objects_of(kind: type) -> Mapping[str, Schema]:
+    """Schemas of the fields that are plain objects to the Struct, or hold such, by their names."""
+    return _FIELDS.get(kind, lambda _: {})(Bounds(ServerSettings(), 1, 1))
+
+
+def unknown_in(value: Any, schema: Schema, path: str) -> Iterator[str]:
+    """The paths of fields inside `value` that no alternative of a schema names, where one does not take any."""
+    kinds = [each for whole in schema.get("anyOf", [schema]) for each in whole.get("anyOf", [whole])]
+    if isinstance(value, list):
+        items = [kind["items"] for kind in kinds if "items" in kind]
+        for number, each in enumerate(value if items else ()):
+            yield from unknown_in(each, {"anyOf": items}, f"{path}[{number}]")
+    elif isinstance(value, dict):
+        meant = [kind for kind in kinds if kind.get("type") == "object" and _is_meant(value, kind)]
+        if not meant or not all("properties" in kind for kind in meant):
+            return
+        for name, each in value.items():
+            known = [kind["properties"][name] for kind in meant if name in kind["properties"]]
+            if known:
+                yield from unknown_in(each, {"anyOf": known}, f"{path}.{name}")
+            else:
+                yield f"{path}.{name}"
+
+
+def _is_meant(value: Mapping[str, Any], kind: Schema) -> bool:
+    """Whether an object is of the alternative that its type names."""
+    named = kind.get("properties", {}).get("type", {})
+    return "const" not in named or named["const"] == value.get("type")
+
+
 def _exact(schema: Schema, own: Mapping[str, Schema]) -> Schema:
     found = {name: _field(name, each, own.get(name)) for name, each in schema["properties"].items()}
     return schema | {"properties": found}
@@ -89,12 +121,17 @@ def _list(items: Schema, most: int, least: int = 0) -> Schema:
     return {"type": "array", "items": items, "minItems": least, "maxItems": most}
 
 
+def _most(number: int) -> Schema:
+    return {"type": "integer", "minimum": 0, "maximum": number}
+
+
 def _either(*schemas: Schema) -> Schema:
     return {"anyOf": list(schemas)}
 
 
 _NAMED = _object({"type": {"const": "function"}, "function": _object({"name": _NAME})})
 _DESCRIBED: Mapping[str, Schema] = {"name": {"type": "string"}, "schema": _JSON_SCHEMA}
+_ABOUT: Mapping[str, Schema] = {"description": {}, "strict": _FLAG}
 
 
 def _drawing(bounds: Bounds) -> dict[str, Schema]:
@@ -112,19 +149,18 @@ def _drawing(bounds: Bounds) -> dict[str, Schema]:
 
 
 def _sampling(bounds: Bounds) -> dict[str, Schema]:
-    most = bounds.settings.max_logprobs
     return _drawing(bounds) | {
         "n": {"type": "integer", "minimum": 1, "maximum": bounds.settings.max_n},
-        "prompt_logprobs": {"type": "integer", "minimum": 0, "maximum": most},
-        "response_format": _format({"json_schema": _object(_DESCRIBED, strict=_FLAG)}),
+        "prompt_logprobs": _most(bounds.settings.max_logprobs),
+        "response_format": _format({"json_schema": _object(_DESCRIBED, **_ABOUT)}),
     }
 
 
 def _chat(bounds: Bounds) -> dict[str, Schema]:
-    function = _object({"name": _NAME}, **_of_function())
     return _sampling(bounds) | {
         "max_tokens": {"type": "integer", "minimum": 1},
-        "tools": _list(_object({"type": {"const": "function"}, "function": function}), MOST_TOOLS),
+        "top_logprobs": _most(bounds.settings.max_logprobs),
+        "tools": _tools(),
         "tool_choice": _tool_choice(_NAMED),
     }
 
@@ -134,24 +170,26 @@ def _completions(bounds: Bounds) -> dict[str, Schema]:
     ids = {"type": "array", "items": bounds.token, "minItems": 1}
     return _sampling(bounds) | {
         "prompt": _either(text, ids, _list(_either(text, ids), MOST_PROMPTS, 1)),
-        "logprobs": {"type": "integer", "minimum": 0, "maximum": bounds.settings.max_logprobs},
+        "logprobs": _most(bounds.settings.max_logprobs),
         "suffix": {"type": "string", "maxLength": 0},
     }
 
 
 def _responses(bounds: Bounds) -> dict[str, Schema]:
-    named = _object({"type": {"const": "function"}, "name": _NAME})
+    named = _either(_object({"type": {"const": "function"}, "name": _NAME}), _NAMED)
+    flat = _object({"type": {"const": "allowed_tools"}, **_allowed(named)})
     kept = bounds.settings.responses_store > 0
     return _drawing(bounds) | {
         "tools": _list(_object({"type": {"const": "function"}, "name": _NAME}, **_of_function()), MOST_TOOLS),
-        "tool_choice": _tool_choice(_either(named, _NAMED)),
+        "tool_choice": _either(_tool_choice(named), flat),
+        "top_logprobs": _most(bounds.settings.max_logprobs),
         "include": {"type": "array", "items": {"const": LOGPROBS}},
         "store": {"type": "boolean"} if kept else {"const": False},
     }
 
 
 def _text_settings(bounds: Bounds) -> dict[str, Schema]:
-    return {"format": _format(_DESCRIBED, strict=_FLAG)}
+    return {"format": _format(_DESCRIBED, **_ABOUT)}
 
 
 def _grounding(bounds: Bounds) -> dict[str, Schema]:
@@ -171,7 +209,8 @@ def _format(by_schema: Mapping[str, Schema], **further: Schema) -> Schema:
         by_schema, further: what stands beside the type ``json_schema``, which must be there and which may.
     """
     return _either(
-        _object({"type": {"enum": ["text", "json_object"]}}),
+        _object({"type": {"const": "text"}}),
+        _object({"type": {"const": "json_object"}}, schema=_either(_JSON_SCHEMA, _NULL)),
         _object({"type": {"const": "json_schema"}, **by_schema}, **further),
         _object({"type": {"const": "structural_tag"}, **_tags()}),
     )
@@ -204,10 +243,22 @@ def _of_function() -> dict[str, Schema]:
     return {"description": {"type": ["string", "null"]}, "parameters": _either(_JSON_SCHEMA, _NULL), "strict": _FLAG}
 
 
+def _tools() -> Schema:
+    function = _object({"name": _NAME}, **_of_function())
+    return _list(_object({"type": {"const": "function"}, "function": function}), MOST_TOOLS)
+
+
+def _tokenize(bounds: Bounds) -> dict[str, Schema]:
+    return {"tools": _tools()}
+
+
 def _tool_choice(named: Schema) -> Schema:
-    allowed = _object({"mode": {"enum": ["auto", "required"]}, "tools": _list(named, MOST_TOOLS, 1)})
-    several = _object({"type": {"const": "allowed_tools"}, "allowed_tools": allowed})
+    several = _object({"type": {"const": "allowed_tools"}, "allowed_tools": _object(_allowed(named))})
     return _either({"enum": ["none", "auto", "required"]}, named, several)
+
+
+def _allowed(named: Schema) -> dict[str, Schema]:
+    return {"mode": {"enum": ["auto", "required"]}, "tools": _list(named, MOST_TOOLS, 1)}
 
 
 _FIELDS: Mapping[type, Callable[[Bounds], dict[str, Schema]]] = {
@@ -216,6 +267,7 @@ _FIELDS: Mapping[type, Callable[[Bounds], dict[str, Schema]]] = {
     ResponsesRequest: _responses,
     TextSettings: _text_settings,
     GroundingOptions: _grounding,
+    TokenizeRequest: _tokenize,
     DetokenizeRequest: _detokenize,
 }
 """Of which Structs some fields have rules of their own, and which."""

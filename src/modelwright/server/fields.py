@@ -12,6 +12,7 @@ from modelwright.server.wire.chat import ChatRequest
 from modelwright.server.wire.completions import CompletionRequest
 from modelwright.server.wire.errors import ApiError
 from modelwright.server.wire.responses import ResponsesRequest
+from modelwright.server.wire.tokens import TokenizeRequest
 
 MOST_TOLD = 16
 """Names in ``x-modelwright-ignored`` at most."""
@@ -31,6 +32,7 @@ class Refused:
 
 
 _SCHEMA = "use response_format with type json_schema, or structured_outputs.json"
+_TEMPLATE = Refused("templates are set when the server starts (--chat-template)")
 _COMMON_REFUSED: Mapping[str, Refused] = {
     "best_of": Refused("draw n answers and choose among them", (1,)),
     "use_beam_search": Refused("beams are not served; draw n answers instead", (False,)),
@@ -42,6 +44,14 @@ _COMMON_REFUSED: Mapping[str, Refused] = {
     "guided_decoding_backend": Refused("structured_outputs needs no backend named"),
     "guided_whitespace_pattern": Refused("use structured_outputs.grammar"),
     "grammar": Refused("use structured_outputs.grammar"),
+    "guided_decoding": Refused("use structured_outputs"),
+    "allowed_token_ids": Refused("use structured_outputs, or logit_bias"),
+    "logits_processors": Refused("use structured_outputs, or logit_bias"),
+    "custom_logit_processor": Refused("use structured_outputs, or logit_bias"),
+    "regex": Refused("use structured_outputs.regex"),
+    "ebnf": Refused("use structured_outputs.grammar"),
+    "structural_tag": Refused("use structured_outputs.structural_tag"),
+    "truncate_prompt_tokens": Refused("a request that is too long is refused"),
     "json_schema": Refused(_SCHEMA),
     "format": Refused(_SCHEMA),
     "options": Refused("give the sampling fields themselves: temperature, top_p, max_tokens, ..."),
@@ -68,9 +78,9 @@ REFUSED: Mapping[type, Mapping[str, Refused]] = {
         "store": Refused("answers are not kept; keep them on your side", (False,)),
         "audio": Refused("no model here speaks"),
         "web_search_options": Refused("no model here searches the web; offer a tool that does"),
-        "functions": Refused("use tools"),
-        "function_call": Refused("use tool_choice"),
-        "chat_template": Refused("templates are set when the server starts (--chat-template)"),
+        "functions": Refused("use tools", ([],)),
+        "function_call": Refused("use tool_choice", ("none", "auto")),
+        "chat_template": _TEMPLATE,
         "echo": Refused("use /v1/completions with echo", (False,)),
         "modalities": Refused("answers are text", (["text"],)),
     },
@@ -104,6 +114,7 @@ REFUSED: Mapping[type, Mapping[str, Refused]] = {
         "max_tokens": Refused("use max_output_tokens"),
         "response_format": Refused("use text.format"),
     },
+    TokenizeRequest: {"chat_template": _TEMPLATE},
 }
 IGNORED = frozenset(
     [
@@ -141,7 +152,7 @@ def check_fields(body: Mapping[str, Any], kind: type[msgspec.Struct], strict: bo
     for name, value in body.items():
         if name in honoured or value is None:
             continue
-        rule = REFUSED[kind].get(name)
+        rule = REFUSED.get(kind, {}).get(name)
         if rule is not None:
             if value not in rule.idle or type(value) not in {type(each) for each in rule.idle}:
                 raise _unsupported(name, rule.instead)

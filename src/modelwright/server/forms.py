@@ -58,8 +58,9 @@ def _read_format(given: Any) -> Form | None:
     kind = given.get("type") if isinstance(given, Mapping) else None
     if kind == "text":
         return None
-    if kind == "json_object":
-        return _schema(ANY_OBJECT, "response_format")
+    if kind == "json_object":  # with a schema, as llama.cpp's users say it
+        own = given.get("schema")
+        return _schema(ANY_OBJECT, "response_format") if own is None else _schema(own, "response_format.schema")
     if kind == "structural_tag":
         return _tags(given, "response_format", {})
     if kind != "json_schema":

@@ -23,6 +23,7 @@ from modelwright.server.wire.errors import ApiError
 METRICS = "/metrics"
 SCOPES = {METRICS: "metrics", "/v1/load_lora_adapter": "admin", "/v1/unload_lora_adapter": "admin"}
 """The scope that a key needs for a path; every other path needs `infer`."""
+_CLOSE = (b"connection", b"close")
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _log = logging.getLogger(__name__)
 
@@ -73,7 +74,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 took = (b"openai-processing-ms", str(round((time.perf_counter() - start) * 1000)).encode())
-                message = {**message, "headers": [*message.get("headers", ()), *own, took]}
+                ends = [_CLOSE] if scope["state"].get("unread", _never)() else []  # see `Connection`
+                message = {**message, "headers": [*message.get("headers", ()), *own, took, *ends]}
             return send(message)
 
         try:
@@ -146,6 +148,10 @@ class Guard:
         self._metrics.refused(error.code)
         if not record.status:  # otherwise an answer was begun, and uvicorn cuts it off
             await refuse(scope, send, error)
+
+
+def _never() -> bool:
+    return False
 
 
 def route_of(scope: Any) -> str:

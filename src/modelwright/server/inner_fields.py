@@ -1,10 +1,15 @@
-"""Fields inside a request that no Struct knows: of messages, their parts, and options; by the Structs' own types."""
+"""Fields inside a request that nobody knows: of messages, their parts, options, tools and forms of answers.
+
+Structs are known by their own types, plain objects by the schemas that describe them.
+"""
 
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 from msgspec import inspect
+
+from modelwright.server.field_schemas import objects_of, unknown_in
 
 
 def unknown_inside(value: Any, kind: type) -> Iterator[str]:
@@ -14,9 +19,9 @@ def unknown_inside(value: Any, kind: type) -> Iterator[str]:
         kind: the Struct that the request becomes.
     """
     described = _described(kind)
-    for field in described.fields:
-        if isinstance(value, dict) and field.encode_name in value:
-            yield from _walk(value[field.encode_name], field.type, field.encode_name)
+    if isinstance(value, dict):
+        names = {field.encode_name for field in described.fields}
+        yield from _fields({name: each for name, each in value.items() if name in names}, described, "")
 
 
 @lru_cache(16)
@@ -36,12 +41,20 @@ def _walk(value: Any, kind: inspect.Type, path: str) -> Iterator[str]:
     elif isinstance(value, dict):
         struct = _struct(value, [each for each in _choices(kind) if isinstance(each, inspect.StructType)])
         if struct is not None:
-            types = {field.encode_name: field.type for field in struct.fields}
-            for name, each in value.items():
-                if name in types:
-                    yield from _walk(each, types[name], f"{path}.{name}")
-                elif name != struct.tag_field:
-                    yield f"{path}.{name}"
+            yield from _fields(value, struct, f"{path}.")
+
+
+def _fields(value: dict[str, Any], struct: inspect.StructType, path: str) -> Iterator[str]:
+    """Of an object that is a Struct: `path` is what stands before the names of its fields."""
+    types = {field.encode_name: field.type for field in struct.fields}
+    objects = objects_of(struct.cls)
+    for name, each in value.items():
+        if name in types:
+            yield from _walk(each, types[name], f"{path}{name}")
+            if name in objects:
+                yield from unknown_in(each, objects[name], f"{path}{name}")
+        elif name != struct.tag_field:
+            yield f"{path}{name}"
 
 
 def _choices(kind: inspect.Type) -> tuple[inspect.Type, ...]:

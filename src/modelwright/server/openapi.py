@@ -6,12 +6,12 @@ from typing import Any
 import msgspec
 
 from modelwright.server.field_schemas import Bounds, exact
-from modelwright.server.routes.tokens import DetokenizeRequest, TokenizeReply, TokenizeRequest
 from modelwright.server.served import VERSION
 from modelwright.server.wire.chat import ChatReply, ChatRequest
 from modelwright.server.wire.completions import CompletionReply, CompletionRequest
 from modelwright.server.wire.errors import ErrorBody
 from modelwright.server.wire.responses import ResponsesRequest
+from modelwright.server.wire.tokens import DetokenizeRequest, TokenizeReply, TokenizeRequest
 
 _REQUESTS: Mapping[str, type] = {
     "/v1/chat/completions": ChatRequest,

@@ -13,6 +13,7 @@ from modelwright.engine.refusals import LargerThanCache
 from modelwright.errors import GuideError, RequestError
 from modelwright.processing.batching import ProcessedPrompt
 from modelwright.processing.plain_words import cut_marks
+from modelwright.processing.templates import pick_template
 from modelwright.server.answers import Answer
 from modelwright.server.boxes import BoxReader, locate_text
 from modelwright.server.constraints import Constraint, Guiding, read_constraint
@@ -22,7 +23,7 @@ from modelwright.server.loop_time import LoopTime
 from modelwright.server.metrics import Metrics
 from modelwright.server.pictures import Picture, PictureReader
 from modelwright.server.prompt_forms import prompts_of
-from modelwright.server.prompting import Conversation, picture_sources
+from modelwright.server.prompting import Conversation, Printed, picture_sources
 from modelwright.server.reasoning import OPEN, ThinkReader
 from modelwright.server.sampling import sampling_params
 from modelwright.server.served import Served
@@ -70,7 +71,9 @@ class Preparation:
         self._served, self._settings, self._pictures, self._metrics = served, settings, pictures, metrics
         self._pool, self._loop_time = ThreadPoolExecutor(WORKERS, "modelwright-prepare"), LoopTime()
         self._conversation = Conversation(served, settings.plain_content_only, settings.chat_template)
-        template = settings.chat_template or served.tokenizer.chat_template
+        template: Any = served.tokenizer.chat_template
+        if settings.chat_template is not None:
+            template = pick_template(template, settings.chat_template, with_tools=True)
         self._guiding = Guiding.of(served.tokenizer, template, settings.tool_format, settings.guide_timeout)
 
     def close(self) -> None:
@@ -117,14 +120,14 @@ class Preparation:
     async def count(self, request: ChatRequest, live: Live) -> tuple[int, int]:
         """How many tokens a conversation has, and how many of them stand for pictures."""
         pictures = await self.pictures_of(request, live)
-        prompt = await self.in_thread(lambda: self._prompt(request, pictures)[0])
-        return len(prompt), prompt.picture_tokens
+        printed = await self.in_thread(lambda: self._prompt(request, pictures)[0])
+        return len(printed.prompt), printed.prompt.picture_tokens
 
     async def tokens(self, request: ChatRequest, live: Live) -> list[int]:
         """The tokens of a conversation."""
         pictures = await self.pictures_of(request, live)
-        prompt = await self.in_thread(lambda: self._prompt(request, pictures)[0])
-        return prompt.input_ids.tolist()
+        printed = await self.in_thread(lambda: self._prompt(request, pictures)[0])
+        return printed.prompt.input_ids.tolist()
 
     def text_tokens(self, text: str, marks: bool) -> list[int]:
         """The tokens of a text, with the marks that the tokenizer puts around it or without."""
@@ -149,10 +152,10 @@ class Preparation:
             raise ApiError(400, "invalid_value", said, param="prompt")
         return [self._completion(request, prompt, salt) for prompt in prompts]
 
-    def _prompt(self, request: ChatRequest, pictures: Sequence[Picture]) -> tuple[ProcessedPrompt, Constraint]:
+    def _prompt(self, request: ChatRequest, pictures: Sequence[Picture]) -> tuple[Printed, Constraint]:
         constraint = self._constraint(request)
-        grounding = request.grounding or GroundingOptions()
-        ending = locate_text(grounding.locate) if grounding.locate else ""
+        names = request.grounding.locate if request.grounding is not None else []
+        ending = locate_text([cut_marks(name, self._served.tokenizer) for name in names]) if names else ""
         with self._metrics.picture_stage("prepare") if pictures else nullcontext():
             return self._conversation.prompt(request, pictures, constraint, ending), constraint
 
@@ -167,10 +170,12 @@ class Preparation:
         if request.grounding is not None and not self._served.grounds:
             said = f"{self._served.name} draws no boxes, so grounding means nothing here"
             raise ApiError(400, "unsupported_parameter", said, param="grounding")
-        if request.top_logprobs is not None and not request.logprobs:
+        if request.top_logprobs and not request.logprobs:
             said = "top_logprobs needs logprobs: true"
             raise ApiError(400, "invalid_value", said, param="top_logprobs")
-        prompt, constraint = self._prompt(request, pictures)
+        self._check_logprobs("top_logprobs", request.top_logprobs)
+        printed, constraint = self._prompt(request, pictures)
+        prompt = printed.prompt
         asked = request.max_completion_tokens or request.max_tokens or self._settings.default_max_tokens
         logprobs = (request.top_logprobs or 0) if request.logprobs else None
         prepared = self._prepare(request, prompt, asked, logprobs, constraint, salt)
@@ -181,7 +186,7 @@ class Preparation:
 
         def answer(index: int) -> Answer:
             thinks = None if self._settings.reasoning is None else ThinkReader(begun)
-            boxes = BoxReader(grounding, sizes) if draws else None
+            boxes = BoxReader(grounding, sizes, printed.last_picture) if draws else None
             readers = [reader for reader in (thinks, constraint.reader(), boxes) if reader is not None]
             return Answer(index, Row(readers), texts, request.top_logprobs or 0, thinks)
 
@@ -201,16 +206,19 @@ class Preparation:
             prompt = ProcessedPrompt.of_tokens(given)
         constraint = self._constraint(request)
         asked = COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
-        most = self._settings.max_logprobs
-        if request.logprobs is not None and request.logprobs > most:
-            said = f"logprobs must be at most {most} here, got {request.logprobs}"
-            raise ApiError(400, "invalid_value", said, param="logprobs")
+        self._check_logprobs("logprobs", request.logprobs)
         echoed = request.logprobs if request.echo and request.prompt_logprobs is None else request.prompt_logprobs
         prepared = self._prepare(request, prompt, asked, request.logprobs, constraint, salt, echoed)
         text = given if isinstance(given, str) else self._served.tokenizer.decode(given)
         texts = self._served.token_texts if request.logprobs is not None else None
         answers = tuple(Answer(index, Row([]), texts, request.logprobs or 0) for index in range(request.n or 1))
         return Ready(prepared, answers, Meter(len(prompt)), prompt_text=text)
+
+    def _check_logprobs(self, name: str, asked: int | None) -> None:
+        """Of how many alternatives a request may be told."""
+        most = self._settings.max_logprobs
+        if asked is not None and asked > most:
+            raise ApiError(400, "invalid_value", f"{name} must be at most {most} here, got {asked}", param=name)
 
     def _prepare(
         self,

@@ -1,11 +1,12 @@
 """Messages of a request to a prompt: roles, words that stay words, pictures in their places."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from modelwright.errors import RequestError
 from modelwright.processing.batching import ProcessedPrompt
-from modelwright.processing.plain_words import cut_marks
+from modelwright.processing.plain_words import cut_marks, plainly
 from modelwright.processing.special_tokens import GROUNDING_TOKENS
 from modelwright.processing.templates import Rendering
 from modelwright.server.constraints import Constraint
@@ -38,6 +39,18 @@ def picture_sources(messages: Sequence[Message]) -> list[PictureSource]:
     return found
 
 
+@dataclass(frozen=True)
+class Printed:
+    """A conversation as the model reads it.
+
+    Attributes:
+        last_picture: which of the request's pictures it shows last; None where there is none.
+    """
+
+    prompt: ProcessedPrompt
+    last_picture: int | None
+
+
 class Conversation:
     """A chat request as the model's prompt.
 
@@ -50,9 +63,7 @@ class Conversation:
         self._served, self._template = served, template
         self._acting = GROUNDING_TOKENS if served.grounds and not plain else ()
 
-    def prompt(
-        self, request: ChatRequest, pictures: Sequence[Picture], constraint: Constraint, ending: str
-    ) -> ProcessedPrompt:
+    def prompt(self, request: ChatRequest, pictures: Sequence[Picture], constraint: Constraint, ending: str) -> Printed:
         """The tokens of a conversation.
 
         Args:
@@ -70,10 +81,10 @@ class Conversation:
 
     def _prompt(
         self, request: ChatRequest, pictures: Sequence[Picture], constraint: Constraint, ending: str
-    ) -> ProcessedPrompt:
+    ) -> Printed:
         shown = iter(pictures)
         messages = [self._message(message, shown) for message in request.messages]
-        messages = with_calls(with_instruction(messages, constraint.instruction), constraint.dialect)
+        messages = with_calls(with_instruction(messages, constraint.instruction), constraint.dialect, self._plain)
         if ending:
             messages = _ended(messages, ending)
         last = messages[-1]["role"] == "assistant"
@@ -88,7 +99,7 @@ class Conversation:
         if continued and prompted:
             said = "continue_final_message and add_generation_prompt exclude each other, and both are true"
             raise ApiError(400, "invalid_value", said, param="add_generation_prompt")
-        variables = dict(request.chat_template_kwargs or {})
+        variables = plainly(request.chat_template_kwargs or {}, self._plain)
         how = Rendering(chat_template=self._template, tools=constraint.template_tools, variables=variables)
         if self._served.reads_pictures and not how.needs_template and prompted is None:
             if last and not continued:
@@ -96,7 +107,7 @@ class Conversation:
         else:
             prompted = not continued if prompted is None else prompted
             how = Rendering(how.chat_template, how.tools, None, how.variables, prompted, continued)
-        return encode_messages(self._served.loaded, messages, how)
+        return Printed(encode_messages(self._served.loaded, messages, how), _last_picture(messages, pictures))
 
     def _message(self, message: Message, pictures: Iterator[Picture]) -> dict[str, Any]:
         content = message.content
@@ -114,11 +125,11 @@ class Conversation:
             if message.tool_calls:
                 found["tool_calls"] = [
                     {
-                        "id": call.id,
+                        "id": self._plain(call.id),
                         "type": "function",
                         "function": {
                             "name": call.function.name,
-                            "arguments": self._plain(call.function.arguments),
+                            "arguments": call.function.arguments,
                         },
                     }
                     for call in message.tool_calls
@@ -126,9 +137,9 @@ class Conversation:
             elif found["content"] is None:
                 found["content"] = ""
         elif isinstance(message, ToolMessage):
-            found["tool_call_id"] = message.tool_call_id
+            found["tool_call_id"] = self._plain(message.tool_call_id)
         if message.name is not None:
-            found["name"] = message.name
+            found["name"] = self._plain(message.name)
         return found
 
     def _part(self, part: Any, pictures: Iterator[Picture]) -> dict[str, Any]:
@@ -138,6 +149,14 @@ class Conversation:
 
     def _plain(self, words: str) -> str:
         return cut_marks(words, self._served.tokenizer, self._acting)
+
+
+def _last_picture(messages: Sequence[dict[str, Any]], pictures: Sequence[Picture]) -> int | None:
+    """Which picture stands last in messages, whose order need not be the request's."""
+    parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
+    places = {id(picture.image): place for place, picture in enumerate(pictures)}
+    shown = (id(part.get("image")) for part in reversed(parts))
+    return next((places[key] for key in shown if key in places), None)
 
 
 def _parts(message: Message) -> Iterator[tuple[int, Any]]:

@@ -98,11 +98,13 @@ def messages_of(given: str | Sequence[Item]) -> list[dict[str, Any]]:
 def _one_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Instructions and a first system message become one, since many models read only one."""
     if len(messages) > 1 and messages[0]["role"] == "system" and messages[1]["role"] in ("system", "developer"):
-        second = messages[1]["content"]
-        parts = second if isinstance(second, list) else [{"type": "text", "text": second}]
-        first = {"type": "text", "text": messages[0]["content"]}
-        return [{"role": "system", "content": [first, *parts]}, *messages[2:]]
+        parts = [*_parts(messages[0]["content"]), *_parts(messages[1]["content"])]
+        return [{"role": "system", "content": parts}, *messages[2:]]
     return messages
+
+
+def _parts(content: str | list[Any]) -> list[Any]:
+    return content if isinstance(content, list) else [{"type": "text", "text": content}]
 
 
 def _content(content: str | list[ItemPart]) -> Any:
@@ -126,9 +128,19 @@ def _tool(number: int, tool: Any) -> Any:
     return {"type": "function", "function": {name: value for name, value in tool.items() if name != "type"}}
 
 
-def _choice(choice: str | dict[str, Any]) -> Any:
-    if isinstance(choice, dict) and choice.get("type") == "function" and "name" in choice:
+def _choice(choice: Any) -> Any:
+    """What may be called, which lies flat here and in a field of its own in chat."""
+    if not isinstance(choice, dict):
+        return choice
+    if choice.get("type") == "function" and "name" in choice:
         return {"type": "function", "function": {"name": choice["name"]}}
+    if choice.get("type") == "allowed_tools":
+        nested = choice.get("allowed_tools")
+        allowed = nested if isinstance(nested, dict) else {name: choice.get(name) for name in ("mode", "tools")}
+        tools = allowed.get("tools")
+        if isinstance(tools, list):
+            allowed = {**allowed, "tools": [_choice(tool) for tool in tools]}
+        return {"type": "allowed_tools", "allowed_tools": allowed}
     return choice
 
 

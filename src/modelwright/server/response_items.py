@@ -28,16 +28,17 @@ class Items:
         self.output: list[dict[str, Any]] = []
         self._grounds, self._logprobs = grounds, logprobs
         self._open: dict[str, Any] | None = None
+        self._held: list[Any] = []  # log-probabilities of tokens whose text is still held back
 
     def take(self, events: Sequence[Event], told: Sequence[TokenLogprob]) -> list[Told]:
         """What some events of the answer become."""
         found: list[Told] = []
-        logprobs = [msgspec.to_builtins(each) for each in told] if self._logprobs else []
+        held = self._held + ([msgspec.to_builtins(each) for each in told] if self._logprobs else [])
         for event in events:
             match event:
                 case Text(text):
-                    found += self._text("message", text, logprobs)
-                    logprobs = []
+                    found += self._text("message", text, held)
+                    held = []
                 case Reasoning(text):
                     found += self._text("reasoning", text, [])
                 case CallStart(_, id_, name):
@@ -50,13 +51,15 @@ class Items:
                     found.append(self._event("response.function_call_arguments.delta", delta=text))
                 case Grounded() | NotGrounded():
                     found += self._pointed(event)
-        if logprobs:  # of text that is still held back
-            found += self._text("message", "", logprobs)
+        says = self._open is None or self._open["type"] == "message"
+        self._held = held if says else []  # those of calls and thoughts are told nowhere
         return found
 
     def finish(self, status: str) -> list[Told]:
         """The end of what is still open; an answer without any item says nothing in a message."""
-        found = [] if self.output else self._text("message", "", [])
+        says = self._open is not None and self._open["type"] == "message"
+        last = says and bool(self._held)
+        found = self._text("message", "", self._held) if last or not self.output else []
         return found + self._close(status)
 
     def _text(self, kind: str, text: str, logprobs: list[Any]) -> list[Told]:
@@ -76,15 +79,19 @@ class Items:
         return found
 
     def _pointed(self, event: Grounded | NotGrounded) -> list[Told]:
-        found = self._text("message", "", []) if self._open is None else []
-        assert self._open is not None
+        """A box belongs to the last message, whose end may have been told: what is no box shows late."""
+        messages = [place for place, item in enumerate(self.output) if item["type"] == "message"]
+        found = [] if messages else self._text("message", "", [])
+        place = messages[-1] if messages else len(self.output) - 1
+        item = self.output[place]
+        where = {"item_id": item["id"], "output_index": place}
         if isinstance(event, Grounded):
             box = msgspec.to_builtins(box_of(event))
-            self._open["groundings"].append(box)
-            return [*found, self._event("response.modelwright.grounding", grounding=box)]
+            item["groundings"].append(box)
+            return [*found, {"type": "response.modelwright.grounding", **where, "grounding": box}]
         skipped = msgspec.to_builtins(skipped_of(event))
-        self._open["groundings_skipped"].append(skipped)
-        return [*found, self._event("response.modelwright.grounding_skipped", skipped=skipped)]
+        item["groundings_skipped"].append(skipped)
+        return [*found, {"type": "response.modelwright.grounding_skipped", **where, "skipped": skipped}]
 
     def _add(self, item: dict[str, Any]) -> list[Told]:
         self._open = item

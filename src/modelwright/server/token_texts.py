@@ -8,10 +8,15 @@ _BYTE = "<0x"
 
 
 class TokenTexts:
-    """The tokens of one tokenizer."""
+    """The tokens of one tokenizer.
+
+    Attributes:
+        special: those that a text without special tokens leaves out.
+    """
 
     def __init__(self, backend: tokenizers.Tokenizer):
         self._backend = backend
+        self.special = frozenset(id_ for id_, token in backend.get_added_tokens_decoder().items() if token.special)
         self._bytes_as_letters = backend.decoder is not None and b'"ByteLevel"' in backend.decoder.__getstate__()
         self._added = {id_: token.content for id_, token in backend.get_added_tokens_decoder().items()}
         self.of = lru_cache(65536)(self._of)

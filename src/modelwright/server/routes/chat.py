@@ -82,9 +82,9 @@ class _Reply:
         """All of it as it comes."""
         request, meter, metrics = self._request, self._ready.meter, self._parts.metrics
         options = request.stream_options
-        usage = options is not None and options.include_usage
-        continuous = options is not None and options.continuous_usage_stats
-        progress = options is not None and options.include_progress
+        usage = bool(options and options.include_usage)
+        continuous = bool(options and options.continuous_usage_stats)
+        progress = bool(options and options.include_progress)
         frames = ChatFrames(self._id, self._created, self._model, self._parts.served.fingerprint, usage, continuous)
         await exchange.begin(headers, b"".join(frames.role(answer.index) for answer in self._ready.answers))
         tell = (lambda: frames.progress(running.progress())) if progress else None

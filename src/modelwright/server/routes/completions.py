@@ -55,8 +55,11 @@ class _Reply:
             "model": model,
             "system_fingerprint": parts.served.fingerprint,
         }
+        top = request.logprobs
         self._choices = [
-            CompletionText(each.prompt_text if request.echo else "", self._texts, request.logprobs)
+            CompletionText(
+                each.prompt_text if request.echo else "", self._texts, top, each.prepared.params.skip_special_tokens
+            )
             for each in ready
             for _ in range(self._n)
         ]
@@ -78,9 +81,9 @@ class _Reply:
     async def stream(self, exchange: Exchange, running: Running, headers: dict[str, str]) -> None:
         """All of it as it comes."""
         options = self._request.stream_options
-        usage = options is not None and options.include_usage
-        continuous = options is not None and options.continuous_usage_stats
-        progress = options is not None and options.include_progress
+        usage = bool(options and options.include_usage)
+        continuous = bool(options and options.continuous_usage_stats)
+        progress = bool(options and options.include_progress)
         await exchange.begin(headers, b"")
 
         def tell() -> bytes:

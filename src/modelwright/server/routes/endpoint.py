@@ -20,8 +20,9 @@ from modelwright.server.wire.chat import ChatRequest
 from modelwright.server.wire.completions import CompletionRequest
 from modelwright.server.wire.errors import ApiError
 from modelwright.server.wire.responses import ResponsesRequest
+from modelwright.server.wire.tokens import DetokenizeRequest, TokenizeRequest
 
-Asked = TypeVar("Asked", ChatRequest, CompletionRequest, ResponsesRequest)
+Asked = TypeVar("Asked", ChatRequest, CompletionRequest, ResponsesRequest, TokenizeRequest, DetokenizeRequest)
 _log = logging.getLogger(__name__)
 
 

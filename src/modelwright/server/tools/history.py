@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from modelwright.configs.field_types import cut
+from modelwright.engine.params import is_text
+from modelwright.processing.plain_words import plainly
 from modelwright.server.tools.dialects import Dialect
 from modelwright.server.tools.request import NAME, Tool
 from modelwright.server.wire.errors import ApiError
@@ -33,15 +35,18 @@ def instruction_for(dialect: Dialect, tools: Sequence[Tool], plain: Callable[[st
     return _ABOUT.format(tools=lines, example=_EXAMPLES[dialect.name])
 
 
-def with_calls(messages: Sequence[Mapping[str, Any]], dialect: Dialect) -> list[dict[str, Any]]:
+def with_calls(
+    messages: Sequence[Mapping[str, Any]], dialect: Dialect, plain: Callable[[str], str] = str
+) -> list[dict[str, Any]]:
     """Messages in OpenAI's form with their ``tool_calls`` and answers of tools as the model reads them.
 
-    Answers of one turn's calls are put in the order of the calls.
+    Answers of one turn's calls are put in the order of the calls. What a call says is made `plain`, once it is read:
+    JSON may write any character in other ones.
 
     Raises:
         ApiError: 400 for a call that is none, and for an answer to a call that is not there or was answered before.
     """
-    turns = _answered([_with_calls(number, message) for number, message in enumerate(messages)])
+    turns = _answered([_with_calls(number, message, plain) for number, message in enumerate(messages)])
     if not dialect.prints_calls:
         return [_as_text(turn, dialect) for turn in turns]
     if dialect.one_call_a_turn:
@@ -63,7 +68,7 @@ def with_instruction(messages: Sequence[Mapping[str, Any]], instruction: str | N
     return [{"role": "system", "content": instruction}, *map(dict, messages)]
 
 
-def _with_calls(number: int, message: Mapping[str, Any]) -> dict[str, Any]:
+def _with_calls(number: int, message: Mapping[str, Any], plain: Callable[[str], str]) -> dict[str, Any]:
     """A message whose calls are checked, their arguments objects."""
     calls, where = message.get("tool_calls"), f"messages[{number}].tool_calls"
     kept = {name: value for name, value in message.items() if name != "tool_calls"}
@@ -73,10 +78,10 @@ def _with_calls(number: int, message: Mapping[str, Any]) -> dict[str, Any]:
         raise _wrong(where, f"{where} may stand in messages of the assistant, not of {cut(message.get('role'))}")
     if not isinstance(calls, list):
         raise _wrong(where, f"{where} must be a list, got {cut(calls)}")
-    return {**kept, "tool_calls": [_read_call(call, f"{where}[{place}]") for place, call in enumerate(calls)]}
+    return {**kept, "tool_calls": [_read_call(call, f"{where}[{place}]", plain) for place, call in enumerate(calls)]}
 
 
-def _read_call(call: Any, where: str) -> dict[str, Any]:
+def _read_call(call: Any, where: str, plain: Callable[[str], str]) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or call.get("type", "function") != "function":
         raise _wrong(where, f'{where} must be an object of type "function" with id and function, got {cut(call)}')
@@ -90,10 +95,12 @@ def _read_call(call: Any, where: str) -> dict[str, Any]:
         arguments = json.loads(given or "{}") if isinstance(given, str | None) else given
     except (ValueError, RecursionError):
         arguments = None
+    place = f"{where}.function.arguments"
     if not isinstance(arguments, Mapping):
-        place = f"{where}.function.arguments"
         raise _wrong(place, f"{place} must be an object written as JSON, got {cut(given)}")
-    return {"id": id_, "type": "function", "function": {"name": name, "arguments": dict(arguments)}}
+    if not is_text(json.dumps(arguments, ensure_ascii=False)):
+        raise _wrong(place, f"{place} must be text in UTF-8, and half of a surrogate pair stands alone in it")
+    return {"id": id_, "type": "function", "function": {"name": name, "arguments": plainly(arguments, plain)}}
 
 
 def _answered(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

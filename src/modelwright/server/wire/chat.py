@@ -11,7 +11,6 @@ from modelwright.server.wire.sampling import SamplingFields
 from modelwright.server.wire.usage import Timings, Usage
 
 MOST_MESSAGES = 4096
-MOST_TOP_LOGPROBS = 20
 TemplateKwargs = dict[str, str | int | float | bool | None]
 
 
@@ -22,7 +21,7 @@ class ChatRequest(SamplingFields, kw_only=True):
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Meta(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
+    top_logprobs: Annotated[int, Meta(ge=0)] | None = None
     tools: list[Any] | None = None
     tool_choice: str | dict | None = None
     parallel_tool_calls: bool | None = None

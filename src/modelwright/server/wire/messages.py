@@ -24,7 +24,7 @@ class ImageUrl(msgspec.Struct):
     """A picture: a data URL, or an address where the server may fetch."""
 
     url: str
-    detail: Detail = "auto"
+    detail: Detail | None = "auto"
 
 
 class ImagePart(msgspec.Struct, tag_field="type", tag="image_url"):

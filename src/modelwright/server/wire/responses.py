@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from modelwright.server.wire.chat import MOST_TOP_LOGPROBS, TemplateKwargs
+from modelwright.server.wire.chat import TemplateKwargs
 from modelwright.server.wire.grounding import GroundingOptions
 from modelwright.server.wire.messages import Detail
 from modelwright.server.wire.sampling import DrawingFields
@@ -23,7 +23,7 @@ class InputImage(msgspec.Struct, tag_field="type", tag="input_image"):
     """A picture in its place among the words."""
 
     image_url: str
-    detail: Detail = "auto"
+    detail: Detail | None = "auto"
 
 
 class OutputText(msgspec.Struct, tag_field="type", tag="output_text"):
@@ -87,7 +87,7 @@ class ResponsesRequest(DrawingFields, kw_only=True):
     parallel_tool_calls: bool | None = None
     text: TextSettings | None = None
     max_output_tokens: Annotated[int, Meta(ge=1)] | None = None
-    top_logprobs: Annotated[int, Meta(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
+    top_logprobs: Annotated[int, Meta(ge=0)] | None = None
     include: list[str] | None = None
     metadata: dict[str, str] | None = None
     truncation: Literal["disabled"] | None = None

@@ -14,9 +14,9 @@ Stop = Annotated[str, Meta(min_length=1, max_length=LONGEST_STOP)]
 class StreamOptions(msgspec.Struct):
     """What a stream tells besides the answer."""
 
-    include_usage: bool = False
-    continuous_usage_stats: bool = False
-    include_progress: bool = False
+    include_usage: bool | None = False
+    continuous_usage_stats: bool | None = False
+    include_progress: bool | None = False
 
 
 class DrawingFields(msgspec.Struct, kw_only=True):
