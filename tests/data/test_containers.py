@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelwright.data.examples import BrokenRow, Chat, Message, Picture, PictureRef, Place, Text
+from modelwright.data.sources.found import find_files
 from modelwright.data.sources.json_list import index_list
 from modelwright.data.sources.kept import Kept
 from modelwright.data.sources.separated import Separated
@@ -316,3 +317,14 @@ def test_a_packed_list_and_table_are_read_too(folder):
     folder.write("a.json.gz", gzip.compress(b'[{"text": "a"}]'))
     folder.write("b.csv.gz", gzip.compress(b"text\nb\n"))
     assert [folder.open(name)[0].content for name in ("a.json.gz", "b.csv.gz")] == [Text("a"), Text("b")]
+
+
+def test_a_folder_with_brackets_holds_files_that_a_glob_finds(tmp_path):
+    """The folder that a path is relative to is no pattern, and an end in capitals is that end."""
+    place = tmp_path / "[proj] x"
+    (place / "rows").mkdir(parents=True)
+    for name in ("a.jsonl.GZ", "b.jsonl.gz"):
+        (place / "rows" / name).write_bytes(gzip.compress(b'{"text": "a"}\n'))
+    found = find_files("rows/*.jsonl.*", [place], "auto")
+    assert [each.name for each in found] == ["a.jsonl.GZ", "b.jsonl.gz"]
+    assert [Kept(None).opened(each).view() for each in found] == [b'{"text": "a"}\n'] * 2

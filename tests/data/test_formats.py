@@ -420,3 +420,10 @@ def test_a_stated_format_is_kept_to(folder):
 def test_every_error_is_a_request_error(folder):
     with pytest.raises(RequestError):
         folder.content({"text": 7})
+
+
+@pytest.mark.parametrize("none", [None, []])
+def test_a_caption_of_no_picture_is_broken(folder, none):
+    rows = folder.rows([{"image": none, "caption": "a dog"}])
+    with pytest.raises(BrokenRow, match="image"):
+        rows[0]

@@ -127,3 +127,17 @@ def test_the_first_rows_of_each_set_are_answered(seeing, tmp_path):
     part = DataPart(eval=(SourcePart(path="rows.jsonl", name="few"),), seq_length=1024)
     found = answers_of(part, 2, tmp_path)(loaded.model, loaded.processor)
     assert [answer.place.rpartition(":")[2] for answer in found["few"]] == ["1", "3"]
+
+
+@pytest.mark.parametrize("labels", ["all", "assistant"])
+def test_rows_that_are_learned_whole_are_asked_for_their_answers(seeing, tmp_path, labels):
+    loaded, _ = seeing
+    turns = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Yes."}]
+    rows = [{"messages": turns}, {"prompt": "There are", "completion": " two."}]
+    (tmp_path / "chats.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(rows[1]) + "\n")
+    sources = tuple(SourcePart(path=f"{name}.jsonl", name=name) for name in ("chats", "pairs"))
+    part = DataPart(eval=sources, seq_length=1024, labels=labels)
+    found = answers_of(part, 1, tmp_path)(loaded.model, loaded.processor)
+    assert [found[name][0].wanted for name in ("chats", "pairs")] == ["Yes.", " two."]
+    assert found["chats"][0].prompt.rstrip().endswith("<|Assistant|>:") and "Hello?" in found["chats"][0].prompt

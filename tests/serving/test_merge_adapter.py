@@ -16,6 +16,7 @@ from modelwright.families.llama.model import LlamaForCausalLM
 from modelwright.serving.load import load, load_network
 from modelwright.serving.merge_adapter import merge_adapter
 from modelwright.serving.opened import find_model
+from modelwright.training.tuning import load_adapter
 from tests.checkpoints.tiny import write_v2
 from tests.llamas import HUGGING_FACE
 
@@ -183,3 +184,57 @@ def test_integers_take_no_adapter(base, tmp_path):
     layer.weight = torch.nn.Parameter(layer.weight.to(torch.int8), requires_grad=False)
     with pytest.raises(CheckpointError, match="before they are quantized"):
         merge_adapter(network, tmp_path)
+
+
+@pytest.mark.parametrize("begun", ["pissa", "olora"])
+def test_pairs_that_were_taken_out_of_their_weights_are_refused(base, tmp_path, begun):
+    """peft takes what they were at first out of the base again; added to all of it they would count twice."""
+    adapt(base, tmp_path, init_lora_weights=begun)
+    with pytest.raises(CheckpointError, match=f"has init_lora_weights '{begun}'"):
+        logits(base, tmp_path)
+    with pytest.raises(CheckpointError, match="init_lora_weights"):
+        load_adapter(LlamaForCausalLM.from_pretrained(base), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def tied(base, tmp_path_factory):
+    """The same Llama with one matrix for its head and its embedding."""
+    folder = tmp_path_factory.mktemp("tied")
+    shutil.copytree(base, folder, dirs_exist_ok=True)
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**HUGGING_FACE | {"tie_word_embeddings": True})).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings")
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"target_modules": ["q_proj", "lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    ],
+    ids=["LoRA of the head", "LoRA of the embedding", "a head", "an embedding"],
+)
+def test_an_adapter_of_one_side_of_a_tied_matrix_is_refused(tied, tmp_path, how):
+    adapt(tied, tmp_path, **how)
+    with pytest.raises(CheckpointError, match=r"alone, which is one matrix with|is no matrix of a LoRA"):
+        logits(tied, tmp_path)
+
+
+def test_one_that_keeps_them_tied_is_read(tied, tmp_path):
+    how = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
+    adapt(tied, tmp_path, **how)
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = {
+        name: tensor * 1.5 if "embed" in name or "head" in name else tensor for name, tensor in load_file(file).items()
+    }
+    save_file(tensors, file)
+    import transformers
+
+    theirs = peft.PeftModel.from_pretrained(transformers.LlamaForCausalLM.from_pretrained(tied), tmp_path).eval()
+    with torch.no_grad():
+        wanted = theirs(torch.arange(3, 20)[None]).logits
+    torch.testing.assert_close(logits(tied, tmp_path), wanted, rtol=0, atol=2e-5)
+    assert (logits(tied, None) - wanted).abs().max() > 1e-2

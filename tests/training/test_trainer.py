@@ -2,19 +2,20 @@
 
 import os
 import signal
+import time
 from dataclasses import replace
 
 import pytest
 import torch
 
 from modelwright.data.examples import Place
-from modelwright.errors import ConfigError
+from modelwright.errors import ConfigError, RequestError
 from modelwright.training.checkpoints import saved_in
 from modelwright.training.report import RunReport
 from modelwright.training.results import DONE, FAILED, STOPPED
 from modelwright.training.silence import Silence
 from modelwright.training.trainer import Trainer
-from tests.fakes import MOE, NOAUX
+from tests.fakes import MOE, NOAUX, tokens
 from tests.training.learners import rows_of, run_config, step_batch
 
 CONFIG = {"architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2"} | NOAUX
@@ -205,3 +206,36 @@ def test_what_cannot_be_built_is_refused(tmp_path):
     config = run_config(model={"config": {"model_type": "deepseek_v2"} | MOE}, output=str(tmp_path))
     with pytest.raises(ConfigError, match=r"needs model\.processor"):
         Trainer(config)
+
+
+def test_held_out_rows_that_cannot_be_read_cost_no_step(tmp_path):
+    """At the end the run is saved and exported before they are looked at, in the midst of it what was learned is."""
+
+    def broken():
+        yield from ()
+        raise RequestError("row 3 is too long")
+
+    ended = trainer_of(tmp_path / "a", held_out={"own": broken}, steps=3).fit()
+    assert ended.code == 4 and "row 3" in ended.reason
+    assert saved_in(tmp_path / "a/checkpoints")[-1].step == 3
+    assert (tmp_path / "a/export/config.json").exists()
+    part = {"held_out": {"own": broken}, "steps": 5, "evaluate": {"every": 2}}
+    assert trainer_of(tmp_path / "b", **part, checkpoint={"every": 5}).fit().code == 4
+    assert [saved.step for saved in saved_in(tmp_path / "b/checkpoints")] == [2]
+
+
+def test_measuring_is_life_and_answering_may_take_its_time(tmp_path):
+    """Held-out rows whose passes take longer than `limits.patience` together are no hang."""
+
+    def slow():
+        for _ in range(4):
+            time.sleep(0.4)
+            yield {"input_ids": tokens(1, 5), "labels": tokens(1, 5)}
+
+    def answer(model, processor):
+        time.sleep(1.5)
+        return {}
+
+    trainer = trainer_of(tmp_path, held_out={"own": slow}, steps=1, limits={"patience": 1.0})
+    trainer.answers = answer
+    assert trainer.fit().code == 0 and not (tmp_path / "stacks.txt").exists()

@@ -36,6 +36,9 @@ _REFUSED = {
     "lora_bias": "it has biases of its own",
 }
 
+_DRAWN = (None, True, False, "gaussian", "eva", "orthogonal")
+"""Beginnings of a pair (``init_lora_weights``) that leave the weights beside it as they were."""
+
 
 @dataclass(frozen=True)
 class LoraPair:
@@ -139,6 +142,24 @@ class LoraFolder:
         pairs, others = _sorted(_read_tensors(folder / WEIGHTS), folder, bool(config.get("modules_to_save")))
         return cls(folder, config, pairs, others)
 
+    def check_ties(self, model: Any, folds: bool = False) -> None:
+        """Raise a CheckpointError where a head and an embedding that are one matrix would have to become two.
+
+        Args:
+            folds: pairs are added to weights, and not computed beside them.
+        """
+        tied = tied_weights(model)
+        whole = {name: tensor for name, tensor in self.others.items() if name in tied}
+        alike = whole.keys() == tied and all(torch.equal(a, b) for a in whole.values() for b in whole.values())
+        found = [] if alike or self.config.get("ensure_weight_tying") else sorted(whole)
+        found += sorted(f"{layer}.weight" for layer in self.pairs if folds and f"{layer}.weight" in tied)
+        if found:
+            raise CheckpointError(
+                f"the adapter in {self.folder} changes {found[0]} alone, which is one matrix with "
+                f"{', '.join(sorted(tied - {found[0]}))} here: untie them (tie_word_embeddings: false), or train it "
+                "with peft's ensure_weight_tying"
+            )
+
     def beside(self, model: nn.Module) -> dict[str, LoraPair]:
         """The pairs by the weights of ``model`` that they are beside.
 
@@ -223,6 +244,15 @@ def weights_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def tied_weights(model: Any) -> set[str]:
+    """The names of the head's weight and of the embedding's, where they are one; nothing where they are two."""
+    ends = [getattr(model, name, None) for name in ("get_input_embeddings", "get_output_embeddings")]
+    embedding, head = (getattr(end() if end is not None else None, "weight", None) for end in ends)
+    if embedding is None or embedding is not head:
+        return set()
+    return {name for name, each in model.named_parameters(remove_duplicate=False) if each is embedding}
+
+
 def transposed_weights(model: nn.Module) -> frozenset[str]:
     """The matrices that lie as ``[in, out]``, those of transformers' ``Conv1D``."""
     from transformers.pytorch_utils import Conv1D
@@ -273,6 +303,12 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     for name, why in _REFUSED.items():
         if config.get(name):
             raise CheckpointError(f"the adapter in {folder} has {name}, and {why}")
+    begun = config.get("init_lora_weights")
+    if begun not in _DRAWN:
+        raise CheckpointError(
+            f"the adapter in {folder} has init_lora_weights {begun!r:.40}, whose pairs were taken out of the weights "
+            "beside them: save it by peft's path_initial_model_for_weight_conversion first"
+        )
     if not isinstance(config.get("lora_alpha"), int | float) or not isinstance(config.get("r"), int):
         raise CheckpointError(f"{folder / CONFIG} must have the numbers r and lora_alpha")
     return config

@@ -10,7 +10,7 @@ from modelwright.cli.evaluate_options import EvaluateOptions
 from modelwright.configs.run import DataPart, SourcePart, longest_row
 from modelwright.data.batches import held_out
 from modelwright.errors import RequestError
-from modelwright.serving.held_out_answers import answer_rows, encoder_for, exact_share
+from modelwright.serving.held_out_answers import answer_encoder_for, answer_rows, encoder_for, exact_share
 from modelwright.serving.load import Loaded, load_network
 from modelwright.serving.opened import find_model
 from modelwright.serving.quiet import quieten_libraries
@@ -30,7 +30,8 @@ def run_evaluate(options: EvaluateOptions) -> None:
     part = _data(options, loaded)
     encoder = encoder_for(loaded.processor, part, loaded.model)
     sets = held_out(part, encoder, options.requests or _AT_ONCE, base=Path.cwd(), limit=options.limit)
-    found = {name: _measured(name, passes, loaded, encoder, options.exact) for name, passes in sets.items()}
+    asking = answer_encoder_for(loaded.processor, part, loaded.model) if options.exact else None
+    found = {name: _measured(name, passes, loaded, asking) for name, passes in sets.items()}
     if options.as_json:
         write(json.dumps(found, indent=2) + "\n")
         return
@@ -49,16 +50,15 @@ def _data(options: EvaluateOptions, loaded: Loaded) -> DataPart:
     )
 
 
-def _measured(
-    name: str, passes: Iterable[Mapping[str, Any]], loaded: Loaded, encoder: Any, exact: bool
-) -> dict[str, Any]:
+def _measured(name: str, passes: Iterable[Mapping[str, Any]], loaded: Loaded, asking: Any) -> dict[str, Any]:
+    """The loss of a set and, where an encoder of questions is given, the share of exact answers."""
     found = held_out_loss(loaded.model, passes, name).as_row()
-    if exact:
+    if asking is not None:
         held: Any = passes  # `data.batches.HeldOut`, whose rows the engine answers
         answers = []
         for start in range(0, held.rows, _ANSWERS_AT_ONCE):
             rows = [held.source[row] for row in range(start, min(start + _ANSWERS_AT_ONCE, held.rows))]
-            answers += answer_rows(loaded.model, loaded.processor, encoder, rows)
+            answers += answer_rows(loaded.model, loaded.processor, asking, rows)
         found |= {"exact": exact_share(answers), "rows": len(answers)}
     return found
 

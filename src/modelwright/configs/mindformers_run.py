@@ -34,6 +34,7 @@ _LOADER = tuple(
         "dataset_dir",
         "dataset_files",
         "path",
+        "split",
         "type",
     )
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def answers_of(data: DataSettings, count: int, base: Path) -> Callable[[Any, Any
     """
 
     def answers(model: Any, processor: Any) -> Mapping[str, list[HeldOutAnswer]]:
-        encoder = encoder_for(processor, data, model)
+        encoder = answer_encoder_for(processor, data, model)
         root, cache = (None if each is None else Path(each) for each in (data.root, data.cache))
         sources = [open_source(part, root, base, cache) for part in data.eval]
         return {source.name: answer_rows(model, processor, encoder, _first(source, count)) for source in sources}
@@ -79,6 +79,12 @@ def encoder_for(processor: Any, data: EncodingSettings, model: Any) -> Encoder:
         template=None if template is None else resolve(template),
         vocabulary=model.config.get_text_config().vocab_size,
     )
+
+
+def answer_encoder_for(processor: Any, data: EncodingSettings, model: Any) -> Encoder:
+    """The encoder for `answer_rows`: of rows that are learned whole the answers are asked, too."""
+    part: Any = data
+    return encoder_for(processor, replace(part, labels="assistant") if data.labels == "all" else data, model)
 
 
 def _first(source: Source, count: int) -> list[Example]:
@@ -98,7 +104,7 @@ def answer_rows(model: Any, processor: Any, encoder: Encoder, rows: Sequence[Exa
     Args:
         model: as the engine serves it; its weights may be others at the next call.
         processor: the model's processor; the tokenizer of a model that reads words alone.
-        encoder: makes documents of rows as in training.
+        encoder: of `answer_encoder_for`.
 
     Raises:
         RequestError: a row that cannot be read.

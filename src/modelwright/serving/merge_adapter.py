@@ -21,9 +21,10 @@ def merge_adapter(model: Any, folder: Path) -> None:
 
     Raises:
         CheckpointError: there is no adapter, it is no LoRA in safetensors, of more than `LARGEST_RANK`, or it holds a
-            tensor that is not of this model, which is named.
+            tensor that is not of this model, or of one that is two things here, which is named.
     """
     adapter = _read(folder)
+    adapter.check_ties(model, folds=True)
     state, turned = model.state_dict(), transposed_weights(model)
     for name, tensor in adapter.others.items():
         _take(name, tensor, model, state, folder)

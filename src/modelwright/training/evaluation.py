@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,20 @@ class Evaluation:
         report: takes what was found.
         folder: the run's ``output``.
         answers: the model's answers; None writes none. A share of exact ones is reported beside the loss.
+        alive: called before each pass: what measures does not hang.
     """
 
-    def __init__(self, part: Any, sets: HeldOutSets, report: Report, folder: Path, answers: Answers | None = None):
-        self._part, self._sets, self._report = part, sets, report
+    def __init__(
+        self,
+        part: Any,
+        sets: HeldOutSets,
+        report: Report,
+        folder: Path,
+        answers: Answers | None = None,
+        alive: Callable[[], Any] = lambda: None,
+    ):
+        self._part, self._report = part, report
+        self._sets = {name: partial(_each, passes, alive) for name, passes in sets.items()}
         self._folder, self._answers = folder, answers if part is None or part.generate else None
 
     def __call__(
@@ -120,6 +131,12 @@ class Evaluation:
             return {}
         judged = {name: [s.exact for s in each if s.exact is not None] for name, each in samples.items()}
         return {name: sum(exact) / len(exact) for name, exact in judged.items() if exact}
+
+
+def _each(passes: Passes | Callable[[], Passes], alive: Callable[[], Any]) -> Passes:
+    for each in passes() if callable(passes) else passes:
+        alive()
+        yield each
 
 
 @torch.no_grad()  # not inference mode: tables that a model makes meanwhile would be of no use to training

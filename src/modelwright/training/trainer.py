@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelwright.errors import CheckpointError, RequestError
+from modelwright.errors import CheckpointError, ConfigError, RequestError
 from modelwright.ops.freed_memory import keep_freed_memory
 from modelwright.planner.counting import count
 from modelwright.training import state
@@ -26,6 +26,7 @@ from modelwright.training.report.watchdog import Watchdog
 from modelwright.training.results import DONE, FAILED, STOPPED, Ended, StepResult
 from modelwright.training.silence import Silence
 from modelwright.training.tuning import settle
+from modelwright.training.tuning.lora import has_integers
 
 CHECKPOINTS, EXPORT = "checkpoints", "export"
 """The folders in a run's output."""
@@ -74,6 +75,12 @@ class Trainer:
         config.check_ranks()
         adapter = None if config.model.adapter is None else found_at(config.model.adapter, self.base)
         self.tuned = settle(model, config.tune, adapter=adapter, seed=config.seed)
+        lora = None if config.tune is None else config.tune.lora
+        if lora is not None and lora.format == "merged" and has_integers(model):
+            raise ConfigError(
+                "tune.lora.format is merged, and the model's weights are stored in integers, into which no adapter can "
+                "be folded: use stacked or official"
+            )
         if batches is None and held_out is None:
             batches, held_out = build_data(config, model.config, processor, self.base)
         self.batches: Any = batches
@@ -103,7 +110,7 @@ class Trainer:
         """
         if self.config.evaluate.only:
             self.report.begin(self._facts())
-            self._evaluate()
+            self._evaluate(None)
             return self._ended(Ended(DONE, 0, "the held-out rows are measured"))
         with ExitStack() as stack:
             note = self.report.note
@@ -134,7 +141,12 @@ class Trainer:
                 return Ended(FAILED, self._step, reason)
             watchdog.alive(f"what comes after step {self._step}")
             if any(map(self._is_due, self._evaluations)) and self._step < last:
-                self._evaluate()
+                try:
+                    self._evaluate(watchdog)
+                except (RequestError, torch.OutOfMemoryError):
+                    self._save(checkpoints)
+                    checkpoints.wait()
+                    raise
             asked = stopping.after_step()
             late = seconds is not None and monotonic() - saved_at >= seconds
             if asked.save or late or self._is_due(self.config.checkpoint.every):
@@ -146,10 +158,11 @@ class Trainer:
                 return Ended(STOPPED, self._step, f"{asked.stop} stopped the run after step {self._step}")
             watchdog.alive(f"step {self._step + 1}")
         watchdog.alive("the end of the run")
-        self._evaluate()
         self._save(checkpoints)
         checkpoints.wait()
         self._export(checkpoints)
+        watchdog.alive("the last held-out rows")
+        self._evaluate(watchdog)
         return Ended(DONE, self._step, f"{self._step} steps were taken")
 
     def _taken(self, last: int, checkpoints: Checkpoints) -> Iterator[tuple[Any, StepResult, Any]]:
@@ -241,12 +254,20 @@ class Trainer:
 
     # What is said
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, watchdog: Watchdog | None) -> None:
+        """Measure what is held out; passes are signs of life, and answers take as long as they take."""
         if not self.held_out:
             return
         asked, processor, learner = self.answers, self.processor, self.learner
-        answers = None if asked is None else lambda model: asked(model, processor)
-        evaluation = Evaluation(self.config.evaluate, self.held_out, self.report, self.output, answers)
+
+        def drawn(model: Any) -> Any:
+            assert asked is not None
+            with nullcontext() if watchdog is None else watchdog.resting():
+                return asked(model, processor)
+
+        alive = partial(watchdog.alive, f"the held-out rows after step {self._step}") if watchdog else lambda: None
+        answers = None if asked is None else drawn
+        evaluation = Evaluation(self.config.evaluate, self.held_out, self.report, self.output, answers, alive)
         products = partial(learner.weights.products, learner.device.type)
         evaluation(self.model, self._step, chunk=learner.chunk(), computing=products)
 

@@ -303,3 +303,18 @@ def test_evaluation_is_on_where_it_is_asked_for():
 
 def test_what_resembles_a_key_is_listed_with_it():
     assert listed(runner_confg={"epochs": 2})["runner_confg.epochs"].endswith('did you mean "runner_config.epochs"?')
+
+
+def test_a_split_names_the_files_that_are_read():
+    """As the `datasets` library, which such a run hands both to: without a split, those of "train"."""
+    files = {"train": ["a.json", "b.json"], "test": "c.json"}
+
+    def paths(**loader):
+        data = {"data_loader": {"type": "CommonDataLoader", "path": "json", "data_files": files} | loader}
+        return [each["path"] for each in values_of(train_dataset=data)["data.train"]]
+
+    assert paths() == paths(split="train") == ["a.json", "b.json"] and paths(split="test") == ["c.json"]
+    assert paths(data_files="d.json", split="train") == ["d.json"]
+    for loader in ({"split": "validation"}, {"data_files": "d.json", "split": "test"}):
+        data = {"data_loader": {"type": "CommonDataLoader", "path": "json", "data_files": files} | loader}
+        assert "split must be" in refusal_of(train_dataset=data)

@@ -318,3 +318,12 @@ def test_a_model_without_a_template_reads_no_conversation_but_its_familys():
     tokenizer = made.byte_level()
     document = encoder(tokenizer, template=made.CHATML)(chat(*CONVERSATIONS["one"]))
     assert learned(tokenizer, document) == ["It is four.<|im_end|>"]
+
+
+def test_a_tokenizer_that_writes_what_the_model_does_not_know_is_a_broken_row():
+    tokenizer = made.byte_level(made.CHATML)
+    largest = max(tokenizer.encode("four"))
+    for content in (Text("four"), Pair("It is ", "four"), chat(("user", "It?"), ("assistant", "four")).content):
+        encoder(tokenizer, vocabulary=len(tokenizer))(Example(HERE, content))
+        with pytest.raises(BrokenRow, match="the tokenizer writes token"):
+            encoder(tokenizer, vocabulary=largest)(Example(HERE, content))

@@ -13,10 +13,11 @@ from modelwright.checkpoints.folder import find_checkpoint
 from modelwright.configs.run import TunePart
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.serving.load import load_network
-from modelwright.training.tuning import load_adapter, lora_of, save_adapter, settle
+from modelwright.training.tuning import load_adapter, lora_of, merge, save_adapter, settle
 from modelwright.training.tuning.adapter import shortest
 from tests.checkpoints.tiny import write_v2
 from tests.fakes import MOE, tiny_vl2
+from tests.llamas import HUGGING_FACE, tiny_llama
 from tests.training.tuning.tunes import MODELS, Lora, inputs, logits, near, tuned
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")  # peft's, on patterns
@@ -220,3 +221,80 @@ def test_the_shortest_end_that_means_the_same():
     assert shortest(["a.x.q"], known) == ["x.q"]
     assert shortest(["b.x.k"], known) == ["x.k"]
     assert shortest([], known) == []
+
+
+def tied_llama():
+    return tiny_llama(base=HUGGING_FACE | {"tie_word_embeddings": True})
+
+
+def test_an_embedding_that_trains_beside_lora_stays_tied_to_its_head_in_peft(tmp_path):
+    base = tied_llama()
+    model = copy.deepcopy(base)
+    settle(model, TunePart(lora=Lora(targets=("attention",)), train=("embedding",)))
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(1.5)
+        for pair in lora_of(model).values():
+            pair.B.normal_(std=0.05)
+    save_adapter(model, tmp_path)
+    given = inputs("llama", 2, 9)
+    wanted = logits(model, given)
+    theirs = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)
+    assert near(logits(theirs, given), wanted, 1e-5)
+    again = copy.deepcopy(base)
+    load_adapter(again, tmp_path)
+    assert near(logits(again, given), wanted, 1e-6)
+
+
+def test_lora_of_a_tied_head_is_computed_beside_it_and_not_folded_in(tmp_path):
+    base = tied_llama()
+    theirs = peft.get_peft_model(
+        copy.deepcopy(base), peft.LoraConfig(r=4, target_modules=["lm_head"], init_lora_weights=False)
+    )
+    theirs.save_pretrained(tmp_path)
+    given = inputs("llama", 2, 9)
+    ours = copy.deepcopy(base)
+    load_adapter(ours, tmp_path)
+    assert near(logits(ours, given), logits(theirs, given), 1e-5)
+    with pytest.raises(ConfigError, match="one matrix with"):
+        merge(ours)
+
+
+def test_what_is_frozen_beside_an_adapter_keeps_its_pairs_and_does_not_train(tmp_path):
+    model, base = tuned("llama")
+    save_adapter(model, tmp_path)
+    again = copy.deepcopy(base)
+    found = settle(again, TunePart(freeze=("attention",)), adapter=tmp_path)
+    assert found.parameters and not any("attention" in name or "self_attn" in name for name in found.parameters)
+    assert {group.part for group in found.groups} == {"dense"}
+    given = inputs("llama", 2, 9)
+    assert near(logits(again, given), logits(model, given), 1e-6)
+    with pytest.raises(ConfigError, match="nonsense"):
+        settle(copy.deepcopy(base), TunePart(freeze=("nonsense",)), adapter=tmp_path)
+
+
+@pytest.mark.parametrize(("targets", "says"), [(("dense",), "name .*mlp.* no pair"), (("nonsense",), "nonsense")])
+def test_targets_beside_an_adapter_must_be_the_adapters(targets, says, tmp_path):
+    model, base = tuned("llama", targets=("attention",))
+    save_adapter(model, tmp_path)
+    with pytest.raises(ConfigError, match=says):
+        settle(copy.deepcopy(base), TunePart(lora=Lora(targets=targets)), adapter=tmp_path)
+    settle(copy.deepcopy(base), TunePart(lora=Lora(targets=("attention",))), adapter=tmp_path)
+    settle(copy.deepcopy(base), TunePart(lora=Lora()), adapter=tmp_path)  # the default says nothing of its own
+
+
+def test_a_tower_that_trains_whole_is_one_layer_of_pefts(tmp_path):
+    base = MODELS["vl2"]()
+    model = copy.deepcopy(base)
+    settle(model, TunePart(lora=Lora(targets=("attention",)), train=("vision",)))
+    with torch.no_grad():
+        for name, each in model.named_parameters():
+            if name.startswith("vision."):
+                each.mul_(1.1)
+    save_adapter(model, tmp_path)
+    saved = config(tmp_path)["modules_to_save"]
+    assert not any(one != other and other.startswith(f"{one}.") for one in saved for other in saved)
+    theirs = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)
+    found, wanted = dict(theirs.named_parameters()), dict(model.named_parameters())
+    copies = {key.replace(".modules_to_save.default", ""): value for key, value in found.items() if "default" in key}
+    trained = [name for name in wanted if name.startswith("vision.")]
+    assert trained and all(torch.equal(copies[f"base_model.model.{name}"], wanted[name]) for name in trained)

@@ -4,7 +4,7 @@ import numpy as np
 
 from modelwright.data.documents import UNLEARNED, Document
 from modelwright.data.encoding.learning import Room, learned_of, refuse
-from modelwright.data.encoding.words import document_of, given_tokens, no_words, pad_of
+from modelwright.data.encoding.words import document_of, given_tokens, no_words, pad_of, require_known
 from modelwright.data.examples import Chat, Example, Message, Pair, PictureRef, Text, Tokens
 from modelwright.errors import RequestError
 from modelwright.processing.batching import ProcessedPrompt
@@ -47,6 +47,7 @@ class TiledEncoder:
                     raise RequestError("input_ids hold the token of pictures, and the row brings no picture")
                 return self.room.fitted(document_of(ids, learned, example.place))
             prompt = self._prompt(content, pixels)
+            require_known(prompt.input_ids, self.vocabulary)
         except RequestError as error:
             raise refuse(example.place, error) from error
         labels = np.where(prompt.labels == self.prompts.settings.ignore_id, UNLEARNED, prompt.labels)

@@ -49,6 +49,7 @@ class WordEncoder:
                 ids, learned = self._chat(content.messages)
             else:
                 raise no_words(content)
+            require_known(ids, self.vocabulary)
         except RequestError as error:
             raise refuse(example.place, error) from error
         return self.room.fitted(document_of(ids, learned, example.place))
@@ -107,6 +108,15 @@ def document_of(ids: np.ndarray, learned: np.ndarray, place: Place) -> Document:
     labels = np.where(learned, ids, UNLEARNED)
     labels[:1] = UNLEARNED
     return Document(ids, labels, place)
+
+
+def require_known(ids: np.ndarray, vocabulary: int | None) -> None:
+    """Raise a RequestError for a token that a tokenizer writes and the model has no embedding for."""
+    if vocabulary is not None and ids.size and ids.max() >= vocabulary:
+        raise RequestError(
+            f"the tokenizer writes token {ids.max()}, and the model knows {vocabulary} tokens: resize its embedding "
+            "(resize_token_embeddings), or take the tokenizer that it was made with"
+        )
 
 
 def given_tokens(tokens: Tokens, vocabulary: int | None) -> tuple[np.ndarray, np.ndarray]:

@@ -87,6 +87,8 @@ def read_caption(row: Row, folder: PictureFolder) -> Content:
     name = "caption" if "caption" in mapping_of(row) else "text"
     answer = Message("assistant", (words_of(row, name, required(row, name)),))
     pictures = several(row, "image", required(row, "image"))
+    if not pictures:
+        raise broken(row, "image must be a picture, and there is none")
     return Chat((Message("user", tuple(folder.find(row, picture) for picture in pictures)), answer))
 
 

@@ -98,8 +98,9 @@ def _open(path: Path, kept: Kept, format: str) -> Container:
 
 
 def _files(path: str, starts: Sequence[Path], format: str) -> list[Path]:
-    places = [start / os.path.expanduser(path) for start in starts]
-    for place in places:
+    asked = os.path.expanduser(path)
+    places = [start / asked for start in starts]
+    for start, place in zip(starts, places, strict=True):
         if place.is_dir():
             return _inside(place, format)
         if place.exists():
@@ -107,7 +108,8 @@ def _files(path: str, starts: Sequence[Path], format: str) -> list[Path]:
         pair = place.with_name(f"{place.name}.idx")
         if pair.exists():
             return [pair]
-        matches = [Path(match) for match in sorted(glob.glob(str(place), recursive=True))]
+        pattern = os.path.join(glob.escape(str(start)), asked)  # the folder that it is relative to is no pattern
+        matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
         files = [match for match in matches if match.is_file()]
         if files:
             return _once(files)

@@ -66,7 +66,7 @@ class Kept:
         Raises:
             RequestError: it is damaged, too large to be unpacked into memory, or packed by what is not installed.
         """
-        if path.suffix not in PACKED:
+        if path.suffix.lower() not in PACKED:
             return StoredFile(path)
         try:
             entry = self.made(path, "unpacked", lambda file: _unpack(path, file))
@@ -114,7 +114,7 @@ def _unpacked(path: Path) -> bytes:
 
 
 def _unpacker(path: Path) -> IO[bytes]:
-    if path.suffix != ".zst":
+    if path.suffix.lower() != ".zst":
         return cast(IO[bytes], gzip.open(path, "rb"))
     if sys.version_info >= (3, 14):
         return importlib.import_module("compression.zstd").open(path, "rb")

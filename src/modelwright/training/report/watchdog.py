@@ -1,11 +1,13 @@
 """What ends a run that hangs: after so long without a step the stacks of all threads are written, and it ends."""
 
 import faulthandler
+import math
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,15 @@ class Watchdog:
         """A sign of life; ``doing`` is what comes next."""
         self._doing = doing
         self._last = time.monotonic()
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Nothing is watched meanwhile."""
+        self._last = math.inf
+        try:
+            yield
+        finally:
+            self._last = time.monotonic()
 
     def stop(self) -> None:
         """Watch no more."""

@@ -12,7 +12,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from modelwright.checkpoints.lora import BASE, CONFIG, PREFIX, WEIGHTS, A, B, LoraFolder, LoraPair, transposed_weights
+from modelwright.checkpoints.lora import (
+    BASE,
+    CONFIG,
+    PREFIX,
+    WEIGHTS,
+    A,
+    B,
+    LoraFolder,
+    LoraPair,
+    tied_weights,
+    transposed_weights,
+)
 from modelwright.checkpoints.places import places_of
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.layers.lora import STACKS, Adapted, LowRank
@@ -50,6 +61,10 @@ def save_adapter(model: Any, folder: str | Path, format: str = "stacked", base: 
     tensors |= {f"{PREFIX}{name}": model.get_parameter(name).detach() for names in whole.values() for name in names}
     config = _config(model, pairs, named, format, base or getattr(model.config, "_name_or_path", "") or None)
     config["modules_to_save"] = sorted(whole) or None
+    tied = tied_weights(model)
+    if tied & {name for names in whole.values() for name in names}:  # peft wraps both of them then, and wants both
+        config["ensure_weight_tying"] = True
+        tensors |= {f"{PREFIX}{name}": model.get_parameter(name).detach() for name in tied}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}, folder / WEIGHTS)
@@ -69,6 +84,7 @@ def load_adapter(model: Any, folder: str | Path, dropout: float = 0.0) -> dict[s
         CheckpointError: it is no LoRA, or not of this model.
     """
     adapter = LoraFolder.read(Path(folder))
+    adapter.check_ties(model)
     places, state, whole = places_of(model), model.state_dict(), set()
     for name, tensor in adapter.others.items():
         if name.endswith(f"{BASE}.weight"):
@@ -116,7 +132,7 @@ def _packed(pair: LoraPair) -> Iterator[tuple[str, Tensor]]:
 
 
 def _whole_modules(model: nn.Module) -> dict[str, list[str]]:
-    """The modules that have parameters which train and are of no pair, with the names of all their parameters."""
+    """The outermost modules whose own parameters train and are of no pair, with the names of all that is in them."""
     trained = trained_whole(model)
     modules = {name.rpartition(".")[0] for name in trained}
     if "" in modules:
@@ -124,10 +140,15 @@ def _whole_modules(model: nn.Module) -> dict[str, list[str]]:
         raise CheckpointError(
             f"an adapter holds layers, and {', '.join(loose)} trained, which are of none: save it with format merged"
         )
+    outermost = {module for module in modules if not any(module.startswith(f"{other}.") for other in modules)}
     names = {
-        module: [f"{module}.{own}" for own, _ in model.get_submodule(module).named_parameters(recurse=False)]
-        for module in modules
-    }
+        module: [f"{module}.{own}" for own, _ in model.get_submodule(module).named_parameters()] for module in outermost
+    }  # peft copies a module with all that is in it
+    for own in (own for of_module in names.values() for own in of_module if ".lora." in own):
+        raise CheckpointError(
+            f"an adapter holds layers whole or their LoRA, and {own} lies in one that trained whole: save it with "
+            "format merged"
+        )
     return names
 
 

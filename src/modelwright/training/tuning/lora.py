@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelwright.checkpoints.lora import LoraPair, transposed_weights, weights_of
+from modelwright.checkpoints.lora import LoraPair, tied_weights, transposed_weights, weights_of
 from modelwright.configs.run import LoraPart
 from modelwright.errors import ConfigError
 from modelwright.layers.lora import Adapted, LowRank, adapted
@@ -123,10 +123,15 @@ def merged_weights(model: Any) -> dict[str, Tensor]:
     """The adapted weights with their pairs folded in, by name: computed in fp32, rounded to the weight's type.
 
     Raises:
-        ConfigError: a weight is stored in integers.
+        ConfigError: a weight is stored in integers, or is a head's that is the embedding, too.
     """
-    found, turned = {}, transposed_weights(model)
+    found, turned, tied = {}, transposed_weights(model), tied_weights(model)
     for name, pair in lora_of(model).items():
+        if name in tied:
+            raise ConfigError(
+                f"{name} is one matrix with {', '.join(sorted(tied - {name}))}, into which its LoRA cannot be folded: "
+                "untie them first (tie_word_embeddings: false)"
+            )
         module = model.get_submodule(name.rpartition(".")[0])
         if isinstance(module, QuantizedLinear | QuantizedExperts):
             raise ConfigError(

@@ -14,7 +14,7 @@ from modelwright.errors import ConfigError
 from modelwright.families import family_of
 from modelwright.layers.lora import LowRank
 from modelwright.training.tuning.adapter import load_adapter, trained_whole
-from modelwright.training.tuning.lora import add_lora, has_integers, scale_of
+from modelwright.training.tuning.lora import add_lora, has_integers, scale_of, targets
 from modelwright.training.tuning.parts import chosen, parts_of, split_by_part, suggestion
 
 
@@ -105,6 +105,9 @@ def settle(model: Any, tune: TunePart | None = None, *, adapter: str | Path | No
         whole = chosen("tune.train", tune.train, parts) if tune is not None and tune.train else set()
         pairs = _with_lora(model, lora, () if tune is None else tune.freeze, adapter, seed, whole)
         whole |= trained_whole(model)
+        if adapter is not None and tune is not None:
+            frozen = chosen("tune.freeze", tune.freeze, parts) if tune.freeze else set()
+            whole, pairs = whole - frozen, {name: pair for name, pair in pairs.items() if name not in frozen}
         trained = whole | {f"{_beside(name)}.{side}" for name in pairs for side in ("A", "B")}
         parts = parts_of(model)
     parameters = dict(model.named_parameters())
@@ -141,9 +144,17 @@ def _with_lora(
         assert lora is not None  # one of the two is given
         pairs = add_lora(model, lora, seed, freeze)
     else:
+        said = lora is not None and lora.targets != LoraPart.targets
+        meant = set(targets(model, lora)) if lora is not None and said else None
         pairs = load_adapter(model, adapter, 0.0 if lora is None else lora.dropout)
         if lora is not None:
             _check_agrees(pairs, lora, adapter)
+            if meant is not None and meant != pairs.keys():
+                odd = min(meant ^ pairs.keys())
+                raise ConfigError(
+                    f"tune.lora.targets {'name' if odd in meant else 'leave out'} {odd}, for which {adapter} has "
+                    f"{'no' if odd in meant else 'a'} pair: leave them out, or name what the adapter has"
+                )
     if both := sorted(whole & pairs.keys()):
         raise ConfigError(f"tune.train names {both[0]}, which has LoRA: a weight trains whole or by LoRA, not both")
     return pairs

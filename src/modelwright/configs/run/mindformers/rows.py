@@ -64,7 +64,7 @@ def _sources(reader: Reader, section: str, key: str) -> list[dict[str, Any]]:
     if kind == MEGATRON:
         return _megatron(reader, loader)
     if kind in COMMON:
-        return _common(reader, loader)
+        return _common(reader, loader, key)
     where = reader.get(f"{loader}.dataset_dir", str) or reader.get(f"{loader}.dataset_files", str | list)
     reader.refuse(
         f'data_loader.type "{kind}" reads files that only MindSpore reads: convert {where or "its files"} to JSONL, '
@@ -97,13 +97,23 @@ def _is_weight(value: Any) -> bool:
     return True
 
 
-def _common(reader: Reader, loader: str) -> list[dict[str, Any]]:
+def _common(reader: Reader, loader: str, key: str) -> list[dict[str, Any]]:
     """Files that the `datasets` library would read: `data_files` of a format, or a folder of them."""
     kind = reader.get(f"{loader}.path", str, "json")
     files = reader.get(f"{loader}.data_files", str | list | dict)
     folder = reader.get(f"{loader}.data_dir", str) or reader.get(f"{loader}.dataset_dir", str)
+    split = reader.get(f"{loader}.split", str)
     if isinstance(files, dict):
-        files = [each for found in files.values() for each in (found if isinstance(found, list) else [found])]
+        asked = split or "train"
+        if asked not in files:
+            reader.refuse(
+                f"{loader}.split must be one of data_files' ({', '.join(map(str, files))}), got {asked!r}", key
+            )
+            return []
+        files = files[asked]
+    elif split not in (None, "train"):
+        reader.refuse(f"{loader}.split must be train where data_files names no split, got {split!r}", key)
+        return []
     listed = [files] if isinstance(files, str) else list(files or [])
     listed = listed or ([folder] if folder else [] if kind in FORMATS else [kind])
     return [{"path": str(each), "format": FORMATS.get(kind, "auto")} for each in listed]
