@@ -1,12 +1,15 @@
 """from_pretrained: what it reads, in which type, with which overrides, what it leaves aside and what it reports."""
 
+import copy
 import json
 import logging
 
 import pytest
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+import modelwright
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families.deepseek_v2.config import DeepseekV2Config
 from modelwright.families.deepseek_v2.model import (
@@ -17,7 +20,7 @@ from modelwright.families.deepseek_v2.model import (
 from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
 from modelwright.hf.registry import register
 from tests.fakes import MOE, NOAUX, VARIANTS, official_weights, tiny_v2, tiny_vl2, tokens, vl2_inputs, write_checkpoint
-from tests.llamas import tiny_llama
+from tests.llamas import HUGGING_FACE, tiny_llama
 
 
 def config_dict(model):
@@ -288,3 +291,75 @@ def test_code_that_a_config_names_is_never_run(trust, tmp_path):
 def test_a_folder_and_a_state_dict_contradict_each_other(folder):
     with pytest.raises(CheckpointError, match="give a folder or a state_dict, and not both"):
         DeepseekV2ForCausalLM.from_pretrained(folder, state_dict={})
+
+
+@pytest.mark.parametrize("kind", ["Llama", "DeepseekV2"])
+def test_transformers_own_configs_are_taken(kind, tmp_path):
+    """As `AutoConfig.from_pretrained` gives them, to `from_pretrained` and to `from_config`."""
+    theirs = getattr(transformers, f"{kind}ForCausalLM")
+    base = HUGGING_FACE if kind == "Llama" else {name: value for name, value in MOE.items() if name != "gated_mlp"}
+    base = base | {"num_key_value_heads": base["num_attention_heads"]}
+    torch.manual_seed(0)
+    model = theirs(theirs.config_class(**base)).eval()
+    model.save_pretrained(tmp_path)
+    ours, config = getattr(modelwright, f"{kind}ForCausalLM"), theirs.config_class.from_pretrained(tmp_path)
+    ids = tokens(2, 7)
+    loaded = ours.from_pretrained(tmp_path, config=config, state_dict=None)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).logits, model(ids).logits, rtol=0, atol=1e-5)
+        made = ours.from_config(config)
+        made.load_state_dict(loaded.state_dict())
+        assert torch.equal(made.eval()(ids).logits, loaded(ids).logits)
+    with pytest.raises(ConfigError, match="give that to from_config"):
+        ours(config)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+def test_a_share_of_rotated_numbers_may_be_all_of_them(factor, folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"partial_rotary_factor": factor}))
+    if factor == 1.0:
+        DeepseekV2ForCausalLM.from_pretrained(folder)
+    else:
+        with pytest.raises(ConfigError, match=r"partial_rotary_factor must be 1, .* got 0\.5"):
+            DeepseekV2ForCausalLM.from_pretrained(folder)
+
+
+def test_older_folders_say_how_to_generate_in_their_config(tmp_path):
+    """As transformers reads them: where there is no generation_config.json."""
+    said = {"max_length": 18, "min_length": 16, "no_repeat_ngram_size": 2, "num_beams": 2, "repetition_penalty": 1.3}
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**HUGGING_FACE)).save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | said))
+    ours, theirs = (kind.LlamaForCausalLM.from_pretrained(tmp_path) for kind in (modelwright, transformers))
+    assert ours.generation_config.to_diff_dict() == theirs.generation_config.to_diff_dict()
+    ids = tokens(1, 12)
+    found = [model.generate(ids, attention_mask=torch.ones_like(ids)) for model in (ours, theirs)]
+    assert found[0].tolist() == found[1].tolist() and found[0].shape[1] <= 18
+
+
+@pytest.mark.parametrize("kind", ["Llama", "DeepseekV2"])
+def test_layers_that_are_copied_take_the_numbers_that_they_are_given(kind, tmp_path):
+    """As who makes a deeper model of one, and peft's `layer_replication`, number them: by `layer_idx`."""
+    theirs = getattr(transformers, f"{kind}ForCausalLM")
+    base = HUGGING_FACE if kind == "Llama" else {name: value for name, value in MOE.items() if name != "gated_mlp"}
+    base = base | {"num_key_value_heads": base["num_attention_heads"]}
+    torch.manual_seed(0)
+    theirs(theirs.config_class(**base)).save_pretrained(tmp_path)
+    found, ids = [], tokens(2, 12)
+    for model in (
+        getattr(modelwright, f"{kind}ForCausalLM").from_pretrained(tmp_path),
+        theirs.from_pretrained(tmp_path),
+    ):
+        layers = [*model.model.layers, copy.deepcopy(model.model.layers[-1])]
+        model.model.layers = torch.nn.ModuleList(layers)
+        model.config.num_hidden_layers = len(layers)
+        for number, layer in enumerate(layers):
+            layer.self_attn.layer_idx = number
+        with torch.no_grad():
+            found.append(
+                (model.eval()(ids).logits, model.generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0))
+            )
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=1e-5)
+    assert found[0][1].tolist() == found[1][1].tolist()

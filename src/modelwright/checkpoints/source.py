@@ -74,11 +74,13 @@ def read_config(config_class: Any, folder: Path, config: Any, kwargs: dict[str, 
     """The config with overrides applied, and what is left of the keyword arguments.
 
     Args:
-        config: a config object, which is copied and overrides nothing; a folder or file to read instead of
-            ``folder``'s; or None.
+        config: a config object, ours or transformers' own, which is copied and overrides nothing; a folder or file to
+            read instead of ``folder``'s; or None.
     """
     if isinstance(config, config_class):
         return copy.deepcopy(config), kwargs
+    if (own := own_config(config_class, config)) is not config:
+        return own, kwargs
     path = folder if config is None else Path(config)
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
@@ -88,6 +90,13 @@ def read_config(config_class: Any, folder: Path, config: Any, kwargs: dict[str, 
     dtypes = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
     config, rest = config_class.from_pretrained(path, return_unused_kwargs=True, **kwargs)
     return config, rest | dtypes
+
+
+def own_config(config_class: Any, config: Any) -> Any:
+    """A config; where it is transformers' own for the same model, ours with its values."""
+    if isinstance(config, config_class) or getattr(config, "model_type", None) != config_class.model_type:
+        return config
+    return config_class.from_dict(config.to_dict())
 
 
 def refuse_foreign_quantization(config: Any) -> None:

@@ -95,7 +95,7 @@ class ServedModel:
             cache=cache.of_ranks(ranks),
             context=rules.context,
             reads=reads if weight is None else weight.shape[0],
-            draws=getattr(head, "out_features", draws),
+            draws=getattr(head, "out_features", draws) or config.vocab_size,
             ends=ends,
             padding=_padding(config.pad_token_id, ends, rules.attends_to_padding),
             upcasts=rules.upcasts,

@@ -39,8 +39,9 @@ from modelwright.checkpoints.shards import (
 from modelwright.checkpoints.source import asked_dtype, choose_dtype, read_json, refuse_foreign_quantization
 from modelwright.checkpoints.ties import same_rows, settle_ties, without_tied
 from modelwright.checkpoints.weights import weights_in
+from modelwright.configs import CheckedConfig
 from modelwright.configs.engine import weight_quantization
-from modelwright.errors import CheckpointError
+from modelwright.errors import CheckpointError, ConfigError
 from modelwright.hf.derived import inherited_names, is_derived
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,12 @@ class Network(nn.Module):
     """Parameters that may be missing from a checkpoint and then start from scratch: heads to be fine-tuned."""
 
     def __init__(self, config: Any):
+        if not isinstance(config, CheckedConfig):
+            kind = self.config_class
+            raise ConfigError(
+                f"{type(self).__name__} is built of a {kind.__module__}.{kind.__name__}, got {type(config).__module__}."
+                f"{type(config).__name__}: give that to from_config, or {kind.__name__}.from_dict(config.to_dict())"
+            )
         config.check()
         weight_quantization(config)  # raises
         self.begin(config)

@@ -28,7 +28,7 @@ from modelwright.checkpoints.shards import (
     parse_size,
     write_shards,
 )
-from modelwright.checkpoints.source import asked_dtype, choose_dtype, find_folder, read_config, read_json
+from modelwright.checkpoints.source import asked_dtype, choose_dtype, find_folder, own_config, read_config, read_json
 from modelwright.checkpoints.weights import weights_in
 from modelwright.configs.quantization import (
     QUANT_METHODS,
@@ -107,7 +107,7 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
 
     @classmethod
     def _from_config(cls, config: Any, **kwargs: Any) -> Self:
-        model = super()._from_config(config, **kwargs)
+        model = super()._from_config(own_config(cls.config_class, config), **kwargs)
         model.read_named_checkpoint()
         return model
 
@@ -170,6 +170,7 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
             return super().from_pretrained(None, *args, config=config, **kwargs)
         if kwargs.get("state_dict") is not None:
             raise CheckpointError("give a folder or a state_dict, and not both")
+        kwargs.pop("state_dict", None)
         kwargs.pop("trust_remote_code", None)  # nothing is ever imported because of a checkpoint
         kwargs = {key: value for key, value in kwargs.items() if key not in ("_from_auto", "_commit_hash")}
         asked = dict(kwargs)
@@ -327,12 +328,25 @@ def _write_generation(folder: Path, config: GenerationConfig) -> None:
     (folder / "generation_config.json").write_text(f"{text}\n", encoding="utf-8")
 
 
+GENERATES = frozenset(
+    {
+        *("max_length", "max_new_tokens", "min_length", "min_new_tokens", "do_sample", "temperature", "top_k", "top_p"),
+        *("min_p", "typical_p", "num_beams", "num_return_sequences", "length_penalty", "early_stopping"),
+        *("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "forced_eos_token_id"),
+    }
+)
+"""What folders without a ``generation_config.json`` may say of generation in their ``config.json``."""
+
+
 def _generation_config(folder: Path) -> dict[str, GenerationConfig]:
-    """``{"generation_config": ...}`` where the folder holds one."""
+    """``{"generation_config": ...}`` where the folder holds one; older ones say it in their ``config.json``."""
     path = folder / "generation_config.json"
-    if not path.is_file():
+    if path.is_file():
+        return {"generation_config": GenerationConfig.from_dict(read_json(path))}
+    said = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if said.get("dialect") is not None or GENERATES.isdisjoint(said):
         return {}
-    return {"generation_config": GenerationConfig.from_dict(read_json(path))}
+    return {"generation_config": GenerationConfig.from_model_config(dict(said))}
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class GroupedQueryAttention(nn.Module):
         compute: torch.dtype | None = None,
     ):
         super().__init__()
-        self.layer, self.head_dim, self.dropout = layer, head_dim, dropout
+        self.layer_idx, self.head_dim, self.dropout = layer, head_dim, dropout
         self.widths = [heads * head_dim, kv_heads * head_dim, kv_heads * head_dim]
         self.fused, self.groups = fused, kv_heads if grouped else 1
         if fused:
@@ -50,7 +50,7 @@ class GroupedQueryAttention(nn.Module):
     def forward(self, x: Tensor, rope: Rotation, attention: AttentionBackend) -> Tensor:
         q, k, v = (self._heads(part) for part in self._project(x))  # [batch, heads, tokens, head_dim]
         dropout = self.dropout if self.training else 0.0
-        out = attention.attend(self.layer, rope(q), rope(k), v, scale=self.head_dim**-0.5, dropout=dropout)
+        out = attention.attend(self.layer_idx, rope(q), rope(k), v, scale=self.head_dim**-0.5, dropout=dropout)
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
     def slots(self) -> dict[str, Slot]:
@@ -87,7 +87,7 @@ class FusedSelfAttention(nn.Module):
 
     def __init__(self, layer: int, dim: int, heads: int, bias: bool = True, dropout: float = 0.0):
         super().__init__()
-        self.layer, self.heads, self.dropout = layer, heads, dropout
+        self.layer_idx, self.heads, self.dropout = layer, heads, dropout
         self.scale = (dim // heads) ** -0.5
         self.qkv = Linear(dim, 3 * dim, bias)
         self.proj = Linear(dim, dim)
@@ -95,5 +95,5 @@ class FusedSelfAttention(nn.Module):
     def forward(self, x: Tensor, attention: AttentionBackend) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         dropout = self.dropout if self.training else 0.0
-        out = attention.attend(self.layer, q, k, v, scale=self.scale, dropout=dropout)
+        out = attention.attend(self.layer_idx, q, k, v, scale=self.scale, dropout=dropout)
         return F.dropout(self.proj(out.transpose(1, 2).flatten(2)), self.dropout, self.training)

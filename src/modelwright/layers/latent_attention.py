@@ -37,7 +37,7 @@ class LatentAttention(nn.Module):
         slices: int = 1,
     ):
         super().__init__()
-        self.layer, self.heads, self.nope, self.rope, self.kv_rank = layer, heads, nope, rope, kv_rank
+        self.layer_idx, self.heads, self.nope, self.rope, self.kv_rank = layer, heads, nope, rope, kv_rank
         self.scale = (nope + rope) ** -0.5 * softmax_gain
         self.dropout = dropout
         if q_rank is None:
@@ -57,7 +57,7 @@ class LatentAttention(nn.Module):
         q_nope, q_rope = q.split([self.nope, self.rope], dim=-1)
         latent, k_rope = self.kv_a_proj_with_mqa(x).split([self.kv_rank, self.rope], dim=-1)
         out = attention.attend_latent(
-            self.layer,
+            self.layer_idx,
             q_nope,
             rope(q_rope),
             self.kv_a_layernorm(latent),

@@ -212,3 +212,39 @@ def test_float16_says_what_it_cannot_hold(tmp_path):
     with pytest.raises(CheckpointError, match=r"reaches 1e\+06, and float16 ends at 65504"):
         convert(tmp_path / "hf", tmp_path / "model.gguf", dtype="float16")
     assert not (tmp_path / "model.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "factor"),
+    [
+        ({"llama.rope.scale_linear": 4.0}, 4.0),
+        ({"llama.rope.scaling.factor": 4.0}, 4.0),
+        ({"llama.rope.scaling.type": "linear", "llama.rope.scale_linear": 4.0}, 4.0),
+        ({"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0}, None),
+        ({"llama.rope.scaling.factor": 1.0}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_a_factor_without_a_type_is_linear_as_in_llama_cpp(tmp_path, said, factor):
+    """GGUF's older key, and llama.cpp's default of the type."""
+    model = load(write_file(tmp_path / "model.gguf", llama_metadata(**said), llama_tensors("F16"))).model
+    rope = model.config.rope_parameters
+    assert (rope["rope_type"], rope.get("factor")) == (("linear", factor) if factor else ("default", None))
+
+
+@torch.no_grad()
+def test_biases_of_three_projections_are_a_qwen2s_and_come_back(tmp_path):
+    import transformers
+
+    torch.manual_seed(0)
+    shared = {name: value for name, value in TINY.items() if name not in ("attention_bias", "mlp_bias", "head_dim")}
+    model = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**shared)).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.normal_(std=0.3)
+    model.save_pretrained(tmp_path / "hf")
+    write_byte_level(tmp_path / "hf", "llama-bpe")
+    convert(tmp_path / "hf", tmp_path / "model.gguf", dtype="float32")
+    read = load(tmp_path / "model.gguf", dtype="float32").model
+    torch.testing.assert_close(read(IDS).logits, model(IDS).logits, rtol=0, atol=1e-5)

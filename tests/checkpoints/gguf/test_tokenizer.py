@@ -1,5 +1,6 @@
 """Tokenizers through GGUF: each way to split as the published tokenizers do, and SentencePiece merged by hand."""
 
+import json
 from itertools import pairwise
 
 import pytest
@@ -73,3 +74,67 @@ def test_beginning_and_end_are_added_as_the_file_says(tmp_path):
     metadata = llama_metadata(**{"tokenizer.ggml.add_bos_token": False, "tokenizer.ggml.add_eos_token": True})
     tokenizer = load(write_file(tmp_path / "model.gguf", metadata, llama_tensors("F16"))).tokenizer
     assert tokenizer.convert_ids_to_tokens(tokenizer("ab").input_ids) == ["\u2581ab", "</s>"]
+
+
+def metaspace(scheme):
+    """As SentencePiece tokenizers are saved that were converted with ``legacy: false``."""
+
+    def change(content):
+        content["normalizer"] = None
+        content["pre_tokenizer"] = {
+            "type": "Metaspace",
+            "replacement": "\u2581",
+            "prepend_scheme": scheme,
+            "split": False,
+        }
+
+    return change
+
+
+def as_llama_3(content):
+    """Its post-processor is a sequence, of which the second part adds the beginning."""
+    first = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+    content["post_processor"] = {"type": "Sequence", "processors": [first, content["post_processor"]]}
+
+
+@pytest.mark.parametrize(
+    ("split", "change", "lost"),
+    [
+        ("llama-bpe", as_llama_3, ["add_bos_token"]),
+        ("sentencepiece", metaspace("always"), []),
+        ("sentencepiece", metaspace("first"), []),
+        ("sentencepiece", metaspace("never"), []),
+    ],
+    ids=["llama 3", "always", "first", "never"],
+)
+def test_what_the_file_of_a_tokenizer_says_in_other_ways_comes_back(tmp_path, split, change, lost):
+    folder, path = tmp_path / "hf", tmp_path / "model.gguf"
+    written(folder, hidden_size=16, intermediate_size=16, num_attention_heads=2)
+    write_sentence_piece(folder) if split == "sentencepiece" else write_byte_level(folder, split)
+    content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    change(content)
+    (folder / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    settings = {name: value for name, value in settings.items() if name not in lost}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    convert(folder, path)
+    given, read = load(folder).tokenizer, load(path).tokenizer
+    for text in ("Hello", "Hello there", "a\nb", "a  b"):
+        assert read(text)["input_ids"] == given(text)["input_ids"], text
+    assert given("Hello")["input_ids"][0] == given.bos_token_id
+
+
+def test_special_tokens_may_be_named_in_a_map_and_templates_have_names(tmp_path):
+    folder, path = tmp_path / "hf", tmp_path / "model.gguf"
+    written(folder, hidden_size=16, intermediate_size=16, num_attention_heads=2)
+    settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    named = {name: settings.pop(name) for name in ("bos_token", "eos_token", "pad_token")}
+    templates = {"default": settings["chat_template"], "tool_use": "{{ tools }}"}
+    settings["chat_template"] = [{"name": name, "template": each} for name, each in templates.items()]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    (folder / "special_tokens_map.json").write_text(json.dumps(named), "utf-8")
+    convert(folder, path)
+    read = load(path).tokenizer
+    assert {name: getattr(read, name) for name in named} == named
+    assert read("Hello")["input_ids"][0] == read.bos_token_id
+    assert read.apply_chat_template(MESSAGES, tokenize=False) == "<|im_start|>user\nHi<|im_end|>\n"

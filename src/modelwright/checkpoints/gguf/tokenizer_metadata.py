@@ -41,7 +41,7 @@ def tokenizer_metadata(folder: Path, vocabulary: int, ends: list[int]) -> dict[s
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
     told: dict[str, Any] = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": kinds}
     if bytes_fall_back:
-        prefix = "Prepend" in json.dumps(content.get("normalizer"))
+        prefix = "Prepend" in json.dumps(content.get("normalizer")) or _begins_with_blank(content.get("pre_tokenizer"))
         told |= {"tokenizer.ggml.model": "llama", "tokenizer.ggml.scores": _scores(tokens, merges)}
         told |= {"tokenizer.ggml.pre": "default", "tokenizer.ggml.add_space_prefix": prefix}
     else:
@@ -101,22 +101,39 @@ def _turn_ends(told: Mapping[str, Any], ends: list[int]) -> dict[str, int]:
     return {f"tokenizer.ggml.{key}_token_id": end for key, end in zip(keys, others, strict=False)}
 
 
+def _begins_with_blank(part: Mapping[str, Any] | None) -> bool:
+    """Whether a pre-tokenizer puts a blank before a text, as SentencePiece does."""
+    if part is None:
+        return False
+    if part.get("type") == "Metaspace":
+        return part.get("prepend_scheme", "always" if part.get("add_prefix_space", True) else "never") != "never"
+    return any(map(_begins_with_blank, part.get("pretokenizers", ())))
+
+
 def _settings(
     folder: Path, content: Mapping[str, Any], settings: Mapping[str, Any], tokens: list[str]
 ) -> dict[str, Any]:
     told: dict[str, Any] = {}
+    beside = folder / "special_tokens_map.json"
+    named = read_json(beside) if beside.is_file() else {}
     for ours, theirs in SPECIAL.items():
-        token = settings.get(theirs)
+        token = settings.get(theirs) or named.get(theirs)
         token = token.get("content") if isinstance(token, dict) else token
         if token in tokens:
             told[f"tokenizer.ggml.{ours}_token_id"] = tokens.index(token)
-    added = json.dumps((content.get("post_processor") or {}).get("single", []))
+    last = content.get("post_processor") or {}
+    added = json.dumps([part.get("single", []) for part in (last, *last.get("processors", ()))])
     for end in ("bos", "eos"):
         place = told.get(f"tokenizer.ggml.{end}_token_id")
         stated = settings.get(f"add_{end}_token")
         adds = place is not None and json.dumps(tokens[place]) in added
-        told[f"tokenizer.ggml.add_{end}_token"] = bool(stated) if stated is not None else adds
+        told[f"tokenizer.ggml.add_{end}_token"] = place is not None and (bool(stated) if stated is not None else adds)
     template = settings.get("chat_template")
+    if isinstance(template, list):  # several by name
+        several = {each["name"]: each["template"] for each in template}
+        template = several.pop("default", None)
+        told |= {f"tokenizer.chat_template.{name}": each for name, each in several.items()}
+        told["tokenizer.chat_templates"] = sorted(several)
     beside = folder / "chat_template.jinja"
     if beside.is_file():
         template = beside.read_text("utf-8")

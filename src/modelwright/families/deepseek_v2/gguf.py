@@ -258,7 +258,8 @@ def _experts(file: GgufFile) -> dict[str, Any]:
 
 
 def _extension(file: GgufFile) -> dict[str, Any] | None:
-    kind = file.word("rope.scaling.type", "none")
+    factor = file.number("rope.scaling.factor", file.number("rope.scale_linear", 0.0))
+    kind = file.word("rope.scaling.type", "linear" if factor not in (0.0, 1.0) else "none")
     if kind == "none":
         return None
     if kind != "yarn":

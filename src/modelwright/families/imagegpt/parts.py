@@ -47,7 +47,7 @@ class ImageGPTAttention(nn.Module):
 
     def __init__(self, config: ImageGPTConfig, layer: int):
         super().__init__()
-        self.layer, self.head_dim = layer, config.head_dim
+        self.layer_idx, self.head_dim = layer, config.head_dim
         self.scale = attention_scale(config, layer)
         self.attn_dropout, self.resid_dropout = config.attn_pdrop, config.resid_pdrop
         self.c_attn = Projection(3 * config.n_embd, config.n_embd)
@@ -56,7 +56,7 @@ class ImageGPTAttention(nn.Module):
     def forward(self, x: Tensor, attention: AttentionBackend) -> Tensor:
         q, k, v = (self._heads(part) for part in self.c_attn(x).chunk(3, dim=-1))  # [batch, heads, tokens, head_dim]
         dropout = self.attn_dropout if self.training else 0.0
-        out = attention.attend(self.layer, q, k, v, scale=self.scale, dropout=dropout)
+        out = attention.attend(self.layer_idx, q, k, v, scale=self.scale, dropout=dropout)
         return F.dropout(self.c_proj(out.transpose(1, 2).flatten(2)), self.resid_dropout, self.training)
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -67,9 +67,11 @@ def read_config(file: GgufFile) -> dict[str, Any]:
     for key, width in (("rope.dimension_count", turned), ("attention.value_length", None)):
         if (width or file.integer(key, head_dim)) != head_dim:
             raise CheckpointError(f"{file.path}: llama.{key} must be the width of a head, {head_dim}")
+    biases = [f"blk.0.{part}.bias" in file.tensors for part in ("attn_q", "attn_output")]
+    kind = ("Qwen2ForCausalLM", "qwen2") if biases == [True, False] else ("LlamaForCausalLM", "llama")
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": [kind[0]],
+        "model_type": kind[1],
         "hidden_size": hidden,
         "intermediate_size": file.integer("feed_forward_length"),
         "num_hidden_layers": file.integer("block_count"),
@@ -80,7 +82,7 @@ def read_config(file: GgufFile) -> dict[str, Any]:
         "max_position_embeddings": file.integer("context_length"),
         "vocab_size": file.tensor("token_embd.weight").shape[0],
         "rope_parameters": {"rope_theta": theta} | _extension(file, theta, head_dim),
-        "attention_bias": "blk.0.attn_q.bias" in file.tensors,
+        **({"attention_bias": biases[0]} if biases[0] == biases[1] else {}),
         "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "hidden_act": "silu",
@@ -200,12 +202,13 @@ def _extension(file: GgufFile, theta: float, head_dim: int) -> dict[str, Any]:
     """How rotation goes beyond the trained context, as ``rope_parameters`` say it."""
     if FACTORS in file.tensors:
         return _llama3(file, theta, head_dim)
-    kind = file.word("rope.scaling.type", "none")
+    factor = file.number("rope.scaling.factor", file.number("rope.scale_linear", 0.0))  # the second of older files
+    kind = file.word("rope.scaling.type", "linear" if factor not in (0.0, 1.0) else "none")
     if kind == "none":
         return {"rope_type": "default"}
     if kind not in ("linear", "yarn"):
         raise CheckpointError(f"{file.path}: rope.scaling.type {kind!r} is not read here; none, linear and yarn are")
-    extension = {"rope_type": kind, "factor": file.number("rope.scaling.factor")}
+    extension = {"rope_type": kind, "factor": factor or file.number("rope.scaling.factor")}
     if kind == "yarn":
         trained = file.integer("rope.scaling.original_context_length", file.integer("context_length"))
         extension["original_max_position_embeddings"] = trained
