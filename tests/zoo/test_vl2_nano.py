@@ -144,3 +144,11 @@ def overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     shared = max(width, 0) * max(height, 0)
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
     return shared / (sum(areas) - shared)
+
+
+def test_the_readme_says_what_was_measured():
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    table = readme.partition("<!-- accuracy table: begin -->")[2].partition("<!-- accuracy table: end -->")[0]
+    said = [float(line.split("|")[2].strip(" %")) for line in table.splitlines() if "%" in line]
+    measured = json.loads((zoo.path("vl2-nano") / "accuracy.json").read_text())["accuracy"]
+    assert [f"{share:.1f}" for share in said] == [f"{100 * share:.1f}" for share in measured.values()]
