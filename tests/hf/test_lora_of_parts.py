@@ -13,7 +13,7 @@ from modelwright import Engine, SamplingParams
 from modelwright.checkpoints.places import split
 from modelwright.errors import CheckpointError
 from tests.fakes import MOE, tiny_v2, tiny_vl2, tokens
-from tests.llamas import EXPERTS, tiny_llama
+from tests.llamas import EXPERTS, HUGGING_FACE, tiny_llama
 
 MLP = ("gate_proj", "up_proj", "down_proj")
 CASES = {
@@ -241,3 +241,21 @@ def test_an_adapter_of_a_stack_that_no_target_names_is_refused(tmp_path):
     peft.LoraConfig(target_modules=["o_proj"], r=2).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"experts.lora_A\S*, of a parameter that target_parameters .* not name"):
         peft.PeftModel.from_pretrained(base(model, tmp_path), tmp_path)
+
+
+def test_dora_is_read_by_peft_and_refused_where_its_magnitudes_are_not(tmp_path):
+    """transformers' `load_adapter`, which reads folders of adapters, leaves them as peft draws them."""
+    model = tiny_llama(base=HUGGING_FACE)
+    model.save_pretrained(tmp_path / "base")
+    how = peft.LoraConfig(r=2, use_dora=True, target_modules=["q_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(copy.deepcopy(model), how).eval()
+    adapted.save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": str(tmp_path / "base")}))
+    ids = tokens(2, 7)
+    again = peft.PeftModel.from_pretrained(base(model, tmp_path), tmp_path / "adapter").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(input_ids=ids).logits, adapted(input_ids=ids).logits, rtol=0, atol=1e-5)
+    for load in (type(model).from_pretrained, model.load_adapter):
+        with pytest.raises(CheckpointError, match="holds DoRA"):
+            load(str(tmp_path / "adapter"))

@@ -76,6 +76,16 @@ class Adapter:
         return (model, found.to_dict()) if info else model
 
 
+def refuse_dora(folder: str | None) -> None:
+    """Raise a CheckpointError where a folder holds DoRA, of which transformers' own road reads no magnitudes."""
+    path = None if folder is None else Path(folder) / _CONFIG
+    if path is not None and path.is_file() and read_json(path).get("use_dora"):
+        raise CheckpointError(
+            f"{folder} holds DoRA, whose magnitudes are not read here: load the base, and give it to peft's "
+            "PeftModel.from_pretrained"
+        )
+
+
 _PLACES = ("revision", "subfolder", "_commit_hash", "gguf_file", "variant", "adapter_name", "adapter_kwargs")
 
 

@@ -39,7 +39,7 @@ from modelwright.configs.quantization import (
 )
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families import find_family
-from modelwright.hf.adapters import Adapter, PartsAdapter, place_adapters, without_places
+from modelwright.hf.adapters import Adapter, PartsAdapter, place_adapters, refuse_dora, without_places
 from modelwright.hf.network import STEERING, Network
 from modelwright.hf.registry import register_with_auto
 from modelwright.layers import Experts, Router
@@ -227,12 +227,14 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         """As transformers', and LoRA of each expert, or of another part of a stack, becomes LoRA of the stack.
 
         Raises:
-            CheckpointError: an adapter of parts of a stack that is not LoRA, or more than that.
+            CheckpointError: an adapter of parts of a stack that is not LoRA, or more than that; or DoRA, of which this
+                road reads no magnitudes.
         """
         name = adapter_name or "default"
         held = self._hf_peft_config_loaded and name in self.peft_config
         adapter = None if held else PartsAdapter.of(self, peft_model_id, kwargs)
         if adapter is None:
+            refuse_dora(peft_model_id)
             return super().load_adapter(peft_model_id, adapter_name, **kwargs)
         return adapter.put_upon(self, name, bool(kwargs.get("is_trainable", False)))
 
