@@ -222,11 +222,11 @@ def test_times_that_a_request_and_a_server_set():
             own = await server.client.post(CHAT, LONG | {"timeout": 0.2})
         async with running(llama(), {"request_timeout": 0.2}) as server:
             all_ = await server.client.post(CHAT, LONG | {"timeout": 60})
-        one = running(llama(), {"queue_timeout": 0.5}, {"max_batch": 1})
-        async with one as server, server.client.open("POST", CHAT, LONG | {"stream": True}):
+        async with running(llama(), {"queue_timeout": 0.5}, {"max_batch": 1}) as server:
             server.engine.watch_steps(lambda _: time.sleep(0.005))  # the first, begun in time, needs 4 seconds and more
-            await until(lambda: server.engine.running == 1)
-            late = await server.client.post(CHAT, LONG)
+            async with server.client.open("POST", CHAT, LONG | {"stream": True}):
+                await until(lambda: server.engine.running == 1)
+                late = await server.client.post(CHAT, LONG)
         return own, all_, late
 
     own, all_, late = asyncio.run(main())
