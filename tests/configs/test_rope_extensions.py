@@ -164,7 +164,10 @@ def test_a_method_is_read_in_any_case(written):
         ({"rope_parameters": {"factor": 2.0}}, r"""needs "rope_type" \(or "type"\), got only \['factor'\]"""),
         ({"rope_scaling": {"type": "linear", "rope_type": "yarn"}}, 'type "linear" contradicts rope_type "yarn"'),
         ({"rope_scaling": {"type": "linear", "factor": 2, "beta_fast": 1}}, r"takes \['factor'\], got \"beta_fast\""),
-        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor must be 1 in a Llama, got 0.5"),
+        (
+            {"rope_parameters": {"partial_rotary_factor": 0.5}},
+            "partial_rotary_factor must be 1, for heads turn whole here; got 0.5",
+        ),
         ({"rope_scaling": {"type": "yarn", "factor": 2.0, "truncate": False}}, "truncate must be True"),
         (
             {"rope_theta": 1.0, "rope_parameters": {"rope_type": "default", "rope_theta": 2.0}},

@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 
+import peft
 import pytest
 import torch
 import transformers
@@ -293,15 +294,20 @@ def test_a_folder_and_a_state_dict_contradict_each_other(folder):
         DeepseekV2ForCausalLM.from_pretrained(folder, state_dict={})
 
 
+def written_by_transformers(kind, folder):
+    """A class of transformers, and a model of it that was saved in a folder."""
+    theirs = getattr(transformers, f"{kind}ForCausalLM")
+    base = HUGGING_FACE if kind == "Llama" else {name: value for name, value in MOE.items() if name != "gated_mlp"}
+    torch.manual_seed(0)
+    model = theirs(theirs.config_class(**base | {"num_key_value_heads": base["num_attention_heads"]})).eval()
+    model.save_pretrained(folder)
+    return theirs, model
+
+
 @pytest.mark.parametrize("kind", ["Llama", "DeepseekV2"])
 def test_transformers_own_configs_are_taken(kind, tmp_path):
     """As `AutoConfig.from_pretrained` gives them, to `from_pretrained` and to `from_config`."""
-    theirs = getattr(transformers, f"{kind}ForCausalLM")
-    base = HUGGING_FACE if kind == "Llama" else {name: value for name, value in MOE.items() if name != "gated_mlp"}
-    base = base | {"num_key_value_heads": base["num_attention_heads"]}
-    torch.manual_seed(0)
-    model = theirs(theirs.config_class(**base)).eval()
-    model.save_pretrained(tmp_path)
+    theirs, model = written_by_transformers(kind, tmp_path)
     ours, config = getattr(modelwright, f"{kind}ForCausalLM"), theirs.config_class.from_pretrained(tmp_path)
     ids = tokens(2, 7)
     loaded = ours.from_pretrained(tmp_path, config=config, state_dict=None)
@@ -342,11 +348,7 @@ def test_older_folders_say_how_to_generate_in_their_config(tmp_path):
 @pytest.mark.parametrize("kind", ["Llama", "DeepseekV2"])
 def test_layers_that_are_copied_take_the_numbers_that_they_are_given(kind, tmp_path):
     """As who makes a deeper model of one, and peft's `layer_replication`, number them: by `layer_idx`."""
-    theirs = getattr(transformers, f"{kind}ForCausalLM")
-    base = HUGGING_FACE if kind == "Llama" else {name: value for name, value in MOE.items() if name != "gated_mlp"}
-    base = base | {"num_key_value_heads": base["num_attention_heads"]}
-    torch.manual_seed(0)
-    theirs(theirs.config_class(**base)).save_pretrained(tmp_path)
+    theirs, _ = written_by_transformers(kind, tmp_path)
     found, ids = [], tokens(2, 12)
     for model in (
         getattr(modelwright, f"{kind}ForCausalLM").from_pretrained(tmp_path),
@@ -363,3 +365,28 @@ def test_layers_that_are_copied_take_the_numbers_that_they_are_given(kind, tmp_p
             )
     torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=1e-5)
     assert found[0][1].tolist() == found[1][1].tolist()
+
+
+def test_peft_repeats_layers_of_ours_as_of_transformers_own(tmp_path):
+    theirs, _ = written_by_transformers("Llama", tmp_path)
+    found, ids = [], tokens(2, 9)
+    for model in (modelwright.LlamaForCausalLM.from_pretrained(tmp_path), theirs.from_pretrained(tmp_path)):
+        torch.manual_seed(1)
+        how = peft.LoraConfig(
+            r=2, target_modules=["q_proj"], layer_replication=[[0, 2], [0, 2]], init_lora_weights=False
+        )
+        with torch.no_grad():
+            found.append(peft.get_peft_model(model, how).eval()(input_ids=ids).logits)
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-5)
+
+
+def test_the_engine_serves_a_head_that_peft_wraps():
+    """Which does not say how many tokens it gives scores of."""
+    model = tiny_llama(base=HUGGING_FACE | {"tie_word_embeddings": True}).eval()
+    how = peft.LoraConfig(r=2, target_modules=["o_proj"], trainable_token_indices=[3, 4])
+    adapted = peft.get_peft_model(model, how).eval()
+    ids = tokens(1, 9)
+    drawn = adapted.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False)
+    params = modelwright.SamplingParams(temperature=0, max_tokens=5)
+    [result] = modelwright.Engine(model).generate(ids.tolist(), params)
+    assert list(result.completions[0].tokens) == drawn[0, 9 : 9 + len(result.completions[0].tokens)].tolist()

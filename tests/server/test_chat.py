@@ -9,6 +9,8 @@ import pytest
 from modelwright.engine.engine import Engine
 from modelwright.engine.engine_config import EngineConfig
 from modelwright.engine.params import SamplingParams
+from modelwright.server.json_body import as_struct
+from modelwright.server.wire.chat import ChatRequest
 from modelwright.serving.prompts import encode_messages
 from tests.server.models import llama, nano
 from tests.server.serving import CHAT, running
@@ -371,8 +373,10 @@ def test_marks_are_words_wherever_a_stranger_writes_them(template):
     assert "".join(strings).count("obey") >= 4
 
 
-def test_half_a_surrogate_pair_in_arguments_is_refused():
-    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": "\\ud83d"}'}}
+@pytest.mark.parametrize("arguments", ['{"a": "\\ud83d"}', '{"a": ' + "[" * 64 + "]" * 64 + "}"], ids=["half", "deep"])
+def test_arguments_that_are_no_text_or_too_deep_are_refused(arguments):
+    """Half of a surrogate pair, and what no parser follows to its end."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
     messages = [*HI, {"role": "assistant", "content": None, "tool_calls": [call]}]
 
     async def main():
@@ -397,6 +401,8 @@ def test_likeliest_tokens_are_as_many_as_the_server_is_set_to_tell():
 
 
 def test_what_asks_for_nothing_is_taken():
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,", "detail": None}}
+    assert as_struct({"messages": [{"role": "user", "content": [picture]}]}, ChatRequest)
     idle = {"functions": [], "function_call": "none", "top_logprobs": 0, "stream_options": {"include_usage": None}}
 
     async def main():

@@ -434,17 +434,10 @@ def _checked(build: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(build)
     def __init__(self: CheckedConfig, **values: Any) -> None:
         with _as_config_error(type(self)):
-            build(self, **self.normalise(_rotated_whole(values)))
+            build(self, **self.normalise(values))
         self.check()
 
     return __init__
-
-
-def _rotated_whole(values: dict[str, Any]) -> dict[str, Any]:
-    """Without a ``partial_rotary_factor`` of 1, which transformers would write into our ``rope_parameters``."""
-    partial = values.get("partial_rotary_factor")
-    require(partial in (None, 1), f"partial_rotary_factor must be 1, for heads are rotated whole here; got {partial}")
-    return {name: value for name, value in values.items() if name != "partial_rotary_factor"}
 
 
 @contextmanager

@@ -101,8 +101,7 @@ def read_hugging_face(
     """
     kind = _hugging_face_kind(parameters, source)
     theta = parameters.get("rope_theta", theta)
-    partial = parameters.get("partial_rotary_factor")
-    require(partial in (None, 1), f"{source} partial_rotary_factor must be 1 in a Llama, got {partial}")
+    rotated_whole(parameters, f"{source} ")
     given = {key: value for key, value in parameters.items() if key not in _HF_NAMES and value is not None}
     for key in given:
         require(key in _HF_KEYS[kind], f'{source} of type "{kind}" takes {list(_HF_KEYS[kind])}, got "{key}"')
@@ -114,6 +113,17 @@ def read_hugging_face(
         return Extension(theta, "LLAMA3", given)
     methods = {"default": "None", "linear": "PI", "dynamic": HF_DYNAMIC}
     return Extension(theta, methods[kind], given.get("factor", 1.0))
+
+
+def rotated_whole(values: Mapping[str, Any], source: str = "") -> dict[str, Any]:
+    """Values without a ``partial_rotary_factor`` of 1, which says nothing and transformers would write elsewhere, too.
+
+    Raises:
+        ConfigError: it is another number.
+    """
+    partial = values.get("partial_rotary_factor")
+    require(partial in (None, 1), f"{source}partial_rotary_factor must be 1, for heads turn whole here; got {partial}")
+    return {name: value for name, value in values.items() if name != "partial_rotary_factor"}
 
 
 def extend_method(value: Any) -> str:

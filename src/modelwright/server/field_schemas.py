@@ -1,9 +1,10 @@
-"""What the fields of a request may hold beyond what the Structs' types say, as JSON schemas, for ``/openapi.json``.
+"""What the fields of a request may hold beyond what the Structs' types say, as JSON schemas.
 
-Each states a rule that is checked where the field is read, with its number from there.
+``/openapi.json`` shows them, and `inner_fields` knows plain objects by them. Each states a rule that is checked where
+the field is read, with its number from there.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -60,31 +61,6 @@ def exact(components: Mapping[str, Schema], bounds: Bounds) -> dict[str, Schema]
 def objects_of(kind: type) -> Mapping[str, Schema]:
     """Schemas of the fields that are plain objects to the Struct, or hold such, by their names."""
     return _FIELDS.get(kind, lambda _: {})(Bounds(ServerSettings(), 1, 1))
-
-
-def unknown_in(value: Any, schema: Schema, path: str) -> Iterator[str]:
-    """The paths of fields inside `value` that no alternative of a schema names, where one does not take any."""
-    kinds = [each for whole in schema.get("anyOf", [schema]) for each in whole.get("anyOf", [whole])]
-    if isinstance(value, list):
-        items = [kind["items"] for kind in kinds if "items" in kind]
-        for number, each in enumerate(value if items else ()):
-            yield from unknown_in(each, {"anyOf": items}, f"{path}[{number}]")
-    elif isinstance(value, dict):
-        meant = [kind for kind in kinds if kind.get("type") == "object" and _is_meant(value, kind)]
-        if not meant or not all("properties" in kind for kind in meant):
-            return
-        for name, each in value.items():
-            known = [kind["properties"][name] for kind in meant if name in kind["properties"]]
-            if known:
-                yield from unknown_in(each, {"anyOf": known}, f"{path}.{name}")
-            else:
-                yield f"{path}.{name}"
-
-
-def _is_meant(value: Mapping[str, Any], kind: Schema) -> bool:
-    """Whether an object is of the alternative that its type names."""
-    named = kind.get("properties", {}).get("type", {})
-    return "const" not in named or named["const"] == value.get("type")
 
 
 def _exact(schema: Schema, own: Mapping[str, Schema]) -> Schema:

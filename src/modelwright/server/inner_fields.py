@@ -3,13 +3,13 @@
 Structs are known by their own types, plain objects by the schemas that describe them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 from msgspec import inspect
 
-from modelwright.server.field_schemas import objects_of, unknown_in
+from modelwright.server.field_schemas import Schema, objects_of
 
 
 def unknown_inside(value: Any, kind: type) -> Iterator[str]:
@@ -52,7 +52,7 @@ def _fields(value: dict[str, Any], struct: inspect.StructType, path: str) -> Ite
         if name in types:
             yield from _walk(each, types[name], f"{path}{name}")
             if name in objects:
-                yield from unknown_in(each, objects[name], f"{path}{name}")
+                yield from _unknown_in(each, objects[name], f"{path}{name}")
         elif name != struct.tag_field:
             yield f"{path}{name}"
 
@@ -64,3 +64,28 @@ def _choices(kind: inspect.Type) -> tuple[inspect.Type, ...]:
 def _struct(value: dict[str, Any], structs: list[inspect.StructType]) -> inspect.StructType | None:
     """The one that an object is, by its tag."""
     return next((each for each in structs if each.tag_field is None or value.get(each.tag_field) == each.tag), None)
+
+
+def _unknown_in(value: Any, schema: Schema, path: str) -> Iterator[str]:
+    """The paths of fields inside `value` that no alternative of a schema names, where one does not take any."""
+    kinds = [each for whole in schema.get("anyOf", [schema]) for each in whole.get("anyOf", [whole])]
+    if isinstance(value, list):
+        items = [kind["items"] for kind in kinds if "items" in kind]
+        for number, each in enumerate(value if items else ()):
+            yield from _unknown_in(each, {"anyOf": items}, f"{path}[{number}]")
+    elif isinstance(value, dict):
+        meant = [kind for kind in kinds if kind.get("type") == "object" and _is_meant(value, kind)]
+        if not meant or not all("properties" in kind for kind in meant):
+            return
+        for name, each in value.items():
+            known = [kind["properties"][name] for kind in meant if name in kind["properties"]]
+            if known:
+                yield from _unknown_in(each, {"anyOf": known}, f"{path}.{name}")
+            else:
+                yield f"{path}.{name}"
+
+
+def _is_meant(value: Mapping[str, Any], kind: Schema) -> bool:
+    """Whether an object is of the alternative that its type names."""
+    named = kind.get("properties", {}).get("type", {})
+    return "const" not in named or named["const"] == value.get("type")

@@ -26,7 +26,8 @@ def read_json(raw: bytes) -> dict[str, Any]:
         value = parse_json(raw, "the body")
     except NotJson as error:
         raise _invalid(str(error)) from error
-    _check_depth(value)
+    if is_too_deep(value):
+        raise _invalid(f"the body is nested deeper than {DEEPEST}")
     if not isinstance(value, dict):
         raise _invalid(f"the body must be a JSON object, got {_kind(value)}")
     return value
@@ -56,19 +57,20 @@ def _as_error(message: str) -> ApiError:
     return ApiError(400, "invalid_value", f"{param or 'the body'}: {said[:1].lower()}{said[1:]}", param=param)
 
 
-def _check_depth(value: Any) -> None:
-    """Without recursion."""
+def is_too_deep(value: Any) -> bool:
+    """Whether objects and lists lie inside each other more than `DEEPEST` times; found without recursion."""
     level, depth = [value], 0
     while level:
         depth += 1
         if depth > DEEPEST and any(isinstance(each, list | dict) for each in level):
-            raise _invalid(f"the body is nested deeper than {DEEPEST}")
+            return True
         level = [
             inner
             for each in level
             if isinstance(each, list | dict)
             for inner in (each.values() if isinstance(each, dict) else each)
         ]
+    return False
 
 
 def _kind(value: Any) -> str:

@@ -57,9 +57,7 @@ class Items:
 
     def finish(self, status: str) -> list[Told]:
         """The end of what is still open; an answer without any item says nothing in a message."""
-        says = self._open is not None and self._open["type"] == "message"
-        last = says and bool(self._held)
-        found = self._text("message", "", self._held) if last or not self.output else []
+        found = self._text("message", "", self._held) if self._held or not self.output else []
         return found + self._close(status)
 
     def _text(self, kind: str, text: str, logprobs: list[Any]) -> list[Told]:

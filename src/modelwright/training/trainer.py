@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelwright.errors import CheckpointError, ConfigError, RequestError
+from modelwright.errors import CheckpointError, RequestError
 from modelwright.ops.freed_memory import keep_freed_memory
 from modelwright.planner.counting import count
 from modelwright.training import state
@@ -26,7 +26,6 @@ from modelwright.training.report.watchdog import Watchdog
 from modelwright.training.results import DONE, FAILED, STOPPED, Ended, StepResult
 from modelwright.training.silence import Silence
 from modelwright.training.tuning import settle
-from modelwright.training.tuning.lora import has_integers
 
 CHECKPOINTS, EXPORT = "checkpoints", "export"
 """The folders in a run's output."""
@@ -75,12 +74,6 @@ class Trainer:
         config.check_ranks()
         adapter = None if config.model.adapter is None else found_at(config.model.adapter, self.base)
         self.tuned = settle(model, config.tune, adapter=adapter, seed=config.seed)
-        lora = None if config.tune is None else config.tune.lora
-        if lora is not None and lora.format == "merged" and has_integers(model):
-            raise ConfigError(
-                "tune.lora.format is merged, and the model's weights are stored in integers, into which no adapter can "
-                "be folded: use stacked or official"
-            )
         if batches is None and held_out is None:
             batches, held_out = build_data(config, model.config, processor, self.base)
         self.batches: Any = batches

@@ -1,5 +1,7 @@
 """A DeepSeek-V2 in GGUF: there and back, and files that hold ``attn_kv_b`` whole, as older converters wrote them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from modelwright.checkpoints.convert import convert
 from modelwright.checkpoints.gguf.file import open_gguf
 from modelwright.errors import CheckpointError
 from modelwright.families.deepseek_v2.config import DeepseekV2Config
+from modelwright.families.deepseek_v2.gguf import read_config
 from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM
 from modelwright.serving.load import load
 from tests.checkpoints.gguf.files import write_file
@@ -114,3 +117,13 @@ def test_what_llama_cpp_has_not_is_refused(tmp_path, fields, words):
 def test_another_family_is_refused(vl2, tmp_path):
     with pytest.raises(CheckpointError, match="GGUF files are written of deepseek_v2 and llama, not of deepseek_vl2"):
         convert(vl2, tmp_path / "model.gguf")
+
+
+def test_a_factor_without_a_type_is_linear_and_refused(tmp_path):
+    """As llama.cpp reads it; read as none, positions would turn four times as fast."""
+    written(tmp_path / "hf")
+    convert(tmp_path / "hf", tmp_path / "model.gguf")
+    read = open_gguf(tmp_path / "model.gguf")
+    values = {**read.metadata, "deepseek2.rope.scaling.factor": 4.0}
+    with pytest.raises(CheckpointError, match=r"rope\.scaling\.type 'linear' is not read here"):
+        read_config(replace(read, metadata=values))

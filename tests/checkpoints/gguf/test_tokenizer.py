@@ -124,12 +124,13 @@ def test_what_the_file_of_a_tokenizer_says_in_other_ways_comes_back(tmp_path, sp
     assert given("Hello")["input_ids"][0] == given.bos_token_id
 
 
-def test_special_tokens_may_be_named_in_a_map_and_templates_have_names(tmp_path):
+@pytest.mark.parametrize("others", [{}, {"tool_use": "{{ tools }}"}], ids=["one", "two"])
+def test_special_tokens_may_be_named_in_a_map_and_templates_have_names(tmp_path, others):
     folder, path = tmp_path / "hf", tmp_path / "model.gguf"
     written(folder, hidden_size=16, intermediate_size=16, num_attention_heads=2)
     settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
     named = {name: settings.pop(name) for name in ("bos_token", "eos_token", "pad_token")}
-    templates = {"default": settings["chat_template"], "tool_use": "{{ tools }}"}
+    templates = {"default": settings["chat_template"], **others}
     settings["chat_template"] = [{"name": name, "template": each} for name, each in templates.items()]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
     (folder / "special_tokens_map.json").write_text(json.dumps(named), "utf-8")

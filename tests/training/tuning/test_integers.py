@@ -92,3 +92,18 @@ def test_integers_train_under_lora_alone(tmp_path):
     rows = {row.part: row for row in settle(quantize_model(MODELS["v2"](), "int4"), TunePart(lora=Lora())).table}
     whole = {row.part: row for row in settle(MODELS["v2"](), TunePart(lora=Lora())).table}
     assert rows == whole
+
+
+def test_a_frozen_part_keeps_an_adapters_pairs_beside_integers_too(tmp_path):
+    """A matrix in integers is no parameter, and its pair would train."""
+    stored, _ = pair_of("llama", "int8")
+    save_adapter(stored, tmp_path)
+    again = quantize_model(MODELS["llama"](), "int8")
+    found = settle(again, TunePart(freeze=("attention",)), adapter=tmp_path)
+    assert lora_of(again).keys() == lora_of(stored).keys()
+    assert found.parameters and not any("self_attn" in name for name in found.parameters)
+
+
+def test_a_merged_export_is_refused_before_the_run():
+    with pytest.raises(ConfigError, match="format is merged"):
+        settle(quantize_model(MODELS["llama"](), "int8"), TunePart(lora=Lora(format="merged")))

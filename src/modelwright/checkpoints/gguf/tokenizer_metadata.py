@@ -114,8 +114,8 @@ def _settings(
     folder: Path, content: Mapping[str, Any], settings: Mapping[str, Any], tokens: list[str]
 ) -> dict[str, Any]:
     told: dict[str, Any] = {}
-    beside = folder / "special_tokens_map.json"
-    named = read_json(beside) if beside.is_file() else {}
+    marks = folder / "special_tokens_map.json"
+    named = read_json(marks) if marks.is_file() else {}
     for ours, theirs in SPECIAL.items():
         token = settings.get(theirs) or named.get(theirs)
         token = token.get("content") if isinstance(token, dict) else token
@@ -133,7 +133,7 @@ def _settings(
         several = {each["name"]: each["template"] for each in template}
         template = several.pop("default", None)
         told |= {f"tokenizer.chat_template.{name}": each for name, each in several.items()}
-        told["tokenizer.chat_templates"] = sorted(several)
+        told |= {"tokenizer.chat_templates": sorted(several)} if several else {}
     beside = folder / "chat_template.jinja"
     if beside.is_file():
         template = beside.read_text("utf-8")

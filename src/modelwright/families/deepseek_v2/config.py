@@ -20,6 +20,7 @@ from modelwright.configs.rope import (
     check_rope_theta,
     parse_rope_scaling,
 )
+from modelwright.configs.rope_extensions import rotated_whole
 from modelwright.configs.router_outputs import RouterOutputs
 from modelwright.errors import ConfigError
 
@@ -123,7 +124,7 @@ class DeepseekV2Config(RouterOutputs, CheckedConfig):
 
     @classmethod
     def normalise(cls, values: dict[str, Any]) -> dict[str, Any]:
-        values = super().normalise(values)
+        values = super().normalise(rotated_whole(values))
         alias = values.pop("use_attention_bias", None)
         if alias is not None:
             official = values.setdefault("attention_bias", alias)

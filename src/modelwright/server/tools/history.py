@@ -8,6 +8,7 @@ from typing import Any
 from modelwright.configs.field_types import cut
 from modelwright.engine.params import is_text
 from modelwright.processing.plain_words import plainly
+from modelwright.server.json_body import DEEPEST, is_too_deep
 from modelwright.server.tools.dialects import Dialect
 from modelwright.server.tools.request import NAME, Tool
 from modelwright.server.wire.errors import ApiError
@@ -90,14 +91,13 @@ def _read_call(call: Any, where: str, plain: Callable[[str], str]) -> dict[str, 
         raise _wrong(f"{where}.function.name", f"{where}.function.name must be a tool's name, got {cut(name)}")
     if not isinstance(id_, str) or not 0 < len(id_) <= 256:
         raise _wrong(f"{where}.id", f"{where}.id must be a text of 1 to 256 characters, got {cut(id_)}")
-    given = function.get("arguments")
+    given, place = function.get("arguments"), f"{where}.function.arguments"
     try:
         arguments = json.loads(given or "{}") if isinstance(given, str | None) else given
     except (ValueError, RecursionError):
         arguments = None
-    place = f"{where}.function.arguments"
-    if not isinstance(arguments, Mapping):
-        raise _wrong(place, f"{place} must be an object written as JSON, got {cut(given)}")
+    if not isinstance(arguments, Mapping) or is_too_deep(arguments):
+        raise _wrong(place, f"{place} must be an object written as JSON, {DEEPEST} deep at most, got {cut(given)}")
     if not is_text(json.dumps(arguments, ensure_ascii=False)):
         raise _wrong(place, f"{place} must be text in UTF-8, and half of a surrogate pair stands alone in it")
     return {"id": id_, "type": "function", "function": {"name": name, "arguments": plainly(arguments, plain)}}

@@ -4,7 +4,6 @@ Leaves out the modules that compute with pairs (``layers/lora.py``) and files (`
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,7 +35,7 @@ def targets(model: Any, part: LoraPart, frozen: Sequence[str] = ()) -> tuple[str
     """
     weights = weights_of(model)
     parts = split_by_part(model, weights)
-    has = split_by_part(model, [*weights, *(name for name, _ in model.named_parameters())])
+    has = _all_by_part(model)
 
     def pick(field: str, asked: Sequence[str]) -> set[str]:
         return chosen(field, [each for each in asked if each in parts or each not in HOUSE], parts)
@@ -44,10 +43,7 @@ def targets(model: Any, part: LoraPart, frozen: Sequence[str] = ()) -> tuple[str
     for each in part.targets:
         if each in has and each not in parts:
             raise ConfigError(f"tune.lora.targets names {each!r}, and no layer of that part has a matrix to adapt")
-    chosen("tune.freeze", frozen, has)  # it may name what has no matrix
-    kept = {name for name in weights if any(each not in has and re.search(each, name) for each in frozen)}
-    kept |= {name for each in frozen for name in parts.get(each, ())}
-    found = pick("tune.lora.targets", part.targets) - pick("tune.lora.exclude", part.exclude) - kept
+    found = pick("tune.lora.targets", part.targets) - pick("tune.lora.exclude", part.exclude) - kept(model, frozen)
     if not found:
         raise ConfigError(
             f"tune.lora leaves nothing to adapt: targets {list(part.targets)} without {list(part.exclude)}; "
@@ -58,6 +54,21 @@ def targets(model: Any, part: LoraPart, frozen: Sequence[str] = ()) -> tuple[str
         if head is not None and model.get_submodule(name.rpartition(".")[0]) is head and _is_tied(model, head):
             raise ConfigError(f"tune.lora targets {name}, which is tied to the embedding: it has no matrix of its own")
     return tuple(name for name in weights if name in found)
+
+
+def kept(model: Any, frozen: Sequence[str]) -> set[str]:
+    """The weights and other parameters that a run's config keeps as they are.
+
+    Raises:
+        ConfigError: ``frozen`` names what the model has not.
+    """
+    return chosen("tune.freeze", frozen, _all_by_part(model))
+
+
+def _all_by_part(model: Any) -> dict[str, tuple[str, ...]]:
+    """Weights, also those that are stored in integers, and all other parameters."""
+    names = [*weights_of(model), *(name for name, _ in model.named_parameters())]
+    return split_by_part(model, dict.fromkeys(names))
 
 
 def scale_of(part: LoraPart) -> float:

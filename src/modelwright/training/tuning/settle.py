@@ -14,7 +14,7 @@ from modelwright.errors import ConfigError
 from modelwright.families import family_of
 from modelwright.layers.lora import LowRank
 from modelwright.training.tuning.adapter import load_adapter, trained_whole
-from modelwright.training.tuning.lora import add_lora, has_integers, scale_of, targets
+from modelwright.training.tuning.lora import add_lora, has_integers, kept, scale_of, targets
 from modelwright.training.tuning.parts import chosen, parts_of, split_by_part, suggestion
 
 
@@ -76,7 +76,8 @@ class Tuned:
 def settle(model: Any, tune: TunePart | None = None, *, adapter: str | Path | None = None, seed: int = 0) -> Tuned:
     """Freeze what ``tune`` does not train and put LoRA where it asks for it, in place.
 
-    Beside LoRA nothing trains but what ``tune.train`` names; what ``tune.freeze`` names gets no LoRA. A model whose
+    Beside LoRA nothing trains but what ``tune.train`` names; what ``tune.freeze`` names gets no LoRA, or keeps an
+    adapter's as it is. A model whose
     family sees pictures keeps its tower frozen where ``tune`` names neither.
 
     Args:
@@ -97,18 +98,21 @@ def settle(model: Any, tune: TunePart | None = None, *, adapter: str | Path | No
                 f"{', '.join(parts)}{suggestion(part, parts)}"
             )
     lora = None if tune is None else tune.lora
+    if lora is not None and lora.format == "merged" and has_integers(model):
+        raise ConfigError(
+            "tune.lora.format is merged, and the model's weights are stored in integers, into which no adapter can be "
+            "folded: use stacked or official"
+        )
     if lora is None and adapter is None:
         if has_integers(model) and (tune is None or not tune.train):
             raise ConfigError("weights stored in integers train under LoRA alone, and tune.lora is not given")
         trained = _trained(model, tune, parts)
     else:
         whole = chosen("tune.train", tune.train, parts) if tune is not None and tune.train else set()
+        frozen = kept(model, () if tune is None else tune.freeze)
         pairs = _with_lora(model, lora, () if tune is None else tune.freeze, adapter, seed, whole)
         whole |= trained_whole(model)
-        if adapter is not None and tune is not None:
-            frozen = chosen("tune.freeze", tune.freeze, parts) if tune.freeze else set()
-            whole, pairs = whole - frozen, {name: pair for name, pair in pairs.items() if name not in frozen}
-        trained = whole | {f"{_beside(name)}.{side}" for name in pairs for side in ("A", "B")}
+        trained = whole - frozen | {f"{_beside(name)}.{side}" for name in pairs.keys() - frozen for side in ("A", "B")}
         parts = parts_of(model)
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():

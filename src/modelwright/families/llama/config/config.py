@@ -10,7 +10,7 @@ from modelwright.configs.field_types import ReadOnlyDict, dtype_name, torch_dtyp
 from modelwright.configs.mindformers import merge_run, to_run
 from modelwright.configs.moe import MoEConfig
 from modelwright.configs.parallel import ParallelConfig, ParallelSettings
-from modelwright.configs.rope_extensions import HF_DYNAMIC, extend_method, read_hugging_face
+from modelwright.configs.rope_extensions import HF_DYNAMIC, extend_method, read_hugging_face, rotated_whole
 from modelwright.configs.router_outputs import OfExperts, RouterOutputs
 from modelwright.configs.sampling import SamplingSettings
 from modelwright.configs.training import TrainingSettings
@@ -112,7 +112,7 @@ class LlamaConfig(RouterOutputs, LlamaFields):
     @classmethod
     def normalise(cls, values: dict[str, Any]) -> dict[str, Any]:
         cls._refuse_misspelt(values)
-        values = as_llama(completed(values))
+        values = as_llama(completed(rotated_whole(values)))
         pad = values.get("pad_token_id")
         if isinstance(pad, int) and pad < 0:
             values["pad_token_id"] = None
