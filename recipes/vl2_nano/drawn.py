@@ -67,6 +67,9 @@ class DrawnSteps:
         """There are no epochs: a run states its steps."""
         raise ConfigError(f"pictures are drawn without end: a run of them states steps, and no epochs ({epochs})")
 
+    def steps_left(self, epochs: int) -> int:
+        return self.steps_in(epochs)
+
     def __iter__(self) -> Self:
         return self
 

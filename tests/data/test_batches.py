@@ -1,6 +1,7 @@
 """Steps: what is in them, in which order, how they end, and that a run goes on where it stopped."""
 
 import json
+import math
 from collections import Counter
 from itertools import islice
 from types import SimpleNamespace
@@ -70,6 +71,58 @@ def test_steps_are_counted_before_they_are_made(pack):
     assert dropped.steps_in(1) == 5 and dropped.steps_in(3) == 15
     rows = [step.sequences for step in steps(dropped, 15)]
     assert rows == [4] * 15
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("pack", PACKINGS)
+@pytest.mark.parametrize("wider", [2, 5, 7])
+def test_steps_left_are_those_to_the_end_of_the_epochs(wider, pack, drop_last):
+    """Wherever a run goes on, in steps of any size, no row of its last epoch comes twice and none is missing."""
+    how: dict[str, Any] = {"pack": pack, "window": 8, "drop_last": drop_last, "seq_length": 80}
+    lengths = LENGTHS + LENGTHS[::-1]
+    whole = batches(of_lengths(*lengths), step=3, **how)
+    for _ in range(whole.steps_in(3) + 1):
+        again = batches(of_lengths(*lengths), step=wider, **how)
+        again.restore(whole.state())
+        left = steps(again, again.steps_left(3))
+        if not drop_last:
+            places = Counter(place.line for step in [*seen_of(whole, how), *left] for place in step.places)
+            assert set(places.values()) == {3} and len(places) == len(lengths)
+        next(again)
+        assert again.state()["epoch"] == 3
+        if len(seen_of(whole, how)) == whole.steps_in(3):
+            assert drop_last or not left
+            break
+        next(whole)
+    else:
+        pytest.fail("the run has no end")
+
+
+def seen_of(run: RunBatches, how: dict[str, Any]) -> list[StepBatch]:
+    """The steps that a run of steps of three rows has taken."""
+    again, found = batches(of_lengths(*LENGTHS, *LENGTHS[::-1]), step=3, **how), []
+    while again.state() != run.state():
+        found.append(next(again))
+    return found
+
+
+@pytest.mark.parametrize("pack", PACKINGS)
+def test_rows_that_are_left_out_are_no_part_of_an_epoch(pack):
+    rows: list[Any] = [Tokens(1000 * row + np.arange(4)) for row in range(300)]
+    for broken in (5, 105, 205):
+        rows[broken] = "torn"
+    run = batches(Listed(rows), pack=pack, step=7, on_error="skip", seq_length=4)
+    assert run.steps_in(2) == 2 * math.ceil(297 / 7) == run.steps_left(2)
+    seen = Counter(place.line for step in steps(run, run.steps_in(2)) for place in step.places)
+    assert seen == {row + 1: 2 for row in range(300) if row not in (5, 105, 205)}
+
+
+def test_steps_that_are_passed_over_are_no_part_of_a_run_of_epochs():
+    run = batches(of_lengths(*LENGTHS), pack="none", step=4, skip=2)
+    assert (run.steps_in(1), run.steps_left(1), run.steps_left(2)) == (6, 4, 10)
+    assert sum(step.sequences for step in steps(run, 4)) == len(LENGTHS) - 8 and run.steps_left(1) == 0
+    with pytest.raises(ConfigError, match=r"data.skip \(6\) passes over all 6 steps of epochs \(1\)"):
+        batches(of_lengths(*LENGTHS), pack="none", step=4, skip=6).steps_left(1)
 
 
 def test_steps_that_are_never_full_are_refused():

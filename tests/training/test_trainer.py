@@ -3,18 +3,21 @@
 import os
 import signal
 import time
+from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from modelwright.data.examples import Place
+from modelwright.data.examples import Place, Tokens
 from modelwright.errors import ConfigError, RequestError
 from modelwright.training.checkpoints import saved_in
 from modelwright.training.report import RunReport
 from modelwright.training.results import DONE, FAILED, STOPPED
 from modelwright.training.silence import Silence
 from modelwright.training.trainer import Trainer
+from tests.data.listed import Listed, batches
 from tests.fakes import MOE, NOAUX, tokens
 from tests.training.learners import rows_of, run_config, step_batch
 
@@ -36,6 +39,9 @@ class Steps:
 
     def steps_in(self, epochs):
         return 3 * epochs
+
+    def steps_left(self, epochs):
+        return self.steps_in(epochs) - self.at
 
     def close(self):
         pass
@@ -111,6 +117,30 @@ def test_a_run_for_several_ranks_is_refused_on_one(tmp_path):
 
 def test_epochs_are_steps_of_the_data(tmp_path):
     assert trainer_of(tmp_path, steps=None, epochs=2).steps == 6
+
+
+@pytest.mark.parametrize("rows, steps", [(4, 8), (2, 13), (8, 6)])
+def test_epochs_end_where_they_end_though_steps_have_another_size(rows, steps, tmp_path):
+    """After three steps of 4 of 15 rows 3 are left in the first epoch, and 15 are in the other."""
+    places = Counter()
+
+    class Rows(Told):
+        def step(self, result, more):
+            places.update(place.line for place in more["batch"].places)
+            super().step(result, more)
+
+    def run(size, **limits):
+        parts = {"limits": limits, "batch": {"global": size}, "steps": None, "epochs": 2}
+        parts |= {"model": {"config": CONFIG}, "output": str(tmp_path / "run"), "checkpoint": {"on_end": "none"}}
+        config = run_config(schedule={"name": "linear"}, **parts)
+        rows = batches(Listed([Tokens(np.arange(row, row + 3)) for row in range(15)]), pack="none", step=size)
+        return Trainer(config, batches=rows, report=Rows())
+
+    run(4, stop=3).fit()
+    trainer = run(rows)
+    assert trainer.fit().code == DONE
+    assert set(places.values()) == {2} and len(places) == 15
+    assert trainer.steps == trainer.step == steps and set(trainer.report.results[steps].rates.values()) == {0.0}
 
 
 @pytest.mark.parametrize("how", ["signal", "error"])

@@ -78,8 +78,14 @@ class RunBatches:
 
     def steps_in(self, epochs: int) -> int:
         """See `Batches`."""
-        share = math.floor if self.drop_last else math.ceil
-        return sum(share(rows / self.rows_of_step) for rows in self._rows.count(epochs))
+        return self._steps_of(self._rows.count(epochs))
+
+    def steps_left(self, epochs: int) -> int:
+        """See `Batches`."""
+        left, passed = self._steps_of(self._rows.count(epochs, self._at)), self._passed_over(self._at)
+        if passed and left <= passed:
+            raise ConfigError(f"data.skip ({passed}) passes over all {left} steps of epochs ({epochs})")
+        return left - passed
 
     def tokens_in(self, epochs: int) -> int:
         """See `Batches`."""
@@ -121,6 +127,13 @@ class RunBatches:
         self._workers.close()
         self._stop()
 
+    def _steps_of(self, rows: Iterable[int]) -> int:
+        share = math.floor if self.drop_last else math.ceil
+        return sum(share(each / self.rows_of_step) for each in rows)
+
+    def _passed_over(self, at: Cursor) -> int:
+        return self.skip if at == self._rows.start() else 0
+
     def _stop(self) -> None:
         if isinstance(self._steps, Prefetched):
             self._steps.close()
@@ -133,19 +146,20 @@ class RunBatches:
 
     def _made(self, at: Cursor) -> Iterator[tuple[StepBatch, Cursor]]:
         """Steps from a place on, each with the place after it."""
-        skip = self.skip if at == self._rows.start() else 0
+        skip = self._passed_over(at)
         for number, rows in enumerate(self._rows_of_steps(at)):
             if number >= skip:
                 yield self._step(rows), rows[-1].after
 
     def _rows_of_steps(self, at: Cursor) -> Iterator[list[MadeRow]]:
         waiting: list[MadeRow] = []
-        full = False
+        full, ends = False, 0
         for row in self._rows.made(at):
             if waiting and waiting[-1].epoch != row.epoch:
+                ends += 1
                 if not self.drop_last:
                     yield waiting
-                elif row.epoch > 1 and not full:
+                elif ends > 1 and not full:  # a run may have begun near the end of the first one
                     raise RequestError(
                         f"a step needs batch.global ({self.rows_of_step}) rows, and an epoch has {len(waiting)}: with "
                         "data.drop_last no step is ever full"

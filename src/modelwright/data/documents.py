@@ -157,6 +157,13 @@ class Batches(Protocol):
         """
         ...
 
+    def steps_left(self, epochs: int) -> int:
+        """How many steps come from here on to the end of the first so many epochs, without those passed over.
+
+        At the beginning they are ``steps_in(epochs)``, unless the first are passed over.
+        """
+        ...
+
     def tokens_in(self, epochs: int) -> int:
         """How many real tokens the first so many epochs have; all documents are made to know it."""
         ...

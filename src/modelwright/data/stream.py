@@ -93,7 +93,8 @@ class RowStream:
         self.lengths = [len(source) for source in sources]
         self.per_epoch = sum(self.lengths)
         self.prepared = [*prepared] or [None] * len(self.sources)
-        self._tokens = [self._known_lengths(number) for number in range(len(self.sources))] if packs else []
+        self._tokens: list[np.ndarray] = []
+        self._leaves_out = part.on_error == "skip" or part.truncate == "end"
 
     def start(self) -> Cursor:
         """The place before the first row."""
@@ -133,36 +134,27 @@ class RowStream:
                 raise RequestError(f"nothing can be learned of the data: all {self.per_epoch} rows were left out")
             at = Cursor(counts, 0, at.broken + lost + spoilt, at.here + lost + spoilt)
 
-    def count(self, epochs: int) -> list[int]:
-        """How many rows each of the first epochs has.
+    def count(self, epochs: int, at: Cursor | None = None) -> list[int]:
+        """How many rows come from a place on, the beginning where it is left out, in each of the first epochs.
 
         Rows that only turn out to be broken when their pictures are decoded are taken to be whole.
 
         Raises:
             RequestError: as `made`.
         """
-        if not self.packs:
-            return [self.per_epoch] * epochs
-        draws = self.draws(self.start().counts)
-        counted = []
-        for _ in range(epochs):
-            rows, left = 0, self.per_epoch
-            while left:
-                size = min(self.part.window, left)
-                lengths = self._lengths_of([draws.draw() for _ in range(size)])
-                rows, left = rows + len(pack(lengths, self.part.seq_length)), left - size
-            counted.append(rows)
+        at = self.start() if at is None else at
+        drawn, before = sum(at.counts), at.rows
+        draws, counted = self.draws(at.counts), []
+        while drawn < epochs * self.per_epoch:
+            left = self.per_epoch - drawn % self.per_epoch
+            counted.append(self._rows_among(draws, left) - before)
+            drawn, before = drawn + left, 0
         return counted
 
     def tokens(self, epochs: int) -> int:
         """How many real tokens the first epochs have; rows that are left out have none. Raises as `made`."""
-        self._tokens = self._tokens or [self._known_lengths(number) for number in range(len(self.sources))]
-        draws, total = self.draws(self.start().counts), 0
-        left = epochs * self.per_epoch
-        while left:
-            size = min(self.part.window, left)
-            total, left = total + sum(self._lengths_of([draws.draw() for _ in range(size)])), left - size
-        return total
+        draws = self.draws(self.start().counts)
+        return sum(map(sum, self._windows(draws, epochs * self.per_epoch)))
 
     def draws(self, counts: Sequence[int]) -> Draws:
         """The order of the files' rows after some of each source."""
@@ -191,9 +183,24 @@ class RowStream:
             return future.result()
         except BrokenRow as error:
             may_teach_nothing = isinstance(error, Unlearned) and self.part.truncate == "end"
-            if self.part.on_error != "skip" and not may_teach_nothing:
-                raise
-            return None
+            if self.part.on_error == "skip" or may_teach_nothing:
+                return None
+            raise
+
+    def _rows_among(self, draws: Draws, count: int) -> int:
+        """The rows that the next ``count`` documents stand in."""
+        if not self.packs and not self._leaves_out:
+            return count
+        windows = self._windows(draws, count)
+        return sum(len(pack(lengths, self.part.seq_length)) if self.packs else len(lengths) for lengths in windows)
+
+    def _windows(self, draws: Draws, count: int) -> Iterator[list[int]]:
+        """The lengths of the next ``count`` documents without those that are left out, a window at a time."""
+        self._tokens = self._tokens or [self._known_lengths(number) for number in range(len(self.sources))]
+        while count:
+            size = min(self.part.window, count)
+            yield self._lengths_of([draws.draw() for _ in range(size)])
+            count -= size
 
     def _known_lengths(self, source: int) -> np.ndarray:
         """int32 [rows], the lengths of the documents that were made before."""

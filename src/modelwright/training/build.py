@@ -50,7 +50,7 @@ def counted(run: Any, config: Any, base: Path) -> tuple[int, int]:
     processor = _processor(run.model, config, folder, base)
     batches, _ = build_data(run, config, processor, base)
     try:
-        return batches.steps_in(run.epochs), batches.tokens_in(run.epochs)
+        return batches.steps_left(run.epochs), batches.tokens_in(run.epochs)
     finally:
         batches.close()
 

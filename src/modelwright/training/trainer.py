@@ -20,7 +20,8 @@ from modelwright.training.build import build_data, build_model, found_at
 from modelwright.training.checkpoints import Checkpoints, Stopping
 from modelwright.training.checkpoints.export import export
 from modelwright.training.evaluation import Evaluation
-from modelwright.training.learner import NOT_FINITE, Learner
+from modelwright.training.failures import LostSteps, out_of_memory
+from modelwright.training.learner import Learner
 from modelwright.training.report import RunFacts
 from modelwright.training.report.watchdog import Watchdog
 from modelwright.training.results import DONE, FAILED, STOPPED, Ended, StepResult
@@ -29,8 +30,6 @@ from modelwright.training.tuning import settle
 
 CHECKPOINTS, EXPORT = "checkpoints", "export"
 """The folders in a run's output."""
-NAMED_ROWS = 8
-"""How many rows of a step that failed are named."""
 
 
 class Trainer:
@@ -78,12 +77,12 @@ class Trainer:
             batches, held_out = build_data(config, model.config, processor, self.base)
         self.batches: Any = batches
         self.held_out = held_out or {}
-        self.steps = config.steps or (1 if batches is None else batches.steps_in(config.epochs))  # may read all rows
+        self.steps = config.steps or (1 if batches is None else batches.steps_left(config.epochs))  # may read all rows
         epochs = config.evaluate.epochs
         self._evaluations = (config.evaluate.every, None if epochs is None else self.batches.steps_in(epochs))
         self.learner = Learner(model, config, self.tuned.groups, self.steps, self.tuned.trains("gate"))
         self.output = Path(config.output)
-        self._step, self._tokens, self._lost = 0, 0, 0
+        self._step, self._tokens, self._lost = 0, 0, LostSteps(config.limits.skips)
 
     @property
     def step(self) -> int:
@@ -120,14 +119,14 @@ class Trainer:
             except (CheckpointError, RequestError) as error:  # of checkpoints, or of rows
                 ended = Ended(FAILED, self._step, str(error))
             except torch.OutOfMemoryError as error:
-                ended = Ended(FAILED, self._step, _out_of_memory(self.config, error))
+                ended = Ended(FAILED, self._step, out_of_memory(self.config, error))
         return self._ended(ended)
 
     def _run(self, checkpoints: Checkpoints, stopping: Stopping, watchdog: Watchdog) -> Ended:
         last = min(self.steps, self.config.limits.stop or self.steps)
         seconds, saved_at = self.config.checkpoint.seconds, monotonic()
         for before, result, batch in self._taken(last, checkpoints):
-            if (reason := self._failure(result, batch)) is not None:
+            if (reason := self._lost.reason(result, batch)) is not None:
                 self._step -= 1  # whose weights are still there
                 self._save(checkpoints, before)
                 checkpoints.wait()
@@ -178,20 +177,6 @@ class Trainer:
             self.report.step(result, {"batch": batch, "param_norm": self._weight_norm})
             yield before, result, batch
 
-    def _failure(self, result: StepResult, batch: Any) -> str | None:
-        """Why the run ends here, if it does: a step without a number, where none may be skipped or too many were."""
-        if result.skipped is None or not result.skipped.startswith(NOT_FINITE):
-            self._lost = 0 if result.skipped is None else self._lost
-            return None
-        self._lost += 1
-        allowed = self.config.limits.skips
-        if self._lost <= allowed:
-            return None
-        places = [str(place) for place in batch.places]
-        rows = ", ".join(places[:NAMED_ROWS]) + (f" and {len(places) - NAMED_ROWS} more" * (len(places) > NAMED_ROWS))
-        often = f", the {self._lost}th in a row" if allowed else ""
-        return f"step {result.step} is {result.skipped}{often}; its rows: {rows or 'not known'}"
-
     def _is_due(self, every: int | None) -> bool:
         return every is not None and self._step % every == 0
 
@@ -200,7 +185,8 @@ class Trainer:
     def _save(self, checkpoints: Checkpoints, cursor: Any = None) -> None:
         facts = state.facts(self.learner) | {
             "tokens": self._tokens,
-            "lost": self._lost,
+            "lost": self._lost.count,
+            "planned": self._planned(),
             "data": self.batches.state() if cursor is None else cursor,
             "base": str(self.base.absolute()),
         }
@@ -213,10 +199,28 @@ class Trainer:
             return
         facts = checkpoints.load(saved, state.tensors(self.learner))
         state.taken_over(self.learner, facts)
-        self._step, self._tokens, self._lost = saved.step, facts["tokens"], facts["lost"]
+        self._step, self._tokens, self._lost.count = saved.step, facts["tokens"], facts["lost"]
         if self.config.data.continues:
             self.batches.restore(facts["data"])
+            self._plan_again(facts.get("planned"))
         self.report.note(f"going on after step {saved.step}, from {saved.folder}")
+
+    def _planned(self) -> dict[str, Any]:
+        """The steps of the run, and what they were counted by."""
+        return {"steps": self.steps, "epochs": self.config.epochs, "rows": self.config.batch.global_}
+
+    def _plan_again(self, before: Mapping[str, Any] | None) -> None:
+        """Count the steps of a run of epochs anew where they are others than when its checkpoint was written.
+
+        Otherwise they stay, though rows that were left out since are fewer steps: rates go on as they were planned.
+        """
+        if self.config.steps is not None:
+            return
+        if before is None or before != self._planned() | {"steps": before["steps"]}:
+            self.steps = self._step + self.batches.steps_left(self.config.epochs)
+        else:
+            self.steps = before["steps"]
+        self.learner.total = self.steps
 
     def _export(self, checkpoints: Checkpoints) -> None:
         """The official folder, or the adapter, of the last step; what hinders it is said, and the run is done."""
@@ -286,11 +290,3 @@ class Trainer:
     def _ended(self, ended: Ended) -> Ended:
         self.report.end(ended)
         return ended
-
-
-def _out_of_memory(config: Any, error: BaseException) -> str:
-    used = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
-    ways = ["recompute: full"] if config.recompute != "full" else ["swap: {}"]
-    ways += [f"batch.micro: {config.batch.micro // 2}"] if config.batch.micro > 1 else ["a smaller data.seq_length"]
-    ways += ["optimizer.state: int8"] if config.optimizer.state != "int8" else ["tune.lora"]
-    return f"the device's memory is full ({used:.1f} GiB were used): set {', '.join(ways)} ({str(error)[:200]})"
