@@ -1,5 +1,6 @@
 """A LoRA folded in while a model is loaded, against peft on transformers' side of the same weights."""
 
+import copy
 import json
 import shutil
 
@@ -10,15 +11,21 @@ from safetensors.torch import load_file, save_file
 
 from modelwright.checkpoints.convert import convert
 from modelwright.checkpoints.folder import find_checkpoint
+from modelwright.checkpoints.quantized_model import quantize_model
+from modelwright.configs.run import LoraPart, TunePart
 from modelwright.errors import CheckpointError
 from modelwright.families.llama.config import LlamaConfig
 from modelwright.families.llama.model import LlamaForCausalLM
+from modelwright.layers.quantized import QuantizedExperts, QuantizedLinear
+from modelwright.ops.weight_only import dequantise
 from modelwright.serving.load import load, load_network
 from modelwright.serving.merge_adapter import merge_adapter
 from modelwright.serving.opened import find_model
-from modelwright.training.tuning import load_adapter
+from modelwright.training.tuning import load_adapter, lora_of, save_adapter, settle
 from tests.checkpoints.tiny import write_v2
-from tests.llamas import HUGGING_FACE
+from tests.engine.engines import engine_of, greedy
+from tests.fakes import MOE, tiny_v2
+from tests.llamas import HUGGING_FACE, tiny_llama
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -177,13 +184,62 @@ def test_pickled_weights_are_not_read(base, tmp_path):
         logits(base, tmp_path)
 
 
-def test_integers_take_no_adapter(base, tmp_path):
-    adapt(base, tmp_path)
-    network = load_network(find_checkpoint(base), dtype="float32", device="cpu").model
-    layer = network.model.layers[0].self_attn.o_proj
-    layer.weight = torch.nn.Parameter(layer.weight.to(torch.int8), requires_grad=False)
-    with pytest.raises(CheckpointError, match="before they are quantized"):
-        merge_adapter(network, tmp_path)
+WIDE = {"hidden_size": 64, "intermediate_size": 128}
+STORED = {
+    "v2": lambda: tiny_v2(base=MOE | WIDE | {"moe_intermediate_size": 64, "q_lora_rank": 64, "v_head_dim": 16}),
+    "llama": lambda: tiny_llama(base=HUGGING_FACE | WIDE),
+}
+
+
+@pytest.mark.parametrize("method", ["int8", "int4"])
+@pytest.mark.parametrize("family", STORED)
+def test_beside_integers_pairs_are_computed_with(base, tmp_path, family, method):
+    """As much as they add to the numbers that the integers stand for; two adapters of other ranks add both."""
+    stored, plain = tmp_path / "stored", tmp_path / "plain"
+    model = STORED[family]()
+    quantized = quantize_model(copy.deepcopy(model), method)
+    quantized.save_pretrained(stored)
+    model.load_state_dict(model.state_dict() | numbers_of(quantized))
+    model.save_pretrained(plain)
+    for folder in (stored, plain):
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(base / file, folder)
+    adapters = [drawn_adapter(STORED[family](), tmp_path / f"rank {rank}", rank) for rank in (3, 80)]
+    ids = torch.arange(3, 20)[None]
+    places = [find_checkpoint(each) for each in (stored, plain)]
+    networks = [load_network(each, dtype="float32", adapter=adapters[0]).model for each in places]
+    with torch.no_grad():
+        bare = load_network(places[0], dtype="float32").model(ids).logits
+        for adapter in (None, adapters[1]):
+            for network in networks if adapter else ():
+                merge_adapter(network, adapter)
+            found, wanted = (network(ids).logits for network in networks)
+            torch.testing.assert_close(found, wanted, rtol=0, atol=2e-5)
+            assert (found - bare).abs().max() > 1e-2
+    answers = [engine_of(each).generate([[3, 9, 4, 12]], greedy(6))[0].completions[0].tokens for each in networks]
+    assert answers[0] == answers[1]
+
+
+def numbers_of(model) -> dict[str, torch.Tensor]:
+    """What the integers of a quantized model stand for, by name."""
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLinear):
+            found[f"{name}.weight"] = dequantise(module.stored)
+        elif isinstance(module, QuantizedExperts):
+            stacks = zip(("gate_up_proj", "down_proj"), module.stored, strict=True)
+            found |= {f"{name}.{stack}": dequantise(weight) for stack, weight in stacks}
+    return found
+
+
+def drawn_adapter(model, folder, rank):
+    """The folder of an adapter whose matrices are drawn."""
+    settle(model, TunePart(lora=LoraPart(rank=rank, alpha=2.0 * rank)))
+    with torch.no_grad():
+        for name, pair in lora_of(model).items():
+            pair.B.normal_(std=0.3 / rank, generator=torch.Generator().manual_seed(len(name)))
+    save_adapter(model, folder)
+    return folder
 
 
 @pytest.mark.parametrize("begun", ["pissa", "olora"])

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -59,6 +60,11 @@ class LowRank(nn.Module):
         x = F.dropout(x, self.dropout, self.training).to(base.dtype)
         hidden = self.scale * product(x, self.A.to(base.dtype), counts)
         return product(hidden, self.B.to(base.dtype), counts).add_(base)  # in place: nobody else holds the product
+
+    def joined(self, other: "LowRank") -> "LowRank":
+        """One pair that adds what both add; for no further training."""
+        ours, theirs = self.B * self.scale, other.B * other.scale
+        return LowRank(torch.cat([self.A, other.A], dim=-2), torch.cat([ours, theirs], dim=-1), 1.0)
 
     def delta(self) -> Tensor:
         """``scale * B @ A`` in fp32, of the weight's shape ``[out, in]`` or ``[experts, out, in]``."""
@@ -140,6 +146,39 @@ def adapted(plain: nn.Module, pairs: Mapping[str, LowRank]) -> Adapted:
     """What stands in the place of ``plain``: a linear layer (the pair of ``weight``) or stacked experts."""
     made = _adapted_class(type(plain))(plain, pairs)
     return made.train(plain.training)
+
+
+def put_beside(model: nn.Module, pairs: Mapping[str, LowRank]) -> None:
+    """Put adapted layers, with these pairs beside their weights, in the place of plain ones.
+
+    A pair whose weight has one already is added to it.
+    """
+    by_module: dict[str, dict[str, LowRank]] = {}
+    for name, pair in pairs.items():
+        module, _, weight = name.rpartition(".")
+        by_module.setdefault(module, {})[weight] = pair
+    for name, own in by_module.items():
+        module = model.get_submodule(name)
+        if isinstance(module, Adapted):
+            before: dict[str, Any] = dict(module.lora.items())
+            shared = {weight: before[weight].joined(own[weight]) for weight in before.keys() & own.keys()}
+            module, own = module.plain(), before | own | shared
+        replace_module(model, name, adapted(module, own))
+
+
+def lora_of(model: nn.Module) -> dict[str, LowRank]:
+    """The pairs that a model has, by the weights that they are beside."""
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Adapted):
+            found |= {f"{name}.{weight}": pair for weight, pair in module.lora.items()}
+    return found
+
+
+def replace_module(model: nn.Module, name: str, made: nn.Module) -> None:
+    """Put a module in the place of the one of this name."""
+    parent, _, own = name.rpartition(".")
+    setattr(model.get_submodule(parent), own, made)
 
 
 @cache

@@ -1,4 +1,7 @@
-"""`merge_adapter`, a LoRA folded into the weights that it is of: computing then costs nothing more."""
+"""`merge_adapter`, a LoRA folded into the weights that it is of: computing then costs nothing more.
+
+Beside weights that are stored in integers its pairs stay as they are, and are computed with.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -6,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelwright.checkpoints.lora import BASE, LoraFolder, LoraSettings, transposed_weights
+from modelwright.checkpoints.lora import BASE, LoraFolder, LoraPair, transposed_weights
 from modelwright.errors import CheckpointError
-
-LARGEST_RANK = 64
+from modelwright.layers.lora import LowRank, put_beside
 
 
 def merge_adapter(model: Any, folder: Path) -> None:
@@ -20,10 +22,10 @@ def merge_adapter(model: Any, folder: Path) -> None:
     (``modules_to_save``) take the place of the model's.
 
     Raises:
-        CheckpointError: there is no adapter, it is no LoRA in safetensors, of more than `LARGEST_RANK`, or it holds a
-            tensor that is not of this model, or of one that is two things here, which is named.
+        CheckpointError: there is no adapter, it is no LoRA in safetensors, or it holds a tensor that is not of this
+            model, or of one that is two things here, which is named.
     """
-    adapter = _read(folder)
+    adapter, beside = LoraFolder.read(folder), {}
     adapter.check_ties(model, folds=True)
     state, turned = model.state_dict(), transposed_weights(model)
     for name, tensor in adapter.others.items():
@@ -31,29 +33,21 @@ def merge_adapter(model: Any, folder: Path) -> None:
     for name, pair in adapter.beside(model).items():
         weight = state[name]
         if not weight.is_floating_point():
-            raise CheckpointError(
-                f"the adapter in {folder} is of {name}, whose weights are {weight.dtype} of shape "
-                f"{list(weight.shape)}: fold it in before they are quantized"
-            )
+            beside[name] = _pair(pair, weight.device, model.dtype)
+            continue
         delta = (pair.scale * (pair.b.float() @ pair.a.float())).to(weight.device)
         weight.copy_(weight.float() + (delta.t() if name in turned else delta))
+    put_beside(model, beside)
 
 
 def check_adapter(folder: Path) -> None:
     """Raise a CheckpointError for what can be told of an adapter without its model."""
-    _read(folder)
+    LoraFolder.read(folder)
 
 
-def _read(folder: Path) -> LoraFolder:
-    adapter = LoraFolder.read(folder)
-    ranks = LoraSettings.of(adapter.config)
-    for layer in adapter.pairs:
-        rank = max(ranks.rank_of(layer), *ranks.rank_pattern.values(), ranks.r)
-        if rank > LARGEST_RANK:
-            raise CheckpointError(
-                f"the rank of an adapter must be at most {LARGEST_RANK}, and that of {layer} is {rank}"
-            )
-    return adapter
+def _pair(pair: LoraPair, device: torch.device, dtype: torch.dtype) -> LowRank:
+    made = LowRank(pair.a.to(device, dtype), pair.b.to(device, dtype), pair.scale)
+    return made.requires_grad_(False)
 
 
 def _take(name: str, tensor: Tensor, model: Any, state: dict[str, Tensor], folder: Path) -> None:

@@ -1,7 +1,8 @@
 """Which parts of a model train, at which rates, and whether by LoRA; adapters on disk."""
 
+from modelwright.layers.lora import lora_of
 from modelwright.training.tuning.adapter import load_adapter, save_adapter
-from modelwright.training.tuning.lora import add_lora, lora_of, merge
+from modelwright.training.tuning.lora import add_lora, merge
 from modelwright.training.tuning.parts import parts_of
 from modelwright.training.tuning.settle import Group, PartRow, Tuned, settle
 

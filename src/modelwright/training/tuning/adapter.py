@@ -26,8 +26,8 @@ from modelwright.checkpoints.lora import (
 )
 from modelwright.checkpoints.places import places_of
 from modelwright.errors import CheckpointError, ConfigError
-from modelwright.layers.lora import STACKS, Adapted, LowRank
-from modelwright.training.tuning.lora import lora_of, merged_weights, put_pairs, replace_module
+from modelwright.layers.lora import STACKS, Adapted, LowRank, lora_of, replace_module
+from modelwright.training.tuning.lora import merged_weights, put_pairs
 
 FORMATS = ("stacked", "official", "merged")
 

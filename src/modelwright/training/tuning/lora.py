@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from modelwright.checkpoints.lora import LoraPair, tied_weights, transposed_weights, weights_of
 from modelwright.configs.run import LoraPart
 from modelwright.errors import ConfigError
-from modelwright.layers.lora import Adapted, LowRank, adapted
+from modelwright.layers.lora import Adapted, LowRank, lora_of, put_beside, replace_module
 from modelwright.layers.quantized import QuantizedExperts, QuantizedLinear
 from modelwright.training.seeds import seed_of
 from modelwright.training.tuning.parts import chosen, split_by_part
@@ -109,25 +109,13 @@ def put_pairs(
     if lora_of(model):
         raise ConfigError(f"{type(model).__name__} has LoRA already: merge it first, or take the plain model")
     model.requires_grad_(False)
-    by_module: dict[str, dict[str, LowRank]] = {}
+    made = {}
     for name, pair in pairs.items():
-        module, _, weight = name.rpartition(".")
-        device = _device(model.get_submodule(module))
+        device = _device(model.get_submodule(name.rpartition(".")[0]))
         a, b = (side.to(device, torch.float32) for side in (pair.a, pair.b))
-        made = LowRank(a, b, pair.scale, dropout, rslora)
-        by_module.setdefault(module, {})[weight] = made
-    for module, own in by_module.items():
-        replace_module(model, module, adapted(model.get_submodule(module), own))
+        made[name] = LowRank(a, b, pair.scale, dropout, rslora)
+    put_beside(model, made)
     return lora_of(model)
-
-
-def lora_of(model: nn.Module) -> dict[str, LowRank]:
-    """The pairs that a model has, by the weights that they are beside."""
-    found = {}
-    for name, module in model.named_modules():
-        if isinstance(module, Adapted):
-            found |= {f"{name}.{weight}": pair for weight, pair in module.lora.items()}
-    return found
 
 
 def merged_weights(model: Any) -> dict[str, Tensor]:
@@ -167,12 +155,6 @@ def merge(model: Any) -> Any:
     for name, module in [(name, module) for name, module in model.named_modules() if isinstance(module, Adapted)]:
         replace_module(model, name, module.plain())
     return model
-
-
-def replace_module(model: nn.Module, name: str, made: nn.Module) -> None:
-    """Put a module in the place of the one of this name."""
-    parent, _, own = name.rpartition(".")
-    setattr(model.get_submodule(parent), own, made)
 
 
 def _device(module: nn.Module) -> torch.device:
