@@ -6,7 +6,7 @@ of a whole stack (peft's ``target_parameters``). Leaves out modules that compute
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from modelwright.checkpoints.folder import ADAPTER
-from modelwright.checkpoints.places import places_of
+from modelwright.checkpoints.places import Place, places_of
 from modelwright.checkpoints.source import read_json
 from modelwright.errors import CheckpointError
 from modelwright.layers import Experts
@@ -122,8 +122,9 @@ class LoraFolder:
     Attributes:
         config: the contents of its ``adapter_config.json``.
         pairs: A and B by layer, as stored.
-        others: tensors of layers that were trained whole, by their names in the model; and ``....base_layer.weight``,
-            the own weight of a layer, which peft saves with the adapter of a head.
+        others: tensors of layers that were trained whole, and biases, by their names in the model; and those of layers
+            that have a pair, ``....base_layer.bias`` and ``....base_layer.weight``, the own weight, which peft saves
+            with the adapter of a head.
     """
 
     folder: Path
@@ -139,7 +140,7 @@ class LoraFolder:
             CheckpointError: there is no adapter, it is no LoRA in safetensors, or it holds what is no pair.
         """
         config = read_config(folder)
-        pairs, others = _sorted(_read_tensors(folder / WEIGHTS), folder, bool(config.get("modules_to_save")))
+        pairs, others = _sorted(_read_tensors(folder / WEIGHTS), folder, config)
         return cls(folder, config, pairs, others)
 
     def check_ties(self, model: Any, folds: bool = False) -> None:
@@ -159,6 +160,24 @@ class LoraFolder:
                 f"{', '.join(sorted(tied - {found[0]}))} here: untie them (tie_word_embeddings: false), or train it "
                 "with peft's ensure_weight_tying"
             )
+
+    def whole(self, model: nn.Module) -> Iterator[tuple[str, Place, Tensor]]:
+        """`others` with the places of ``model`` that they are for; stacks may be called by their own names, too.
+
+        Raises:
+            CheckpointError: the model has no such tensor, or of another shape.
+        """
+        own = {name: Place(name, (), tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
+        places = own | places_of(model)
+        for name, tensor in self.others.items():
+            official = name.replace(BASE, "")
+            if (place := places.get(official)) is None:
+                raise CheckpointError(f"the adapter in {self.folder} is of {official}, which this model has not")
+            if place.shape != tensor.shape:
+                raise CheckpointError(
+                    f"{name} has shape {list(tensor.shape)} in {self.folder}, and the model's {list(place.shape)}"
+                )
+            yield name, place, tensor
 
     def beside(self, model: nn.Module) -> dict[str, LoraPair]:
         """The pairs by the weights of ``model`` that they are beside.
@@ -325,14 +344,15 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def _sorted(
-    tensors: Mapping[str, Tensor], folder: Path, has_others: bool
+    tensors: Mapping[str, Tensor], folder: Path, config: Mapping[str, Any]
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
     """A and B of each layer, and the rest: all in floating point, finite, and named as peft names them."""
     found: dict[str, dict[str, Tensor]] = {}
-    others = {}
+    others, has_others = {}, bool(config.get("modules_to_save"))
+    ends = (f"{BASE}.weight", *([".bias"] if config.get("bias", "none") != "none" else []))
     for name, tensor in tensors.items():
         end = next((end for end in (A, B) if name.endswith(end)), None)
-        known = tensor.dim() == 2 if end else has_others or name.endswith(f"{BASE}.weight")
+        known = tensor.dim() == 2 if end else has_others or name.endswith(ends)
         if not name.startswith(PREFIX) or not tensor.is_floating_point() or not known:
             raise CheckpointError(f"{name} in {folder} is no matrix of a LoRA, so the adapter cannot be folded in")
         if not torch.isfinite(tensor).all():

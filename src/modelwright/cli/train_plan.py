@@ -19,7 +19,7 @@ def show_run(run: RunConfig, model: CheckedConfig, file: Path, folder: Path, ran
     Args:
         folder: what the run's paths are relative to.
     """
-    rows, held, chunk = built(run, model)
+    rows, held, chunk = built(run, model, folder)
     whole, trained = sum(row[1] for row in rows), sum(row[2] for row in rows)
     plan = plan_run(model, run, ranks, held, chunk)
     layers = f"{plan.counts.model_type}, {len(plan.counts.layers)} layers"
@@ -39,18 +39,23 @@ def show_run(run: RunConfig, model: CheckedConfig, file: Path, folder: Path, ran
     _show_without_effect(run, model, ranks)
 
 
-def built(run: RunConfig, model: CheckedConfig) -> tuple[list[tuple[str, int, int]], Held, int]:
+def built(run: RunConfig, model: CheckedConfig, folder: Path) -> tuple[list[tuple[str, int, int]], Held, int]:
     """Each part of the model, with its parameters and how many of them train, what all of it holds, and how many
     tokens of a loss have logits at once on this machine."""
     import torch
 
     from modelwright.ops.cross_entropy import rows_at_once
+    from modelwright.training.build import found_at
+    from modelwright.training.checkpoints.export import check_export
     from modelwright.training.precision import held_by
     from modelwright.training.tuning import settle
 
+    adapter = None if run.model.adapter is None else found_at(run.model.adapter, folder)
     with torch.device("meta"):
         made = family_of(model).causal_class(model)
-        tuned = settle(made, run.tune)
+    with torch.device("cpu" if adapter else "meta"):  # an adapter is read, and LoRA would be drawn for nothing
+        tuned = settle(made, run.tune, adapter=adapter)
+    check_export(made, run)
     compute = getattr(torch, run.precision.compute or run.model.dtype)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     rows = [(row.part, row.total, row.trainable) for row in tuned.table]
@@ -58,9 +63,9 @@ def built(run: RunConfig, model: CheckedConfig) -> tuple[list[tuple[str, int, in
     return rows, held_by(made, compute, run.precision.autocast, device), chunk
 
 
-def planned(run: RunConfig, model: CheckedConfig, ranks: int = 1) -> RunPlan:
-    """The plan of a run of a model of this config."""
-    return plan_run(model, run, ranks, *built(run, model)[1:])
+def planned(run: RunConfig, model: CheckedConfig, folder: Path, ranks: int = 1) -> RunPlan:
+    """The plan of a run of a model of this config; its paths are relative to ``folder``."""
+    return plan_run(model, run, ranks, *built(run, model, folder)[1:])
 
 
 def _facts(run: RunConfig, plan: RunPlan, model: CheckedConfig, folder: Path) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from modelwright.checkpoints.lora import BASE, LoraFolder, LoraPair, transposed_weights
+from modelwright.checkpoints.places import Place
 from modelwright.errors import CheckpointError
 from modelwright.layers.lora import LowRank, put_beside
 
@@ -28,8 +29,8 @@ def merge_adapter(model: Any, folder: Path) -> None:
     adapter, beside = LoraFolder.read(folder), {}
     adapter.check_ties(model, folds=True)
     state, turned = model.state_dict(), transposed_weights(model)
-    for name, tensor in adapter.others.items():
-        _take(name, tensor, model, state, folder)
+    for name, place, tensor in adapter.whole(model):
+        _take(name, place, tensor, state, folder)
     for name, pair in adapter.beside(model).items():
         weight = state[name]
         if not weight.is_floating_point():
@@ -50,19 +51,12 @@ def _pair(pair: LoraPair, device: torch.device, dtype: torch.dtype) -> LowRank:
     return made.requires_grad_(False)
 
 
-def _take(name: str, tensor: Tensor, model: Any, state: dict[str, Tensor], folder: Path) -> None:
+def _take(name: str, place: Place, tensor: Tensor, state: dict[str, Tensor], folder: Path) -> None:
     """Put a tensor that was trained whole in its place; a layer's own weight must be this model's already."""
-    own_weight = name.endswith(f"{BASE}.weight")
-    official = name.replace(BASE, "")
-    place = model.places().get(official)
-    if place is None:
-        raise CheckpointError(f"the adapter in {folder} is of {official}, which this model has not")
-    own = state[place.parameter][place.index] if place.index else state[place.parameter]
-    if own.shape != tensor.shape:
-        raise CheckpointError(f"{name} has shape {list(tensor.shape)} in {folder}, and the model's {list(own.shape)}")
+    own = state[place.parameter][place.index or ...]
     tensor = tensor.to(own.device, own.dtype)
-    if not own_weight:
+    if not name.endswith(f"{BASE}.weight"):
         state[place.parameter][place.index or ...] = tensor
     elif not torch.equal(own, tensor):
-        layer = official.removesuffix(".weight")
+        layer = name.removesuffix(f"{BASE}.weight")
         raise CheckpointError(f"the adapter in {folder} was made for other weights of {layer} than this model has")

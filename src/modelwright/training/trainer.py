@@ -18,7 +18,7 @@ from modelwright.planner.counting import count
 from modelwright.training import state
 from modelwright.training.build import build_data, build_model, found_at
 from modelwright.training.checkpoints import Checkpoints, Stopping
-from modelwright.training.checkpoints.export import export
+from modelwright.training.checkpoints.export import check_export, export
 from modelwright.training.evaluation import Evaluation
 from modelwright.training.failures import LostSteps, out_of_memory
 from modelwright.training.learner import Learner
@@ -73,6 +73,7 @@ class Trainer:
         config.check_ranks()
         adapter = None if config.model.adapter is None else found_at(config.model.adapter, self.base)
         self.tuned = settle(model, config.tune, adapter=adapter, seed=config.seed)
+        check_export(model, config)
         if batches is None and held_out is None:
             batches, held_out = build_data(config, model.config, processor, self.base)
         self.batches: Any = batches

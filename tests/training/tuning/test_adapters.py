@@ -10,9 +10,11 @@ import transformers
 from safetensors.torch import load_file
 
 from modelwright.checkpoints.folder import find_checkpoint
-from modelwright.configs.run import TunePart
+from modelwright.configs.run import RunConfig, TunePart
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.serving.load import load_network
+from modelwright.serving.merge_adapter import merge_adapter
+from modelwright.training.checkpoints.export import check_export
 from modelwright.training.tuning import load_adapter, lora_of, merge, save_adapter, settle
 from modelwright.training.tuning.adapter import shortest
 from tests.checkpoints.tiny import write_v2
@@ -280,6 +282,79 @@ def test_targets_beside_an_adapter_must_be_the_adapters(targets, says, tmp_path)
         settle(copy.deepcopy(base), TunePart(lora=Lora(targets=targets)), adapter=tmp_path)
     settle(copy.deepcopy(base), TunePart(lora=Lora(targets=("attention",))), adapter=tmp_path)
     settle(copy.deepcopy(base), TunePart(lora=Lora()), adapter=tmp_path)  # the default says nothing of its own
+
+
+BIASED = {
+    "mindformers fused": (r"\.bias$", "qkv_proj"),
+    "imagegpt": (r"attn\..*\.bias$", "c_attn"),
+}
+"""Models with biases, those that train of them, and a layer that has one and a pair."""
+
+
+@pytest.mark.parametrize("format", ["stacked", "official"])
+@pytest.mark.parametrize("name", BIASED)
+def test_biases_that_train_beside_lora_are_saved_as_pefts(name, format, tmp_path):
+    """As its ``bias="lora_only"`` does, and not as whole layers, which would be in the adapter twice."""
+    names, layer = BIASED[name]
+    model, base = tuned(name, train=(names,))
+    with torch.no_grad():
+        for each, parameter in model.named_parameters():
+            if parameter.requires_grad and each.endswith(".bias"):
+                parameter.normal_(std=0.5, generator=torch.Generator().manual_seed(len(each)))
+    save_adapter(model, tmp_path, format)
+    assert config(tmp_path)["bias"] == "lora_only" and config(tmp_path)["modules_to_save"] is None
+    given = inputs(name, 2, 9)
+    wanted = logits(model, given)
+    assert not near(logits(base, given), wanted, 1e-2)
+    again, merged = copy.deepcopy(base), copy.deepcopy(base)
+    load_adapter(again, tmp_path)
+    merge_adapter(merged, tmp_path)
+    assert near(logits(again, given), wanted, 1e-6) and near(logits(merged, given), wanted, 1e-5)
+    assert any(key.endswith(f"{layer}.bias") and each.requires_grad for key, each in again.named_parameters())
+    if format == "stacked":
+        theirs = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)
+        assert near(logits(theirs, given), wanted, 1e-6)
+        loaded = copy.deepcopy(base)
+        loaded.load_adapter(str(tmp_path))
+        assert near(logits(loaded, given), wanted, 1e-6)
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_biases_of_pefts_are_read(bias, tmp_path):
+    base = MODELS["mindformers fused"]()
+    how = peft.LoraConfig(r=2, target_modules=["qkv_proj"], bias=bias, init_lora_weights=False)
+    theirs = peft.get_peft_model(copy.deepcopy(base), how)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad and parameter.dim() == 1:
+                parameter.add_(0.3)
+    theirs.save_pretrained(tmp_path)
+    given = inputs("mindformers fused", 2, 9)
+    for read in (load_adapter, merge_adapter):
+        ours = copy.deepcopy(base)
+        read(ours, tmp_path)
+        assert near(logits(ours, given), logits(theirs, given), 1e-5)
+
+
+def test_what_no_adapter_can_hold_is_refused_before_the_run(tmp_path):
+    run = {"model": {"config": {}}, "output": str(tmp_path), "steps": 1}
+    tune = {"train": ["marks"], "lora": {"targets": ["attention"]}}
+    model = tiny_vl2()
+    settle(model, RunConfig.of(run | {"tune": tune}).tune)
+    with pytest.raises(ConfigError, match=r"not be written .*image_newline.* set tune.lora.format: merged"):
+        check_export(model, RunConfig.of(run | {"tune": tune}))
+    check_export(model, RunConfig.of(run | {"tune": tune, "checkpoint": {"on_end": "none"}}))
+    merged = tune | {"lora": {"targets": ["attention"], "format": "merged"}}
+    check_export(model, RunConfig.of(run | {"tune": merged}))
+
+
+def test_pefts_auto_class_reads_ours(tmp_path):
+    model, base = tuned("llama")
+    base.save_pretrained(tmp_path / "base")
+    save_adapter(model, tmp_path / "adapter", base=str(tmp_path / "base"))
+    theirs = peft.AutoPeftModelForCausalLM.from_pretrained(str(tmp_path / "adapter"))
+    given = inputs("llama", 2, 9)
+    assert isinstance(theirs, peft.PeftModelForCausalLM) and near(logits(theirs, given), logits(model, given), 1e-6)
 
 
 def test_a_tower_that_trains_whole_is_one_layer_of_pefts(tmp_path):

@@ -36,11 +36,11 @@ def inputs(name: str, *shape: int) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "labels": ids}
 
 
-def tuned(name: str, seed: int = 0, **lora: Any) -> tuple[Any, Any]:
+def tuned(name: str, seed: int = 0, train: tuple[str, ...] = (), **lora: Any) -> tuple[Any, Any]:
     """A model with LoRA whose B is not 0, and the model that it was made of."""
     base = MODELS[name]()
     model = copy.deepcopy(base)
-    settle(model, TunePart(lora=Lora(**lora)))
+    settle(model, TunePart(train=train, lora=Lora(**lora)))
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for pair in lora_of(model).values():

@@ -17,7 +17,7 @@ from modelwright.training.build import model_of_config
 from modelwright.training.checkpoints.locks import reading
 from modelwright.training.checkpoints.saved import Saved
 from modelwright.training.checkpoints.tensor_files import described, new_tensors
-from modelwright.training.tuning import lora_of, merge, save_adapter, settle
+from modelwright.training.tuning import check_adapted, lora_of, merge, save_adapter, settle
 
 MODEL = "model."
 """What the names of a model's tensors begin with, among those of a run."""
@@ -83,6 +83,20 @@ def export(
         write_official(model, official, _files_of(processor, source), max_shard_size)
         convert(official, out, to=to, max_shard_size=max_shard_size)
     return "model"
+
+
+def check_export(model: Any, run: RunConfig) -> None:
+    """Raise a ConfigError where the folder that a run ends with could not hold what trains of its model with LoRA."""
+    lora = None if run.tune is None else run.tune.lora
+    if run.checkpoint.on_end != "export" or not lora_of(model):
+        return
+    if _format(None if lora is None else lora.format, adapted=True) in ADAPTERS:
+        try:
+            check_adapted(model)
+        except CheckpointError as error:
+            raise ConfigError(
+                f"the run's adapter could not be written ({error}): set tune.lora.format: merged"
+            ) from error
 
 
 def learnt(saved: Saved, run: RunConfig, source: str | Path | None, adapter: Path | None = None) -> Any:

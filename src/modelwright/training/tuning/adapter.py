@@ -56,11 +56,12 @@ def save_adapter(model: Any, folder: str | Path, format: str = "stacked", base: 
             model.save_pretrained(folder)
         return
     named = _official(model, pairs) if format == "official" else _stacked(model, pairs)
-    whole = _whole_modules(model)
+    whole, biases = _whole_modules(model), _biases(model, format)
     tensors = {f"{PREFIX}{layer}{end}": tensor for layer, pair in named.items() for end, tensor in _packed(pair)}
     tensors |= {f"{PREFIX}{name}": model.get_parameter(name).detach() for names in whole.values() for name in names}
+    tensors |= {f"{PREFIX}{layer}{BASE}.bias": bias for layer, bias in biases.items()}
     config = _config(model, pairs, named, format, base or getattr(model.config, "_name_or_path", "") or None)
-    config["modules_to_save"] = sorted(whole) or None
+    config["modules_to_save"], config["bias"] = sorted(whole) or None, "lora_only" if biases else "none"
     tied = tied_weights(model)
     if tied & {name for names in whole.values() for name in names}:  # peft wraps both of them then, and wants both
         config["ensure_weight_tying"] = True
@@ -85,15 +86,10 @@ def load_adapter(model: Any, folder: str | Path, dropout: float = 0.0) -> dict[s
     """
     adapter = LoraFolder.read(Path(folder))
     adapter.check_ties(model)
-    places, state, whole = places_of(model), model.state_dict(), set()
-    for name, tensor in adapter.others.items():
+    state, whole = model.state_dict(), set()
+    for name, place, tensor in adapter.whole(model):
         if name.endswith(f"{BASE}.weight"):
             continue  # a layer's own weight, which peft saves with the adapter of a head
-        place = places.get(name)
-        if place is None or tuple(tensor.shape) != place.shape:
-            raise CheckpointError(
-                f"{name} in {folder} has shape {list(tensor.shape)}, and no tensor of the model has both"
-            )
         state[place.parameter][place.index or ...] = tensor.to(state[place.parameter].dtype)
         whole.add(place.parameter)
     pairs = put_pairs(model, adapter.beside(model), dropout, bool(adapter.config.get("use_rslora")))
@@ -131,9 +127,32 @@ def _packed(pair: LoraPair) -> Iterator[tuple[str, Tensor]]:
     yield from zip((A, B), pair.packed(), strict=True)
 
 
+def _trained_biases(model: nn.Module) -> set[str]:
+    """The biases that train in layers whose weights have a pair."""
+    layers = {name.removesuffix(".weight") for name in lora_of(model)}
+    return {name for name in trained_whole(model) if name.endswith(".bias") and name.removesuffix(".bias") in layers}
+
+
+def _biases(model: Any, format: str) -> dict[str, Tensor]:
+    """Those biases by the layers that their pairs are named by."""
+    trained = {name: model.get_parameter(name).detach() for name in _trained_biases(model)}
+    if format != "official":
+        return {name.removesuffix(".bias"): bias for name, bias in trained.items()}
+    return {
+        name.removesuffix(".bias"): trained[place.parameter][place.index or ...]
+        for name, place in places_of(model).items()
+        if place.parameter in trained
+    }
+
+
+def check_adapted(model: Any) -> None:
+    """Raise a CheckpointError where what trains of a model with LoRA cannot be said in an adapter."""
+    _whole_modules(model)
+
+
 def _whole_modules(model: nn.Module) -> dict[str, list[str]]:
     """The outermost modules whose own parameters train and are of no pair, with the names of all that is in them."""
-    trained = trained_whole(model)
+    trained = trained_whole(model) - _trained_biases(model)
     modules = {name.rpartition(".")[0] for name in trained}
     if "" in modules:
         loose = sorted(name for name in trained if "." not in name)
@@ -186,7 +205,7 @@ def _config(
     alphas = {_escaped(name): alpha(pair) for name, pair in keyed.items() if alpha(pair) != usual[1]}
     return {
         "peft_type": "LORA",
-        "task_type": None,
+        "task_type": "CAUSAL_LM",
         "auto_mapping": None,
         "base_model_name_or_path": base,
         "revision": None,
@@ -197,7 +216,6 @@ def _config(
         "use_rslora": rslora,
         "use_dora": False,
         "lora_bias": False,
-        "bias": "none",
         "fan_in_fan_out": bool(transposed_weights(model) & pairs.keys()),
         "init_lora_weights": True,
         "target_modules": shortest(modules, known),
