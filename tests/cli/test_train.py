@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 
 from modelwright import zoo
+from modelwright.configs.run import LoraPart, RunConfig, TunePart
+from modelwright.families.llama.config import LlamaConfig
+from modelwright.families.llama.model import LlamaForCausalLM
 from modelwright.training import trainer as trainers
 from modelwright.training.results import Ended
+from modelwright.training.tuning import save_adapter, settle
 
 LLAMA = """
 model:
@@ -49,6 +53,18 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(run, here):
     assert "8 rows of up to 64 tokens: micro-batches of 2, 4 of them summed" in ended.out
     assert "adamw 0.0003, cosine" in ended.out
     assert sorted(here.iterdir()) == before
+
+
+def test_a_dry_run_of_an_adapter_trains_the_adapter_alone(run, here):
+    model = LlamaForCausalLM(LlamaConfig(**RunConfig.read(here / "run.yaml").model.config))
+    settle(model, TunePart(lora=LoraPart(rank=4, targets=("attention",))))
+    save_adapter(model, here / "adapter")
+    ended = run("train", "run.yaml", "--dry-run", "model.adapter=adapter")
+    assert (ended.code, ended.err) == (0, "")
+    pairs = 4 * (64 + 64 + 64 + 32) * 2 * 2  # ranks of q, k, v and o into and out of 64 and 32, in two layers
+    assert ["total", f"{102_720 + pairs:,}", f"{pairs:,}"] in [line.split() for line in ended.out.splitlines()]
+    missing = run("train", "run.yaml", "--dry-run", "model.adapter=elsewhere")
+    assert (missing.code, "elsewhere holds no adapter" in missing.err) == (2, True)
 
 
 def test_a_dry_run_lists_what_nothing_reads_and_which_files_are_missing(run, here):

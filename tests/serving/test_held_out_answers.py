@@ -122,11 +122,13 @@ def test_pictures_are_drawn_on(tmp_path):
 def test_the_first_rows_of_each_set_are_answered(seeing, tmp_path):
     loaded, _ = seeing
     rows = [{"prompt": "There are", "completion": " two shapes."}] * 3
-    lines = ["no row", *map(json.dumps, rows)]
-    (tmp_path / "rows.jsonl").write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
+    lines = [*map(json.dumps, rows)]
+    unseen = json.dumps({"messages": [{"role": "user", "content": "<image>"}], "images": ["nowhere.png"]})
+    long = json.dumps({"prompt": "There are", "completion": " two" * 2000})
+    (tmp_path / "rows.jsonl").write_text("\n".join([lines[0], "no row", unseen, long, *lines[1:]]) + "\n")
     part = DataPart(eval=(SourcePart(path="rows.jsonl", name="few"),), seq_length=1024)
     found = answers_of(part, 2, tmp_path)(loaded.model, loaded.processor)
-    assert [answer.place.rpartition(":")[2] for answer in found["few"]] == ["1", "3"]
+    assert [answer.place.rpartition(":")[2] for answer in found["few"]] == ["1", "5"]
 
 
 @pytest.mark.parametrize("labels", ["all", "assistant"])

@@ -202,7 +202,8 @@ class PartsAdapter:
         config.target_modules = sorted(alone) or ([] if config.target_parameters else DUMMY_TARGET_MODULES)
         peft.inject_adapter_in_model(config, model, name)
         config.target_modules = alone
-        result = peft.set_peft_model_state_dict(model, self.state, name)
+        state = {key.removeprefix(_PEFT): tensor for key, tensor in self.state.items()}
+        result = peft.set_peft_model_state_dict(model, state, name)
         missing = {key for key in result.missing_keys if _ADAPTER.search(key) and f".{name}." in key}
         model._hf_peft_config_loaded = True
         model.train(trainable and model.training)

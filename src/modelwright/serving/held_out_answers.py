@@ -65,7 +65,8 @@ def answers_of(data: DataSettings, count: int, base: Path) -> Callable[[Any, Any
         encoder = answer_encoder_for(processor, data, model)
         root, cache = (None if each is None else Path(each) for each in (data.root, data.cache))
         sources = [open_source(part, root, base, cache) for part in data.eval]
-        return {source.name: answer_rows(model, processor, encoder, _first(source, count)) for source in sources}
+        rows = {source.name: _first(source, count, encoder) for source in sources}
+        return {name: answer_rows(model, processor, encoder, those) for name, those in rows.items()}
 
     return answers
 
@@ -87,14 +88,15 @@ def answer_encoder_for(processor: Any, data: EncodingSettings, model: Any) -> En
     return encoder_for(processor, replace(part, labels="assistant") if data.labels == "all" else data, model)
 
 
-def _first(source: Source, count: int) -> list[Example]:
-    """The first rows that can be read."""
+def _first(source: Source, count: int, encoder: Encoder) -> list[Example]:
+    """The first rows that can be read and made documents of; each is made again when it is answered."""
     rows: list[Example] = []
     for number in range(len(source)):
         if len(rows) == count:
             break
         with suppress(BrokenRow):
-            rows.append(source[number])
+            encoder(row := source[number])
+            rows.append(row)
     return rows
 
 

@@ -336,6 +336,30 @@ def test_biases_of_pefts_are_read(bias, tmp_path):
         assert near(logits(ours, given), logits(theirs, given), 1e-5)
 
 
+@pytest.mark.parametrize("part", ["norms", "head", "embedding", "gate"])
+@pytest.mark.parametrize("name", ["v2", "vl2", "mindformers experts", "imagegpt"])
+def test_layers_beside_lora_are_read_on_every_road(name, part, tmp_path):
+    """By peft, by transformers' ``load_adapter`` and ``from_pretrained``, and folded in: experts have pairs, too."""
+    if (name, part) == ("imagegpt", "gate"):
+        part = r"c_attn\.bias"
+    model, base = tuned(name, train=(part,))
+    with torch.no_grad():
+        for each, parameter in model.named_parameters():
+            if parameter.requires_grad and ".lora." not in each:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(each))))
+    base.save_pretrained(tmp_path / "base")
+    save_adapter(model, tmp_path / "adapter", base=str(tmp_path / "base"))
+    loaded, merged = copy.deepcopy(base), copy.deepcopy(base)
+    loaded.load_adapter(str(tmp_path / "adapter"))
+    merge_adapter(merged, tmp_path / "adapter")
+    theirs = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "adapter")
+    given = inputs(name, 2, 9)
+    wanted = logits(model, given)
+    for read in (loaded, merged, theirs, type(base).from_pretrained(tmp_path / "adapter")):
+        assert near(logits(read, given), wanted, 1e-5)
+    assert not near(logits(base, given), wanted, 1e-2)
+
+
 def test_what_no_adapter_can_hold_is_refused_before_the_run(tmp_path):
     run = {"model": {"config": {}}, "output": str(tmp_path), "steps": 1}
     tune = {"train": ["marks"], "lora": {"targets": ["attention"]}}
