@@ -134,11 +134,12 @@ def test_a_pair_of_lora_beside_the_head_is_no_hidden_matrix():
     assert hidden & pairs == pairs - beside_head and beside_head <= pairs <= decaying
 
 
+@pytest.mark.parametrize("decay", ["matrices", "matrices_and_routers", "all", "none"])
 @pytest.mark.parametrize("name", MODELS)
-def test_only_matrices_decay(name):
+def test_what_decays(name, decay):
     """By what a step without gradients does to each parameter."""
     model = MODELS[name]()
-    learner = learner_of(model, optimizer={"lr": 0.1, "weight_decay": 0.5})
+    learner = learner_of(model, optimizer={"lr": 0.1, "weight_decay": 0.5, "decay": decay})
     before = weights_of(learner)
     for each in learner.steered:
         each.weight.grad = torch.zeros_like(each.weight)
@@ -146,9 +147,10 @@ def test_only_matrices_decay(name):
     learner.optimizers.step()
     decaying, hidden = kinds_of(model)
     for key, weight in learner.weights.masters.items():
-        shrinks = weight.dim() >= 2 and not key.endswith("gate.weight")
+        matrix, router = weight.dim() >= 2, key.endswith("gate.weight")
+        shrinks = {"all": True, "none": False, "matrices_and_routers": matrix, "matrices": matrix and not router}[decay]
         close(weight.detach(), before[key] * (0.95 if shrinks else 1.0), atol=1e-7, rtol=1e-6)
-        assert (key in decaying) == shrinks
+        assert (key in decaying) == (matrix and not router)
     assert hidden < decaying
 
 

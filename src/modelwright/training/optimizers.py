@@ -112,8 +112,7 @@ class Optimizers:
         """Parameters of one part that decay alike form a group; ``share`` is its rate as one of the run's."""
         found: dict[tuple[str, bool], list[Steered]] = {}
         for each in steered:
-            shrinks = self.part.decay == "all" or (self.part.decay == "matrices" and each.decays)
-            found.setdefault((each.part, shrinks), []).append(each)
+            found.setdefault((each.part, self._shrinks(each)), []).append(each)
         return [
             {
                 "params": [each.weight for each in members],
@@ -123,6 +122,11 @@ class Optimizers:
             }
             for (name, shrinks), members in found.items()
         ]
+
+    def _shrinks(self, each: Steered) -> bool:
+        """Whether weight decay shrinks a parameter."""
+        matters = {"all": True, "matrices": each.decays, "matrices_and_routers": each.weight.dim() > 1}
+        return matters.get(self.part.decay, False)
 
     def set_rate(self, rate: float) -> dict[str, float]:
         """Let the next step be of this rate; returns the one of each part."""

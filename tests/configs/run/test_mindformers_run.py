@@ -129,6 +129,7 @@ def test_a_run_becomes_one_of_ours(tmp_path):
     assert (config.seed, config.output, config.epochs, config.limits.stop) == (7, "./out", 3, 9)
     assert (config.batch.micro, config.batch.global_, config.accumulation()) == (2, 16, 8)
     assert (config.optimizer.eps, config.optimizer.lr, config.optimizer.betas) == (1e-6, 2e-5, (0.9, 0.95))
+    assert (config.optimizer.weight_decay, config.optimizer.decay) == (0.1, "matrices_and_routers")
     schedule = config.schedule
     assert (schedule.name, schedule.warmup, schedule.end, schedule.counts_from) == ("CosineWithWarmUpLR", 0.03, 1e-6, 0)
     assert (config.precision.compute, config.model.dtype) == ("bfloat16", "float32")

@@ -68,7 +68,8 @@ class OptimizerPart(RunPart):
     """The rule that steps weights by gradients.
 
     Attributes:
-        decay: what `weight_decay` shrinks: matrices (no biases and nothing of one dimension), all, or nothing.
+        decay: what `weight_decay` shrinks: matrices (no biases, nothing of one dimension and no router), those of
+            routers, too, as MindFormers does, all, or nothing.
         fused: whether one kernel steps many tensors; `auto` where it serves.
         state: the type of its moments.
         master: the type of the weights that are stepped.
@@ -80,7 +81,7 @@ class OptimizerPart(RunPart):
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.1
-    decay: Literal["matrices", "all", "none"] = "matrices"
+    decay: Literal["matrices", "matrices_and_routers", "all", "none"] = "matrices"
     fused: bool | Literal["auto"] = "auto"
     state: Literal["float32", "int8"] = "float32"
     master: Literal["float32"] = "float32"

@@ -98,7 +98,7 @@ def _read_optimizer(reader: Reader) -> None:
     reader.put("optimizer.betas", list(betas or each))
     reader.put("optimizer.eps", eps)
     reader.put("optimizer.weight_decay", reader.get("optimizer.weight_decay", float, TEMPLATE["weight_decay"]))
-    reader.put("optimizer.decay", "matrices")
+    reader.put("optimizer.decay", "matrices_and_routers")
     reader.put("optimizer.momentum", reader.get("optimizer.momentum", float, 0.0))
     rate = reader.get("lr_schedule.learning_rate", float, reader.get("lr_schedule.base_lr", float))
     stated = reader.get("optimizer.learning_rate", float)
