@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modelwright.checkpoints.shards import parse_size, read_headers, read_tensors, write_shards
+from modelwright.checkpoints.shards import PlannedTensor, parse_size, read_headers, read_tensors, write_planned
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM
 from tests.fakes import official_weights, tiny_v2, write_checkpoint
@@ -23,6 +23,10 @@ def raw_safetensors(header: object, data: bytes = b"") -> bytes:
 
 def f32(begin: int, end: int, shape: list[int]) -> dict:
     return {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+
+
+def planned(tensors: dict[str, torch.Tensor]) -> list[PlannedTensor]:
+    return [PlannedTensor.of(name, tensor) for name, tensor in tensors.items()]
 
 
 def refused(folder, match):
@@ -229,7 +233,7 @@ def test_a_single_file_comes_before_an_index(sharded, weights):
 
 def test_shards_are_filled_in_order_up_to_the_limit(tmp_path):
     tensors = {f"t{i}": torch.full((5,), float(i)) for i in range(5)}  # 20 bytes each
-    write_shards(tmp_path, tensors.items(), 40)
+    write_planned(tmp_path, planned(tensors), 40)
     index = json.loads((tmp_path / INDEX).read_text())
     assert index["metadata"] == {"total_size": 100}
     assert index["weight_map"] == {f"t{i}": f"model-0000{i // 2 + 1}-of-00003.safetensors" for i in range(5)}
@@ -239,17 +243,17 @@ def test_shards_are_filled_in_order_up_to_the_limit(tmp_path):
 
 
 def test_a_tensor_larger_than_the_limit_gets_a_shard_of_its_own(tmp_path):
-    write_shards(tmp_path, [("a", torch.ones(1)), ("b", torch.ones(100)), ("c", torch.ones(1))], 8)
+    write_planned(tmp_path, planned({"a": torch.ones(1), "b": torch.ones(100), "c": torch.ones(1)}), 8)
     assert len(list(tmp_path.glob("*.safetensors"))) == 3
 
 
 def test_files_of_an_earlier_checkpoint_are_removed_and_others_stay(tmp_path):
     (tmp_path / "other.safetensors").write_bytes(b"kept")
     tensors = {f"t{i}": torch.ones(5) for i in range(4)}
-    write_shards(tmp_path, tensors.items(), 20)
-    write_shards(tmp_path, tensors.items(), 1000)
+    write_planned(tmp_path, planned(tensors), 20)
+    write_planned(tmp_path, planned(tensors), 1000)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "other.safetensors"]
-    write_shards(tmp_path, tensors.items(), 40)
+    write_planned(tmp_path, planned(tensors), 40)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "model-00001-of-00002.safetensors",
         "model-00002-of-00002.safetensors",
@@ -263,7 +267,7 @@ def test_writing_replaces_a_link_and_not_what_it_points_at(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "model.safetensors").symlink_to(tmp_path / "blob")
-    write_shards(folder, [("a", torch.ones(1))], 1000)
+    write_planned(folder, planned({"a": torch.ones(1)}), 1000)
     assert (tmp_path / "blob").read_bytes() == b"untouched"
     assert not (folder / "model.safetensors").is_symlink()
 

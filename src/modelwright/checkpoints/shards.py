@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,8 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _VARIANT = re.compile(r"[\w-]+(\.[\w-]+)*")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Types that weights may have, by safetensors' names."""
 INTEGERS = {"I8": torch.int8, "U8": torch.uint8}
 """Types of quantized weights: one step to a byte, or two."""
 Progress = Callable[[str, int, int], None]
@@ -147,7 +149,8 @@ def read_tensors(
         by_shard.setdefault(header.shard, []).append(name)
     total, done = sum(header.nbytes for header in headers.values()), 0
     for shard, names in by_shard.items():
-        with _damage_named(shard), reading(shard) as fill:
+        is_file = any(headers[name].make is None for name in names)
+        with _damage_named(shard), reading(shard) if is_file else nullcontext() as fill:
             for name in sorted(names, key=lambda name: headers[name].start):
                 make = headers[name].make
                 if make is not None:
@@ -158,6 +161,7 @@ def read_tensors(
                     given = room(name)
                     tensor = _memory_for(headers[name]) if given is None else given
                     look = partial(_look, name, tensor.dtype, shard)
+                    assert fill is not None  # for a tensor that lies in a file
                     fill(headers[name].start, tensor.view(-1).view(torch.uint8).numpy().data, look)
                     if given is None:
                         yield name, tensor
@@ -173,6 +177,11 @@ class PlannedTensor:
     name: str
     nbytes: int
     make: Callable[[], Tensor]
+
+    @classmethod
+    def of(cls, name: str, tensor: Tensor) -> Self:
+        """A tensor that is there, of which a copy is written."""
+        return cls(name, tensor.nbytes, lambda: tensor.detach().to("cpu", copy=True).contiguous())
 
 
 @contextmanager
@@ -190,10 +199,10 @@ def _damage_named(path: Path):
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
 
 
-def write_shards(
-    folder: Path, tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int, variant: str | None = None
-) -> None:
-    """Write named tensors as one file or as shards with an index; no more than one shard is copied at a time.
+def write_planned(
+    folder: Path, planned: Iterable[PlannedTensor], max_shard_bytes: int, variant: str | None = None
+) -> list[Path]:
+    """Write tensors as one file or as shards with an index, made one shard at a time; returns the files, in order.
 
     Each file is written beside its place and then moved there, so that one that is being read stays whole. Files of an
     earlier checkpoint of the same ``variant`` in ``folder`` that are not written again are removed, last.
@@ -202,13 +211,6 @@ def write_shards(
         OSError: a file cannot be written, for want of space say.
         CheckpointError: safetensors refuses the tensors.
     """
-    write_planned(folder, [_planned(name, tensor) for name, tensor in tensors], max_shard_bytes, variant)
-
-
-def write_planned(
-    folder: Path, planned: Iterable[PlannedTensor], max_shard_bytes: int, variant: str | None = None
-) -> list[Path]:
-    """:func:`write_shards` for tensors that are made one shard at a time; the files, in order."""
     entries, files = list(planned), FileNames.of(variant)
     groups = _fill(entries, max_shard_bytes)
     names = [files.single]
@@ -234,7 +236,7 @@ def write_planned(
 
 def dtype_of(header: TensorHeader) -> torch.dtype | None:
     """torch's type for a header's floating type; None for anything else."""
-    return {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}.get(header.dtype)
+    return FLOATS.get(header.dtype)
 
 
 def stored_type(header: TensorHeader) -> torch.dtype | None:
@@ -271,10 +273,6 @@ def _memory_for(header: TensorHeader) -> Tensor:
     dtype = stored_type(header)
     assert dtype is not None, f"{header.name} is of type {header.dtype}"
     return host_memory.empty(header.shape, dtype)
-
-
-def _planned(name: str, tensor: Tensor) -> PlannedTensor:
-    return PlannedTensor(name, tensor.nbytes, lambda: tensor.detach().to("cpu", copy=True).contiguous())
 
 
 def _write_shard(path: Path, group: list[PlannedTensor]) -> None:

@@ -284,6 +284,17 @@ class Network(nn.Module):
         named = ((name, header.shape, places[name].shape) for name, header in fitting.items() if name in places)
         return {each for each in named if each[1] != each[2]}
 
+    def left_aside(
+        self, found: Mapping[str, TensorHeader], used: Mapping[str, TensorHeader], missing: set[str]
+    ) -> dict[str, set[Any]]:
+        """transformers' lists of a load that read ``used`` of ``found``, and after which ``missing`` started afresh."""
+        other, places = self.of_other_shapes(found), self.places()
+        afresh = {places[name].parameter for name, *_ in other}
+        known = self.tied_names() | {name for name, place in places.items() if place.parameter in afresh}
+        read = {header.name for header in used.values()}
+        unread = {name for name, header in found.items() if header.name not in read and name not in known}
+        return {"missing_keys": missing - afresh, "mismatched_keys": other, "unexpected_keys": unread}
+
     def source_of(self, found: dict[str, TensorHeader]) -> "Network":
         """The model whose checkpoint these headers are of: this one, or what it was before its weights were rounded."""
         settings = weight_quantization(self.config)

@@ -20,14 +20,9 @@ from transformers import initialization as init
 from transformers.utils import logging as transformers_logging
 
 from modelwright.checkpoints.conversion_source import official_tensors
-from modelwright.checkpoints.places import split
+from modelwright.checkpoints.in_memory import headers_in_memory, with_stacks_apart
 from modelwright.checkpoints.quantized_model import drop_offsets, settle_offsets
-from modelwright.checkpoints.shards import (
-    FileNames,
-    Progress,
-    parse_size,
-    write_shards,
-)
+from modelwright.checkpoints.shards import FileNames, Progress, TensorHeader, parse_size, write_planned
 from modelwright.checkpoints.source import asked_dtype, choose_dtype, find_folder, own_config, read_config, read_json
 from modelwright.checkpoints.weights import weights_in
 from modelwright.configs.quantization import (
@@ -40,7 +35,9 @@ from modelwright.configs.quantization import (
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families import find_family
 from modelwright.hf.adapters import Adapter, PartsAdapter, place_adapters, refuse_dora, without_places
+from modelwright.hf.key_mapping import renamed
 from modelwright.hf.network import STEERING, Network
+from modelwright.hf.offloaded import planned_tensors
 from modelwright.hf.registry import register_with_auto
 from modelwright.layers import Experts, Router
 from modelwright.layers.balance import steered_routers
@@ -148,7 +145,8 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         """Load the official layout from a folder (or a hub id), shard by shard, and check that nothing is left over.
 
         Keyword arguments are those of transformers: ``dtype``, ``device_map``, ``attn_implementation``, ``variant``,
-        ``quantization_config``, ``output_loading_info``, and fields of the config to override. With
+        ``quantization_config``, ``key_mapping``, ``output_loading_info``, and fields of the config to override. With
+        ``state_dict`` and a ``config``, and None for the folder, its tensors are read as a folder's would be. With
         ``ignore_mismatched_sizes`` parameters of another shape (a head for other labels, a longer vocabulary) start
         afresh. A folder in which peft saved an adapter gives the model that it is of, with the adapter.
         A config (or a ``quantization_config`` of ours, as a dict) that asks for quantized weights rounds those of a
@@ -166,13 +164,15 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
                 unsafe.
             ConfigError: the configuration breaks a rule.
         """
-        if pretrained_model_name_or_path is None:
-            return super().from_pretrained(None, *args, config=config, **kwargs)
-        if kwargs.get("state_dict") is not None:
-            raise CheckpointError("give a folder or a state_dict, and not both")
-        kwargs.pop("state_dict", None)
+        state = kwargs.pop("state_dict", None)
         kwargs.pop("trust_remote_code", None)  # nothing is ever imported because of a checkpoint
         kwargs = {key: value for key, value in kwargs.items() if key not in ("_from_auto", "_commit_hash")}
+        if pretrained_model_name_or_path is None:
+            if state is None:
+                return super().from_pretrained(None, *args, config=config, **kwargs)
+            return cls._from_state(state, *args, config=config, progress=progress, **kwargs)
+        if state is not None:
+            raise CheckpointError("give a folder or a state_dict, and not both")
         asked = dict(kwargs)
         folder = find_folder(pretrained_model_name_or_path, kwargs)
         adapter = Adapter.of(pretrained_model_name_or_path, folder, kwargs)
@@ -186,42 +186,59 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         return adapter.upon(base)
 
     @classmethod
-    def _from_folder(
-        cls, folder: Path, name: str, *args: Any, config: Any, progress: Progress | None, **kwargs: Any
-    ) -> Any:
+    def _from_state(cls, state: Mapping[str, Tensor], *args: Any, config: Any, **kwargs: Any) -> Any:
+        """:meth:`from_pretrained` of tensors under official names, or those in memory."""
+        if config is None:
+            raise ConfigError("a state_dict has no config beside it: give one, or its folder, as config=")
+        quantization = _take_quantization(kwargs)
+        config, kwargs = read_config(cls.config_class, Path(), config, kwargs)
+        return cls._from_tensors(headers_in_memory(state), config, quantization, *args, **kwargs)
+
+    @classmethod
+    def _from_folder(cls, folder: Path, name: str, *args: Any, config: Any, **kwargs: Any) -> Any:
         """:meth:`from_pretrained` of the weights in ``folder``, which a caller called ``name``."""
         quantization, variant = _take_quantization(kwargs), kwargs.pop("variant", None)
         config, kwargs = read_config(cls.config_class, folder, config, kwargs)
+        found = weights_in(folder, variant)
+        if "generation_config" not in kwargs and cls.can_generate():
+            kwargs |= _generation_config(folder)
+        loaded = cls._from_tensors(found, config, quantization, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.name_or_path = model.config.name_or_path = name
+        return loaded
+
+    @classmethod
+    def _from_tensors(
+        cls,
+        found: dict[str, TensorHeader],
+        config: Any,
+        quantization: dict[str, Any] | None,
+        *args: Any,
+        progress: Progress | None,
+        **kwargs: Any,
+    ) -> Any:
+        """:meth:`from_pretrained` of a checkpoint's tensors; ``quantization`` is one of ours."""
+        found = renamed(found, kwargs.pop("key_mapping", None))
         if quantization is not None:
             config.quant_config = quantization
         config.dtype = asked_dtype(kwargs) or config.dtype
-        found = weights_in(folder, variant)
         settle_offsets(config, found.values())
         cls.settle_ties(config, found)
         with torch.device("meta"):
             skeleton = cls(copy.deepcopy(config))
         source = skeleton.source_of(found)
+        found = with_stacks_apart(found, source.places(), source.state_dict(), cls.base_model_prefix)
         used = source.match(found, bool(kwargs.pop("ignore_mismatched_sizes", False)))
         dtype = choose_dtype(kwargs, config, used.values())
         state = skeleton.tensors_of(used, dtype, progress, source)
         if kwargs.get("device_map") is not None:  # what lies on disk is found by its own name, tied or not
             state |= skeleton.tied_tensors(state)
-        if "generation_config" not in kwargs and cls.can_generate():
-            kwargs |= _generation_config(folder)
         with no_progress_bar():
             loaded = super().from_pretrained(None, *args, config=config, state_dict=state, dtype=dtype, **kwargs)
         model, *info = loaded if isinstance(loaded, tuple) else (loaded,)
         if (family := find_family(model)) is not None:
             register_with_auto(family)  # so that transformers' Auto classes read what this model saves
-        model.name_or_path = model.config.name_or_path = name
-        if not info:
-            return model
-        other, places = source.of_other_shapes(found), source.places()
-        parameters = {places[key].parameter for key, *_ in other}
-        read = {header.name for header in used.values()} | skeleton.tied_names()
-        read |= {key for key, place in places.items() if place.parameter in parameters}
-        lists = {"missing_keys": info[0]["missing_keys"] - parameters, "mismatched_keys": other}
-        return model, info[0] | lists | {"unexpected_keys": set(found) - read}
+        return (model, info[0] | source.left_aside(found, used, info[0]["missing_keys"])) if info else model
 
     def load_adapter(self, peft_model_id: str | None = None, adapter_name: str | None = None, **kwargs: Any) -> Any:
         """As transformers', and LoRA of each expert, or of another part of a stack, becomes LoRA of the stack.
@@ -280,12 +297,12 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         if (reason := config.not_for_transformers()) is not None:
             logger.warning("modelwright reads this checkpoint and transformers cannot: %s", reason)
         places = {name: place for name, place in self.places().items() if name not in tied}
-        weights = list(split(places, state))
+        weights = planned_tensors(self, places, state)
         with _whole(folder):
             config.save_pretrained(folder)
             if self.can_generate() and self.generation_config is not None:
                 _write_generation(folder, self.generation_config)
-            write_shards(folder, weights, limit, variant)
+            write_planned(folder, weights, limit, variant)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
 

@@ -15,12 +15,12 @@ import torch
 from modelwright.checkpoints.gguf.family import family_in
 from modelwright.checkpoints.gguf.file import GgufFile, open_gguf
 from modelwright.checkpoints.gguf.tokenizer import TURN_ENDS, read_tokenizer
-from modelwright.checkpoints.shards import TensorHeader
+from modelwright.checkpoints.shards import FLOATS, TensorHeader
 from modelwright.errors import CheckpointError
 
 POINTER = ".gguf.json"
 """The file that names the GGUF file; hidden, so that it is not copied with the small files of a checkpoint."""
-NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+NAMES = {dtype: name for name, dtype in FLOATS.items()}
 ENDS = ("bos_token_id", "eos_token_id")
 
 
