@@ -181,9 +181,8 @@ def test_what_a_file_cannot_say_is_refused(tmp_path):
     assert "a GGUF file is one file" in message(ConfigError, max_shard_size="1GB")
     (tmp_path / "there.gguf").write_bytes(b"")
     assert message(CheckpointError, dst="there.gguf") == "TMP/there.gguf is there already; name a new file"
-    for name in ("tokenizer.json",):
-        (tmp_path / "hf" / name).unlink()
-    assert message(CheckpointError).startswith("TMP/hf/tokenizer.json cannot be read as JSON")
+    (tmp_path / "hf" / "tokenizer.json").unlink()
+    assert message(CheckpointError).startswith("TMP/hf holds no tokenizer.json, of which a GGUF file's tokenizer is")
     assert not (tmp_path / "model.gguf").exists() and not list(tmp_path.glob(".*"))
 
 

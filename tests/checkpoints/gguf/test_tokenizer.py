@@ -3,9 +3,11 @@
 import json
 from itertools import pairwise
 
+import gguf
 import pytest
 
 from modelwright.checkpoints.convert import convert
+from modelwright.errors import CheckpointError
 from modelwright.serving.load import load
 from tests.checkpoints.gguf.files import TOKENS, llama_metadata, llama_tensors, write_file
 from tests.checkpoints.gguf.test_llama import written
@@ -139,3 +141,95 @@ def test_special_tokens_may_be_named_in_a_map_and_templates_have_names(tmp_path,
     assert {name: getattr(read, name) for name in named} == named
     assert read("Hello")["input_ids"][0] == read.bos_token_id
     assert read.apply_chat_template(MESSAGES, tokenize=False) == "<|im_start|>user\nHi<|im_end|>\n"
+
+
+def folder_with(tmp_path, split, **fields):
+    """A Llama's folder with a tokenizer that splits so; ``fields`` are of its config."""
+    folder = tmp_path / "hf"
+    written(folder, hidden_size=16, intermediate_size=16, num_attention_heads=2, **fields)
+    write_sentence_piece(folder) if split == "sentencepiece" else write_byte_level(folder, split)
+    return folder
+
+
+def metadata_in(path):
+    """The ``tokenizer.ggml`` values of a file, as the gguf package reads them."""
+    fields = gguf.GGUFReader(path).fields
+    prefix = "tokenizer.ggml."
+    return {key.removeprefix(prefix): fields[key].contents() for key in fields if key.startswith(prefix)}
+
+
+@pytest.mark.parametrize("split", ["llama-bpe", "qwen2", "sentencepiece"])
+def test_a_tokenizer_without_settings_is_named_by_the_config_as_the_gguf_package_does(tmp_path, split):
+    ids = {"bos_token_id": 1, "eos_token_id": 2} | ({} if split == "sentencepiece" else {"pad_token_id": 0})
+    folder = folder_with(tmp_path, split, **ids)
+    (folder / "tokenizer_config.json").unlink()
+    convert(folder, tmp_path / "model.gguf")
+    found, theirs = metadata_in(tmp_path / "model.gguf"), gguf.SpecialVocab(folder)
+    assert {name: found[f"{long}_token_id"] for name, long in LONG.items() if f"{long}_token_id" in found} == {
+        name: place for name, place in theirs.special_token_ids.items() if name != "unk"
+    } | ({"unk": 0} if split == "sentencepiece" else {})
+    assert found["add_bos_token"] == theirs.add_special_token.get("bos", False)
+    given, read = load(folder).tokenizer, load(tmp_path / "model.gguf").tokenizer
+    for text in TEXTS:
+        assert read(text)["input_ids"] == given(text)["input_ids"]
+
+
+LONG = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
+"""The gguf package's names of special tokens, and those in a file."""
+
+
+def test_a_config_names_no_ordinary_token_and_overrides_no_settings(tmp_path):
+    folder = folder_with(tmp_path, "qwen2", bos_token_id=9)
+    settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    (folder / "tokenizer_config.json").unlink()
+    convert(folder, tmp_path / "ordinary.gguf")
+    assert "bos_token_id" not in metadata_in(tmp_path / "ordinary.gguf")
+    config = json.loads((folder / "config.json").read_text("utf-8")) | {"bos_token_id": 2}
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"bos_token": None}), "utf-8")
+    convert(folder, tmp_path / "said.gguf")
+    assert "bos_token_id" not in metadata_in(tmp_path / "said.gguf")
+
+
+@pytest.mark.parametrize(("own", "message"), [(True, r"\[2, 5, 6, 7\]"), (False, r"\[4, 5, 6, 7\]")])
+def test_more_ends_than_a_file_can_name_are_refused(tmp_path, own, message):
+    folder = folder_with(tmp_path, "llama-bpe")
+    if not own:
+        (folder / "tokenizer_config.json").unlink()
+    ends = {"eos_token_id": [2 if own else 4, 5, 6, 7]}
+    (folder / "generation_config.json").write_text(json.dumps(ends), "utf-8")
+    config = json.loads((folder / "config.json").read_text("utf-8")) | {"eos_token_id": ends["eos_token_id"][0]}
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(CheckpointError, match=f"a text ends at the tokens {message}, and a GGUF file names 3 at most"):
+        convert(folder, tmp_path / "model.gguf")
+    ends["eos_token_id"].pop()
+    (folder / "generation_config.json").write_text(json.dumps(ends), "utf-8")
+    convert(folder, tmp_path / "model.gguf")
+    found = metadata_in(tmp_path / "model.gguf")
+    assert [found[f"{name}_token_id"] for name in ("eos", "eot", "eom")] == ends["eos_token_id"]
+    assert load(tmp_path / "model.gguf").model.generation_config.eos_token_id == ends["eos_token_id"]
+
+
+@pytest.mark.parametrize("split", ["llama-bpe", "sentencepiece"])
+def test_a_tokenizer_longer_than_the_embedding_is_refused(tmp_path, split):
+    folder = folder_with(tmp_path, split, vocab_size=700)
+    content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    content["added_tokens"].append(content["added_tokens"][0] | {"id": 700, "content": "<|new|>"})
+    (folder / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    with pytest.raises(CheckpointError, match=r"has the token '<\|new\|>' of id 700, and the model has rows for 700"):
+        convert(folder, tmp_path / "model.gguf")
+    model = load(folder).model
+    model.resize_token_embeddings(701)
+    model.save_pretrained(folder)
+    convert(folder, tmp_path / "model.gguf")
+    assert metadata_in(tmp_path / "model.gguf")["tokens"][700] == "<|new|>"
+
+
+def test_bytes_without_merges_are_refused(tmp_path):
+    """llama.cpp asks for a byte-level tokenizer's list of merges, and the gguf package writes no empty list."""
+    folder = folder_with(tmp_path, "qwen2")
+    content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    content["model"]["merges"] = []
+    (folder / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    with pytest.raises(CheckpointError, match=r"tokenizer.json has no merges, and llama.cpp reads no byte-level"):
+        convert(folder, tmp_path / "model.gguf")

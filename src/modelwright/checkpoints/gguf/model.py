@@ -52,7 +52,7 @@ def write_model(
         "general.file_type": FILE_TYPES[stored],
         "general.quantization_version": 2,
         **family.write_metadata(values),
-        **tokenizer_metadata(source.folder, values["vocab_size"], _ends(source.folder, values)),
+        **tokenizer_metadata(source.folder, values, _ends(source.folder, values)),
     }
     with TensorReader(source.tensors, READ_AT_ONCE) as reader:
         official = [_named(recipe, source, reader) for recipe in recipes]

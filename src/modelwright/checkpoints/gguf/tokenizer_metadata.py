@@ -19,45 +19,70 @@ from modelwright.checkpoints.gguf.tokenizer import (
 from modelwright.checkpoints.source import read_json
 from modelwright.errors import CheckpointError
 
+FILE, SETTINGS, MARKS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 
-def tokenizer_metadata(folder: Path, vocabulary: int, ends: list[int]) -> dict[str, Any]:
-    """The ``tokenizer.*`` keys of a file for the tokenizer in ``folder`` and a model with so many tokens.
+
+def tokenizer_metadata(folder: Path, config: Mapping[str, Any], ends: list[int]) -> dict[str, Any]:
+    """The ``tokenizer.*`` keys of a file for the tokenizer in ``folder`` and a model of ``config``.
 
     Args:
+        config: the model has rows for its ``vocab_size``; ``bos_token_id`` and ``pad_token_id`` name tokens where the
+            tokenizer has no settings.
         ends: the tokens that end a text or a turn.
 
     Raises:
-        CheckpointError: the tokenizer is of a kind, or splits text in a way, that llama.cpp has no name for.
+        CheckpointError: there is no tokenizer, it has more tokens than the model, it is of a kind, or splits text in a
+            way, that llama.cpp has no name for, or a text ends at more tokens than a file can name.
     """
-    if not (folder / "tokenizer.json").is_file() and (folder / "tokenizer" / "tokenizer.json").is_file():
-        folder = folder / "tokenizer"
-    content = read_json(folder / "tokenizer.json")
-    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    content, folder = _content(folder)
+    settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
     model = content["model"]
     if model.get("type") != "BPE":
         raise CheckpointError(f"{folder}: llama.cpp has tokenizers of the kind BPE, not {model.get('type')}")
     bytes_fall_back = bool(model.get("byte_fallback"))
-    tokens, kinds = _tokens(content, vocabulary, bytes_fall_back)
+    tokens, kinds = _tokens(folder, content, config["vocab_size"], bytes_fall_back)
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
     told: dict[str, Any] = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": kinds}
     if bytes_fall_back:
         prefix = "Prepend" in json.dumps(content.get("normalizer")) or _begins_with_blank(content.get("pre_tokenizer"))
         told |= {"tokenizer.ggml.model": "llama", "tokenizer.ggml.scores": _scores(tokens, merges)}
         told |= {"tokenizer.ggml.pre": "default", "tokenizer.ggml.add_space_prefix": prefix}
-    else:
+    elif merges:
         told |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": merges}
         told["tokenizer.ggml.pre"] = _splitting_name(folder, content)
-    told |= _settings(folder, content, settings, tokens)
-    return _turn_ends(told, [end for end in ends if end < len(tokens)]) | told
+    else:
+        raise CheckpointError(f"{folder / FILE} has no merges, and llama.cpp reads no byte-level tokenizer without any")
+    named = _named(folder, content, config)
+    told |= {f"tokenizer.ggml.{ours}_token_id": tokens.index(token) for ours, token in named.items() if token in tokens}
+    told |= _turn_ends(told, [end for end in ends if end < len(tokens)])
+    return told | _settings(folder, content, settings, told)
 
 
-def _tokens(content: Mapping[str, Any], vocabulary: int, bytes_fall_back: bool) -> tuple[list[str], list[int]]:
+def _content(folder: Path) -> tuple[dict[str, Any], Path]:
+    """The contents of the tokenizer's file, and the folder that it is in."""
+    for place in (folder, folder / "tokenizer"):
+        if (place / FILE).is_file():
+            return read_json(place / FILE), place
+    raise CheckpointError(
+        f"{folder} holds no {FILE}, of which a GGUF file's tokenizer is made: of one of another kind transformers' "
+        f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r}) writes it"
+    )
+
+
+def _tokens(
+    folder: Path, content: Mapping[str, Any], vocabulary: int, bytes_fall_back: bool
+) -> tuple[list[str], list[int]]:
     by_id = {place: (token, NORMAL) for token, place in content["model"]["vocab"].items()}
     unknown = content["model"].get("unk_token")
     for entry in content.get("added_tokens", []):
         by_id[entry["id"]] = (entry["content"], CONTROL if entry["special"] else USER_DEFINED)
+    if (last := max(by_id)) >= vocabulary:
+        raise CheckpointError(
+            f"{folder / FILE} has the token {by_id[last][0]!r} of id {last}, and the model has rows for {vocabulary} "
+            "(vocab_size): give it more by resize_token_embeddings, or take the added tokens out of the tokenizer"
+        )
     tokens, kinds = [], []
-    for place in range(max(vocabulary, 1 + max(by_id))):
+    for place in range(vocabulary):
         token, kind = by_id.get(place, (f"[PAD{place}]", UNUSED))
         if bytes_fall_back and len(token) == 6 and token.startswith("<0x"):
             kind = BYTE
@@ -98,6 +123,12 @@ def _turn_ends(told: Mapping[str, Any], ends: list[int]) -> dict[str, int]:
     own = told.get("tokenizer.ggml.eos_token_id")
     others = ends if own is None else [end for end in ends if end != own]
     keys = ("eos", *TURN_ENDS) if own is None else TURN_ENDS
+    if len(others) > len(keys):
+        every = others if own is None else [own, *others]
+        raise CheckpointError(
+            f"a text ends at the tokens {every}, and a GGUF file names {1 + len(TURN_ENDS)} at most: leave out others "
+            "in the eos_token_id of generation_config.json and config.json"
+        )
     return {f"tokenizer.ggml.{key}_token_id": end for key, end in zip(keys, others, strict=False)}
 
 
@@ -110,21 +141,42 @@ def _begins_with_blank(part: Mapping[str, Any] | None) -> bool:
     return any(map(_begins_with_blank, part.get("pretokenizers", ())))
 
 
+def _named(folder: Path, content: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
+    """The tokens that a tokenizer's settings name by what they are for, by a file's words for that.
+
+    Where there are no settings the tokenizer itself and the model's config tell.
+    """
+    beside = [folder / name for name in (MARKS, SETTINGS) if (folder / name).is_file()]
+    if not beside:
+        return _by_config(content, config)
+    named: dict[str, str] = {}
+    for said in map(read_json, beside):
+        for ours, theirs in SPECIAL.items():
+            token = said.get(theirs)
+            token = token.get("content") if isinstance(token, dict) else token
+            named |= {ours: token} if token else {}
+    return named
+
+
+def _by_config(content: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
+    """The unknown token of the tokenizer, and special ones that the config names; not the ends, of which it has a list."""
+    special = {entry["id"]: entry["content"] for entry in content.get("added_tokens", []) if entry["special"]}
+    ids = {"bos": config.get("bos_token_id"), "padding": config.get("pad_token_id")}
+    unknown = content["model"].get("unk_token")
+    named = {name: special[place] for name, place in ids.items() if place in special}
+    return named | ({"unknown": unknown} if unknown is not None else {})
+
+
 def _settings(
-    folder: Path, content: Mapping[str, Any], settings: Mapping[str, Any], tokens: list[str]
+    folder: Path, content: Mapping[str, Any], settings: Mapping[str, Any], marks: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """What is added around a text, and the templates of conversations; ``marks`` holds the ids of both ends."""
     told: dict[str, Any] = {}
-    marks = folder / "special_tokens_map.json"
-    named = read_json(marks) if marks.is_file() else {}
-    for ours, theirs in SPECIAL.items():
-        token = settings.get(theirs) or named.get(theirs)
-        token = token.get("content") if isinstance(token, dict) else token
-        if token in tokens:
-            told[f"tokenizer.ggml.{ours}_token_id"] = tokens.index(token)
+    tokens = marks["tokenizer.ggml.tokens"]
     last = content.get("post_processor") or {}
     added = json.dumps([part.get("single", []) for part in (last, *last.get("processors", ()))])
     for end in ("bos", "eos"):
-        place = told.get(f"tokenizer.ggml.{end}_token_id")
+        place = marks.get(f"tokenizer.ggml.{end}_token_id")
         stated = settings.get(f"add_{end}_token")
         adds = place is not None and json.dumps(tokens[place]) in added
         told[f"tokenizer.ggml.add_{end}_token"] = place is not None and (bool(stated) if stated is not None else adds)
