@@ -27,3 +27,6 @@ ACTIVATION_NAMES = (
     "xielu",
 )
 """The keys of transformers' `ACT2FN`, in its order."""
+
+SILU_NAMES = ("silu", "swish")
+"""Two names of one function."""

@@ -15,6 +15,8 @@ LARGEST_INT = 2**63 - 1
 """No tensor has a size, and no file of a model a number, that 64 bits do not hold."""
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 """The types that a config's `dtype` may name."""
+DTYPE_ALIASES = {"half": "float16", "float": "float32", "double": "float64"}
+"""torch's other names of some of them."""
 _SHORT = Repr()
 _SHORT.maxlevel = 4
 _SHORT.maxstring = _SHORT.maxother = 80
@@ -160,8 +162,9 @@ def cut(value: Any) -> str:
 
 
 def dtype_name(value: Any) -> Any:
-    """`value` as a plain lower-case type name: `torch.float16`, `"mstype.float16"` and `"Float16"` are `"float16"`."""
+    """`value` as a plain lower-case type name: `torch.float16`, `"mstype.Float16"` and `"half"` are `"float16"`."""
     name = str(value).lower().rsplit(".", 1)[-1]
+    name = DTYPE_ALIASES.get(name, name)
     return name if name in DTYPES else value
 
 

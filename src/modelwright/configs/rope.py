@@ -1,8 +1,10 @@
 """RoPE settings: the two dialects of a config file read into one checked value; it computes no angles."""
 
 import difflib
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from modelwright.configs.base import MISSPELT, require
@@ -18,6 +20,15 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "yarn": ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
 }
 _NAME_KEYS = ("type", "rope_type", "rope_theta")
+_READ_ELSEWHERE = frozenset(
+    {
+        *("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
+        *("attention_factor", "truncate", "low_freq_factor", "high_freq_factor", "short_factor", "long_factor"),
+        *("partial_rotary_factor", "mrope_section", "mrope_interleaved", "extrapolation_factor"),
+    }
+)
+"""Keys that change how some kind of rotation turns, here or in transformers' models."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,7 @@ def parse_rope_scaling(
     require(isinstance(values, Mapping), f"{source} must be a dict or None, got {values!r}")
     kind = _kind(values, source)
     given = _given(values)
-    _refuse_unknown(given, kind, source)
+    given = heeded_keys(given, kind, _KEYS[kind], source)
     if kind == "default":
         return None
     for key in ("factor", "original_max_position_embeddings") if kind == "yarn" else ("factor",):
@@ -182,13 +193,26 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in _NAME_KEYS and value is not None}
 
 
-def _refuse_unknown(given: Mapping[str, Any], kind: str, source: str) -> None:
+def heeded_keys(given: Mapping[str, Any], kind: str, keys: Collection[str], source: str) -> dict[str, Any]:
+    """Those of `given` that a rotation of `kind` reads, which are among `keys`; what none reads is told of and left.
+
+    Raises:
+        ConfigError: a key looks like one of `keys`, or means something to another kind of rotation.
+    """
     for key in given:
-        if key in _KEYS[kind]:
+        if key in keys:
             continue
-        if match := difflib.get_close_matches(key, _KEYS[kind], n=1, cutoff=MISSPELT):
+        if key not in _READ_ELSEWHERE and (match := difflib.get_close_matches(key, keys, n=1, cutoff=MISSPELT)):
             raise ConfigError(f'unknown key "{key}" in {source}; did you mean "{match[0]}"?')
-        raise ConfigError(f'{source} of type "{kind}" takes {list(_KEYS[kind])}, got "{key}"')
+        if key in _READ_ELSEWHERE:
+            raise ConfigError(f'{source} of type "{kind}" takes {list(keys)}, got "{key}"')
+        _tell_idle(key, kind)
+    return {key: value for key, value in given.items() if key in keys}
+
+
+@cache
+def _tell_idle(key: str, kind: str) -> None:
+    logger.warning('the rope type "%s" has no key "%s", nor has another: it is without effect', kind, key)
 
 
 def check_number(key: str, value: Any, source: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from modelwright.configs.base import require
 from modelwright.configs.field_types import is_number
-from modelwright.configs.rope import RopeKind, RopeScaling, RopeSettings, check_rope_theta
+from modelwright.configs.rope import RopeKind, RopeScaling, RopeSettings, check_rope_theta, heeded_keys
 from modelwright.errors import ConfigError
 
 EXTEND_METHODS = ("None", "PI", "NTK", "YARN", "LLAMA3", "DYNAMIC_NTK", "linear")
@@ -103,8 +103,7 @@ def read_hugging_face(
     theta = parameters.get("rope_theta", theta)
     rotated_whole(parameters, f"{source} ")
     given = {key: value for key, value in parameters.items() if key not in _HF_NAMES and value is not None}
-    for key in given:
-        require(key in _HF_KEYS[kind], f'{source} of type "{kind}" takes {list(_HF_KEYS[kind])}, got "{key}"')
+    given = heeded_keys(given, kind, _HF_KEYS[kind], source)
     if kind == "yarn":
         return Extension(theta, "YARN", _yarn(given, max_position_embeddings, source))
     for key in _HF_KEYS[kind]:

@@ -159,7 +159,7 @@ def _named(folder: Path, content: Mapping[str, Any], config: Mapping[str, Any]) 
 
 
 def _by_config(content: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
-    """The unknown token of the tokenizer, and special ones that the config names; not the ends, of which it has a list."""
+    """The unknown token of the tokenizer, and special ones that the config names; not the ends, which come apart."""
     special = {entry["id"]: entry["content"] for entry in content.get("added_tokens", []) if entry["special"]}
     ids = {"bos": config.get("bos_token_id"), "padding": config.get("pad_token_id")}
     unknown = content["model"].get("unk_token")

@@ -15,6 +15,7 @@ from torch import Tensor
 from modelwright.checkpoints.gguf.family import GgufFamily
 from modelwright.checkpoints.gguf.file import GgufFile, GgufTensor
 from modelwright.checkpoints.gguf.names import Named, foreign_name, named_tensors
+from modelwright.configs.activations import SILU_NAMES
 from modelwright.errors import CheckpointError
 
 ARCHITECTURE = "deepseek2"
@@ -102,9 +103,9 @@ def write_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     rank, rope = config["kv_lora_rank"], config["qk_rope_head_dim"]
     if not config.get("use_mla", True):
         raise CheckpointError("llama.cpp's deepseek2 attends in latent space: use_mla must be True, not False")
-    for name, plain in (("hidden_act", "silu"), ("moe_layer_freq", 1), ("attention_bias", False)):
-        if config.get(name, plain) != plain:
-            raise CheckpointError(f"llama.cpp's deepseek2 has {name} {plain!r} alone, not {config[name]!r}")
+    for name, own in (("hidden_act", SILU_NAMES), ("moe_layer_freq", (1,)), ("attention_bias", (False,))):
+        if config.get(name, own[0]) not in own:
+            raise CheckpointError(f"llama.cpp's deepseek2 has {name} {own[0]!r} alone, not {config[name]!r}")
     told = {
         "block_count": config["num_hidden_layers"],
         "context_length": config["max_position_embeddings"],

@@ -13,6 +13,7 @@ from torch import Tensor
 from modelwright.checkpoints.gguf.family import GgufFamily
 from modelwright.checkpoints.gguf.file import GgufFile, GgufTensor
 from modelwright.checkpoints.gguf.names import Named, foreign_name, named_tensors
+from modelwright.configs.activations import SILU_NAMES
 from modelwright.errors import CheckpointError
 from modelwright.ops.rotary import llama3_frequencies, yarn_mscale
 
@@ -105,7 +106,7 @@ def write_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     experts = config.get("moe_config", {}).get("expert_num", 1)
     if experts > 1:
         raise CheckpointError(f"llama.cpp's Llama is written without experts, and moe_config.expert_num is {experts}")
-    if config["hidden_act"] != "silu":
+    if config["hidden_act"] not in SILU_NAMES:
         raise CheckpointError(f"llama.cpp's Llama has the activation silu, and hidden_act is {config['hidden_act']!r}")
     heads, hidden = config["num_attention_heads"], config["hidden_size"]
     head_dim = config.get("head_dim") or hidden // heads

@@ -1,5 +1,6 @@
 """The rules between a Llama's fields; each raises `ConfigError` with the rule and both values."""
 
+from modelwright.configs.activations import SILU_NAMES
 from modelwright.configs.base import MOST_LAYERS, require, require_divides, require_experts, require_one_of
 from modelwright.families.llama.config.fields import LlamaFields
 from modelwright.families.llama.config.names import DIALECTS, DOUBLE, DTYPE_FIELDS, DTYPES
@@ -39,7 +40,7 @@ def _check_shape(config: LlamaFields) -> None:
     require_divides("num_key_value_heads", groups, "num_attention_heads", heads)
     name = "head_dim" if config.states_head_dim else "hidden_size / num_attention_heads"
     require(config.head_dim % 2 == 0, f"RoPE turns pairs: {name} ({config.head_dim}) must be even")
-    require(config.hidden_act == "silu", f'hidden_act must be "silu" in a Llama, got "{config.hidden_act}"')
+    require(config.hidden_act in SILU_NAMES, f'hidden_act must be "silu" in a Llama, got "{config.hidden_act}"')
     require(not config.mlp_bias, "mlp_bias must be False: the feed-forward layers of a Llama have no biases")
     widths = {"hidden_size": config.hidden_size, "intermediate_size": config.intermediate_size}
     widths |= {"vocab_size": config.vocab_size, "num_key_value_heads * head_dim": groups * config.head_dim}
