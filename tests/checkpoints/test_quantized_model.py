@@ -334,3 +334,14 @@ def test_another_type_leaves_the_stored_numbers_alone():
         if name in before:
             assert buffer.dtype == before[name].dtype and torch.equal(buffer, before[name]), name
     assert torch.isfinite(logits(model)).all()
+
+
+def test_a_model_of_which_a_part_lies_on_disk_is_refused_before_it_is_changed(tmp_path):
+    tiny_llama(base=HUGGING_FACE, **WIDE).save_pretrained(tmp_path / "model")
+    places = {"model.embed_tokens": "cpu", "model.layers": "disk", "model.norm": "cpu", "lm_head": "cpu"}
+    where = {"device_map": places, "offload_folder": tmp_path / "disk"}
+    model = LlamaForCausalLM.from_pretrained(tmp_path / "model", **where)
+    names = list(model.state_dict())
+    with pytest.raises(ConfigError, match=r"q_proj.weight is on the meta device, as what device_map moves"):
+        quantize_model(model, "int8")
+    assert list(model.state_dict()) == names and model.config.quant_config is None

@@ -84,6 +84,15 @@ def test_a_variant_that_is_not_there_is_refused(tmp_path):
             call(tmp_path, variant="../fp16")
 
 
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_shards_without_an_index_say_so_and_name_no_variant(variant, tmp_path):
+    tiny_llama(base=HUGGING_FACE).save_pretrained(tmp_path, variant=variant, max_shard_size="20KB")
+    (index,) = tmp_path.glob("*index*")
+    index.unlink()
+    with pytest.raises(CheckpointError, match=rf"holds 5 shards \(model.*-00001-of-00005.*\) and no {index.name}"):
+        LlamaForCausalLM.from_pretrained(tmp_path, variant=variant)
+
+
 @pytest.mark.parametrize(
     "build", [*FAMILIES.values(), lambda seed: tiny_llama(seed=seed)], ids=[*FAMILIES, "mindformers"]
 )

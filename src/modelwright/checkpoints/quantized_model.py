@@ -53,13 +53,19 @@ def quantize_model(
 
     Raises:
         ConfigError: an unknown method or group, inputs that groups do not divide, a tied head that is not kept, or a
-            model that is quantized already.
+            model that is quantized already or of which a part is not in memory.
         RequestError: a calibration of too few tokens, or one that makes numbers that are not finite.
     """
     earlier = weight_quantization(model.config)
     if earlier is not None:
         raise ConfigError(f"the model is quantized already, to {earlier.weights}; quantize the one it was made from")
     settings = settings_for(method, group, keep_head, symmetric, model.config)
+    absent = next((name for name, tensor in model.state_dict().items() if tensor.is_meta), None)
+    if absent is not None:
+        raise ConfigError(
+            f"{absent} is on the meta device, as what device_map moves to disk is; quantize a model that is in memory, "
+            "or its folder with modelwright quantize, which holds one shard of it at a time"
+        )
     if calibration is None:
         quantize_layers(model, settings)
     elif settings.weights != "int4":

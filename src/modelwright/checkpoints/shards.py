@@ -349,6 +349,11 @@ def _shards(folder: Path, files: FileNames, indexed: dict[str, str]) -> list[Pat
     refuse_parts_of_ranks(folder)
     absent = f"{folder} holds no weights: neither {files.single} nor {files.index}"
     others = sorted(path.name for path in folder.glob("model*.safetensors"))
+    if parts := [name for name in others if files.holds(name)]:
+        raise CheckpointError(
+            f"{folder} holds {len(parts)} shards ({parts[0]}) and no {files.index}, which says what is in them: "
+            "fetch it from where the shards are from"
+        )
     if others and files == FileNames.of(None):
         raise CheckpointError(f"{absent}; variant= reads those of another name, such as {others[0]}")
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
