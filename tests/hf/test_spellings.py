@@ -6,7 +6,9 @@ import logging
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
+from modelwright.checkpoints.convert import convert
 from modelwright.configs.rope import _tell_idle
 from modelwright.errors import ConfigError
 from modelwright.families.deepseek_v2.config import DeepseekV2Config
@@ -51,6 +53,14 @@ def test_a_type_may_have_torchs_other_name(cls, name, key, tmp_path):
 def test_a_saved_config_has_the_usual_name_of_a_type(make, tmp_path):
     make(dtype="half").save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "float16"
+
+
+@pytest.mark.parametrize("asked", ["half", "torch.float16", torch.float16])
+def test_convert_takes_the_same_names_of_types(asked, tmp_path):
+    tiny_llama(base=HUGGING_FACE).save_pretrained(tmp_path / "model")
+    convert(tmp_path / "model", tmp_path / "narrow", dtype=asked)
+    assert {tensor.dtype for tensor in load_file(tmp_path / "narrow" / "model.safetensors").values()} == {torch.float16}
+    assert LlamaForCausalLM.from_pretrained(tmp_path / "narrow").config.dtype == torch.float16
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from modelwright.checkpoints.recipes import Recipe, chain, pack, pool_heads
 from modelwright.checkpoints.shards import PlannedTensor, Progress, dtype_of, parse_size, write_planned
 from modelwright.checkpoints.source import choose_dtype
 from modelwright.configs import CheckedConfig
+from modelwright.configs.field_types import dtype_name
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families import family_of, resolve
 
@@ -129,14 +130,14 @@ def _to_gguf(
     source = open_source(src)
     config = _target_config(source, None, None, kv_heads, None)
     recipes = _target_recipes(source, None, config, kv_heads)
-    kind = None if dtype is None else str(dtype).removeprefix("torch.")
+    kind = None if dtype is None else str(dtype_name(dtype))
     dst.parent.mkdir(parents=True, exist_ok=True)
     tensors, size = write_model(dst, source, recipes, config, kind, progress)
     return Report(tensors, size, 1, source.dropped)
 
 
 def _read_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    name = str(dtype).removeprefix("torch.")
+    name = str(dtype_name(dtype))
     if dtype is not None and name not in DTYPES:
         raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}", field="dtype")
     return DTYPES.get(name)

@@ -151,6 +151,32 @@ def folder_with(tmp_path, split, **fields):
     return folder
 
 
+@pytest.mark.parametrize("place", ["settings", "files", "older file"])
+def test_templates_with_names_are_those_that_the_gguf_package_writes_and_come_back(tmp_path, place):
+    folder = folder_with(tmp_path, "llama-bpe")
+    settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    templates = {"default": settings.pop("chat_template"), "tool_use": "{{ tools }}", "rag": "{{ documents }}"}
+    listed = [{"name": name, "template": text} for name, text in templates.items()]
+    if place == "settings":
+        settings["chat_template"] = listed
+    elif place == "older file":
+        (folder / "chat_template.json").write_text(json.dumps({"chat_template": listed}), "utf-8")
+    else:
+        (folder / "additional_chat_templates").mkdir()
+        (folder / "chat_template.jinja").write_text(templates["default"], "utf-8")
+        for name in ("tool_use", "rag"):
+            (folder / "additional_chat_templates" / f"{name}.jinja").write_text(templates[name], "utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    convert(folder, tmp_path / "model.gguf")
+    writer = gguf.GGUFWriter(tmp_path / "theirs.gguf", "llama")
+    gguf.SpecialVocab(folder).add_to_gguf(writer, quiet=True)
+    theirs = {key: value.value for part in writer.kv_data for key, value in part.items() if "chat_template" in key}
+    fields = gguf.GGUFReader(tmp_path / "model.gguf").fields
+    found = {key: fields[key].contents() for key in fields if "chat_template" in key}
+    assert found == theirs | {"tokenizer.chat_templates": sorted(theirs["tokenizer.chat_templates"])}
+    assert load(tmp_path / "model.gguf").tokenizer.chat_template == templates
+
+
 def metadata_in(path):
     """The ``tokenizer.ggml`` values of a file, as the gguf package reads them."""
     fields = gguf.GGUFReader(path).fields

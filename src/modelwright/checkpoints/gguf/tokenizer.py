@@ -1,6 +1,6 @@
 """The tokenizer in a GGUF file, rebuilt as ``tokenizer.json`` and ``tokenizer_config.json``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -14,6 +14,8 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 SPECIAL = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
 TURN_ENDS = ("eot", "eom")
 """llama.cpp's names of what ends a turn and a message, beside the end of a text."""
+TEMPLATE, DEFAULT_TEMPLATE = "tokenizer.chat_template", "default"
+"""The key of the template of conversations, and what it is called among several."""
 SPACE = "\u2581"
 """What stands for a space in SentencePiece's pieces."""
 
@@ -112,8 +114,18 @@ def _config(file: GgufFile, tokens: list[str], default_bos: bool) -> dict[str, A
         "model_max_length": file.integer("context_length"),
     }
     config |= {theirs: token for ours, theirs in SPECIAL.items() if (token := _token(file, tokens, ours)) is not None}
-    template = told.get("tokenizer.chat_template")
-    return config | ({"chat_template": str(template)} if template else {})
+    return config | _templates(told)
+
+
+def _templates(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What a ``tokenizer_config.json`` says of the templates in a file: one text, or several by their names."""
+    names = metadata.get(f"{TEMPLATE}s")
+    keys = {name: f"{TEMPLATE}.{name}" for name in names} if isinstance(names, list) else {}
+    found = {name: metadata.get(key) for name, key in ({DEFAULT_TEMPLATE: TEMPLATE} | keys).items()}
+    templates = {name: str(text) for name, text in found.items() if text}
+    if templates.keys() <= {DEFAULT_TEMPLATE}:
+        return {"chat_template": templates[DEFAULT_TEMPLATE]} if templates else {}
+    return {"chat_template": [{"name": name, "template": text} for name, text in templates.items()]}
 
 
 def _add_ends(tokenizer: Tokenizer, config: dict[str, Any]) -> None:

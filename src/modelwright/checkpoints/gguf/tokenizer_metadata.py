@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.checkpoints.gguf.splitting import SPLITS
+from modelwright.checkpoints.gguf.templates import template_metadata
 from modelwright.checkpoints.gguf.tokenizer import (
     BYTE,
     CONTROL,
@@ -55,7 +56,7 @@ def tokenizer_metadata(folder: Path, config: Mapping[str, Any], ends: list[int])
     named = _named(folder, content, config)
     told |= {f"tokenizer.ggml.{ours}_token_id": tokens.index(token) for ours, token in named.items() if token in tokens}
     told |= _turn_ends(told, [end for end in ends if end < len(tokens)])
-    return told | _settings(folder, content, settings, told)
+    return told | _marks_around(content, settings, told) | template_metadata(folder, settings)
 
 
 def _content(folder: Path) -> tuple[dict[str, Any], Path]:
@@ -167,11 +168,9 @@ def _by_config(content: Mapping[str, Any], config: Mapping[str, Any]) -> dict[st
     return named | ({"unknown": unknown} if unknown is not None else {})
 
 
-def _settings(
-    folder: Path, content: Mapping[str, Any], settings: Mapping[str, Any], marks: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What is added around a text, and the templates of conversations; ``marks`` holds the ids of both ends."""
-    told: dict[str, Any] = {}
+def _marks_around(content: Mapping[str, Any], settings: Mapping[str, Any], marks: Mapping[str, Any]) -> dict[str, bool]:
+    """Whether the beginning and the end are added around a text; ``marks`` holds their ids."""
+    told: dict[str, bool] = {}
     tokens = marks["tokenizer.ggml.tokens"]
     last = content.get("post_processor") or {}
     added = json.dumps([part.get("single", []) for part in (last, *last.get("processors", ()))])
@@ -180,13 +179,4 @@ def _settings(
         stated = settings.get(f"add_{end}_token")
         adds = place is not None and json.dumps(tokens[place]) in added
         told[f"tokenizer.ggml.add_{end}_token"] = place is not None and (bool(stated) if stated is not None else adds)
-    template = settings.get("chat_template")
-    if isinstance(template, list):  # several by name
-        several = {each["name"]: each["template"] for each in template}
-        template = several.pop("default", None)
-        told |= {f"tokenizer.chat_template.{name}": each for name, each in several.items()}
-        told |= {"tokenizer.chat_templates": sorted(several)} if several else {}
-    beside = folder / "chat_template.jinja"
-    if beside.is_file():
-        template = beside.read_text("utf-8")
-    return told | ({"tokenizer.chat_template": template} if isinstance(template, str) else {})
+    return told
