@@ -73,6 +73,10 @@ def test_convert_takes_the_same_names_of_types(asked, tmp_path):
         (LlamaForCausalLM, {"rope_parameters": None, "rope_scaling": YARN | {"finetuned": True}}),
         (DeepseekV2ForCausalLM, {"rope_parameters": None, "rope_scaling": YARN | {"finetuned": True}}),
         (LlamaForCausalLM, {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4, "note": "x"}}),
+        (LlamaForCausalLM, {"rope_parameters": None, "rope_scaling": YARN | {"type": "linear"}}),
+        (LlamaForCausalLM, {"rope_parameters": None, "rope_scaling": YARN | {"type": "dynamic"}}),
+        (DeepseekV2ForCausalLM, {"rope_parameters": None, "rope_scaling": YARN | {"type": "linear"}}),
+        (DeepseekV2ForCausalLM, {"rope_parameters": None, "rope_scaling": YARN | {"type": "dynamic"}}),
     ],
     ids=str,
 )
@@ -94,7 +98,7 @@ def test_a_key_that_no_rotation_reads_is_told_of(make, caplog):
     with caplog.at_level(logging.WARNING):
         config = make(rope_scaling=YARN | {"finetuned": True})
     assert [record.getMessage() for record in caplog.records] == [
-        'the rope type "yarn" has no key "finetuned", nor has another: it is without effect'
+        'a rotation of type "yarn" does not read the key "finetuned", which is without effect'
     ]
     assert config.rope_parameters["factor"] == 4.0
 

@@ -22,12 +22,15 @@ _KEYS: dict[str, tuple[str, ...]] = {
 _NAME_KEYS = ("type", "rope_type", "rope_theta")
 _READ_ELSEWHERE = frozenset(
     {
-        *("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
+        *("factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
         *("attention_factor", "truncate", "low_freq_factor", "high_freq_factor", "short_factor", "long_factor"),
         *("partial_rotary_factor", "mrope_section", "mrope_interleaved", "extrapolation_factor"),
     }
 )
-"""Keys that change how some kind of rotation turns, here or in transformers' models."""
+"""Keys that change how some kind of rotation turns, here or in transformers' models, and would be meant to.
+
+``original_max_position_embeddings`` is none: it says where a model comes from, whatever reads it.
+"""
 logger = logging.getLogger(__name__)
 
 
@@ -212,7 +215,7 @@ def heeded_keys(given: Mapping[str, Any], kind: str, keys: Collection[str], sour
 
 @cache
 def _tell_idle(key: str, kind: str) -> None:
-    logger.warning('the rope type "%s" has no key "%s", nor has another: it is without effect', kind, key)
+    logger.warning('a rotation of type "%s" does not read the key "%s", which is without effect', kind, key)
 
 
 def check_number(key: str, value: Any, source: str) -> None:
