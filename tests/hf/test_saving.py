@@ -5,6 +5,7 @@ import json
 import peft
 import pytest
 import torch
+from huggingface_hub import HfApi
 from safetensors.torch import load_file
 from transformers import GenerationConfig
 
@@ -323,3 +324,24 @@ def test_resized_embeddings_are_scored_by_a_head_of_their_size_and_load(make, ch
     torch.testing.assert_close(after[..., :kept], before[..., :kept])
     model.save_pretrained(tmp_path)
     assert torch.equal(type(model).from_pretrained(tmp_path)(ids).logits, after)
+
+
+def test_the_hub_gets_what_was_saved(tmp_path, monkeypatch):
+    model, told = tiny_v2(), []
+    monkeypatch.setattr(type(model), "push_to_hub", lambda self, *args, **kwargs: told.append((args, kwargs)))
+    model.save_pretrained(tmp_path / "named", push_to_hub=True, max_shard_size="40KB", safe_serialization=True)
+    model.save_pretrained(tmp_path / "named", push_to_hub=True, repo_id="a/b", token="t", private=True)
+    assert told == [
+        (("named",), {"max_shard_size": "40KB"}),
+        (("a/b",), {"max_shard_size": "5GB", "token": "t", "private": True}),
+    ]
+
+
+def test_a_hub_that_does_not_answer_leaves_the_folder_and_says_so(tmp_path, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(HfApi, "create_repo", offline)
+    with pytest.raises(CheckpointError, match=r"new is written, and the hub did not take it as a/b: no network"):
+        tiny_v2().save_pretrained(tmp_path / "new", push_to_hub=True, repo_id="a/b")
+    assert equal(DeepseekV2ForCausalLM.from_pretrained(tmp_path / "new"), tiny_v2())

@@ -272,10 +272,11 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
             max_shard_size: bytes of one file at most, or text such as ``200MB`` or ``5GiB``.
             variant: a word in the names of the weights' files, such as ``fp16``; those without it, or of another, stay
                 where they are.
+            push_to_hub: whether the hub gets the model too, by transformers' ``repo_id``, ``token``, ``private``, ...
 
         Raises:
             CheckpointError: weights are missing, or the folder cannot be written; one that was not there is then not
-                left behind.
+                left behind. Or it is written, and the hub did not take it.
             ConfigError: an unusable size or config.
         """
         if not is_main_process:
@@ -304,7 +305,16 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
                 _write_generation(folder, self.generation_config)
             write_planned(folder, weights, limit, variant)
         if push_to_hub:
-            self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
+            self._push(folder, max_shard_size, {name: kwargs[name] for name in kwargs if name not in SAVING})
+
+    def _push(self, folder: Path, max_shard_size: int | str, hub: dict[str, Any]) -> None:
+        """Send what was saved in ``folder`` to the hub, with the arguments of ``push_to_hub``."""
+        name = hub.pop("repo_id", folder.name)
+        try:
+            self.push_to_hub(name, max_shard_size=max_shard_size, **hub)
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"{folder} is written, and the hub did not take it as {name}: {reason}") from error
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -347,6 +357,8 @@ def _write_generation(folder: Path, config: GenerationConfig) -> None:
     (folder / "generation_config.json").write_text(f"{text}\n", encoding="utf-8")
 
 
+SAVING = frozenset({"safe_serialization", "save_function", "save_peft_format", "save_original_format", "metadata"})
+"""transformers' arguments of saving that mean nothing here, where all weights are official safetensors."""
 GENERATES = frozenset(
     {
         *("max_length", "max_new_tokens", "min_length", "min_new_tokens", "do_sample", "temperature", "top_k", "top_p"),
