@@ -37,7 +37,7 @@ from modelwright.families import find_family
 from modelwright.hf.adapters import Adapter, PartsAdapter, place_adapters, refuse_dora, without_places
 from modelwright.hf.key_mapping import renamed
 from modelwright.hf.network import STEERING, Network
-from modelwright.hf.offloaded import planned_tensors
+from modelwright.hf.planned_tensors import planned_tensors
 from modelwright.hf.registry import register_with_auto
 from modelwright.layers import Experts, Router
 from modelwright.layers.balance import steered_routers
