@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modelwright.errors import RequestError
-from modelwright.hf.caches import Cache, cached_tokens, slots_of
+from modelwright.hf.caches import Cache, cached_tokens, check_room, slots_of
 from modelwright.hf.documents import DocumentMarks
+from modelwright.ops.dispatch import numbers_are_known
 
 # What callers pass to every model alike and has no meaning here: transformers before 5.18 hands each pass its
 # cache_position, generate() the tokenizer that knows its stop_strings, and many tokenizers return token_type_ids.
@@ -71,13 +72,14 @@ class PassInputs:
         """Check what a caller gives; without ``marks``, rows are not asked for documents.
 
         Raises:
-            RequestError: not exactly one of ids and embeddings, a mask that does not cover them, or marks of documents
-                that do not.
+            RequestError: not exactly one of ids and embeddings, a mask that does not cover them, marks of documents
+                that do not, or a cache without room for them.
         """
         tokens = one_of(input_ids, inputs_embeds)
         batch, length = tokens.shape[:2]
         past = cached_tokens(cache)
         check_mask(mask, batch, past, length)
+        check_room(cache, batch, past, length)
         documents = None if marks is None else marks.documents(batch, length, past, mask)
         return cls(batch, length, tokens.device, input_ids, mask, cache, past, documents)
 
@@ -106,23 +108,81 @@ class PassInputs:
 
 
 def one_of(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-    """The one that is given; a :class:`RequestError` unless exactly one is."""
-    given = [tokens for tokens in (input_ids, inputs_embeds) if tokens is not None]
-    if len(given) != 1:
+    """The one that is given; a :class:`RequestError` unless it is exactly one, and of its type and dimensions."""
+    if (input_ids is None) == (inputs_embeds is None):
         raise RequestError("give input_ids or inputs_embeds, and not both")
-    return given[0]
+    if inputs_embeds is None:
+        assert input_ids is not None
+        _refuse_other_than("input_ids", input_ids, 2, "[batch, tokens]", "a tensor of whole numbers")
+        if input_ids.dtype.is_floating_point or input_ids.dtype == torch.bool:
+            raise RequestError(f"input_ids must be whole numbers (torch.int64 or torch.int32), got {input_ids.dtype}")
+        return input_ids
+    _refuse_other_than("inputs_embeds", inputs_embeds, 3, "[batch, tokens, dim]", "a tensor")
+    return inputs_embeds
+
+
+def check_range(name: str, values: Tensor, limit: int, limit_name: str) -> None:
+    """Raise a :class:`RequestError` unless ``0 <= values < limit``; while a graph is made there are no values yet."""
+    if not numbers_are_known(values) or values.numel() == 0:
+        return
+    low, high = (int(value) for value in values.aminmax())
+    if low < 0 or high >= limit:
+        found = low if low < 0 else high
+        raise RequestError(f"{name} must be at least 0 and below {limit_name} ({limit}), got {found}")
+
+
+def check_tokens(input_ids: Tensor, config: Any) -> None:
+    """Raise a :class:`RequestError` unless all of ``input_ids`` are of the config's vocabulary."""
+    check_range("input_ids", input_ids, config.get_text_config().vocab_size, "vocab_size")
+
+
+def rows_of_positions(position_ids: Tensor, batch: int, tokens: int) -> Tensor:
+    """Positions as ``[batch, tokens]`` or ``[1, tokens]``; a :class:`RequestError` for any other shape."""
+    rows = position_ids[None] if position_ids.dim() == 1 else position_ids
+    if rows.dim() != 2 or rows.shape[0] not in (1, batch) or rows.shape[1] != tokens:
+        raise RequestError(
+            f"position_ids has shape {list(position_ids.shape)} and must have {[batch, tokens]} or {[1, tokens]}: a "
+            "position for each new token"
+        )
+    return rows
 
 
 def check_mask(mask: Tensor | None, batch: int, past: int | Tensor, tokens: int) -> None:
-    """Raise a :class:`RequestError` unless a 2-D mask covers every row and the past as well as the new tokens.
+    """Raise a :class:`RequestError` unless a mask covers every row and the past as well as the new tokens.
 
     A past whose length nobody knows yet is taken to be covered.
     """
-    if mask is None or mask.dim() == 4:
+    if mask is None:
         return
-    past = past if isinstance(past, int) else 0
-    if mask.dim() != 2 or mask.shape[0] != batch or mask.shape[1] < past + tokens:
+    if not isinstance(mask, Tensor):
+        raise RequestError(f"attention_mask must be a tensor or None, got {type(mask).__name__}")
+    keys = tokens + (past if isinstance(past, int) else 0)
+    if mask.dim() == 4:
+        return _check_whole_rule(mask, batch, tokens, keys)
+    if mask.dim() != 2 or mask.shape[0] != batch or mask.shape[1] < keys:
         raise RequestError(
-            f"attention_mask has shape {list(mask.shape)} and must have {[batch, past + tokens]}: "
-            f"{batch} rows of {past} past and {tokens} new tokens"
+            f"attention_mask has shape {list(mask.shape)} and must have {[batch, keys]}: "
+            f"{batch} rows of {keys - tokens} past and {tokens} new tokens"
         )
+
+
+def _check_whole_rule(mask: Tensor, batch: int, tokens: int, keys: int) -> None:
+    """Raise a :class:`RequestError` unless a 4-D mask is of a type that says what it means, and covers the ``keys``."""
+    if mask.dtype != torch.bool and not mask.dtype.is_floating_point:
+        raise RequestError(
+            "an attention_mask of 4 dimensions must be torch.bool (True where a query may look) or floating (added to "
+            f"the scores), got {mask.dtype}: .bool() makes one of zeros and ones"
+        )
+    rows, _, queries, width = mask.shape
+    if rows not in (1, batch) or queries not in (1, tokens) or (width != 1 and width < keys):
+        raise RequestError(
+            f"attention_mask has shape {list(mask.shape)} and must have {[batch, 1, tokens, keys]}, or 1 in place of "
+            f"any: {batch} rows of {keys - tokens} past and {tokens} new tokens"
+        )
+
+
+def _refuse_other_than(name: str, given: object, dimensions: int, shape: str, kind: str) -> None:
+    if not isinstance(given, Tensor):
+        raise RequestError(f"{name} must be {kind}, {shape}, got {type(given).__name__}")
+    if given.dim() != dimensions:
+        raise RequestError(f"{name} must have the shape {shape}, got {list(given.shape)}")

@@ -51,11 +51,14 @@ def with_cache_as(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in arguments.items() if key != other} | {name: arguments[other]}
 
 
-class EitherCacheName:
-    """An output whose cache is read by either name, as an attribute and as a key; stands before transformers' class."""
+class EitherCacheKey:
+    """A dictionary whose cache is read and written by either name; stands before the class that holds the items."""
 
     def __getitem__(self, key: Any) -> Any:
         return super().__getitem__(_as_stored(key))  # pyright: ignore[reportAttributeAccessIssue]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(_as_stored(key), value)  # pyright: ignore[reportAttributeAccessIssue]
 
     def __contains__(self, key: Any) -> bool:
         return super().__contains__(_as_stored(key))  # pyright: ignore[reportAttributeAccessIssue]
@@ -63,6 +66,14 @@ class EitherCacheName:
     def get(self, key: Any, default: Any = None) -> Any:
         """As a dictionary's."""
         return super().get(_as_stored(key), default)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class PreparedInputs(EitherCacheKey, dict[str, Any]):
+    """What ``prepare_inputs_for_generation`` returns: peft, which wraps it, knows the cache by its older name."""
+
+
+class EitherCacheName(EitherCacheKey):
+    """An output whose cache is read by either name, as an attribute too; stands before transformers' class."""
 
 
 def _other_name(self: Any) -> Any:

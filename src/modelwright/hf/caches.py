@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer, StaticLayer
 from transformers.utils import logging
 
 from modelwright.attention import AttentionBackend
 from modelwright.errors import RequestError
 from modelwright.ops.dispatch import numbers_are_known
 
-__all__ = ["Cache", "cached_tokens", "growing_cache", "pass_cache", "slots_of"]
+__all__ = ["Cache", "cached_tokens", "check_room", "growing_cache", "pass_cache", "slots_of"]
 
 logger = logging.get_logger(__name__)
 
@@ -39,6 +40,26 @@ def slots_of(cache: Cache) -> int:
     return first.keys.shape[-2]
 
 
+def check_room(cache: Cache | None, batch: int, past: int | Tensor, tokens: int) -> None:
+    """Raise a :class:`RequestError` where the first layer of a cache holds other rows, or no room for the new tokens.
+
+    Layers of other kinds, such as those that forget, are not asked.
+    """
+    first: Any = cache.layers[0] if cache is not None and cache.layers else None
+    if not isinstance(past, int) or type(first) not in (DynamicLayer, StaticLayer):
+        return
+    if past and first.keys.shape[0] != batch:
+        raise RequestError(
+            f"cache holds {first.keys.shape[0]} rows and the pass brings {batch}: cache.batch_repeat_interleave(n) and "
+            "cache.batch_select_indices(rows) change those of a cache"
+        )
+    if type(first) is StaticLayer and first.max_cache_len < past + tokens:
+        raise RequestError(
+            f"cache has room for {first.max_cache_len} tokens of each row, and {past + tokens} are needed ({past} past "
+            f"and {tokens} new): make it with a max_cache_len of as many"
+        )
+
+
 def pass_cache(
     given: Cache | None, wanted: bool, attention: AttentionBackend | None, layers: Iterable[nn.Module | None]
 ) -> Cache | None:
@@ -48,8 +69,13 @@ def pass_cache(
     says so. Without gradients, as in ``generate()``, no backward pass comes: then they take one in training mode too.
 
     Raises:
-        RequestError: such layers are to continue a cache.
+        RequestError: such layers are to continue a cache, or what is given is none.
     """
+    if isinstance(given, tuple | list):
+        raise RequestError(
+            f"cache (past_key_values) must be a cache of transformers, got a {type(given).__name__}: DynamicCache(it) "
+            "makes one of keys and values by layers"
+        )
     recomputed = any(layer is not None and layer.training and layer.gradient_checkpointing for layer in layers)
     if recomputed and torch.is_grad_enabled():
         if given is not None and given.get_seq_length():

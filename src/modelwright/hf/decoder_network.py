@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from modelwright.attention import AttentionBackend
 from modelwright.errors import RequestError
-from modelwright.hf.arguments import PassInputs, refuse_attentions, refuse_unknown
+from modelwright.hf.arguments import (
+    PassInputs,
+    check_tokens,
+    refuse_attentions,
+    refuse_unknown,
+    rows_of_positions,
+)
 from modelwright.hf.cache_names import either_cache_name, of_cache
 from modelwright.hf.caches import Cache, pass_cache
 from modelwright.hf.documents import DocumentMarks
@@ -125,7 +131,8 @@ class DecoderNetwork(Network):
             position_ids: ``[batch, tokens]``; by default each family counts them its own way. Positions that start anew
                 mark documents that do not see each other, see :class:`DocumentMarks`.
             cache: a transformers cache of what the layers keep of each token.
-            attention: a backend to use instead of the one built from the mask and the cache.
+            attention: a backend to use instead of the one built from the mask and the cache, by who has checked the
+                tokens: a recorded pass may not wait for their numbers.
             cu_seq_lens_q, cu_seq_lens_k, seq_idx: other marks of documents, see :class:`DocumentMarks`; without
                 ``position_ids``, positions then start anew with each document.
             max_length_q, max_length_k: tokens of the longest document, which the other marks say already.
@@ -134,8 +141,8 @@ class DecoderNetwork(Network):
                 default as the config says.
 
         Raises:
-            RequestError: the arguments contradict each other or the config, attention weights are asked for, or rows
-                hold several documents and the family does not keep them apart.
+            RequestError: the arguments contradict each other or the config, a token is not in the vocabulary, attention
+                weights are asked for, or rows hold several documents and the family does not keep them apart.
             TypeError: an argument that is not known here.
         """
         refuse_unknown(extras, type(self))
@@ -147,12 +154,16 @@ class DecoderNetwork(Network):
         if attention is None:
             marks = DocumentMarks(position_ids, cu_seq_lens_q, cu_seq_lens_k, seq_idx, cache is not None, given)
         inputs = PassInputs.of(input_ids, inputs_embeds, attention_mask, cache, marks)
+        if input_ids is not None and attention is None:
+            check_tokens(input_ids, self.config)
         if inputs.documents is not None:
             inputs = self._packed(inputs)
-        positions = position_ids
-        if positions is None:
-            documents = inputs.documents
-            positions = self.positions_of(inputs) if documents is None else positions_in_documents(documents)
+        if position_ids is not None:
+            positions = rows_of_positions(position_ids, inputs.batch, inputs.tokens)
+        elif inputs.documents is not None:
+            positions = positions_in_documents(inputs.documents)
+        else:
+            positions = self.positions_of(inputs)
         attention = self.attention_of(inputs) if attention is None else attention
         keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
 

@@ -10,7 +10,7 @@ from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, Generat
 from transformers.utils.generic import ModelOutput
 
 from modelwright.errors import RequestError, RequestFailed
-from modelwright.hf.cache_names import CACHE_NAME, EitherCacheName, with_cache_as
+from modelwright.hf.cache_names import CACHE_NAME, EitherCacheName, PreparedInputs, with_cache_as
 
 
 @dataclass
@@ -48,6 +48,13 @@ class EitherNameGenerationMixin(GenerationMixin):
         """transformers' own, which meet no scores that are no numbers."""
         theirs = super()._get_logits_processor(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         return LogitsProcessorList([_Finite(self.dtype), *theirs])  # pyright: ignore[reportAttributeAccessIssue]
+
+    def prepare_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, input_ids: Tensor, *args: Any, inputs_embeds: Tensor | None = None, **kwargs: Any
+    ) -> PreparedInputs:
+        """As transformers', which looks here whether ``inputs_embeds`` are named; the cache goes by either name."""
+        prepare: Any = super().prepare_inputs_for_generation  # pyright: ignore[reportAttributeAccessIssue]
+        return PreparedInputs(prepare(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs))
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: transformers' pages are read by its own attention alone, and by none of the backends here.

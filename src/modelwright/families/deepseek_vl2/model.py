@@ -86,13 +86,14 @@ class DeepseekVLV2ForCausalLM(DeepseekVLV2Network, DeepseekV2PreTrainedModel, Ge
         if new is None:
             return inputs
         if places is None:
-            return inputs | (pictures if is_first_iteration else {})
+            inputs.update(pictures if is_first_iteration else {})
+            return inputs
         past = 0 if inputs.get(CACHE_NAME) is None else int(inputs[CACHE_NAME].get_seq_length())
         stop, prompt = past + new.shape[1], places.shape[1]
         pictures["images_seq_mask"] = places = F.pad(places, (0, max(stop - prompt, 0)))  # what is drawn is no picture
         if past == 0 and stop >= prompt:
-            return inputs | pictures
-        if past < prompt and places[:, past:stop].any():
+            inputs.update(pictures)
+        elif past < prompt and places[:, past:stop].any():
             whole = F.pad(new, (past, places.shape[1] - stop))
             inputs["inputs_embeds"] = self.prepare_inputs_embeds(whole, **pictures)[:, past:stop]
             inputs["input_ids"] = None

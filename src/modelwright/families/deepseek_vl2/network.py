@@ -17,7 +17,7 @@ from modelwright.families.deepseek_vl2.initialise import initialise_tower
 from modelwright.families.deepseek_vl2.projector import MlpProjector
 from modelwright.families.deepseek_vl2.siglip import VisionTower
 from modelwright.families.deepseek_vl2.tiles import TileRows, picture_rows
-from modelwright.hf.arguments import one_of
+from modelwright.hf.arguments import check_tokens, one_of
 from modelwright.hf.cache_names import either_cache_name
 from modelwright.hf.caches import Cache
 from modelwright.hf.outputs import CausalOutput
@@ -98,8 +98,10 @@ class DeepseekVLV2Network(DeepseekV2Network):
             ``[batch, tokens, hidden]``; gradients reach the embedding, the projector and the tower.
 
         Raises:
-            RequestError: the three do not fit each other: one is missing, or places, tiles and rows differ in number.
+            RequestError: a token is not in the vocabulary, or the three do not fit each other: one is missing, or
+                places, tiles and rows differ in number.
         """
+        check_tokens(one_of(input_ids, None), self.config)
         embeds = self.get_input_embeddings()(input_ids)
         if images is None and images_seq_mask is None:
             return embeds

@@ -20,10 +20,9 @@ from modelwright.families.imagegpt.parts import (
     ResidualProjection,
     build_norm,
     check_positions,
-    check_range,
     next_colours,
 )
-from modelwright.hf.arguments import PassInputs, one_of
+from modelwright.hf.arguments import PassInputs, check_range, check_tokens, one_of
 from modelwright.hf.cache_names import either_cache_name
 from modelwright.hf.caches import Cache
 from modelwright.hf.causal_network import CausalNetwork, is_hooked
@@ -122,14 +121,14 @@ class ImageGPTDecoder(ImageGPTNetwork, DecoderNetwork):
         Raises:
             RequestError: also where a token is not in the vocabulary, or a position is beyond ``n_positions``.
         """
-        if input_ids is not None:
-            self._check_tokens("input_ids", input_ids)
         if position_ids is not None and attention is None:
             check_range("position_ids", position_ids, self.config.n_positions, "n_positions")
         if token_type_ids is not None:
-            self._check_tokens("token_type_ids", token_type_ids)
-            tokens = one_of(input_ids, inputs_embeds)
-            x = tokens if input_ids is None else self.wte(tokens)
+            x = one_of(input_ids, inputs_embeds)
+            check_range("token_type_ids", token_type_ids, self.config.vocab_size, "vocab_size")
+            if input_ids is not None:
+                check_tokens(input_ids, self.config)
+                x = self.wte(input_ids)
             input_ids, inputs_embeds = None, x + self.wte(token_type_ids)
         return super().forward(
             input_ids,
@@ -144,9 +143,6 @@ class ImageGPTDecoder(ImageGPTNetwork, DecoderNetwork):
             attention,
             **extras,
         )
-
-    def _check_tokens(self, name: str, ids: Tensor) -> None:
-        check_range(name, ids, self.config.vocab_size, "vocab_size")
 
 
 class ImageGPTCausal(ImageGPTNetwork, CausalNetwork):

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from modelwright.attention import AttentionBackend
 from modelwright.errors import RequestError
 from modelwright.families.imagegpt.config import ImageGPTConfig
+from modelwright.hf.arguments import check_range
 from modelwright.hf.modules import Conv1D
 from modelwright.layers import RMSNorm
 from modelwright.layers.activations import activation
 from modelwright.layers.checkpointed import CheckpointedLayer
 from modelwright.ops.cross_entropy import IGNORED
-from modelwright.ops.dispatch import numbers_are_known
 from modelwright.ops.input_major import input_major_linear
 from modelwright.ops.invariant import row_wise, rows_are_invariant
 from modelwright.ops.linear import linear
@@ -124,16 +124,6 @@ def next_colours(labels: Tensor, colours: int) -> Tensor:
     labels = labels[:, 1:]
     check_range("labels after the first", labels.masked_fill(labels == IGNORED, 0), colours, "the number of colours")
     return F.pad(labels, (0, 1), value=IGNORED)
-
-
-def check_range(name: str, values: Tensor, limit: int, limit_name: str) -> None:
-    """Raise a :class:`RequestError` unless ``0 <= values < limit``; while a graph is made there are no values yet."""
-    if not numbers_are_known(values) or values.numel() == 0:
-        return
-    low, high = (int(value) for value in values.aminmax())
-    if low < 0 or high >= limit:
-        found = low if low < 0 else high
-        raise RequestError(f"{name} must be at least 0 and below {limit_name} ({limit}), got {found}")
 
 
 def check_positions(needed: int, limit: int) -> None:
