@@ -229,6 +229,22 @@ def test_a_follower_that_is_led_astray_allows_nothing(compiler):
     assert draw(follower, 0, tokens) == []
 
 
+def test_a_panic_of_llguidance_ends_its_own_output_and_no_other():
+    """An end token that is a quotation mark too makes llguidance panic; copies of that matcher would do so for good."""
+    quote = NANO.convert_tokens_to_ids('"')
+    compiler = GuideCompiler(NANO, [quote, END])
+    pair = {"type": "object", "properties": {"v": {"type": "integer"}, "w": {"type": "null"}}, "required": ["v", "w"]}
+
+    def followed(text: str) -> str:
+        guide = compiler.start(Guide(json_schema=pair), prompt_length=0)
+        guide.allowed([NANO.encode(character, add_special_tokens=False)[-1] for character in text])
+        return guide.error
+
+    assert followed('{"v":1,"w":null}') == ""
+    assert followed('{\n"v"\n:1,\n"w"') == "llguidance panicked"
+    assert followed('{"v":1,"w":null}') == ""
+
+
 def test_a_guide_and_a_prohibition_that_leave_nothing_draw_no_token(compiler):
     follower = compiler.start(Guide(regex="z"), len(PROMPT))
     [z] = NANO.encode("z", add_special_tokens=False)

@@ -51,6 +51,11 @@ def test_padding_is_a_token_where_it_ends_sentences_or_is_attended_to():
     ("build", "message"),
     [
         (lambda: tiny_v2(DeepseekV2Model), "the engine serves DeepseekV2ForCausalLM, .*; got DeepseekV2Model"),
+        (
+            lambda: torch.nn.Sequential(tiny_vl2()),  # as peft's PeftModel and torch.compile wrap it
+            "got Sequential around a DeepseekVLV2ForCausalLM: give that",
+        ),
+        (lambda: torch.nn.Linear(2, 2), "got Linear$"),
         (lambda: tiny_v2().train(), r"the engine needs a model in evaluation mode: call model.eval\(\) first"),
         (
             lambda: tiny_llama(use_eod_attn_mask_compression=True),

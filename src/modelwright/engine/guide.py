@@ -58,8 +58,9 @@ class GuideCompiler:
         if written is None:
             assert boxes is not None, "a guide has a kind"
             return boxes
-        matcher = self._kept(written, getattr(guide, written)).value(guide.timeout).deep_copy()
-        grammar = GrammarGuide(matcher, prompt_length, self._masks, self._eos_token_ids, guide.stops)
+        kept = self._kept(written, getattr(guide, written))
+        matcher = kept.value(guide.timeout).deep_copy()
+        grammar = GrammarGuide(matcher, prompt_length, self._masks, self._eos_token_ids, guide.stops, kept.forget)
         return grammar if boxes is None else BothGuides(grammar, boxes)
 
     def _once(self, kind: str, text: str) -> "Once":
@@ -148,6 +149,11 @@ class Once:
                 self._made.append(self._make(*how))
             return self._made[0]
 
+    def forget(self) -> None:
+        """Let it be made anew for whoever asks next."""
+        with self._lock:
+            self._made.clear()
+
 
 class GrammarGuide:
     """Follows one output with an llguidance matcher of its own.
@@ -158,18 +164,28 @@ class GrammarGuide:
         masks: where masks are computed, so that one that takes too long holds up nobody else.
         ends: the tokens that end it where it is satisfied.
         stops: whether stop texts and ids end the output too.
+        broken: called where llguidance panics, after which no copy of the matcher can be followed.
     """
 
-    def __init__(self, matcher: Any, prompt_length: int, masks: Bounded, ends: Sequence[int], stops: bool):
+    def __init__(
+        self,
+        matcher: Any,
+        prompt_length: int,
+        masks: Bounded,
+        ends: Sequence[int],
+        stops: bool,
+        broken: Callable[[], None],
+    ):
         self._matcher = matcher
         self._read = prompt_length
-        self._masks, self._ends, self._stops = masks, ends, stops
+        self._masks, self._ends, self._stops, self._broken = masks, ends, stops, broken
         self._late = ""
 
     @property
     def error(self) -> str:
         """Why it stopped following, for instance at a limit of llguidance; then it allows nothing. Else empty."""
-        return self._late or self._matcher.get_error().removesuffix("<non-verbose/>").strip()
+        reason = self._late or self._matcher.get_error().removesuffix("<non-verbose/>").strip()
+        return "llguidance panicked" if "panic" in reason else reason
 
     def allowed(self, tokens: Sequence[int]) -> Tensor:
         self._follow(tokens)
@@ -193,16 +209,23 @@ class GrammarGuide:
         except (TookTooLong, TooManyLeft):
             self._late = _LATE
             return b""
-        return b"" if self._matcher.is_error() else words
+        return b"" if self._fails() else words
 
     def _follow(self, tokens: Sequence[int]) -> None:
         """llguidance keeps the interpreter's lock here, and its limits keep this short; what was long is the last."""
         if self._read < len(tokens) and not self.error:
             begun = time.thread_time()
             self._matcher.consume_tokens(list(tokens[self._read :]))
-            if time.thread_time() - begun > STEP_SECONDS * (len(tokens) - self._read):
+            if not self._fails() and time.thread_time() - begun > STEP_SECONDS * (len(tokens) - self._read):
                 self._late = _LATE
         self._read = len(tokens)
+
+    def _fails(self) -> bool:
+        """Whether the matcher stopped following; a panic leaves a lock of all its copies behind, held for good."""
+        failing: bool = self._matcher.is_error()
+        if failing and "panic" in self._matcher.get_error():
+            self._broken()
+        return failing
 
 
 class BoxGuide:

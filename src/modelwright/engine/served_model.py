@@ -1,9 +1,11 @@
 """`ServedModel`, what the engine needs to know of a model, told once from its family and config; it runs nothing."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
+from torch import nn
 
 from modelwright.configs import CheckedConfig
 from modelwright.configs.decoding import CacheLayout, DecodingRules
@@ -114,8 +116,16 @@ def _family(model: Any) -> Family:
     family = causal_family(type(model))
     if family is None:
         names = ", ".join(family.causal for family in families())
-        raise ConfigError(f"the engine serves {names}; got {type(model).__name__}")
+        inside = [type(part).__name__ for part in _parts(model) if causal_family(type(part)) is not None]
+        hint = (
+            f" around a {inside[0]}: give that (of peft's model.get_base_model(), in which LoRA acts)" if inside else ""
+        )
+        raise ConfigError(f"the engine serves {names}; got {type(model).__name__}{hint}")
     return family
+
+
+def _parts(model: Any) -> Iterable[nn.Module]:
+    return model.modules() if isinstance(model, nn.Module) else ()
 
 
 def _ends(given: int | list[int] | None) -> tuple[int, ...]:
