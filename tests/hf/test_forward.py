@@ -11,7 +11,7 @@ from modelwright.families.deepseek_v2.model import (
     DeepseekV2ForSequenceClassification,
     DeepseekV2Model,
 )
-from tests.fakes import MHA, MOE, VARIANTS, tiny_v2, tokens
+from tests.fakes import MHA, MOE, VARIANTS, tiny_v2, tiny_vl2, tokens
 from tests.imagegpts import tiny_imagegpt
 from tests.llamas import tiny_llama
 
@@ -32,6 +32,14 @@ def test_a_tuple_comes_back_on_request(cls):
     assert torch.equal(first, named[0])
     model.config.return_dict = False
     assert isinstance(model(tokens(2, 5)), tuple)
+
+
+@pytest.mark.parametrize("build", [tiny_v2, tiny_vl2, tiny_llama, tiny_imagegpt], ids=lambda build: build.__name__)
+def test_what_losses_in_chunks_ask_for_is_the_decoder_and_the_head(build):
+    """As TRL's and Liger's do: they multiply the decoder's states by the head part by part."""
+    model, ids = build(), tokens(2, 5, vocab=16)
+    hidden = model.get_decoder()(input_ids=ids).last_hidden_state
+    close(model.get_output_embeddings()(hidden), model(ids).logits, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("cls", CLASSES)

@@ -28,7 +28,7 @@ class DeepseekV2Model(DeepseekV2Decoder, DeepseekV2PreTrainedModel, Decoder):
 class DeepseekV2ForCausalLM(DeepseekV2Causal, DeepseekV2PreTrainedModel, CausalModel):
     """The decoder with a language-model head."""
 
-    decoder = DeepseekV2Model
+    decoder_class = DeepseekV2Model
 
 
 class DeepseekV2ForSequenceClassification(DeepseekV2PreTrainedModel, TextClassifier):

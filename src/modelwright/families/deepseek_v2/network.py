@@ -83,11 +83,11 @@ class DeepseekV2Decoder(DeepseekV2Network, DecoderNetwork):
 class DeepseekV2Causal(DeepseekV2Network, CausalNetwork):
     """The decoder with a language-model head."""
 
-    decoder: ClassVar[type[DeepseekV2Decoder]] = DeepseekV2Decoder
+    decoder_class: ClassVar[type[DeepseekV2Decoder]] = DeepseekV2Decoder
     _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: DeepseekV2Config):
         super().__init__(config)
-        self.model = self.decoder(config)
+        self.model = self.decoder_class(config)
         self.lm_head = column_linear(config.hidden_size, config.vocab_size, slices=config.pretraining_tp)
         self.post_init()

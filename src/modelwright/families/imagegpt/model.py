@@ -38,7 +38,7 @@ class ImageGPTModel(ImageGPTDecoder, ImageGPTPreTrainedModel, Decoder):
 class ImageGPTForCausalImageModeling(ImageGPTCausal, ImageGPTPreTrainedModel, CausalModel):
     """The decoder with a head over the colours: it never predicts the start token."""
 
-    decoder = ImageGPTModel
+    decoder_class = ImageGPTModel
 
     def _get_resized_lm_head(self, old_lm_head: nn.Linear, new_num_tokens: int | None = None, **how: Any) -> nn.Linear:
         """For ``resize_token_embeddings``: the head of so many tokens, of which the last, the start, is never drawn."""

@@ -148,12 +148,12 @@ class ImageGPTDecoder(ImageGPTNetwork, DecoderNetwork):
 class ImageGPTCausal(ImageGPTNetwork, CausalNetwork):
     """The decoder with a head over the colours: it never predicts the start token."""
 
-    decoder: ClassVar[type[ImageGPTDecoder]] = ImageGPTDecoder
+    decoder_class: ClassVar[type[ImageGPTDecoder]] = ImageGPTDecoder
     _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "transformer.wte.weight"}
 
     def __init__(self, config: ImageGPTConfig):
         super().__init__(config)
-        self.transformer = self.decoder(config)
+        self.transformer = self.decoder_class(config)
         self.lm_head = ColourHead(config)
         self.post_init()
 

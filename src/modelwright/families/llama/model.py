@@ -34,7 +34,7 @@ class LlamaModel(LlamaDecoder, LlamaPreTrainedModel, Decoder):
 class LlamaForCausalLM(LlamaCausal, LlamaPreTrainedModel, CausalModel):
     """The decoder with a language-model head."""
 
-    decoder = LlamaModel
+    decoder_class = LlamaModel
 
     @either_cache_name
     def prepare_inputs_for_generation(

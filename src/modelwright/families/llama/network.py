@@ -114,12 +114,12 @@ class LlamaDecoder(LlamaNetwork, DecoderNetwork):
 class LlamaCausal(LlamaNetwork, CausalNetwork):
     """The decoder with a language-model head."""
 
-    decoder: ClassVar[type[LlamaDecoder]] = LlamaDecoder
+    decoder_class: ClassVar[type[LlamaDecoder]] = LlamaDecoder
     _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: LlamaConfig):
         super().__init__(config)
-        self.model = self.decoder(config)
+        self.model = self.decoder_class(config)
         types = self.model.types
         vocabulary, slices = config.vocab_size, config.pretraining_tp
         self.lm_head = column_linear(config.hidden_size, vocabulary, slices=slices, compute=types.compute)
