@@ -183,6 +183,17 @@ def test_a_shape_that_fits_nothing_is_refused(name, part, shapes, model, inputs)
         model(**changed(inputs, **{name: part}))
 
 
+@pytest.mark.parametrize("name", ["images", "images_seq_mask", "images_spatial_crop"])
+def test_what_is_no_tensor_is_refused(name, model, inputs):
+    with pytest.raises(RequestError, match=f'{name} must be a tensor, as return_tensors="pt" makes it, got list'):
+        model(**changed(inputs, **{name: inputs[name].tolist()}))
+
+
+def test_crops_of_another_type_are_refused(model, inputs):
+    with pytest.raises(RequestError, match=r"images_spatial_crop must hold whole numbers, got torch\.bfloat16"):
+        model(**changed(inputs, images_spatial_crop=inputs["images_spatial_crop"].bfloat16()))
+
+
 def test_pictures_beside_embeddings_are_refused(model, inputs):
     embeds = model.prepare_inputs_embeds(**inputs)
     with pytest.raises(RequestError, match="pictures come with input_ids; inputs_embeds hold theirs already"):

@@ -224,6 +224,10 @@ class DeepseekVLV2Network(DeepseekV2Network):
             ("images_seq_mask", mask, (batch, tokens)),
             ("images_spatial_crop", crops, (batch, None, 2)),
         ):
+            if part is not None and not isinstance(part, Tensor):
+                raise RequestError(
+                    f'{name} must be a tensor, as return_tensors="pt" makes it, got {type(part).__name__}'
+                )
             if part is not None and not _has_shape(part, shape):
                 wanted = ", ".join("any" if length is None else str(length) for length in shape)
                 raise RequestError(f"{name} has shape {list(part.shape)} and must have [{wanted}]")
@@ -232,6 +236,8 @@ class DeepseekVLV2Network(DeepseekV2Network):
         if crops is None or mask is None:
             missing = "images_spatial_crop" if crops is None else "images_seq_mask"
             raise RequestError(f"images come with images_seq_mask and images_spatial_crop; {missing} is missing")
+        if crops.is_floating_point():
+            raise RequestError(f"images_spatial_crop must hold whole numbers, got {crops.dtype}")
         return [[(w, h) for w, h in row if w and h] for row in crops.tolist()]
 
     def _check_rows(self, places: list[int], rows: list[int]) -> None:
