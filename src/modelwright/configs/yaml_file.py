@@ -29,7 +29,9 @@ def read_yaml(path: str | PathLike) -> dict[str, Any]:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     values = parse_yaml(text, str(path))
     require(isinstance(values, dict), f"{path} must hold a mapping, and holds a {type(values).__name__}")
