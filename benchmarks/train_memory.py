@@ -74,7 +74,7 @@ def compare(model: str, size: str, run: str) -> Result:
     from modelwright.families.read import config_of
 
     config = run_of(model, size, run)
-    plan = planned(config, config_of(config.model.config, "model"), Path.cwd())
+    plan = planned(config, config_of(config.model.config, "model"))
     parts = {name: round(part / 2**20, 2) for name, part in plan.memory.items().items()}
     predicted, found = plan.memory.total / 2**20, measured(config) / 2**20
     return Result(

@@ -63,8 +63,8 @@ def built(run: RunConfig, model: CheckedConfig, folder: Path) -> tuple[list[tupl
     return rows, held_by(made, compute, run.precision.autocast, device), chunk
 
 
-def planned(run: RunConfig, model: CheckedConfig, folder: Path, ranks: int = 1) -> RunPlan:
-    """The plan of a run of a model of this config; its paths are relative to ``folder``."""
+def planned(run: RunConfig, model: CheckedConfig, ranks: int = 1, folder: Path = Path()) -> RunPlan:
+    """The plan of a run of a model of this config; its paths are relative to ``folder``, by default the current one."""
     return plan_run(model, run, ranks, *built(run, model, folder)[1:])
 
 
