@@ -86,9 +86,10 @@ def learn_to_talk(begin: Path, config: RunConfig, args: argparse.Namespace) -> i
     print(ended.reason)
     trained = DeepseekVLV2ForCausalLM(model.config)
     trained.load_state_dict(model.state_dict())
-    if args.mean:
+    if args.mean is not None:
         first = DeepseekVLV2ForCausalLM.from_pretrained(begin, dtype=torch.float32).state_dict()
-        trained.load_state_dict({name: (own + first[name]) / 2 for name, own in trained.state_dict().items()})
+        own = trained.state_dict()
+        trained.load_state_dict({name: torch.lerp(first[name], own[name], args.mean) for name in own})
     save(trained, processor, args.out)
     if practised:
         eyes.save(args.out)
@@ -100,7 +101,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/vl2-nano"), help="the folder to write")
     parser.add_argument("--resume", type=Path, help="start from the weights of this folder")
-    parser.add_argument("--mean", action="store_true", help="write the mean of the first weights and the last")
+    parser.add_argument(
+        "--mean",
+        type=float,
+        nargs="?",
+        const=0.5,
+        metavar="SHARE",
+        help="write the mean of the first weights and the last, of which it has this share (0.5)",
+    )
     parser.add_argument("--sight-steps", type=int, default=1500, help="steps of the tower's own stage")
     parser.add_argument("--questions", type=int, default=12, help="conversations a picture, at most")
     parser.add_argument("--mix", type=float, nargs=3, default=(0.55, 0.33, 0.12), help="scenes, cards, pairs")

@@ -150,12 +150,13 @@ def test_the_mean_of_the_first_weights_and_the_last_may_be_written(tmp_path, mon
     first = zoo.path("vl2-nano")
     arguments = ["--resume", str(first), "--sight-steps", "0", "--questions", "2", "--workers", "0"]
     found = {}
-    for name, more in (("last", []), ("mean", ["--mean"])):
+    for name, more in (("last", []), ("mean", ["--mean"]), ("share", ["--mean", "0.7"])):
         monkeypatch.setattr(sys, "argv", ["train", "--out", str(tmp_path / name), *arguments, *more, "--set", *keys])
         with pytest.raises(SystemExit):
             train.main()
         found[name] = DeepseekVLV2ForCausalLM.from_pretrained(tmp_path / name, dtype=torch.float32).state_dict()
     begun = DeepseekVLV2ForCausalLM.from_pretrained(first, dtype=torch.float32).state_dict()
     assert max(float((found["last"][name] - begun[name]).abs().max()) for name in begun) > 0.01
-    for name, mean in found["mean"].items():  # each as it is stored, in bf16
-        torch.testing.assert_close(mean, (begun[name] + found["last"][name]) / 2, rtol=2**-7, atol=1e-3)
+    for name, last in found["last"].items():  # each as it is stored, in bf16
+        torch.testing.assert_close(found["mean"][name], (begun[name] + last) / 2, rtol=2**-7, atol=1e-3)
+        torch.testing.assert_close(found["share"][name], 0.3 * begun[name] + 0.7 * last, rtol=2**-7, atol=1e-3)
