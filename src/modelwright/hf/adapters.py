@@ -136,7 +136,10 @@ def _of_layers(model: nn.Module, names: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class PartsAdapter:
-    """An adapter of peft's with LoRA for layers that are parts of a stack here, or that peft would take for such.
+    """An adapter of peft's that transformers does not load whole.
+
+    It has LoRA for layers that are parts of a stack here, or that peft would take for such, or layers that were trained
+    whole (``modules_to_save``), which transformers before 5.24 leaves as they are.
 
     Attributes:
         config: peft's.
@@ -167,16 +170,18 @@ class PartsAdapter:
         places = {key: value for key, value in (given.get("adapter_kwargs") or {}).items() if key in _DOWNLOAD}
         if config is None and folder is not None:
             config = peft.PeftConfig.from_pretrained(folder, **places)
-        if not (names := _names_in_stacks(model)):
+        names, whole = _names_in_stacks(model), bool(getattr(config, "modules_to_save", None))
+        if not names and not whole:
             return None
         if state is None and folder is not None:
             state = load_peft_weights(folder, device="cpu", **places)
         assert config is not None and state is not None  # one of the two ways was given
         layers = _layers(state)
         if config.peft_type == peft.PeftType.LORA:
-            if not any(layer.rpartition(".")[2] in names for layer in layers):
+            if any(layer.rpartition(".")[2] in names for layer in layers):
+                check_peft()
+            elif not whole:
                 return None
-            check_peft()
             return cls(config, state)
         stacked = {layer for layer, place in official_layers(model).items() if place.index}
         for layer in sorted(layers & stacked):
@@ -195,13 +200,16 @@ class PartsAdapter:
         from peft.utils.constants import DUMMY_TARGET_MODULES
 
         modules, parts = dict(model.named_modules()), _names_in_stacks(model)
-        layers = {layer for layer in _layers(self.state) if isinstance(modules.get(layer), nn.Linear | nn.Embedding)}
-        alone = {layer for layer in layers if layer.rpartition(".")[2] not in parts}  # others are placed as parts are
-        config = self.config
+        config, adapted = self.config, _layers(self.state)
         config.inference_mode = not trainable
-        config.target_modules = sorted(alone) or ([] if config.target_parameters else DUMMY_TARGET_MODULES)
-        peft.inject_adapter_in_model(config, model, name)
-        config.target_modules = alone
+        if any(layer.rpartition(".")[2] in parts for layer in adapted):
+            layers = {layer for layer in adapted if isinstance(modules.get(layer), nn.Linear | nn.Embedding)}
+            alone = {layer for layer in layers if layer.rpartition(".")[2] not in parts}  # others are placed later
+            config.target_modules = sorted(alone) or ([] if config.target_parameters else DUMMY_TARGET_MODULES)
+            peft.inject_adapter_in_model(config, model, name)
+            config.target_modules = alone
+        else:
+            peft.inject_adapter_in_model(config, model, name)
         state = {key.removeprefix(_PEFT): tensor for key, tensor in self.state.items()}
         result = peft.set_peft_model_state_dict(model, state, name)
         missing = {key for key in result.missing_keys if _ADAPTER.search(key) and f".{name}." in key}
