@@ -7,11 +7,7 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 from modelwright.errors import RequestError
-from tests.fakes import tiny_v2, tiny_vl2, tokens
-from tests.imagegpts import colours, tiny_imagegpt
-from tests.llamas import tiny_llama
-
-FAMILIES = {"deepseek_v2": tiny_v2, "deepseek_vl2": tiny_vl2, "llama": tiny_llama, "imagegpt": tiny_imagegpt}
+from tests.hf.every_family import FAMILIES, ids_for
 
 
 @pytest.fixture(params=FAMILIES)
@@ -21,7 +17,7 @@ def model(request):
 
 @pytest.fixture
 def ids(model):
-    return colours(2, 6) if model.config.model_type == "imagegpt" else tokens(2, 6)
+    return ids_for(model, 2, 6)
 
 
 def refused(model, message: str, *args: Any, **kwargs: Any) -> None:

@@ -8,12 +8,9 @@ import torch
 from transformers import DynamicCache
 
 from modelwright.hf.cache_names import CACHE_NAME, NEW_NAME, OLD_NAME
-from tests.fakes import tiny_v2, tiny_vl2, tokens
-from tests.imagegpts import colours, tiny_imagegpt
-from tests.llamas import tiny_llama
+from tests.hf.every_family import FAMILIES, ids_for
 
 NAMES = [OLD_NAME, NEW_NAME]
-FAMILIES = {"deepseek_v2": tiny_v2, "deepseek_vl2": tiny_vl2, "llama": tiny_llama, "imagegpt": tiny_imagegpt}
 GREEDY = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None, "max_new_tokens": 3}
 
 
@@ -24,7 +21,7 @@ def model(request):
 
 @pytest.fixture
 def ids(model):
-    return colours(1, 6) if model.config.model_type == "imagegpt" else tokens(1, 6)
+    return ids_for(model, 1, 6)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -42,6 +42,7 @@ from modelwright.hf.registry import register_with_auto
 from modelwright.layers import Experts, Router
 from modelwright.layers.balance import steered_routers
 from modelwright.layers.checkpointed import CheckpointedLayer
+from modelwright.layers.lora import lora_of
 
 logger = logging.getLogger(__name__)
 
@@ -277,7 +278,7 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         Raises:
             CheckpointError: weights are missing, or the folder cannot be written; one that was not there is then not
                 left behind. Or it is written, and the hub did not take it.
-            ConfigError: an unusable size or config.
+            ConfigError: an unusable size or config, or LoRA of our own beside the weights.
         """
         if not is_main_process:
             return
@@ -286,6 +287,11 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
             return super().save_pretrained(save_directory, state_dict=weights, push_to_hub=push_to_hub, **kwargs)
         folder, limit = Path(save_directory), parse_size(max_shard_size)
         FileNames.of(variant)  # raises
+        if lora_of(self):
+            raise ConfigError(
+                f"{type(self).__name__} has LoRA beside its weights, which no folder of a model holds: fold it in "
+                "(modelwright.training.tuning.merge), or write it alone (save_adapter)"
+            )
         config: Any = copy.deepcopy(self.config)
         if foreign_quantization(config) is not None and getattr(self, "hf_quantizer", None) is None:
             _forget_quantization(config)  # a model built of such a config holds floats

@@ -372,6 +372,17 @@ def test_what_no_adapter_can_hold_is_refused_before_the_run(tmp_path):
     check_export(model, RunConfig.of(run | {"tune": merged}))
 
 
+def test_a_model_with_pairs_beside_its_weights_is_no_folder(tmp_path):
+    """Whoever read it would find tensors that no model has."""
+    model, _ = tuned("llama")
+    with pytest.raises(ConfigError, match=r"has LoRA beside its weights.*tuning\.merge"):
+        model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    merge(model).save_pretrained(tmp_path / "model")
+    given = inputs("llama", 2, 9)
+    assert near(logits(type(model).from_pretrained(tmp_path / "model"), given), logits(model, given), 1e-6)
+
+
 def test_pefts_auto_class_reads_ours(tmp_path):
     model, base = tuned("llama")
     base.save_pretrained(tmp_path / "base")
