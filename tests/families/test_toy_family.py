@@ -37,7 +37,7 @@ from modelwright.hf.arguments import PassInputs
 from modelwright.hf.causal import CausalModel
 from modelwright.hf.decoder import Decoder
 from modelwright.hf.pretrained import ModelwrightPreTrainedModel
-from modelwright.layers import StackOutput, run_stack
+from modelwright.layers import StackOutput, run_stack, wanted
 from modelwright.layers.checkpointed import CheckpointedLayer
 from modelwright.parallel import Mesh, Rule
 from modelwright.parallel.layers import inputs_of, keep_inputs, keep_outputs, sum_results
@@ -133,9 +133,10 @@ class ToyBlock(CheckpointedLayer):
         self.widen = nn.Linear(config.width, 3 * config.width)
         self.narrow = nn.Linear(3 * config.width, config.width)
 
-    def forward(self, x: Tensor, attention: AttentionBackend) -> Tensor:
+    def forward(self, x: Tensor, attention: AttentionBackend, only: Tensor | None = None) -> Tensor:
         normed = self.norm(x)
-        return x + self.look(normed, attention) + self.narrow(F.gelu(self.widen(normed)))
+        looked = wanted(x + self.look(normed, attention), only)
+        return looked + self.narrow(F.gelu(self.widen(wanted(normed, only))))
 
 
 class ToyPreTrainedModel(ModelwrightPreTrainedModel):
@@ -178,8 +179,15 @@ class ToyModel(ToyPreTrainedModel, Decoder):
         x = self.words(input_ids) if inputs_embeds is None else inputs_embeds
         return x + self.places_of_words(positions)
 
-    def run_layers(self, x: Tensor, positions: Tensor, attention: AttentionBackend, keep: bool = False) -> StackOutput:
-        return run_stack(self.blocks, x, attention, keep=keep)
+    def run_layers(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        attention: AttentionBackend,
+        keep: bool = False,
+        only: Tensor | None = None,
+    ) -> StackOutput:
+        return run_stack(self.blocks, x, attention, keep=keep, only=only)
 
     def finish(self, x: Tensor) -> Tensor:
         return self.end(x)

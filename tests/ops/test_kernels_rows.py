@@ -145,7 +145,7 @@ def test_gradients_of_their_gradients_are_right():
             torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # of torch itself
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # of torch itself
 def test_gradients_that_go_forward_are_torchs():
     gate, up, along = torch.randn(3, 4, 8).unbind()
     x, tables = torch.randn(2, 2, 5, 6), rope_table(torch.arange(5)[None], inverse_frequencies(6, 100.0))

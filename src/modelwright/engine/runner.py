@@ -155,12 +155,13 @@ class Runner:
         if self._graphs is not None and (logits := self._graphs.logits(one)) is not None:
             return logits
         tokens = {"input_ids": torch.tensor([one.tokens], device=device)}
+        all_wanted = one.places == [*range(len(one.tokens))]
         return self._served.decoder(
             **(tokens if one.embeds is None else {"inputs_embeds": one.embeds.to(device)}),
             position_ids=torch.tensor([one.positions], device=device),
             attention=self._attention(one),
             use_cache=False,
-            logits_to_keep=torch.tensor(one.places, dtype=torch.int64, device=device),
+            tokens_to_keep=None if all_wanted else torch.tensor(one.places, dtype=torch.int64, device=device),
         ).logits[0]
 
     def _attention(self, one: ModelPass) -> AttentionBackend:

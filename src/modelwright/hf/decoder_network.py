@@ -76,8 +76,20 @@ class DecoderNetwork(Network):
         """What enters the first layer, ``[batch, tokens, dim]``, of one of ids and embeddings."""
 
     @abstractmethod
-    def run_layers(self, x: Tensor, positions: Tensor, attention: AttentionBackend, keep: bool = False) -> StackOutput:
-        """What the layers held here make of ``x`` ``[batch, tokens, dim]``; with ``keep``, their inputs too."""
+    def run_layers(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        attention: AttentionBackend,
+        keep: bool = False,
+        only: Tensor | None = None,
+    ) -> StackOutput:
+        """What the layers held here make of ``x`` ``[batch, tokens, dim]``.
+
+        Args:
+            keep: whether their inputs are returned, too.
+            only: the indices of the only tokens that are wanted of the last layer; all by default.
+        """
 
     @abstractmethod
     def finish(self, x: Tensor) -> Tensor:
@@ -120,6 +132,7 @@ class DecoderNetwork(Network):
         seq_idx: Tensor | None = None,
         output_router_logits: bool | None = None,
         output_routings: bool = False,
+        tokens_to_keep: Tensor | None = None,
         **extras,
     ) -> DecoderOutput | tuple:
         """One pass.
@@ -137,6 +150,8 @@ class DecoderNetwork(Network):
                 ``position_ids``, positions then start anew with each document.
             max_length_q, max_length_k: tokens of the longest document, which the other marks say already.
             output_routings: whether to return what the routers decided; their balance loss is then the caller's.
+            tokens_to_keep: the indices of the only tokens whose hidden states are wanted, the same in each row: what
+                the last layer does after its attention is left out for the others.
             output_router_logits: whether to return each router's logits, ``[batch * tokens, experts]`` in fp32; by
                 default as the config says.
 
@@ -167,7 +182,8 @@ class DecoderNetwork(Network):
         attention = self.attention_of(inputs) if attention is None else attention
         keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
 
-        ran = self.run_layers(self.embed(positions, input_ids, inputs_embeds), positions, attention, bool(keep))
+        x = self.embed(positions, input_ids, inputs_embeds)
+        ran = self.run_layers(x, positions, attention, bool(keep), tokens_to_keep)
         x = self.finish(ran.x)
         routed = getattr(self.config, "output_router_logits", False)
         logits = routed if output_router_logits is None else output_router_logits

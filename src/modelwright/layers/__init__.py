@@ -9,7 +9,7 @@ from modelwright.layers.norm import RMSNorm
 from modelwright.layers.quick_gelu import QuickGELU
 from modelwright.layers.rope import RotaryEmbedding, Rotation
 from modelwright.layers.slots import Slot
-from modelwright.layers.stack import StackOutput, run_stack
+from modelwright.layers.stack import StackOutput, run_stack, wanted
 
 __all__ = [
     "Dispatcher",
@@ -33,4 +33,5 @@ __all__ = [
     "column_linear",
     "row_linear",
     "run_stack",
+    "wanted",
 ]

@@ -70,8 +70,15 @@ class DeepseekV2Decoder(DeepseekV2Network, DecoderNetwork):
     def embed(self, positions: Tensor, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None) -> Tensor:
         return self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
 
-    def run_layers(self, x: Tensor, positions: Tensor, attention: AttentionBackend, keep: bool = False) -> StackOutput:
-        return run_stack(self.layers_in_use(), x, self.rotary(positions), attention, keep=keep)
+    def run_layers(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        attention: AttentionBackend,
+        keep: bool = False,
+        only: Tensor | None = None,
+    ) -> StackOutput:
+        return run_stack(self.layers_in_use(), x, self.rotary(positions), attention, keep=keep, only=only)
 
     def finish(self, x: Tensor) -> Tensor:
         return self.norm(x)

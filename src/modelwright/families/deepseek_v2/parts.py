@@ -18,6 +18,7 @@ from modelwright.layers import (
     RotaryEmbedding,
     Rotation,
     Router,
+    wanted,
 )
 from modelwright.layers.activations import activation
 from modelwright.layers.checkpointed import CheckpointedLayer
@@ -26,7 +27,8 @@ from modelwright.layers.checkpointed import CheckpointedLayer
 class DecoderLayer(CheckpointedLayer):
     """``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``: ``[batch, tokens, dim]`` to the same.
 
-    A layer with experts also returns its routing's weights, choices, scores and logits (see :func:`run_stack`).
+    A layer with experts also returns its routing's weights, choices, scores and logits (see :func:`run_stack`). With
+    ``only``, the result is that of the tokens at these indices.
     """
 
     def __init__(self, config: DeepseekV2Config, layer: int, softmax_gain: float):
@@ -36,8 +38,10 @@ class DecoderLayer(CheckpointedLayer):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, rope: Rotation, attention: AttentionBackend) -> Tensor | tuple[Tensor, ...]:
-        x = x + self.self_attn(self.input_layernorm(x), rope, attention)
+    def forward(
+        self, x: Tensor, rope: Rotation, attention: AttentionBackend, only: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
+        x = wanted(x + self.self_attn(self.input_layernorm(x), rope, attention), only)
         normed = self.post_attention_layernorm(x)
         if not isinstance(self.mlp, MoE):
             return x + self.mlp(normed)

@@ -89,8 +89,15 @@ class ImageGPTDecoder(ImageGPTNetwork, DecoderNetwork):
         x = self.wte(input_ids) if inputs_embeds is None else inputs_embeds
         return self.drop(x + self.wpe(positions))
 
-    def run_layers(self, x: Tensor, positions: Tensor, attention: AttentionBackend, keep: bool = False) -> StackOutput:
-        return run_stack(self.layers_in_use(), x, attention, keep=keep)
+    def run_layers(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        attention: AttentionBackend,
+        keep: bool = False,
+        only: Tensor | None = None,
+    ) -> StackOutput:
+        return run_stack(self.layers_in_use(), x, attention, keep=keep, only=only)
 
     def finish(self, x: Tensor) -> Tensor:
         return self.ln_f(x)

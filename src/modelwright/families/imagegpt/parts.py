@@ -12,7 +12,7 @@ from modelwright.errors import RequestError
 from modelwright.families.imagegpt.config import ImageGPTConfig
 from modelwright.hf.arguments import check_range
 from modelwright.hf.modules import Conv1D
-from modelwright.layers import RMSNorm
+from modelwright.layers import RMSNorm, wanted
 from modelwright.layers.activations import activation
 from modelwright.layers.checkpointed import CheckpointedLayer
 from modelwright.ops.cross_entropy import IGNORED
@@ -80,7 +80,7 @@ class ImageGPTMLP(nn.Module):
 class ImageGPTBlock(CheckpointedLayer):
     """``x + attn(ln_1(x))``, then ``x + mlp(ln_2(x))``: ``[batch, tokens, n_embd]`` to the same.
 
-    The norms neither subtract a mean nor add a bias.
+    The norms neither subtract a mean nor add a bias. With ``only``, the result is that of the tokens at these indices.
     """
 
     def __init__(self, config: ImageGPTConfig, layer: int):
@@ -90,8 +90,8 @@ class ImageGPTBlock(CheckpointedLayer):
         self.ln_2 = build_norm(config)
         self.mlp = ImageGPTMLP(config)
 
-    def forward(self, x: Tensor, attention: AttentionBackend) -> Tensor:
-        x = x + self.attn(self.ln_1(x), attention)
+    def forward(self, x: Tensor, attention: AttentionBackend, only: Tensor | None = None) -> Tensor:
+        x = wanted(x + self.attn(self.ln_1(x), attention), only)
         return x + self.mlp(self.ln_2(x))
 
 

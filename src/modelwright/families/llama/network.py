@@ -100,8 +100,15 @@ class LlamaDecoder(LlamaNetwork, DecoderNetwork):
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         return x if self.types.compute is None else x.to(self.types.compute)
 
-    def run_layers(self, x: Tensor, positions: Tensor, attention: AttentionBackend, keep: bool = False) -> StackOutput:
-        return run_stack(self.layers_in_use(), x, self.rotary(positions), attention, keep=keep)
+    def run_layers(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        attention: AttentionBackend,
+        keep: bool = False,
+        only: Tensor | None = None,
+    ) -> StackOutput:
+        return run_stack(self.layers_in_use(), x, self.rotary(positions), attention, keep=keep, only=only)
 
     def finish(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, 1) if self.config.rmsnorm_compute_2d else x  # [batch * tokens, dim]

@@ -20,6 +20,7 @@ from modelwright.layers import (
     Rotation,
     Router,
     column_linear,
+    wanted,
 )
 from modelwright.layers.activations import activation
 from modelwright.layers.checkpointed import CheckpointedLayer
@@ -72,7 +73,8 @@ class LlamaDecoderLayer(CheckpointedLayer):
     """``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``: ``[batch, tokens, dim]`` to the same.
 
     With ``rmsnorm_compute_2d`` attention alone sees the rows of the batch. A layer with experts also returns its
-    routing's weights, choices, scores and logits (see :func:`run_stack`).
+    routing's weights, choices, scores and logits (see :func:`run_stack`). With ``only``, the result is that of the
+    tokens at these indices.
     """
 
     def __init__(self, config: LlamaConfig, layer: int):
@@ -86,17 +88,22 @@ class LlamaDecoderLayer(CheckpointedLayer):
         self.post_attention_layernorm = build_norm(config)
         types.store(self)
 
-    def forward(self, x: Tensor, rope: Rotation, attention: AttentionBackend) -> Tensor | tuple[Tensor, ...]:
-        shape = x.shape
-        x = x.flatten(0, 1) if self.flat else x  # [batch * tokens, dim]
-        attended = self.self_attn(self.input_layernorm(x).view(shape), rope, attention)
-        x = self._add(x, attended.reshape(x.shape))
+    def forward(
+        self, x: Tensor, rope: Rotation, attention: AttentionBackend, only: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
+        normed = self.input_layernorm(self._rows(x)).view(x.shape)
+        x = wanted(self._add(x, self.self_attn(normed, rope, attention)), only)
+        shape, x = x.shape, self._rows(x)
         normed = self.post_attention_layernorm(x)
         if self.mlp is not None:
             return self._add(x, self.mlp(normed)).view(shape)
         assert self.block_sparse_moe is not None
         update, routing = self.block_sparse_moe(normed)
         return self._add(x, update).view(shape), routing.weights, routing.chosen, routing.scores, routing.logits
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """``[batch * tokens, dim]`` where norms and the feed-forward are to see that."""
+        return x.flatten(0, 1) if self.flat else x
 
     def _add(self, x: Tensor, update: Tensor) -> Tensor:
         if self.residual is None:
