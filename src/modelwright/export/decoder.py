@@ -28,7 +28,7 @@ class DecoderGraph(nn.Module):
     """A causal model over tensors by name, see :attr:`OnnxConfig.graph_inputs`.
 
     Args:
-        model: any of ours with ``attention``, ``position_ids`` and ``logits_to_keep`` in its forward pass.
+        model: any of ours with ``attention``, ``position_ids`` and ``tokens_to_keep`` in its forward pass.
         cache: how its layers cache.
         skips_padding: positions count real tokens only; otherwise they run from the past, padding included.
         how: keyword arguments of :class:`GraphAttention`.
@@ -57,7 +57,7 @@ class DecoderGraph(nn.Module):
             position_ids=self._positions(mask, pairs[0][0].shape[0], tokens, past, device),
             attention=attention,
             use_cache=False,
-            logits_to_keep=inputs[KEPT],
+            tokens_to_keep=inputs[KEPT],
         ).logits
         return {"logits": logits, **self.cache.named(attention.present, "present")}
 
