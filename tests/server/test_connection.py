@@ -112,6 +112,39 @@ def test_head_and_options_have_no_surprises(live):
     assert live.ask("/health", "OPTIONS").headers["allow"] == "GET, HEAD"
 
 
+@pytest.mark.parametrize("more", [b"", b"Connection: keep-alive\r\n"], ids=["plain", "asks to be kept"])
+def test_http_1_0_is_told_no_chunks_and_its_streams_end_with_the_connection(more):
+    """As a proxy asks whose settings say nothing else, such as older nginx."""
+    parts = [b"data: 1\n\n", b"data: [DONE]\n\n"]
+
+    async def streams(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        for number, part in enumerate(parts, 1):
+            await send({"type": "http.response.body", "body": part, "more_body": number < len(parts)})
+
+    with serving(streams) as live:
+        head, _, body = live.say(b"GET /v1/x HTTP/1.0\r\n" + HOST + more + b"\r\n").partition(b"\r\n\r\n")
+        assert body == b"".join(parts)
+        assert b"transfer-encoding" not in head and b"\r\nconnection: close" in head
+        assert b"connection: close" not in one_head(live, b"GET /v1/x HTTP/1.1\r\n" + HOST + b"\r\n")
+    with serving(echo()) as live:
+        asked = b"POST /v1/x HTTP/1.0\r\n" + HOST + JSON + more + b"Content-Length: 2\r\n\r\n{}"
+        head, _, body = live.say(asked).partition(b"\r\n\r\n")
+        assert body == b"{}" and b"\r\ncontent-length: 2" in head and b"\r\nconnection: close" in head
+
+
+def one_head(live: Live, asked: bytes) -> bytes:
+    """The headers that come back on a connection that may stay open."""
+    with live.connect() as connection:
+        connection.sendall(asked)
+        got = b""
+        while b"\r\n\r\n" not in got:
+            got += connection.recv(65536)
+    head = got.partition(b"\r\n\r\n")[0]
+    assert b"transfer-encoding: chunked" in head
+    return head
+
+
 def test_connections_are_limited_of_an_address_and_counted_back():
     limits = {"max_connections_per_address": 3, "body_timeout": 5.0}
     with serving(echo(**limits), **limits) as live:

@@ -5,7 +5,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -155,6 +155,8 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         scope, cycle = cast(Any, self.scope), cast(Any, self.cycle)
         scope["state"]["unread"] = lambda: cycle.more_body
+        if self._parser.get_http_version() == "1.0":  # which knows no chunks: a stream ends with its connection
+            cycle.chunked_encoding, cycle.expected_content_length = False, _AnyLength()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -247,6 +249,21 @@ class Connection(HttpToolsProtocol):
             if "record" in state:
                 state["record"].aborted = "slow_reader"
         self.transport.abort()
+
+
+class _AnyLength(int):
+    """The length of an answer that says none: no part of it is too long, and no end too early."""
+
+    def __lt__(self, other: object) -> bool:
+        return False
+
+    def __sub__(self, other: object) -> Self:
+        return self
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    __hash__ = int.__hash__
 
 
 _SOON = {"retry-after": "1"}
