@@ -25,6 +25,17 @@ TOOLS = [
     }
 ]
 
+INCLUDED_BY_OPENAI = (  # `ResponseIncludable` of its client, 3.57
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+    "reasoning.encrypted_content",
+    "message.output_text.logprobs",
+)
+
 
 def ask(**fields):
     return {"model": "tiny", "input": "Say something.", "temperature": 1, "max_output_tokens": 20} | fields
@@ -157,8 +168,7 @@ def test_how_it_is_drawn_is_said_as_in_chat(more):
         ({"previous_response_id": "resp_x"}, "previous_response_id"),
         ({"truncation": "auto"}, "truncation"),
         ({"tools": [{"type": "web_search"}]}, "tools[0]"),
-        ({"include": ["file_search_call.results"]}, "include"),
-        ({"include": ["reasoning.encrypted_content"]}, "include"),
+        ({"include": ["reasoning.plain_content"]}, "include"),
         ({"input": []}, "input"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
         ({"max_tokens": 3}, "max_tokens"),
@@ -168,6 +178,20 @@ def test_how_it_is_drawn_is_said_as_in_chat(more):
 def test_what_is_not_served_is_refused(fields, param):
     [reply] = run(ask(**fields))
     assert reply.status in (400, 404) and reply.error["param"].startswith(param), reply.body
+
+
+@pytest.mark.parametrize("name", INCLUDED_BY_OPENAI)
+def test_what_clients_ask_to_include_in_any_case_is_told_as_ignored_where_no_answer_has_it(name):
+    """Agents ask for encrypted thoughts of every model."""
+    plain, reply = run(ask(seed=1), ask(seed=1, include=[name]))
+    [strict] = run(ask(seed=1, include=[name]), settings={"strict_fields": True})
+    assert reply.status == strict.status == 200
+    if name == "message.output_text.logprobs":
+        assert reply.json()["output"][0]["content"][0]["logprobs"]
+        assert "x-modelwright-ignored" not in reply.headers
+    else:
+        assert reply.headers["x-modelwright-ignored"] == f"include.{name}"
+        assert reply.json()["output"][0]["content"] == plain.json()["output"][0]["content"]
 
 
 def test_what_is_kept_can_be_read_continued_and_dropped():
@@ -209,6 +233,7 @@ def test_a_response_can_be_cancelled_while_it_runs():
     cancelled, rest, again = asyncio.run(main())
     assert cancelled["status"] == "cancelled" and rest.endswith(b"data: [DONE]\n\n")
     assert b'"status":"cancelled"' in rest and again.status == 404
+    assert b"event: response.incomplete" in rest and b"response.completed" not in rest
 
 
 def test_a_store_is_bounded_by_number_and_bytes_and_apart_by_key():

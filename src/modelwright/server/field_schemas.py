@@ -11,7 +11,7 @@ from typing import Any
 
 from modelwright.configs.limits import LARGEST_FLOAT, LARGEST_INT, SAMPLING
 from modelwright.server.forms import MOST_CHOICES, MOST_TEXT
-from modelwright.server.response_input import LOGPROBS
+from modelwright.server.response_input import LOGPROBS, NEVER_INCLUDED
 from modelwright.server.settings import ServerSettings
 from modelwright.server.tags import LONGEST_TAG, MOST_TAGS
 from modelwright.server.tools.request import MOST_TOOLS, NAME
@@ -159,7 +159,7 @@ def _responses(bounds: Bounds) -> dict[str, Schema]:
         "tools": _list(_object({"type": {"const": "function"}, "name": _NAME}, **_of_function()), MOST_TOOLS),
         "tool_choice": _either(_tool_choice(named), flat),
         "top_logprobs": _most(bounds.settings.max_logprobs),
-        "include": {"type": "array", "items": {"const": LOGPROBS}},
+        "include": {"type": "array", "items": {"enum": [LOGPROBS, *NEVER_INCLUDED]}},
         "store": {"type": "boolean"} if kept else {"const": False},
     }
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from modelwright.server.inner_fields import unknown_inside
+from modelwright.server.response_input import NEVER_INCLUDED
 from modelwright.server.wire.chat import ChatRequest
 from modelwright.server.wire.completions import CompletionRequest
 from modelwright.server.wire.errors import ApiError
@@ -169,7 +170,13 @@ def check_fields(body: Mapping[str, Any], kind: type[msgspec.Struct], strict: bo
     inside = [path for path in unknown_inside(body, kind) if _last(path) not in _NOTHING_SAID]
     if strict and inside:
         raise ApiError(400, "unknown_field", f"there is no field {inside[0][:80]!r} here", param=inside[0][:80])
-    return (*ignored, *inside)
+    return (*ignored, *inside, *_never_included(body, kind))
+
+
+def _never_included(body: Mapping[str, Any], kind: type) -> list[str]:
+    """What a Responses request asks to be told and no answer has."""
+    asked = body.get("include") if kind is ResponsesRequest else None
+    return [f"include.{name}" for name in asked if name in NEVER_INCLUDED] if isinstance(asked, list) else []
 
 
 def _last(path: str) -> str:

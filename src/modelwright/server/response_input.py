@@ -22,6 +22,16 @@ from modelwright.server.wire.sampling import DrawingFields
 
 LOGPROBS = "message.output_text.logprobs"
 """What `include` names to be told of log-probabilities."""
+NEVER_INCLUDED = (
+    "reasoning.encrypted_content",
+    "message.input_image.image_url",
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+)
+"""What `include` may name besides: parts of items that no answer here has. Clients ask for some of them in any case."""
 _SAME = (*DrawingFields.__struct_fields__, "parallel_tool_calls", "chat_template_kwargs")
 
 
@@ -37,7 +47,7 @@ def chat_request(
         ApiError: something in it cannot be served.
     """
     include = request.include or []
-    unknown = [name for name in include if name != LOGPROBS]
+    unknown = [name for name in include if name not in (LOGPROBS, *NEVER_INCLUDED)]
     if unknown:
         raise ApiError(
             400, "unsupported_parameter", f"include may name {LOGPROBS}, got {unknown[0][:80]!r}", param="include"

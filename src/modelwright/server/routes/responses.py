@@ -162,7 +162,7 @@ class _Reply:
             failed = {"type": "response.failed", "response": self.response()}
             await exchange.write(self._frames([failed]) + DONE, last=True)
             return
-        end = "incomplete" if self._status == "incomplete" else "completed"
+        end = "completed" if self._status == "completed" else "incomplete"  # what was cancelled has no event of its own
         last = {"type": f"response.{end}", "response": self.response()}
         await exchange.write(self._frames([last]) + DONE, last=True)
 
@@ -246,6 +246,7 @@ class _Reply:
                 "input_tokens": usage.prompt_tokens,
                 "input_tokens_details": {
                     "cached_tokens": usage.prompt_tokens_details.cached_tokens,
+                    "cache_write_tokens": 0,  # those that cost more than others
                     "picture_tokens": usage.prompt_tokens_details.picture_tokens,
                 },
                 "output_tokens": usage.completion_tokens,
