@@ -212,7 +212,7 @@ class LocalDispatcher:
 
 
 class MoE(nn.Module):
-    """Routed experts plus shared ones that every token visits: ``[..., dim]`` to the same and the routing.
+    """Routed experts plus shared ones that every token visits: ``[..., dim]`` to the same.
 
     ``shared_gate`` ``[..., dim] -> [..., 1]`` weighs what the shared ones say, through a sigmoid.
     """
@@ -232,13 +232,17 @@ class MoE(nn.Module):
         self.shared_expert_gate = shared_gate
         self.dispatch: Dispatcher = dispatch or LocalDispatcher()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
-        tokens = x.flatten(0, -2)  # [batch * tokens, dim]
-        routing = self.gate(tokens)
-        out = self.dispatch(self.experts, tokens, routing).view_as(x)
+    def route(self, x: Tensor) -> Routing:
+        """Which experts the tokens of ``x`` visit, for a caller who is to know it too."""
+        return self.gate(x.flatten(0, -2))  # of [batch * tokens, dim]
+
+    def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
+        """With the `routing` of ``x``, where it is known."""
+        routing = self.route(x) if routing is None else routing
+        out = self.dispatch(self.experts, x.flatten(0, -2), routing).view_as(x)
         if self.shared_experts is None:
-            return out, routing
+            return out
         shared = self.shared_experts(x)
         if self.shared_expert_gate is not None:
             shared = self.shared_expert_gate(x).sigmoid() * shared
-        return out + shared, routing
+        return out + shared

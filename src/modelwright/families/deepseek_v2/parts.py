@@ -45,8 +45,8 @@ class DecoderLayer(CheckpointedLayer):
         normed = self.post_attention_layernorm(x)
         if not isinstance(self.mlp, MoE):
             return x + self.mlp(normed)
-        update, routing = self.mlp(normed)
-        return x + update, routing.weights, routing.chosen, routing.scores, routing.logits
+        routing = self.mlp.route(normed)
+        return x + self.mlp(normed, routing), routing.weights, routing.chosen, routing.scores, routing.logits
 
 
 def build_attention(config: DeepseekV2Config, layer: int, softmax_gain: float) -> nn.Module:

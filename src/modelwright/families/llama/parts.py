@@ -95,11 +95,18 @@ class LlamaDecoderLayer(CheckpointedLayer):
         x = wanted(self._add(x, self.self_attn(normed, rope, attention)), only)
         shape, x = x.shape, self._rows(x)
         normed = self.post_attention_layernorm(x)
-        if self.mlp is not None:
-            return self._add(x, self.mlp(normed)).view(shape)
-        assert self.block_sparse_moe is not None
-        update, routing = self.block_sparse_moe(normed)
-        return self._add(x, update).view(shape), routing.weights, routing.chosen, routing.scores, routing.logits
+        feed_forward = self.mlp if self.block_sparse_moe is None else self.block_sparse_moe
+        assert feed_forward is not None
+        if not isinstance(feed_forward, MoE):
+            return self._add(x, feed_forward(normed)).view(shape)
+        routing = feed_forward.route(normed)
+        return (
+            self._add(x, feed_forward(normed, routing)).view(shape),
+            routing.weights,
+            routing.chosen,
+            routing.scores,
+            routing.logits,
+        )
 
     def _rows(self, x: Tensor) -> Tensor:
         """``[batch * tokens, dim]`` where norms and the feed-forward are to see that."""
