@@ -96,7 +96,8 @@ def test_roles_of_tools_are_one_and_an_unknown_role_is_listed(folder):
 @pytest.mark.parametrize(
     ("given", "learn"),
     [({}, None), ({"loss": None}, None), ({"loss": False}, False), ({"loss": True}, True), ({"weight": 0}, False),
-     ({"weight": 1}, True), ({"loss": 0, "weight": 0}, False), ({"weight": 1.0}, True)],
+     ({"weight": 1}, True), ({"loss": 0, "weight": 0}, False), ({"weight": 1.0}, True), ({"train": False}, False),
+     ({"train": True, "weight": 1}, True)],
 )  # fmt: skip
 def test_a_message_says_whether_it_is_learned(folder, given, learn):
     chat = folder.content({"messages": [ASKED[0], ASKED[1] | given]})
@@ -108,6 +109,10 @@ def test_a_weight_between_and_two_answers_to_one_question_are_refused(folder):
         ({"weight": 0.5}, "messages[1].weight must be 0 or 1, got 0.5"),
         ({"loss": "no"}, "messages[1].loss must be true or false, got 'no'"),
         ({"loss": True, "weight": 0}, "messages[1] has loss True and weight 0: keep one"),
+        ({"weight": 0, "train": True}, "messages[1] has weight 0 and train True: keep one"),
+        ({"train": "false"}, "messages[1].train must be true or false, got 'false'"),
+        ({"train_detail": []}, "messages[1] has 'train_detail', and a message is learned as a whole or not at all"),
+        ({"loss_scale": 0.5}, "messages[1] has 'loss_scale', and a message is learned as a whole or not at all"),
     ):
         assert folder.reason({"messages": [ASKED[0], ASKED[1] | given]}) == reason
 
@@ -119,6 +124,29 @@ def test_prompt_and_completion_are_words_or_messages(folder):
     assert [(message.role, message.learn) for message in chat.messages] == [
         ("user", None), ("assistant", False), ("user", None), ("assistant", None),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["completion_mask", "assistant_masks", "loss_mask"])
+def test_masks_of_tokens_say_what_is_learned(folder, name):
+    """As TRL writes them, beside labels or alone; of several each must agree."""
+    alone = folder.content({"input_ids": [5, 6, 7], name: [0, 1, 1]})
+    assert alone.labels.tolist() == [-100, 6, 7]
+    beside = folder.content(
+        {"input_ids": [5, 6, 7], "labels": [5, 6, -100], "attention_mask": [1, 1, 0], name: [0, 1, 1]}
+    )
+    assert beside.ids.tolist() == [5, 6] and beside.labels.tolist() == [-100, 6]
+    two = folder.content({"input_ids": [5, 6, 7], "loss_mask": [1, 0, 1], "completion_mask": [0, 1, 1]})
+    assert two.labels.tolist() == [-100, -100, 7]
+    wrong = folder.reason({"input_ids": [5, 6, 7], name: [1]})
+    assert wrong == f"it has 3 input_ids and 1 {name}: there must be one for each"
+
+
+@pytest.mark.parametrize(
+    "packed", [{"position_ids": [0, 1, 0]}, {"seq_lengths": [2, 1]}, {"cu_seqlens": [0, 2, 3]}, {"seq_idx": [0, 0, 1]}]
+)
+def test_tokens_that_are_packed_already_are_refused(folder, packed):
+    assert folder.reason({"input_ids": [5, 6, 7]} | packed).startswith(f"its {[*packed][0]} say that it is packed")
+    assert folder.content({"input_ids": [5, 6, 7], "position_ids": [0, 1, 2], "seq_idx": None}).labels is None
 
 
 def test_tokens_come_with_or_without_labels(folder):

@@ -6,7 +6,9 @@ from typing import Any
 from modelwright.data.examples import Chat, Content, Message, Pair, PictureRef
 from modelwright.data.formats.fields import (
     CALLS,
+    LEARNED,
     MEDIA,
+    PARTLY_LEARNED,
     PICTURES,
     THOUGHTS,
     TURNS,
@@ -175,18 +177,19 @@ class _Draft:
         return ROLES[name]
 
     def _learn(self, given: Mapping[str, Any]) -> bool | None:
-        said: set[bool] = set()
-        for name in ("loss", "weight"):
-            value = given.get(name)
-            if value is None:
-                continue
+        for name in PARTLY_LEARNED:
+            if given.get(name) is not None:
+                raise broken(self.row, f"{self.where} has {name!r}, and a message is learned as a whole or not at all")
+        said = {name: given[name] for name in LEARNED if given.get(name) is not None}
+        for name, value in said.items():
             if value not in (0, 1) or (name == "weight" and isinstance(value, bool)):
-                allowed = "true or false" if name == "loss" else "0 or 1"
+                allowed = "0 or 1" if name == "weight" else "true or false"
                 raise broken(self.row, f"{self.where}.{name} must be {allowed}, got {shown(value)}")
-            said.add(bool(value))
-        if len(said) > 1:
-            raise broken(self.row, f"{self.where} has loss {given['loss']} and weight {given['weight']}: keep one")
-        return said.pop() if said else None
+        learn = {bool(value) for value in said.values()}
+        if len(learn) > 1:
+            contrary = " and ".join(f"{name} {value}" for name, value in said.items())
+            raise broken(self.row, f"{self.where} has {contrary}: keep one")
+        return learn.pop() if learn else None
 
     def _pieces(self, given: Mapping[str, Any], shows_pictures: bool) -> list[str | PictureSlot]:
         if not {"content", "value"} & given.keys():

@@ -12,6 +12,10 @@ MEDIA = ("videos", "audios", "video", "audio")
 CALLS = ("tools", "tool_calls", "function_call")
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 TURNS = ("system", "history")
+
+# What a message says of itself: of ms-swift, OpenAI and Axolotl.
+LEARNED = ("loss", "weight", "train")
+PARTLY_LEARNED = ("loss_scale", "train_detail")
 _SHOWN = 60
 
 
