@@ -70,6 +70,15 @@ def test_help_and_version_import_nothing_heavy(args):
     assert done.stderr.strip() == "imported:"
 
 
+@pytest.mark.parametrize("moment", ["typer", "torch"])
+def test_ctrl_c_while_libraries_are_imported_leaves_no_traceback(tmp_path, moment):
+    (tmp_path / f"{moment}.py").write_text("raise KeyboardInterrupt")
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, "-m", "modelwright", "chat", "vl2-nano", "Hi"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=paths)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_wrong_options_are_refused_before_anything_heavy_is_imported():
     done = in_a_new_process("chat", "How many?", "--max-new-tokens", "-3")
     assert done.returncode == 2

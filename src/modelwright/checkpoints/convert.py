@@ -18,7 +18,7 @@ from modelwright.checkpoints.conversion_source import Dropped, Source, TensorRea
 from modelwright.checkpoints.conversion_target import write_config
 from modelwright.checkpoints.dialect import GGUF, HUGGING_FACE, TensorDialect, dialect_called
 from modelwright.checkpoints.finite import check_range
-from modelwright.checkpoints.gguf.file import SUFFIX
+from modelwright.checkpoints.gguf.file import SUFFIX, names_gguf
 from modelwright.checkpoints.gguf.model import write_model
 from modelwright.checkpoints.new_folder import check_new, new_folder
 from modelwright.checkpoints.recipes import Recipe, chain, pack, pool_heads
@@ -90,7 +90,7 @@ def convert(
             finite or not in ``dtype``, a ``dst`` in use.
         ConfigError: a broken rule of the config, or what the target cannot express.
     """
-    if to == GGUF or (to is None and Path(dst).suffix == SUFFIX):
+    if to == GGUF or (to is None and names_gguf(dst)):
         if qkv_concat is not None or max_shard_size != ONE_SHARD:
             raise ConfigError("qkv_concat and max_shard_size say how folders are written, and a GGUF file is one file")
         return _to_gguf(src, Path(dst), num_key_value_heads, dtype, progress)
@@ -123,7 +123,7 @@ def _notes(dialect: TensorDialect | None, config: CheckedConfig) -> tuple[str, .
 def _to_gguf(
     src: str | Path, dst: Path, kv_heads: int | None, dtype: str | torch.dtype | None, progress: Progress | None
 ) -> Report:
-    if dst.suffix != SUFFIX:
+    if not names_gguf(dst):
         raise ConfigError(f"the name of a GGUF file must end in {SUFFIX}, and {dst} does not")
     if os.path.lexists(dst):
         raise CheckpointError(f"{dst} is there already; name a new file")

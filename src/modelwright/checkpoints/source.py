@@ -15,7 +15,7 @@ import torch
 from huggingface_hub import snapshot_download
 
 from modelwright.checkpoints.dialect import YAMLS, refuse_other_dialects
-from modelwright.checkpoints.gguf.file import SUFFIX
+from modelwright.checkpoints.gguf.file import names_gguf
 from modelwright.checkpoints.gguf.folder import folder_of
 from modelwright.checkpoints.shards import FileNames, TensorHeader, dtype_of
 from modelwright.configs.quantization import foreign_quantization, method_of
@@ -38,7 +38,7 @@ def find_folder(name: str | Path, kwargs: dict[str, Any], companions: Iterable[s
     """
     hub = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
     subfolder, inside = kwargs.pop("subfolder", ""), kwargs.pop("gguf_file", None)
-    if Path(name).suffix == SUFFIX and not os.path.isdir(name):
+    if names_gguf(name) and not os.path.isdir(name):
         return folder_of(Path(name))
     if inside is not None and os.path.isdir(name):
         return folder_of(Path(name) / subfolder / inside)

@@ -10,6 +10,7 @@ from modelwright.checkpoints.quantize import quantize
 from modelwright.checkpoints.shards import read_tensors
 from modelwright.checkpoints.source import find_folder
 from modelwright.checkpoints.weights import weights_in
+from modelwright.cli.plan import find_config
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families.llama.config import LlamaConfig
 from modelwright.families.llama.gguf import turn, turn_back
@@ -56,6 +57,17 @@ def test_the_type_by_default_is_that_of_the_matrices_and_bfloat16_for_blocks(tmp
         assert rounded.dtype == getattr(torch, wanted)
         name = "model.layers.1.mlp.up_proj.weight"
         assert torch.equal(rounded.state_dict()[name], exact[name].to(rounded.dtype))
+
+
+def test_a_name_in_capitals_is_that_of_a_gguf_file_too(tmp_path):
+    path = write_file(tmp_path / "MODEL.GGUF", llama_metadata(), llama_tensors("F16"))
+    wanted = tensors_of(path)
+    convert(path, tmp_path / "hf")
+    convert(tmp_path / "hf", tmp_path / "BACK.Gguf")
+    assert (tmp_path / "BACK.Gguf").is_file()
+    found = tensors_of(tmp_path / "BACK.Gguf")
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert find_config(str(path)).vocab_size == 265
 
 
 def test_a_converted_file_is_the_folder_that_the_file_was_read_as(tmp_path):

@@ -25,6 +25,11 @@ AT_ONCE = 1 << 18
 """Numbers that a thread makes of blocks at a time: few enough that what it writes meanwhile stays in the cache."""
 
 
+def names_gguf(path: str | Path) -> bool:
+    """Whether a path is that of a GGUF file by its end, in small letters or capitals."""
+    return Path(path).suffix.lower() == SUFFIX
+
+
 @dataclass(frozen=True)
 class GgufTensor:
     """One tensor of a file: its name there, its shape with the outermost dimension first, its type, its first byte."""
