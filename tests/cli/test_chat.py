@@ -65,6 +65,19 @@ def test_the_answer_alone_is_printed(ask, vl2):
     assert ended.out.strip() == expected_text(vl2, "What is it?") != ""
 
 
+def test_a_question_may_come_from_stdin_in_whole(run, vl2):
+    asked = "first line\n\nand a third"
+    typed = run("chat", vl2, asked, "--max-new-tokens", 12)
+    assert run("chat", vl2, "-", "--max-new-tokens", 12, stdin=asked + "\n") == typed
+    nothing = "the prompt is empty: - is stdin, and nothing came from there"
+    for said, reason in {
+        "": nothing,
+        "\n \n": nothing,
+        "a \udcff\n": "what came from stdin is no text in UTF-8",
+    }.items():
+        assert refused(run("chat", vl2, "-", stdin=said)) == reason
+
+
 def test_special_tokens_in_the_prompt_are_special_tokens(ask, vl2):
     words = "<|grounding|>Locate <|ref|>it<|/ref|>."
     ended = ask(words, "--image", PICTURE, "--json")

@@ -13,6 +13,7 @@ from modelwright.cli.conversation import Picture, Utterance, ask, open_pictures,
 from modelwright.cli.interrupt import INTERRUPTED, Interrupt
 from modelwright.cli.report import Usage, as_lines, as_object
 from modelwright.cli.session import Session
+from modelwright.cli.source import typed_text
 from modelwright.engine.output import FinishReason
 from modelwright.errors import RequestError
 from modelwright.serving.answer import Answer, answer
@@ -47,7 +48,7 @@ def _run(options: ChatOptions, ranks: Ranks) -> int:
         raise refuse_pictures(name, checkpoint.family, len(pictures))
     template = read_template(options.chat_template)
     require_template(checkpoint, template)
-    first = None if prompt is None else ask(prompt, pictures, checkpoint.reads_pictures)
+    first = None if prompt is None else ask(typed_text(prompt), pictures, checkpoint.reads_pictures)
     try:
         chat = Chat(options, model, ranks, template)
         if first is None:

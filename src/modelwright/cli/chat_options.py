@@ -31,7 +31,7 @@ class ChatOptions:
     prompt: Annotated[
         str | None,
         Argument(
-            help="The question; without it an interactive session starts (/help lists its commands).",
+            help="The question, or - for stdin; without it an interactive session starts (/help lists its commands).",
             metavar="PROMPT",
             show_default=False,
         ),

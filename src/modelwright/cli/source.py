@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from modelwright.cli.streams import is_text
 from modelwright.errors import RequestError
 
 
@@ -30,6 +31,22 @@ def check_input(path: Path) -> None:
         raise RequestError(f"--input {path} is a folder; it must be a file")
     if not path.exists():
         raise RequestError(f"--input {path}: there is no such file")
+
+
+def typed_text(text: str) -> str:
+    """A text as it was typed; ``-`` is all of stdin without its last end of line.
+
+    Raises:
+        RequestError: nothing comes from there, or what is no text.
+    """
+    if text != "-":
+        return text
+    read = "".join(_of_stdin()).removesuffix("\n").removesuffix("\r")
+    if not read.strip():
+        raise RequestError("the prompt is empty: - is stdin, and nothing came from there")
+    if not is_text(read):
+        raise RequestError("what came from stdin is no text in UTF-8")
+    return read
 
 
 def _of_stdin() -> Iterator[str]:
