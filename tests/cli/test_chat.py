@@ -70,11 +70,8 @@ def test_a_question_may_come_from_stdin_in_whole(run, vl2):
     typed = run("chat", vl2, asked, "--max-new-tokens", 12)
     assert run("chat", vl2, "-", "--max-new-tokens", 12, stdin=asked + "\n") == typed
     nothing = "the prompt is empty: - is stdin, and nothing came from there"
-    for said, reason in {
-        "": nothing,
-        "\n \n": nothing,
-        "a \udcff\n": "what came from stdin is no text in UTF-8",
-    }.items():
+    broken = "what came from stdin is no text in UTF-8"
+    for said, reason in {"": nothing, "\n \n": nothing, "a \udcff\n": broken}.items():
         assert refused(run("chat", vl2, "-", stdin=said)) == reason
 
 
