@@ -1,5 +1,6 @@
 """What ends a run that hangs: stacks in a file, exit code 4, and nothing where steps go on."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ def stuck_in_here():
 dog = Watchdog(0.3, Path(sys.argv[1]), lambda line: print(line, flush=True))
 dog.start()
 dog.alive("step 7")
+Path(sys.argv[1], "begun").touch()
 stuck_in_here()
 """
 
@@ -27,6 +29,21 @@ def test_a_run_that_hangs_is_ended_with_its_stacks(tmp_path):
     assert done.stdout == f"step 7 was not done within limits.patience (0.3 s); stacks in {tmp_path / NAME}\n"
     stacks = (tmp_path / NAME).read_text()
     assert "step 7 for 0.3 s" in stacks and "stuck_in_here" in stacks
+
+
+def test_the_time_for_which_the_whole_process_was_stopped_does_not_count(tmp_path):
+    """As by Ctrl-Z: a run that hangs then has what was left of its patience."""
+    patience, stopped = 1.5, 2.0
+    code = HANGS.replace("0.3", str(patience))
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) as process:
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(stopped)
+        process.send_signal(signal.SIGCONT)
+        went_on = time.monotonic()
+        assert process.wait() == 4
+    assert time.monotonic() - went_on > 0.5 * patience
 
 
 def test_a_run_that_goes_on_is_left_alone(tmp_path):

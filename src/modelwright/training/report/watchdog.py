@@ -14,6 +14,8 @@ from typing import Any
 from modelwright.training.results import FAILED
 
 NAME = "stacks.txt"
+_STOPPED = 5.0
+"""Seconds by which a thread that only waits is never late while its process runs."""
 
 
 class Watchdog:
@@ -67,10 +69,19 @@ class Watchdog:
             self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stopped.wait(min(max(self._last + self._patience - time.monotonic(), 0.01), 1.0)):
-            if time.monotonic() - self._last >= self._patience:
+        looked = time.monotonic()
+        while not self._stopped.wait(seconds := self._until_next_look(looked)):
+            before, looked = looked, time.monotonic()
+            late = looked - before - seconds
+            if late > min(_STOPPED, self._patience / 2):  # by Ctrl-Z or a debugger, the process as a whole stood still
+                self._last += late
+            if looked - self._last >= self._patience:
                 self._report()
                 return
+
+    def _until_next_look(self, now: float) -> float:
+        """Seconds: few enough to tell a process that was stopped from one that waits."""
+        return min(max(self._last + self._patience - now, 0.01), self._patience / 4, 1.0)
 
     def _report(self) -> None:
         path = self._folder / NAME
