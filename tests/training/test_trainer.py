@@ -119,8 +119,8 @@ def test_epochs_are_steps_of_the_data(tmp_path):
     assert trainer_of(tmp_path, steps=None, epochs=2).steps == 6
 
 
-@pytest.mark.parametrize("rows, steps", [(4, 8), (2, 13), (8, 6)])
-def test_epochs_end_where_they_end_though_steps_have_another_size(rows, steps, tmp_path):
+@pytest.mark.parametrize("rows, first, steps", [(4, 4, 8), (2, 5, 13), (8, 4, 6)])
+def test_epochs_end_where_they_end_though_steps_have_another_size(rows, first, steps, tmp_path):
     """After three steps of 4 of 15 rows 3 are left in the first epoch, and 15 are in the other."""
     places = Counter()
 
@@ -132,15 +132,34 @@ def test_epochs_end_where_they_end_though_steps_have_another_size(rows, steps, t
     def run(size, **limits):
         parts = {"limits": limits, "batch": {"global": size}, "steps": None, "epochs": 2}
         parts |= {"model": {"config": CONFIG}, "output": str(tmp_path / "run"), "checkpoint": {"on_end": "none"}}
-        config = run_config(schedule={"name": "linear"}, **parts)
+        config = run_config(schedule={"name": "linear"}, evaluate={"epochs": 1}, **parts)
         rows = batches(Listed([Tokens(np.arange(row, row + 3)) for row in range(15)]), pack="none", step=size)
-        return Trainer(config, batches=rows, report=Rows())
+        return Trainer(config, batches=rows, held_out={"none": []}, report=Rows())
 
     run(4, stop=3).fit()
     trainer = run(rows)
     assert trainer.fit().code == DONE
+    assert list(trainer.report.held_out) == [first, steps]
     assert set(places.values()) == {2} and len(places) == 15
     assert trainer.steps == trainer.step == steps and set(trainer.report.results[steps].rates.values()) == {0.0}
+
+
+@pytest.mark.parametrize("skip, measured", [(0, [2, 4, 5]), (1, [1, 3, 5]), (2, [2, 4, 5]), (3, [1, 3, 5])])
+def test_epochs_after_which_rows_are_measured_begin_where_the_data_does(skip, measured, tmp_path):
+    """Of two steps each."""
+    parts = {"model": {"config": CONFIG}, "output": str(tmp_path), "checkpoint": {"on_end": "none"}, "steps": 5}
+    config = run_config(evaluate={"epochs": 1}, **parts)
+    rows = batches(Listed([Tokens(np.arange(row, row + 3)) for row in range(8)]), pack="none", step=4, skip=skip)
+    trainer = Trainer(config, batches=rows, held_out={"none": []}, report=Told())
+    assert trainer.fit().code == DONE
+    assert list(trainer.report.held_out) == measured
+
+
+def test_a_run_of_epochs_that_are_all_passed_over_is_refused(tmp_path):
+    config = run_config(model={"config": CONFIG}, output=str(tmp_path), steps=None, epochs=1, data={"skip": 2})
+    rows = batches(Listed([Tokens(np.arange(row, row + 3)) for row in range(8)]), pack="none", step=4, skip=2)
+    with pytest.raises(ConfigError, match=r"data.skip \(2\) passes over all 2 steps of epochs \(1\)"):
+        Trainer(config, batches=rows)
 
 
 @pytest.mark.parametrize("how", ["signal", "error"])

@@ -82,10 +82,7 @@ class RunBatches:
 
     def steps_left(self, epochs: int) -> int:
         """See `Batches`."""
-        left, passed = self._steps_of(self._rows.count(epochs, self._at)), self._passed_over(self._at)
-        if passed and left <= passed:
-            raise ConfigError(f"data.skip ({passed}) passes over all {left} steps of epochs ({epochs})")
-        return left - passed
+        return max(self._steps_of(self._rows.count(epochs, self._at)) - self._passed_over(self._at), 0)
 
     def tokens_in(self, epochs: int) -> int:
         """See `Batches`."""

@@ -160,7 +160,7 @@ class Batches(Protocol):
     def steps_left(self, epochs: int) -> int:
         """How many steps come from here on to the end of the first so many epochs, without those passed over.
 
-        At the beginning they are ``steps_in(epochs)``, unless the first are passed over.
+        At the beginning they are ``steps_in(epochs)``, unless the first are passed over; 0 where that end is behind.
         """
         ...
 

@@ -50,9 +50,18 @@ def counted(run: Any, config: Any, base: Path) -> tuple[int, int]:
     processor = _processor(run.model, config, folder, base)
     batches, _ = build_data(run, config, processor, base)
     try:
-        return batches.steps_left(run.epochs), batches.tokens_in(run.epochs)
+        return steps_of_epochs(run, batches), batches.tokens_in(run.epochs)
     finally:
         batches.close()
+
+
+def steps_of_epochs(run: Any, batches: Any) -> int:
+    """How many steps a run of epochs has, which may read all of its rows; a ConfigError where it has none."""
+    steps = batches.steps_left(run.epochs)
+    if not steps:
+        passed, whole = run.data.skip, batches.steps_in(run.epochs)
+        raise ConfigError(f"data.skip ({passed}) passes over all {whole} steps of epochs ({run.epochs})")
+    return steps
 
 
 def _processor(part: Any, config: Any, folder: Path | None, base: Path) -> Any:

@@ -1,5 +1,6 @@
 """The loop: batches in, optimizer steps, checkpoints and lines out; each of its parts has a file of its own."""
 
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
@@ -16,7 +17,7 @@ from modelwright.errors import CheckpointError, RequestError
 from modelwright.ops.freed_memory import keep_freed_memory
 from modelwright.planner.counting import count
 from modelwright.training import state
-from modelwright.training.build import build_data, build_model, found_at
+from modelwright.training.build import build_data, build_model, found_at, steps_of_epochs
 from modelwright.training.checkpoints import Checkpoints, Stopping
 from modelwright.training.checkpoints.export import check_export, export
 from modelwright.training.evaluation import Evaluation
@@ -78,9 +79,7 @@ class Trainer:
             batches, held_out = build_data(config, model.config, processor, self.base)
         self.batches: Any = batches
         self.held_out = held_out or {}
-        self.steps = config.steps or (1 if batches is None else batches.steps_left(config.epochs))  # may read all rows
-        epochs = config.evaluate.epochs
-        self._evaluations = (config.evaluate.every, None if epochs is None else self.batches.steps_in(epochs))
+        self.steps = config.steps or (1 if batches is None else steps_of_epochs(config, batches))
         self.learner = Learner(model, config, self.tuned.groups, self.steps, self.tuned.trains("gate"))
         self.output = Path(config.output)
         self._step, self._tokens, self._lost = 0, 0, LostSteps(config.limits.skips)
@@ -126,6 +125,7 @@ class Trainer:
     def _run(self, checkpoints: Checkpoints, stopping: Stopping, watchdog: Watchdog) -> Ended:
         last = min(self.steps, self.config.limits.stop or self.steps)
         seconds, saved_at = self.config.checkpoint.seconds, monotonic()
+        epochs_end = self._next_end_of_epochs()
         for before, result, batch in self._taken(last, checkpoints):
             if (reason := self._lost.reason(result, batch)) is not None:
                 self._step -= 1  # whose weights are still there
@@ -133,7 +133,9 @@ class Trainer:
                 checkpoints.wait()
                 return Ended(FAILED, self._step, reason)
             watchdog.alive(f"what comes after step {self._step}")
-            if any(map(self._is_due, self._evaluations)) and self._step < last:
+            ended = self._step == epochs_end
+            epochs_end = self._next_end_of_epochs() if ended else epochs_end
+            if (ended or self._is_due(self.config.evaluate.every)) and self._step < last:
                 try:
                     self._evaluate(watchdog)
                 except (RequestError, torch.OutOfMemoryError):
@@ -177,6 +179,14 @@ class Trainer:
             result = replace(self.step_on(batch), data_seconds=waited)
             self.report.step(result, {"batch": batch, "param_norm": self._weight_norm})
             yield before, result, batch
+
+    def _next_end_of_epochs(self) -> int | None:
+        """The step after which the next of those epochs has ended that `evaluate.epochs` names; None without it."""
+        epochs = self.config.evaluate.epochs
+        if epochs is None:
+            return None
+        left = (self.batches.steps_left(end) for end in itertools.count(epochs, epochs))
+        return self._step + next(steps for steps in left if steps > 0)
 
     def _is_due(self, every: int | None) -> bool:
         return every is not None and self._step % every == 0
