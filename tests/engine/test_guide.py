@@ -88,6 +88,22 @@ def test_the_end_is_allowed_where_the_guide_is_satisfied_and_only_there(compiler
     assert follower.allowed(digits).sum() == 1 and follower.ended(digits)
 
 
+@pytest.mark.parametrize("text", ["!", "e"])
+def test_an_end_that_is_plain_text_too_ends_nothing_that_is_not_whole(text):
+    """As the end of a base vocabulary, or of a chat format whose marks were never made special."""
+    [end] = NANO.encode(text, add_special_tokens=False)
+    compiler = GuideCompiler(NANO, [end])
+    for seed in range(20):
+        follower, tokens = compiler.start(Guide(regex='"[a-e!]{2,40}"'), 0), []
+        generator = torch.Generator().manual_seed(seed)
+        while not follower.ended(tokens) and (not tokens or tokens[-1] != end):
+            logits = torch.randn(len(NANO), generator=generator).index_fill(0, torch.tensor(end), 99.0)
+            allowed = follower.allowed(tokens)[: len(NANO)]
+            tokens.append(int(logits.masked_fill(~allowed, -torch.inf).argmax()))
+        said = NANO.decode([token for token in tokens if token != end])
+        assert re.fullmatch('"[a-e!]{2,40}"', said), said
+
+
 def test_every_end_of_sentence_is_allowed(compiler):
     other = NANO.convert_tokens_to_ids("<|User|>")
     follower = GuideCompiler(NANO, [END, other]).start(Guide(regex="a?"), 0)

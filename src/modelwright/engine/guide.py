@@ -178,7 +178,7 @@ class GrammarGuide:
     ):
         self._matcher = matcher
         self._read = prompt_length
-        self._masks, self._ends, self._stops, self._broken = masks, ends, stops, broken
+        self._masks, self._ends, self._stops, self._broken = masks, list(ends), stops, broken
         self._late = ""
 
     @property
@@ -190,7 +190,10 @@ class GrammarGuide:
     def allowed(self, tokens: Sequence[int]) -> Tensor:
         self._follow(tokens)
         words = b"" if self.error else self._mask()
-        return torch.from_numpy(np.unpackbits(np.frombuffer(words, dtype=np.uint8), bitorder="little")).bool()
+        allowed = torch.from_numpy(np.unpackbits(np.frombuffer(words, dtype=np.uint8), bitorder="little")).bool()
+        if words and not self._matcher.is_accepting():
+            allowed[self._ends] = False  # one that is plain text, too, would end the output before it is whole
+        return allowed
 
     def ended(self, tokens: Sequence[int]) -> bool:
         self._follow(tokens)
