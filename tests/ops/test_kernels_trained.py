@@ -11,6 +11,7 @@ from torch.testing import assert_close as close
 
 from modelwright.ops.attention import attention, fused_attention, reference_attention
 from modelwright.ops.backends import cpu as kernels
+from modelwright.ops.cross_entropy import linear_cross_entropy
 from modelwright.ops.experts import grouped_linear, segmented_linear
 from modelwright.ops.trained_attention import is_trained_here
 
@@ -265,8 +266,28 @@ def test_gradients_of_products_have_gradients():
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_gradients_of_attentions_gradients_are_refused(dtype):
-    q, k, v, _ = (part.requires_grad_() for part in drawn(dtype, 1, 2, 2, 20, 20, 8, 8))
-    (of_q,) = torch.autograd.grad(attention(q, k, v, None, 0.3).sum(), q, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"trained_attention_backward|does not require grad"):
-        of_q.sum().backward()
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_gradients_of_attention_have_gradients(dtype, causal, kv_heads):
+    """As penalties on gradients and products with a Hessian ask for them."""
+
+    def second(function, *parts):
+        parts = [part.detach().requires_grad_() for part in parts]
+        firsts = torch.autograd.grad(
+            function(*parts, None, 0.3, causal=causal).square().sum(), parts, create_graph=True
+        )
+        return torch.autograd.grad(sum(first.square().sum() for first in firsts), parts)
+
+    q, k, v, _ = drawn(dtype, 1, 4, kv_heads, 20, 20, 8, 8)
+    wanted = partial(reference_attention, softmax_dtype=torch.float64)
+    true = second(wanted, q.double(), k.double(), v.double())
+    for own, exact in zip(second(attention, q, k, v), true, strict=True):
+        assert (own.double() - exact).norm() < (1e-5 if dtype == torch.float32 else 0.03) * exact.norm()
+
+
+def test_gradients_of_a_loss_in_chunks_have_none():
+    x, weight = torch.randn(4, 8).requires_grad_(), torch.randn(16, 8).requires_grad_()
+    loss = linear_cross_entropy(x, weight, torch.arange(4), 2)
+    (of_x,) = torch.autograd.grad(loss.square(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        of_x.sum().backward()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modelwright.ops.backends import cpu as kernels
 from modelwright.ops.backends.cpu.trained import empty_by_tokens
@@ -104,7 +105,21 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    if torch.is_grad_enabled():  # by who asks for gradients of gradients
+        return *_differentiable(gradient, *ctx.saved_tensors[:4], ctx.scale, ctx.causal), None, None, None
     return *_attention_backward(gradient, *ctx.saved_tensors, ctx.scale, ctx.causal), None, None, None
+
+
+def _differentiable(
+    gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, causal: bool
+) -> list[Tensor | None]:
+    """The gradients of q, k and v by torch's written-out attention, whose own have gradients."""
+    wanted = [each for each in (q, k, v) if each.requires_grad]
+    grouped = q.shape[1] != k.shape[1]
+    with sdpa_kernel(SDPBackend.MATH):
+        out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=grouped)
+    found = iter(torch.autograd.grad(out, wanted, gradient, create_graph=True))
+    return [next(found) if each.requires_grad else None for each in (q, k, v)]
 
 
 _attention.register_autograd(_backward, setup_context=_keep)
