@@ -162,6 +162,16 @@ def test_a_run_of_epochs_that_are_all_passed_over_is_refused(tmp_path):
         Trainer(config, batches=rows)
 
 
+def test_a_run_of_epochs_without_a_full_step_is_refused(tmp_path):
+    data, batch = {"drop_last": True}, {"global": 4}
+    config = run_config(model={"config": CONFIG}, output=str(tmp_path), steps=None, epochs=2, data=data, batch=batch)
+    rows = batches(Listed([Tokens(np.arange(3))] * 3), pack="none", step=4, drop_last=True)
+    with pytest.raises(
+        ConfigError, match=r"epochs \(2\) have no step: with data.drop_last one needs batch.global \(4\)"
+    ):
+        Trainer(config, batches=rows)
+
+
 @pytest.mark.parametrize("how", ["signal", "error"])
 def test_a_run_that_was_ended_goes_on(how, tmp_path):
     """Bit for bit, after the step of the signal, or after the last checkpoint."""

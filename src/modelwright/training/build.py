@@ -58,10 +58,15 @@ def counted(run: Any, config: Any, base: Path) -> tuple[int, int]:
 def steps_of_epochs(run: Any, batches: Any) -> int:
     """How many steps a run of epochs has, which may read all of its rows; a ConfigError where it has none."""
     steps = batches.steps_left(run.epochs)
-    if not steps:
-        passed, whole = run.data.skip, batches.steps_in(run.epochs)
+    if steps:
+        return steps
+    passed, whole = run.data.skip, batches.steps_in(run.epochs)
+    if whole:
         raise ConfigError(f"data.skip ({passed}) passes over all {whole} steps of epochs ({run.epochs})")
-    return steps
+    raise ConfigError(
+        f"epochs ({run.epochs}) have no step: with data.drop_last one needs batch.global ({run.batch.global_}) rows of an "
+        "epoch"
+    )
 
 
 def _processor(part: Any, config: Any, folder: Path | None, base: Path) -> Any:

@@ -100,13 +100,8 @@ class LlamaDecoderLayer(CheckpointedLayer):
         if not isinstance(feed_forward, MoE):
             return self._add(x, feed_forward(normed)).view(shape)
         routing = feed_forward.route(normed)
-        return (
-            self._add(x, feed_forward(normed, routing)).view(shape),
-            routing.weights,
-            routing.chosen,
-            routing.scores,
-            routing.logits,
-        )
+        x = self._add(x, feed_forward(normed, routing)).view(shape)
+        return x, routing.weights, routing.chosen, routing.scores, routing.logits
 
     def _rows(self, x: Tensor) -> Tensor:
         """``[batch * tokens, dim]`` where norms and the feed-forward are to see that."""
