@@ -64,8 +64,7 @@ def steps_of_epochs(run: Any, batches: Any) -> int:
     if whole:
         raise ConfigError(f"data.skip ({passed}) passes over all {whole} steps of epochs ({run.epochs})")
     raise ConfigError(
-        f"epochs ({run.epochs}) have no step: with data.drop_last one needs batch.global ({run.batch.global_}) rows of an "
-        "epoch"
+        f"epochs ({run.epochs}) have no step: with data.drop_last each needs batch.global ({run.batch.global_}) rows"
     )
 
 
