@@ -106,7 +106,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     if torch.is_grad_enabled():  # by who asks for gradients of gradients
-        q, k, v, mask, *_ = ctx.saved_tensors
+        q, k, v, mask = ctx.saved_tensors[:4]
         return *_differentiable(gradient, q, k, v, mask, ctx.scale, ctx.causal), None, None, None
     return *_attention_backward(gradient, *ctx.saved_tensors, ctx.scale, ctx.causal), None, None, None
 
