@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 from modelwright import zoo
-from modelwright.checkpoints.gguf.file import names_gguf
 from modelwright.cli.console import say, write
 from modelwright.cli.files import write_whole
 from modelwright.cli.plan_options import PlanOptions
@@ -61,7 +60,7 @@ def find_config(name: str) -> CheckedConfig:
     if name in zoo.names():
         return read_config(zoo.path(name))
     path = user_path(name)
-    if names_gguf(path) and path.is_file():
+    if path.suffix.lower() == ".gguf" and path.is_file():
         return _config_in_gguf(path)
     return _with_ties_as_stored(read_config(path), path if os.path.isdir(path) else path.parent)
 
