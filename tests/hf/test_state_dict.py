@@ -99,6 +99,20 @@ def test_a_stack_of_another_shape_is_named():
         from_state(model, model.state_dict() | {name: torch.ones(7, 32, 16)})
 
 
+@pytest.mark.parametrize("names", ["own", "official"])
+@pytest.mark.parametrize("wider", [{"moe_intermediate_size": 24}, {"n_routed_experts": 9}], ids=str)
+def test_layers_of_another_shape_start_afresh_where_that_is_asked(names, wider):
+    model = tiny_v2()
+    state = model.state_dict() if names == "own" else official_weights(model)
+    config = type(model.config)(**MOE | wider)
+    made = type(model).from_pretrained(None, config=config, state_dict=state, ignore_mismatched_sizes=True)
+    read, before = made.state_dict(), model.state_dict()
+    lost = {name for name in before if read[name].shape != before[name].shape}
+    assert any("experts.down_proj" in name for name in lost)
+    assert all(torch.equal(read[name], before[name]) for name in before.keys() - lost)
+    assert all(read[name].isfinite().all() and read[name].any() for name in lost)
+
+
 def test_names_of_mindformers_are_sent_to_convert(tmp_path):
     model = tiny_llama(base=HUGGING_FACE)
     model.save_pretrained(tmp_path / "hf")

@@ -40,7 +40,11 @@ def headers_in_memory(state: Mapping[str, Tensor]) -> dict[str, TensorHeader]:
 
 
 def with_stacks_apart(
-    found: Mapping[str, TensorHeader], places: Mapping[str, Place], sizes: Mapping[str, Tensor], prefix: str
+    found: Mapping[str, TensorHeader],
+    places: Mapping[str, Place],
+    sizes: Mapping[str, Tensor],
+    prefix: str,
+    ignore_mismatched: bool = False,
 ) -> dict[str, TensorHeader]:
     """The headers of a state dict, in which layers may be whole that a checkpoint holds as several tensors.
 
@@ -48,6 +52,7 @@ def with_stacks_apart(
         places: every official tensor of the model that is to read them.
         sizes: its parameters, of which only the shapes are read.
         prefix: what its decoder is called, which names may lack or have.
+        ignore_mismatched: whether such a layer may have another shape; then none of its parts has the right one.
 
     Raises:
         CheckpointError: such a layer has another shape.
@@ -58,9 +63,12 @@ def with_stacks_apart(
         names = (own, own.removeprefix(f"{prefix}."), f"{prefix}.{own}") if place.index else ()
         whole = next((found[name] for name in names if name in found and found[name].make is not None), None)
         if whole is not None:
-            check_shape(own, whole.shape, tuple(sizes[own].shape), STATE_DICT.name)
+            fits = whole.shape == tuple(sizes[own].shape)
+            if not ignore_mismatched:
+                check_shape(own, whole.shape, tuple(sizes[own].shape), STATE_DICT.name)
             apart.pop(whole.name, None)
-            apart[official] = replace(whole, name=official, shape=place.shape, make=partial(_part, whole, place))
+            shape = place.shape if fits else whole.shape
+            apart[official] = replace(whole, name=official, shape=shape, make=partial(_part, whole, place))
     return apart
 
 

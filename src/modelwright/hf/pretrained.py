@@ -228,8 +228,9 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         with torch.device("meta"):
             skeleton = cls(copy.deepcopy(config))
         source = skeleton.source_of(found)
-        found = with_stacks_apart(found, source.places(), source.state_dict(), cls.base_model_prefix)
-        used = source.match(found, bool(kwargs.pop("ignore_mismatched_sizes", False)))
+        ignore = bool(kwargs.pop("ignore_mismatched_sizes", False))
+        found = with_stacks_apart(found, source.places(), source.state_dict(), cls.base_model_prefix, ignore)
+        used = source.match(found, ignore)
         dtype = choose_dtype(kwargs, config, used.values())
         state = skeleton.tensors_of(used, dtype, progress, source)
         if kwargs.get("device_map") is not None:  # what lies on disk is found by its own name, tied or not
