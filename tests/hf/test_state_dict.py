@@ -99,8 +99,10 @@ def test_a_stack_of_another_shape_is_named():
         from_state(model, model.state_dict() | {name: torch.ones(7, 32, 16)})
 
 
-@pytest.mark.parametrize("names", ["own", "official"])
-@pytest.mark.parametrize("wider", [{"moe_intermediate_size": 24}, {"n_routed_experts": 9}], ids=str)
+WIDER, MORE = {"moe_intermediate_size": 24}, {"n_routed_experts": 9}
+
+
+@pytest.mark.parametrize(("names", "wider"), [("own", WIDER), ("official", WIDER), ("own", MORE)])
 def test_layers_of_another_shape_start_afresh_where_that_is_asked(names, wider):
     model = tiny_v2()
     state = model.state_dict() if names == "own" else official_weights(model)
