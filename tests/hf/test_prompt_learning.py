@@ -1,11 +1,13 @@
 """peft's adapters that learn a prompt or a prefix: generate() draws what whole passes say, token by token."""
 
+from functools import partial
 from typing import Any
 
 import peft
 import pytest
 import torch
 
+from modelwright.errors import RequestError
 from tests.fakes import tiny_v2, tiny_vl2, tokens
 from tests.llamas import HUGGING_FACE, tiny_llama
 
@@ -50,6 +52,14 @@ def test_greedy_is_the_best_token_of_each_whole_pass(model):
     assert torch.equal(model.generate(input_ids=ids, **PLAN), wanted)
     with model.disable_adapter():
         assert not torch.equal(model.base_model.generate(input_ids=ids, **PLAN), wanted)
+
+
+@pytest.mark.parametrize("way", ["pass", "generate"])
+def test_prefixes_of_heads_are_refused_by_latent_attention(way):
+    model = peft.get_peft_model(tiny_v2(), ADAPTERS["prefix"])
+    call = model if way == "pass" else partial(model.generate, **PLAN)
+    with pytest.raises(RequestError, match=r"holds keys of \d heads, and latent attention .* prefix tuning"):
+        call(input_ids=tokens(2, 6))
 
 
 @pytest.mark.parametrize(("family", "adapter"), CASES[2:])  # of prompts peft drops the positions, which a Llama needs

@@ -84,3 +84,13 @@ def pass_cache(
             logger.warning_once("use_cache=True is incompatible with gradient checkpointing: this pass keeps no cache")
         return None
     return growing_cache() if given is None and wanted and attention is None else given
+
+
+def refuse_heads(cache: Cache) -> None:
+    """Raise a RequestError where a cache that a caller filled holds keys of heads, for attention that has latents."""
+    keys = getattr(next(iter(cache.layers), None), "keys", None)
+    if isinstance(keys, Tensor) and keys.numel() and keys.shape[1] != 1:
+        raise RequestError(
+            f"the cache holds keys of {keys.shape[1]} heads, and latent attention keeps one vector of each token: "
+            "peft's prefix tuning makes such caches and does not fit it; prompt tuning and LoRA do"
+        )

@@ -13,6 +13,7 @@ from modelwright.attention import AttentionBackend, attention_over
 from modelwright.families.deepseek_v2.config import DeepseekV2Config
 from modelwright.families.deepseek_v2.parts import DecoderLayer, build_rope
 from modelwright.hf.arguments import PassInputs
+from modelwright.hf.caches import refuse_heads
 from modelwright.hf.causal_network import CausalNetwork
 from modelwright.hf.decoder_network import DecoderNetwork
 from modelwright.hf.network import Network
@@ -65,6 +66,8 @@ class DeepseekV2Decoder(DeepseekV2Network, DecoderNetwork):
 
     def attention_of(self, inputs: PassInputs) -> AttentionBackend:
         fused = self.config._attn_implementation != "eager"
+        if self.config.use_mla and inputs.cache is not None:
+            refuse_heads(inputs.cache)
         return attention_over(inputs.documents, inputs.mask, inputs.cache, inputs.past, fused)
 
     def embed(self, positions: Tensor, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None) -> Tensor:
