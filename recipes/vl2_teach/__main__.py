@@ -62,7 +62,7 @@ def main() -> None:
     """Train, measure before and after, and keep the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/vl2-teach"), help="the folder for run and table")
-    parser.add_argument("--new", type=float, default=0.375, help="the share of rows of the new world")
+    parser.add_argument("--new", type=float, default=0.25, help="the share of rows of the new world")
     parser.add_argument("--count", type=int, default=200, help="questions of each task to measure with")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw pictures")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the run, such as steps=100")
