@@ -38,7 +38,7 @@ def test_documents_labels_and_pictures_are_shown_as_they_are_learned(run, chats)
     file = chats([chat({"content": "Two.", "loss": False}, {"content": "Yes \u001b[31m."}), seen])
     ended = run("data", "show", file, "-n", "1")
     assert ended.code == 0, ended.err
-    assert "chats.jsonl: messages, 2 rows" in ended.err
+    assert "chats.jsonl: messages, 2 rows\n" in ended.err and "nothing reads" not in ended.err
     first, second = ended.out.split("--- document ")[1:]
     assert first.startswith(f"1: {file.parent / 'chats.jsonl'}:1, ")
     assert "<|Assistant|>:Two.<" in first and "<|Assistant|>:\u27e6Yes \u001b[31m.<" not in first
@@ -58,6 +58,12 @@ def test_rows_apart_rows_held_out_and_rows_that_are_none(run, chats):
     assert ended.code == 2 and "chats.jsonl:1: messages must be a list, got 'none'" in ended.err
     ended = run("data", "show", file, "data.train=[]")
     assert ended.code == 2 and "data.train names no rows" in ended.err
+
+
+def test_names_that_nothing_reads_are_told(run, chats):
+    file = chats([chat({"content": "One."}), chat({"content": "Two.", "mask": 1}, id=7)])
+    ended = run("data", "show", file, "-n", "1")
+    assert "chats.jsonl: nothing reads id, messages[].mask of its rows\n" in ended.err
 
 
 def test_padding_and_colours_are_said():

@@ -29,6 +29,9 @@ class Listed:
             raise BrokenRow(place, content)
         return Example(place, content)
 
+    def unread(self) -> list[str]:
+        return []
+
     def fingerprint(self) -> list[dict[str, Any]]:
         return [{"file": f"{self.name}.jsonl", "size": len(self.rows), "sha256": self.sha256}]
 

@@ -117,6 +117,46 @@ def test_a_weight_between_and_two_answers_to_one_question_are_refused(folder):
         assert folder.reason({"messages": [ASKED[0], ASKED[1] | given]}) == reason
 
 
+@pytest.mark.parametrize("name", ["image", "videos", "video", "audios", "audio"])
+def test_what_a_message_shows_beside_its_pictures_is_refused(folder, name):
+    reason = folder.reason({"messages": [ASKED[0] | {name: "a.png"}, ASKED[1]]})
+    assert reason == f"messages[0] has {name!r}: pictures of a message are its 'images', and nothing else is shown"
+
+
+def test_tokens_that_weigh_and_functions_are_refused(folder):
+    for name in ("loss_scale", "loss_weights", "weights"):
+        reason = folder.reason({"input_ids": [1, 2], name: [0, 0.5]})
+        assert reason == f"it has {name!r}, and a token is learned or not: say so by a loss_mask of 0 and 1"
+    reason = folder.reason({"messages": ASKED, "functions": [{"name": "f"}]})
+    assert reason == "it has 'functions', which no model here is trained on: leave it out"
+
+
+@pytest.mark.parametrize(
+    ("row", "unread"),
+    [
+        ({"messages": ASKED, "images": None, "tools": [], "system": "s"}, []),
+        ({"messages": [ASKED[0] | {"name": "Ann"}, ASKED[1] | {"loss": True, "mask": 1}], "weight": 0, "rejected": "3"},
+         ["weight", "rejected", "messages[].name", "messages[].mask"]),
+        ({"conversations": [{"from": "human", "value": "q", "audio": None}, {"from": "gpt", "value": "a"}], "id": 0},
+         ["id"]),
+        ({"instruction": "i", "input": "", "output": "o", "history": [["a", "b"]], "kto_tag": False}, ["kto_tag"]),
+        ({"query": "q", "response": "r", "rejected_response": "s"}, ["rejected_response"]),
+        ({"prompt": ASKED[:1], "completion": [ASKED[1] | {"prefix": True}], "label": True},
+         ["label", "completion[].prefix"]),
+        ({"text": "t", "history": "h", "meta": {"a": 1}}, ["history", "meta"]),
+        ({"input_ids": [1, 2], "labels": [1, 2], "length": 2, "token_type_ids": [0, 0]}, ["length", "token_type_ids"]),
+    ],
+)  # fmt: skip
+def test_names_that_change_nothing_are_told(folder, row, unread):
+    source = folder.rows([row, row])
+    assert source[0].content is not None and source.unread() == unread
+
+
+def test_broken_rows_hide_no_names(folder):
+    folder.write("rows.jsonl", '{"text": "t"}\n{"text":\n{"text": "u", "id": 1}\n')
+    assert folder.open("rows.jsonl").unread() == ["id"]
+
+
 def test_prompt_and_completion_are_words_or_messages(folder):
     assert folder.content({"prompt": "2+2=", "completion": "4"}) == Pair("2+2=", "4")
     assert folder.content({"prompt": "2+2=", "completion": "4", "images": [], "system": None}) == Pair("2+2=", "4")

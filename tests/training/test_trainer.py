@@ -47,7 +47,7 @@ class Steps:
         pass
 
     def sources(self):
-        return [{"name": "rows", "format": "tokens", "rows": 12}]
+        return [{"name": "rows", "format": "tokens", "rows": 12, "unread": ["id"]}]
 
     def state(self):
         return {"at": self.at}
@@ -101,6 +101,7 @@ def test_a_run_to_its_end(tmp_path):
     trainer = trainer_of(tmp_path)
     ended = trainer.fit()
     assert (ended.code, ended.step, trainer.step) == (DONE, 6, 6)
+    assert trainer.report.notes[0] == "rows: nothing reads id of its rows"
     assert [saved.step for saved in saved_in(tmp_path / "checkpoints")] == [2, 4, 6]
     assert (tmp_path / "export" / "config.json").is_file()
     read = type(trainer.model).from_pretrained(tmp_path / "export")

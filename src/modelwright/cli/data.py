@@ -23,7 +23,7 @@ from modelwright.data.identity import identity_of
 from modelwright.data.sources import open_source
 from modelwright.data.workers import Workers
 from modelwright.errors import ConfigError
-from modelwright.training.build import found_at
+from modelwright.training.build import found_at, unread_of
 from modelwright.training.encoder import processor_in, run_encoder
 
 _REASONS = 5
@@ -68,6 +68,8 @@ def show_data(file: Path, overrides: Sequence[str], rows: int, held_out: bool) -
     for part in parts:
         source = given.source(part)
         say(f"{source.name}: {source.format}, {_counted(len(source), 'row')}")
+        if (sentence := unread_of(source.name, source.unread())) is not None:
+            say(sentence)
     data = replace(given.run.data, train=parts, workers=0)
     console = Console(highlight=False, soft_wrap=True)
     coloured = console.is_terminal and not console.no_color

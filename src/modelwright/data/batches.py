@@ -74,7 +74,10 @@ class RunBatches:
 
     def sources(self) -> list[dict[str, Any]]:
         """See `Batches`."""
-        return [{"name": each.name, "format": each.format, "rows": len(each)} for each in self._rows.sources]
+        return [
+            {"name": each.name, "format": each.format, "rows": len(each), "unread": each.unread()}
+            for each in self._rows.sources
+        ]
 
     def steps_in(self, epochs: int) -> int:
         """See `Batches`."""

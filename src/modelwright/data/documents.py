@@ -147,7 +147,7 @@ class Batches(Protocol):
     """The steps of a run, one after the other and without end: after the last row of an epoch comes the next epoch."""
 
     def sources(self) -> list[dict[str, Any]]:
-        """What is read: the ``name``, the ``format`` and the ``rows`` of each source."""
+        """The ``name``, ``format`` and ``rows`` of each source, and where there are any its rows' ``unread`` names."""
         ...
 
     def steps_in(self, epochs: int) -> int:

@@ -154,6 +154,10 @@ class Source(Protocol):
         """One row; raises `BrokenRow` where it is none, and IndexError outside ``range(len(self))``."""
         ...
 
+    def unread(self) -> list[str]:
+        """The names that its first rows and their messages have, and that change nothing of what is learned."""
+        ...
+
     def fingerprint(self) -> list[dict[str, Any]]:
         """Its files as ``{"file", "size", "sha256"}``, in order."""
         ...

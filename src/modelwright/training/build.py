@@ -1,6 +1,6 @@
 """What a run's config names, built: the model, its processor, and the rows that it learns from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from modelwright import zoo
 from modelwright.checkpoints.folder import find_checkpoint
 from modelwright.checkpoints.source import find_folder
 from modelwright.data.batches import held_out, open_batches
+from modelwright.data.formats.fields import listed
 from modelwright.errors import ConfigError
 from modelwright.families import architecture_of, family_of
 from modelwright.families.read import config_of
@@ -99,6 +100,11 @@ def found_at(path: str, base: Path) -> str:
     if here.exists():
         return str(here)
     return str(zoo.path(path)) if path in zoo.names() else path
+
+
+def unread_of(name: str, unread: Sequence[str]) -> str | None:
+    """The sentence on what nothing reads of a source's rows; None where all is read."""
+    return f"{name}: nothing reads {listed(unread)} of its rows" if unread else None
 
 
 def build_data(config: Any, model_config: Any, processor: Any, base: Path) -> tuple[Any, Mapping[str, Any]]:

@@ -17,7 +17,7 @@ from modelwright.errors import CheckpointError, RequestError
 from modelwright.ops.freed_memory import keep_freed_memory
 from modelwright.planner.counting import count
 from modelwright.training import state
-from modelwright.training.build import build_data, build_model, found_at, steps_of_epochs
+from modelwright.training.build import build_data, build_model, found_at, steps_of_epochs, unread_of
 from modelwright.training.checkpoints import Checkpoints, Stopping
 from modelwright.training.checkpoints.export import check_export, export
 from modelwright.training.evaluation import Evaluation
@@ -101,14 +101,14 @@ class Trainer:
         What ends a run early is in the result; what was wrong before its first step is raised.
         """
         if self.config.evaluate.only:
-            self.report.begin(self._facts())
+            self._begin()
             self._evaluate(None)
             return self._ended(Ended(DONE, 0, "the held-out rows are measured"))
         with ExitStack() as stack:
             note = self.report.note
             checkpoints = stack.enter_context(Checkpoints(self.output / CHECKPOINTS, self.config.checkpoint, note))
             self._resume(checkpoints)
-            self.report.begin(self._facts())
+            self._begin()
             stopping = stack.enter_context(Stopping(self.config.checkpoint.minutes))
             watchdog = Watchdog(self.config.limits.patience, self.output, note)
             watchdog.start()
@@ -261,6 +261,13 @@ class Trainer:
         return None if path is None else Path(found_at(path, self.base))
 
     # What is said
+
+    def _begin(self) -> None:
+        facts = self._facts()
+        self.report.begin(facts)
+        for source in facts.data:
+            if (sentence := unread_of(source["name"], source.get("unread", ()))) is not None:
+                self.report.note(sentence)
 
     def _evaluate(self, watchdog: Watchdog | None) -> None:
         """Measure what is held out; passes are signs of life, and answers take as long as they take."""

@@ -154,6 +154,10 @@ class _Draft:
         for name in CALLS:
             if given.get(name):
                 raise broken(row, f"{where} has {name!r}, which no model here is trained on: write the call as text")
+        for name in ("image", *MEDIA):
+            if given.get(name):
+                rule = "pictures of a message are its 'images', and nothing else is shown"
+                raise broken(row, f"{where} has {name!r}: {rule}")
         for name in THOUGHTS:
             if given.get(name):
                 raise broken(row, f"{where} has {name!r}, which is no part of its content: write it into the content")

@@ -9,13 +9,15 @@ from modelwright.data.rows import Row
 # What may stand beside the words of a row, by kind: a format that has no place for it says so.
 PICTURES = ("images", "image", "objects")
 MEDIA = ("videos", "audios", "video", "audio")
-CALLS = ("tools", "tool_calls", "function_call")
+CALLS = ("tools", "tool_calls", "functions", "function_call")
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 TURNS = ("system", "history")
 
 # What a message says of itself: of ms-swift, OpenAI and Axolotl.
 LEARNED = ("loss", "weight", "train")
 PARTLY_LEARNED = ("loss_scale", "train_detail")
+MESSAGE = ("role", "from", "content", "value", "images", *LEARNED)
+"""What is read of a message."""
 _SHOWN = 60
 
 
@@ -47,7 +49,14 @@ def optional_words(row: Row, name: str) -> str:
 def first_given(row: Row, names: Iterable[str]) -> str | None:
     """The first of some names under which the row has anything."""
     values = mapping_of(row)
-    return next((name for name in names if values.get(name) not in (None, "", [], {}, "[]")), None)
+    return next((name for name in names if is_given(values.get(name))), None)
+
+
+def is_given(value: Any) -> bool:
+    """Whether a value is more than the absence of one, as tables of rows with other names fill it in."""
+    if isinstance(value, str | list | tuple | Mapping):
+        return bool(value) and value != "[]"
+    return value is not None
 
 
 def nothing_beside(row: Row, format: str, names: Iterable[str]) -> None:

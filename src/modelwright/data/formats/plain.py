@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 
 from modelwright.data.examples import Content, Picture, PictureRef, Text, Tokens
-from modelwright.data.formats.fields import MEDIA, PICTURES, broken, mapping_of, nothing_beside, required, shown
+from modelwright.data.formats.fields import (
+    MEDIA,
+    PICTURES,
+    broken,
+    first_given,
+    mapping_of,
+    nothing_beside,
+    required,
+    shown,
+)
 from modelwright.data.formats.fields import words as words_of
 from modelwright.data.formats.pictures import PictureFolder
 from modelwright.data.rows import Row
@@ -16,8 +25,13 @@ IGNORED = -100
 """The label of a token that is not learned."""
 _LEARNED = ("completion_mask", "assistant_masks", "loss_mask")
 """What else says which tokens are learned, by 1 for each that is: all of them must, as in TRL."""
+_WEIGHED = ("loss_scale", "loss_weights", "weights")
 _SEVERAL = ("seq_lengths", "cu_seqlens", "cu_seq_lens_q", "seq_idx")
 """What says where the documents of a packed row begin."""
+
+
+TOKENS = ("input_ids", "labels", "attention_mask", "position_ids", *_LEARNED, *_SEVERAL, *_WEIGHED)
+"""What is read of a row of tokens, or refused."""
 
 
 def read_text(row: Row, folder: PictureFolder) -> Content:
@@ -39,6 +53,9 @@ def read_tokens(row: Row, folder: PictureFolder) -> Content:
     if values is row.value:
         nothing_beside(row, "tokens", (*PICTURES, *MEDIA))
         _refuse_packed(row, values)
+        weighed = first_given(row, _WEIGHED)
+        if weighed is not None:
+            raise broken(row, f"it has {weighed!r}, and a token is learned or not: say so by a loss_mask of 0 and 1")
     ids = _whole(row, "input_ids", values["input_ids"] if "input_ids" in values else required(row, "input_ids"))
     if not len(ids):
         raise broken(row, "its input_ids are empty")

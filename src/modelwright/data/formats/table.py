@@ -1,6 +1,6 @@
 """The formats by their names, and which of them a row is in."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,18 @@ from modelwright.data.formats.conversations import (
     read_pair,
     read_query,
 )
+from modelwright.data.formats.fields import (
+    CALLS,
+    MEDIA,
+    MESSAGE,
+    PARTLY_LEARNED,
+    PICTURES,
+    THOUGHTS,
+    TURNS,
+    is_given,
+)
 from modelwright.data.formats.pictures import PictureFolder
-from modelwright.data.formats.plain import read_picture, read_text, read_tokens
+from modelwright.data.formats.plain import TOKENS, read_picture, read_text, read_tokens
 from modelwright.data.rows import Row
 from modelwright.errors import ConfigError
 
@@ -37,6 +47,24 @@ FORMATS: Mapping[str, Reader] = {
 }
 """What reads a row of each format. Formats that differ in what stands beside their messages have one reader, so that a
 file may hold rows with pictures and rows without."""
+_OWN: Mapping[str, tuple[str, ...]] = {
+    "text": ("text",),
+    "messages": ("messages",),
+    "ms-swift": ("messages",),
+    "llava": ("conversations", "conversation"),
+    "sharegpt": ("conversations", "conversation"),
+    "alpaca": ("instruction", "input", "output"),
+    "query": ("query", "response"),
+    "prompt": ("prompt", "completion"),
+    "tokens": TOKENS,
+    "megatron": TOKENS,
+    "caption": ("caption", "text"),
+    "picture": (),
+}
+"""The names of a row that its format reads, beside those that may stand in any and are read or refused."""
+_BESIDE = (*PICTURES, *MEDIA, *CALLS, *TURNS)
+_OF_MESSAGES = (*MESSAGE, *PARTLY_LEARNED, *CALLS, *THOUGHTS, "image", *MEDIA)
+_MESSAGES = ("messages", "conversations", "prompt", "completion")
 
 
 def reader_of(name: str) -> Reader:
@@ -44,6 +72,26 @@ def reader_of(name: str) -> Reader:
     if name not in FORMATS:
         raise ConfigError(f"format must be auto or one of {', '.join(FORMATS)}, got {name!r}", field="format")
     return FORMATS[name]
+
+
+def unread(format: str, value: Any) -> list[str]:
+    """The names of a row, and those of its messages as ``messages[].name``, that change nothing of what is learned."""
+    if not isinstance(value, Mapping):
+        return []
+    beside = TURNS if format in ("text", "tokens", "megatron", "picture") else ()
+    names = _others(value, {*_OWN[format], *_BESIDE}.difference(beside))
+    for name in _MESSAGES:
+        messages = value.get(name) if name in _OWN[format] else None
+        for message in messages if isinstance(messages, list | tuple) else ():
+            names += [f"{name}[].{other}" for other in _others(message, _OF_MESSAGES)]
+    return [*dict.fromkeys(names)]
+
+
+def _others(value: Any, names: Iterable[str]) -> list[str]:
+    """The names under which a mapping has anything, without those of ``names``."""
+    if not isinstance(value, Mapping):
+        return []
+    return [str(name) for name, held in value.items() if name not in names and is_given(held)]
 
 
 def find_format(value: Any) -> str | None:

@@ -3,12 +3,13 @@
 import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
 from modelwright.data.examples import BrokenRow, Example, Source
-from modelwright.data.formats import FORMATS, find_format, reader_of
+from modelwright.data.formats import FORMATS, find_format, reader_of, unread
 from modelwright.data.formats.fields import listed
 from modelwright.data.formats.pictures import PictureFolder
 from modelwright.data.rows import Container, Row
@@ -17,7 +18,7 @@ from modelwright.data.sources.kept import Kept
 from modelwright.errors import ConfigError, RequestError
 
 _TRIED = 100
-"""Rows that are looked at for one that can be read, to find the format of all."""
+"""Rows that are looked at for one that can be read, to find the format of all, and for names that nothing reads."""
 _MOST_FILES = 64
 """Files that a fingerprint lists; more are one entry."""
 
@@ -98,6 +99,14 @@ class Rows:
     def __getitem__(self, row: int) -> Example:
         found = self._row(row)
         return Example(found.place, self._read(found, self._pictures))
+
+    def unread(self) -> list[str]:
+        """See `Source`."""
+        names: dict[str, None] = {}
+        for row in range(min(len(self), _TRIED)):
+            with suppress(BrokenRow):
+                names |= dict.fromkeys(unread(self.format, self._row(row).value))
+        return [*names]
 
     def fingerprint(self) -> list[dict[str, Any]]:
         """Its files with size and hash, in order.
