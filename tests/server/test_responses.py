@@ -1,6 +1,7 @@
 """Responses: items in and out, events whose ids are those of the end, and what is kept for whom."""
 
 import asyncio
+import json
 
 import pytest
 
@@ -234,6 +235,38 @@ def test_a_response_can_be_cancelled_while_it_runs():
     assert cancelled["status"] == "cancelled" and rest.endswith(b"data: [DONE]\n\n")
     assert b'"status":"cancelled"' in rest and again.status == 404
     assert b"event: response.incomplete" in rest and b"response.completed" not in rest
+
+
+def test_items_of_a_stream_that_fails_end_too():
+    """Clients put an answer together from the ends of its items, and none may stay `in_progress` for ever."""
+
+    async def main():
+        async with running(llama()) as server:
+            body = ask(stream=True, max_output_tokens=900, ignore_eos=True)
+            async with server.client.open("POST", RESPONSES, body) as request:
+                pieces, said = request.body(), b""
+                async for piece in pieces:
+                    said += piece
+                    if b"event: response.output_text.delta" in said:
+                        break
+                server.engine.close()
+                return said + b"".join([piece async for piece in pieces])
+
+    said = asyncio.run(main())
+    assert said.endswith(b"data: [DONE]\n\n")
+    lines = [line.removeprefix("data: ") for line in said.decode().split("\n") if line.startswith("data: {")]
+    events = [json.loads(line) for line in lines]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert [event["type"] for event in events[-4:]] == [
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.failed",
+    ]
+    [item] = events[-1]["response"]["output"]
+    assert item["status"] == "incomplete" and item == events[-2]["item"]
+    text = "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
+    assert text and item["content"][0]["text"] == text == events[-4]["text"]
 
 
 def test_a_store_is_bounded_by_number_and_bytes_and_apart_by_key():

@@ -159,8 +159,9 @@ class _Reply:
             self._status, self._error = "failed", {"code": "server_error", "message": error.message}
             exchange.record.code = error.code
             self._parts.metrics.refused(error.code)
+            ended = self._items.finish("incomplete") if self._items.output else []
             failed = {"type": "response.failed", "response": self.response()}
-            await exchange.write(self._frames([failed]) + DONE, last=True)
+            await exchange.write(self._frames([*ended, failed]) + DONE, last=True)
             return
         end = "completed" if self._status == "completed" else "incomplete"  # what was cancelled has no event of its own
         last = {"type": f"response.{end}", "response": self.response()}
