@@ -1,5 +1,7 @@
 """Models to serve: the nano that sees, and a tiny Llama of bytes whose template knows tools; loaded once a process."""
 
+import atexit
+import shutil
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -35,6 +37,7 @@ def nano() -> Loaded:
 def llama_folder() -> Path:
     """A tiny Llama with random weights; its tokens are bytes, so that characters are split over them."""
     folder = Path(mkdtemp(prefix="modelwright-llama-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     tokenizer = byte_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     tokenizer.chat_template = TEMPLATE

@@ -112,6 +112,27 @@ def test_row_4_n_choices_and_what_is_no_n():
     assert [reply.status for reply in bad] == [400] * 7 and {reply.error["param"] for reply in bad} == {"n"}
 
 
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"messages": "x"}}, "chat_template_kwargs"),
+        ({"logit_bias": {"99999": 1}}, "logit_bias"),
+        ({"stop_token_ids": [99999]}, "stop_token_ids"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids"),
+        ({"min_tokens": 9, "max_tokens": 3}, "min_tokens"),
+    ],
+)
+def test_a_refusal_names_the_field_that_its_sentence_is_about(fields, param):
+    async def main():
+        async with running(llama()) as server:
+            return await server.client.post(CHAT, ask(**fields))
+
+    reply = asyncio.run(main())
+    assert reply.status == 400 and reply.error["param"].split("[")[0] == param, reply.body
+    assert reply.error["message"].startswith(param)
+
+
 @pytest.mark.parametrize("cut", range(1, 6))
 def test_row_5_a_stop_text_is_never_shown_and_characters_stay_whole(cut):
     """Stop texts are taken from the answer, so that they are split over tokens, and over the bytes of characters."""

@@ -201,20 +201,21 @@ class SamplingParams:
         named = {"logit_bias": self.logit_bias or (), "stop_token_ids": self.stop_token_ids, "bad_words": words}
         for name, ids in named.items():
             highest = max(ids, default=0)
-            _require(highest < size, f"{name} must name tokens below the vocabulary's {size}", highest)
+            _require(highest < size, f"{name} must name tokens below the vocabulary's {size}", highest, name)
 
     def _check_ranges(self) -> None:
         check_sampling(vars(self))
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise RequestError(f"min_tokens ({self.min_tokens}) must be at most max_tokens ({self.max_tokens})")
+            said = f"min_tokens ({self.min_tokens}) must be at most max_tokens ({self.max_tokens})"
+            raise RequestError(said, field="min_tokens")
 
     def _check_biases(self) -> None:
         for id_, bias in (self.logit_bias or {}).items():
-            _require(fits(id_, int) and id_ >= 0, "logit_bias must name tokens by their ids", cut(id_))
+            _require(fits(id_, int) and id_ >= 0, "logit_bias must name tokens by their ids", cut(id_), "logit_bias")
             number = isinstance(bias, int | float) and not isinstance(bias, bool)
             usable = number and (bias == -math.inf or abs(bias) <= LARGEST_FLOAT)  # false for nan
             rule = f"a number from {-LARGEST_FLOAT:g} to {LARGEST_FLOAT:g}, or -inf"
-            _require(usable, f"logit_bias of token {id_} must be {rule}", cut(bias))
+            _require(usable, f"logit_bias of token {id_} must be {rule}", cut(bias), "logit_bias")
 
     def _check_tokens(self) -> None:
         for text in self.stop:
@@ -234,7 +235,7 @@ class SamplingParams:
                 _require(min(word) >= 0, "a bad word's ids must be at least 0", cut(word))
         for name in ("stop_token_ids", "eos_token_ids"):
             lowest = min(getattr(self, name) or (0,))
-            _require(lowest >= 0, f"{name} must be at least 0", lowest)
+            _require(lowest >= 0, f"{name} must be at least 0", lowest, name)
 
 
 @cache
@@ -251,9 +252,9 @@ def is_text(value: object) -> bool:
         return False
 
 
-def _require(holds: bool, rule: str, value: object) -> None:
+def _require(holds: bool, rule: str, value: object, field: str | None = None) -> None:
     if not holds:
-        raise RequestError(f"{rule}, got {value}")
+        raise RequestError(f"{rule}, got {value}", field=field)
 
 
 def _in_tuples(name: str, value: Any) -> Any:

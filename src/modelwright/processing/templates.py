@@ -116,11 +116,13 @@ def check_variables(template: str, variables: Mapping[str, Any]) -> None:
     names, _ = _what_it_reads(template)
     for name in variables:
         if name in ALWAYS_GIVEN:
-            raise RequestError(f"chat_template_kwargs must not hold {name!r}, which every template is given")
+            said = f"chat_template_kwargs must not hold {name!r}, which every template is given"
+            raise RequestError(said, field="chat_template_kwargs")
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise RequestError(f"chat_template_kwargs holds {name!r}, which the chat template does not read{hint}")
+            said = f"chat_template_kwargs holds {name!r}, which the chat template does not read{hint}"
+            raise RequestError(said, field="chat_template_kwargs")
 
 
 def variables_of(template: str) -> frozenset[str]:

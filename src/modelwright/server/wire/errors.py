@@ -61,7 +61,11 @@ class ApiError(Exception):
 
     @classmethod
     def of(cls, error: Exception, param: str | None = None) -> "ApiError":
-        """What the client is told of an error: refusals keep their sentence, faults of ours do not."""
+        """What the client is told of an error: refusals keep their sentence, faults of ours do not.
+
+        Args:
+            param: the field it is about where the error names none itself.
+        """
         if isinstance(error, ApiError):
             return error
         if isinstance(error, RequestFailed):
@@ -70,7 +74,7 @@ class ApiError(Exception):
             code = "schema_too_complex" if error.too_complex else "invalid_schema"
             return cls(400, code, str(error), param=param or error.field)
         if isinstance(error, RequestError):
-            return cls(400, "invalid_value", str(error), param=param or getattr(error, "field", None))
+            return cls(400, "invalid_value", str(error), param=error.field or param)
         return cls(500, "internal_error", "the server failed on this request; its log has the reason")
 
     @property
