@@ -125,6 +125,16 @@ def test_steps_that_are_passed_over_are_no_part_of_a_run_of_epochs():
     assert (beyond.steps_left(1), beyond.steps_left(2)) == (0, 5)
 
 
+@pytest.mark.parametrize("skip, drop_last", [(0, False), (7, False), (13, False), (0, True), (5, True)])
+def test_steps_until_epochs_end(skip, drop_last):
+    """21 rows in steps of 4; of each step, how many come until the next one that is the last of two epochs."""
+    run = batches(of_lengths(*LENGTHS), pack="none", step=4, skip=skip, drop_last=drop_last)
+    whole = 2 * (5 if drop_last else 6)
+    for passed in range(skip, skip + 20):
+        assert run.steps_until(2) == whole - passed % whole
+        next(run)
+
+
 def test_steps_that_are_never_full_are_refused():
     run = batches(of_lengths(3, 3, 3), pack="none", step=4, drop_last=True)
     with pytest.raises(

@@ -43,6 +43,9 @@ class Steps:
     def steps_left(self, epochs):
         return self.steps_in(epochs) - self.at
 
+    def steps_until(self, epochs):
+        return 3 * epochs - self.at % (3 * epochs)
+
     def close(self):
         pass
 
@@ -169,6 +172,15 @@ def test_a_run_of_epochs_without_a_full_step_is_refused(tmp_path):
     rows = batches(Listed([Tokens(np.arange(3))] * 3), pack="none", step=4, drop_last=True)
     with pytest.raises(ConfigError, match=r"epochs \(2\) have no step: .* each needs batch.global \(4\) rows"):
         Trainer(config, batches=rows)
+
+
+def test_epochs_without_a_full_step_have_no_end_to_measure_after(tmp_path):
+    parts = {"model": {"config": CONFIG}, "output": str(tmp_path), "steps": 5, "batch": {"global": 4}}
+    config = run_config(evaluate={"epochs": 1}, **parts)
+    rows = batches(Listed([Tokens(np.arange(3))] * 3), pack="none", step=4, drop_last=True)
+    ended = Trainer(config, batches=rows, held_out={"none": []}, report=Told()).fit()
+    assert ended.code == FAILED
+    assert "a step needs batch.global (4) rows, and an epoch has 3: with data.drop_last" in ended.reason
 
 
 @pytest.mark.parametrize("how", ["signal", "error"])

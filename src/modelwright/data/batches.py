@@ -4,6 +4,7 @@ What a run has read is one cursor of a global order. Workers make documents ahea
 made ahead, the state is that of what was handed out.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -87,6 +88,16 @@ class RunBatches:
         """See `Batches`."""
         return max(self._steps_of(self._rows.count(epochs, self._at)) - self._passed_over(self._at), 0)
 
+    def steps_until(self, epochs: int) -> int:
+        """See `Batches`."""
+        for end in itertools.count((self._epoch // epochs + 1) * epochs, epochs):
+            rows = self._rows.count(end, self._at)
+            steps = self._steps_of(rows)
+            left = steps - self._passed_over(self._at)
+            if left > 0 or (len(rows) > 1 and not steps):  # of a whole epoch: whoever asks for the next is told why
+                return max(left, 1)
+        raise AssertionError
+
     def tokens_in(self, epochs: int) -> int:
         """See `Batches`."""
         return self._rows.tokens(epochs)
@@ -104,7 +115,7 @@ class RunBatches:
     def state(self) -> dict[str, Any]:
         """See `Batches`."""
         return {
-            "epoch": sum(self._at.counts) // self._rows.per_epoch,
+            "epoch": self._epoch,
             "cursor": asdict(self._at) | {"counts": [*self._at.counts]},
             "settings": self._settings,
             "files": self._fingerprints(),
@@ -126,6 +137,11 @@ class RunBatches:
         """See `Batches`."""
         self._workers.close()
         self._stop()
+
+    @property
+    def _epoch(self) -> int:
+        """The epoch of the next row, from 0; where its window was the last one, the epoch before."""
+        return sum(self._at.counts) // self._rows.per_epoch
 
     def _steps_of(self, rows: Iterable[int]) -> int:
         share = math.floor if self.drop_last else math.ceil

@@ -164,6 +164,10 @@ class Batches(Protocol):
         """
         ...
 
+    def steps_until(self, epochs: int) -> int:
+        """How many steps come from here on to the next end of so many epochs: 1 or more, as where none ever comes."""
+        ...
+
     def tokens_in(self, epochs: int) -> int:
         """How many real tokens the first so many epochs have; all documents are made to know it."""
         ...

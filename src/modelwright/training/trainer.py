@@ -1,6 +1,5 @@
 """The loop: batches in, optimizer steps, checkpoints and lines out; each of its parts has a file of its own."""
 
-import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
@@ -125,7 +124,7 @@ class Trainer:
     def _run(self, checkpoints: Checkpoints, stopping: Stopping, watchdog: Watchdog) -> Ended:
         last = min(self.steps, self.config.limits.stop or self.steps)
         seconds, saved_at = self.config.checkpoint.seconds, monotonic()
-        epochs_end = self._next_end_of_epochs()
+        epochs_end = self._next_end_of_epochs(watchdog)
         for before, result, batch in self._taken(last, checkpoints):
             if (reason := self._lost.reason(result, batch)) is not None:
                 self._step -= 1  # whose weights are still there
@@ -134,7 +133,7 @@ class Trainer:
                 return Ended(FAILED, self._step, reason)
             watchdog.alive(f"what comes after step {self._step}")
             ended = self._step == epochs_end
-            epochs_end = self._next_end_of_epochs() if ended else epochs_end
+            epochs_end = self._next_end_of_epochs(watchdog) if ended else epochs_end
             if (ended or self._is_due(self.config.evaluate.every)) and self._step < last:
                 try:
                     self._evaluate(watchdog)
@@ -155,7 +154,8 @@ class Trainer:
         watchdog.alive("the end of the run")
         self._save(checkpoints)
         checkpoints.wait()
-        self._export(checkpoints)
+        with watchdog.resting():  # a large model takes as long as it takes
+            self._export(checkpoints)
         watchdog.alive("the last held-out rows")
         self._evaluate(watchdog)
         return Ended(DONE, self._step, f"{self._step} steps were taken")
@@ -180,13 +180,13 @@ class Trainer:
             self.report.step(result, {"batch": batch, "param_norm": self._weight_norm})
             yield before, result, batch
 
-    def _next_end_of_epochs(self) -> int | None:
+    def _next_end_of_epochs(self, watchdog: Watchdog) -> int | None:
         """The step after which the next of those epochs has ended that `evaluate.epochs` names; None without it."""
         epochs = self.config.evaluate.epochs
         if epochs is None:
             return None
-        left = (self.batches.steps_left(end) for end in itertools.count(epochs, epochs))
-        return self._step + next(steps for steps in left if steps > 0)
+        with watchdog.resting():  # all documents may be made for it
+            return self._step + self.batches.steps_until(epochs)
 
     def _is_due(self, every: int | None) -> bool:
         return every is not None and self._step % every == 0

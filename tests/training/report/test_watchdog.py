@@ -46,6 +46,26 @@ def test_the_time_for_which_the_whole_process_was_stopped_does_not_count(tmp_pat
     assert time.monotonic() - went_on > 0.5 * patience
 
 
+def test_a_run_that_lives_before_the_watchdog_looks_has_its_patience_and_no_more(tmp_path, monkeypatch):
+    """After an hour of Ctrl-Z; the clock is one of ours."""
+    now, ended = 0.0, []
+    monkeypatch.setattr("modelwright.training.report.watchdog.time.monotonic", lambda: now)
+    dog = Watchdog(600, tmp_path, lambda _: None, ended.append)
+
+    class Stopped:
+        def wait(self, seconds):
+            nonlocal now
+            if now == 0.0:
+                now = 3600.0
+                dog.alive("step 2")
+            now += seconds
+            return now > 5000
+
+    monkeypatch.setattr(dog, "_stopped", Stopped())
+    dog._watch()
+    assert ended == [4] and 4200 <= now < 4202
+
+
 def test_a_run_that_goes_on_is_left_alone(tmp_path):
     ended = []
     dog = Watchdog(0.4, tmp_path, lambda _: None, ended.append)

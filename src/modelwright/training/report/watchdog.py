@@ -74,7 +74,7 @@ class Watchdog:
             before, looked = looked, time.monotonic()
             late = looked - before - seconds
             if late > min(_STOPPED, self._patience / 2):  # by Ctrl-Z or a debugger, the process as a whole stood still
-                self._last += late
+                self._last = max(self._last, min(self._last + late, looked))  # it may have lived before this thread
             if looked - self._last >= self._patience:
                 self._report()
                 return
