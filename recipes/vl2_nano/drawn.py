@@ -70,6 +70,9 @@ class DrawnSteps:
     def steps_left(self, epochs: int) -> int:
         return self.steps_in(epochs)
 
+    def steps_until(self, epochs: int) -> int:
+        return self.steps_in(epochs)
+
     def __iter__(self) -> Self:
         return self
 
