@@ -1,6 +1,7 @@
 """The command itself: help without the libraries, the version, and how errors end."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 import modelwright
 from modelwright.cli import main as cli_main
 from modelwright.errors import CheckpointError, ConfigError, RequestError
+from tests.checkpoints.gguf.files import llama_metadata, llama_tensors, write_file
 from tests.checkpoints.tiny import PICTURE
 from tests.cli.test_complete_image import write_imagegpt
 
@@ -77,6 +79,32 @@ def test_ctrl_c_while_libraries_are_imported_leaves_no_traceback(tmp_path, momen
     command = [sys.executable, "-m", "modelwright", "chat", "vl2-nano", "Hi"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=paths)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["heard", "ignored"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_command_that_a_signal_ends_leaves_nothing_half_written(tmp_path, name, ignored):
+    """Neither the new folder by its hidden name nor the temporary one of a GGUF file; `nohup` has signals ignored."""
+    source = write_file(tmp_path / "model.gguf", llama_metadata(), llama_tensors("F32"))
+    temporary, out = tmp_path / "temporary", tmp_path / "out"
+    temporary.mkdir()
+    number = signal.Signals[name]
+    code = (
+        f"import os, signal, sys; sys.path[:0] = {sys.path!r}\n"
+        f"sys.argv = ['modelwright', 'convert', {str(source)!r}, {str(out)!r}]\n"
+        f"signal.signal({number}, signal.SIG_IGN if {ignored} else signal.SIG_DFL)\n"
+        "def when_it_is_written(event, args):\n"
+        f"    if event == 'os.rename' and str(args[1]) == {str(out)!r}:\n"
+        f"        os.kill(os.getpid(), {number})\n"
+        "sys.addaudithook(when_it_is_written)\n"
+        "from modelwright.__main__ import main; main()"
+    )
+    surroundings = os.environ | {"TMPDIR": str(temporary)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, env=surroundings)
+    assert done.returncode == (0 if ignored else 128 + number), done.stderr
+    assert done.stderr == "" or ignored
+    assert {path.name for path in tmp_path.iterdir()} == {"model.gguf", "temporary"} | ({"out"} if ignored else set())
+    assert not [path.name for path in temporary.iterdir() if path.name.startswith("modelwright")]
 
 
 def test_wrong_options_are_refused_before_anything_heavy_is_imported():
