@@ -7,6 +7,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a test that reaches for the hub fails at once
 
@@ -17,6 +18,8 @@ if not torch.cuda.is_available():
 
 import pytest
 import transformers
+from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.errors import LocalEntryNotFoundError
 from hypothesis import settings
 from PIL import Image
 
@@ -93,3 +96,24 @@ def processor() -> DeepseekVLV2Processor:
 @pytest.fixture
 def red() -> Image.Image:
     return Image.new("RGB", (100, 50), "red")
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """What reaches the hub: the repositories, and the files of each commit by name, read."""
+    repositories, commits = [], []
+
+    def create_repo(self, repo_id, **options):
+        repositories.append((repo_id, {name: value for name, value in options.items() if name != "exist_ok"}))
+        return SimpleNamespace(repo_id=repo_id)
+
+    def no_card(*_, **__):
+        raise LocalEntryNotFoundError("no card")
+
+    def commit(self, repo_id, operations, **_):
+        commits.append({each.path_in_repo: Path(each.path_or_fileobj).read_bytes() for each in operations})
+
+    monkeypatch.setattr(HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(HfApi, "create_commit", commit)
+    monkeypatch.setattr(ModelCard, "load", no_card)
+    return repositories, commits

@@ -1,12 +1,14 @@
 """save_pretrained and load_state_dict: official names on disk, one stack in memory, and nothing lost between."""
 
 import json
+from collections import ChainMap
 
 import peft
 import pytest
 import torch
+import transformers
 from huggingface_hub import HfApi
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from transformers import GenerationConfig
 
 from modelwright.checkpoints import shards
@@ -326,15 +328,31 @@ def test_resized_embeddings_are_scored_by_a_head_of_their_size_and_load(make, ch
     assert torch.equal(type(model).from_pretrained(tmp_path)(ids).logits, after)
 
 
-def test_the_hub_gets_what_was_saved(tmp_path, monkeypatch):
-    model, told = tiny_v2(), []
-    monkeypatch.setattr(type(model), "push_to_hub", lambda self, *args, **kwargs: told.append((args, kwargs)))
-    model.save_pretrained(tmp_path / "named", push_to_hub=True, max_shard_size="40KB", safe_serialization=True)
-    model.save_pretrained(tmp_path / "named", push_to_hub=True, repo_id="a/b", token="t", private=True)
-    assert told == [
-        (("named",), {"max_shard_size": "40KB"}),
-        (("a/b",), {"max_shard_size": "5GB", "token": "t", "private": True}),
-    ]
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_the_hub_gets_the_files_that_are_saved_under_the_names_that_transformers_sends(variant, hub, tmp_path):
+    repositories, commits = hub
+    ours = tiny_llama(base=HUGGING_FACE)
+    ours.save_pretrained(tmp_path)
+    theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path)
+    for model, name in ((theirs, "theirs"), (ours, "ours")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "earlier.txt").write_text("not of this model")
+        state = {key: tensor + 1 for key, tensor in model.state_dict().items()}
+        told = {"repo_id": "a/b", "token": "t", "private": True, "safe_serialization": True} if name == "ours" else {}
+        told |= {"variant": variant, "state_dict": state, "max_shard_size": "20KB"}
+        model.save_pretrained(folder, push_to_hub=True, **told)
+    of_theirs, of_ours = commits
+    assert of_ours.keys() == of_theirs.keys()
+    assert "earlier.txt" not in of_ours
+    assert all(content == (tmp_path / "ours" / name).read_bytes() for name, content in of_ours.items())
+    sent, wanted = (
+        ChainMap(*(load(content) for name, content in files.items() if name.endswith(".safetensors")))
+        for files in commits
+    )
+    assert sent.keys() == wanted.keys()
+    assert all(torch.equal(sent[name], wanted[name]) for name in sent)
+    assert repositories == [("theirs", {}), ("a/b", {"token": "t", "private": True})]
 
 
 def test_a_hub_that_does_not_answer_leaves_the_folder_and_says_so(tmp_path, monkeypatch):

@@ -35,6 +35,7 @@ from modelwright.configs.quantization import (
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families import find_family
 from modelwright.hf.adapters import Adapter, PartsAdapter, place_adapters, refuse_dora, without_places
+from modelwright.hf.hub import file_times, push_folder
 from modelwright.hf.key_mapping import renamed
 from modelwright.hf.network import STEERING, Network
 from modelwright.hf.planned_tensors import planned_tensors
@@ -305,23 +306,14 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         if (reason := config.not_for_transformers()) is not None:
             logger.warning("modelwright reads this checkpoint and transformers cannot: %s", reason)
         places = {name: place for name, place in self.places().items() if name not in tied}
-        weights = planned_tensors(self, places, state)
+        weights, earlier = planned_tensors(self, places, state), file_times(folder)
         with _whole(folder):
             config.save_pretrained(folder)
             if self.can_generate() and self.generation_config is not None:
                 _write_generation(folder, self.generation_config)
             write_planned(folder, weights, limit, variant)
         if push_to_hub:
-            self._push(folder, max_shard_size, {name: kwargs[name] for name in kwargs if name not in SAVING})
-
-    def _push(self, folder: Path, max_shard_size: int | str, hub: dict[str, Any]) -> None:
-        """Send what was saved in ``folder`` to the hub, with the arguments of ``push_to_hub``."""
-        name = hub.pop("repo_id", folder.name)
-        try:
-            self.push_to_hub(name, max_shard_size=max_shard_size, **hub)
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise CheckpointError(f"{folder} is written, and the hub did not take it as {name}: {reason}") from error
+            push_folder(self, folder, earlier, {name: kwargs[name] for name in kwargs if name not in SAVING})
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

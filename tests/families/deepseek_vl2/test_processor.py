@@ -226,6 +226,14 @@ def test_unbatched_and_numpy_outputs(processor):
     np.testing.assert_array_equal(batch["input_ids"][0, -len(one) :], one.input_ids)
 
 
+def test_the_hub_gets_the_files_that_are_saved(processor, hub, tmp_path):
+    processor.save_pretrained(tmp_path, push_to_hub=True, repo_id="a/b", private=True)
+    repositories, commits = hub
+    assert [name for name, _ in repositories] == ["a/b"] and repositories[0][1]["private"] is True
+    saved = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert {name: content for name, content in commits[0].items() if name != "README.md"} == saved
+
+
 def test_saving_and_loading(processor, tmp_path):
     processor = DeepseekVLV2Processor(
         processor.tokenizer, candidate_resolutions=[[28, 28], [28, 56]], max_cropped_images=1, tile_tag="1D"

@@ -321,14 +321,19 @@ class DeepseekVLV2Processor(OfficialMethods, ProcessorMixin):
         return without_effect(self._unread, SETTINGS)
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
-        """Write the files of a hub checkpoint; the tokenizer names a class that older transformers know too."""
-        written = super().save_pretrained(str(save_directory), push_to_hub=push_to_hub, **kwargs)
+        """Write the files of a hub checkpoint; the tokenizer names a class that older transformers know too.
+
+        With ``push_to_hub`` the hub gets the same files, by transformers' ``repo_id``, ``token``, ``private``, ...
+        """
+        written = super().save_pretrained(str(save_directory))
         config_file = Path(save_directory) / "tokenizer_config.json"
         config = json.loads(config_file.read_text("utf-8-sig"))
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
         config_file.write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", "utf-8")
         tokens = json.dumps(self.tokenizer.special_tokens_map, ensure_ascii=False, indent=2, default=str)
         (Path(save_directory) / "special_tokens_map.json").write_text(tokens + "\n", "utf-8")
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
         return written
 
 
