@@ -54,6 +54,27 @@ def test_greedy_is_the_best_token_of_each_whole_pass(model):
         assert not torch.equal(model.base_model.generate(input_ids=ids, **PLAN), wanted)
 
 
+@pytest.mark.parametrize(("family", "adapter"), CASES)
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ({"cache_implementation": "static"}, "of peft needs a cache that grows, got a StaticCache"),
+        ({"prompt_lookup_num_tokens": 2}, "of peft generates token by token: leave prompt_lookup_num_tokens"),
+        ({"use_cache": False}, "of peft keeps what it learnt in a cache: use_cache must be True"),
+    ],
+    ids=["static", "drafts", "no cache"],
+)
+def test_what_peft_prepares_no_inputs_for_is_refused(model, adapter, how, reason):
+    """peft's own: a static cache and drafts end in its words or torch's, or drafted tokens are passed over."""
+    ids = tokens(1, 3).repeat(1, 2)
+    if "use_cache" in how and adapter != "prefix":  # a prompt is put before the tokens of each pass
+        assert torch.equal(model.generate(input_ids=ids, **PLAN, **how), model.generate(input_ids=ids, **PLAN))
+        return
+    with pytest.raises(RequestError, match=reason):
+        model.generate(input_ids=ids, **PLAN, **how)
+    assert model.base_model.generate(input_ids=ids, **PLAN, **how).shape == (1, 11)  # without what was learnt
+
+
 @pytest.mark.parametrize("way", ["pass", "generate"])
 def test_prefixes_of_heads_are_refused_by_latent_attention(way):
     model = peft.get_peft_model(tiny_v2(), ADAPTERS["prefix"])

@@ -11,6 +11,7 @@ from transformers.utils.generic import ModelOutput
 
 from modelwright.errors import RequestError, RequestFailed
 from modelwright.hf.cache_names import CACHE_NAME, EitherCacheName, PreparedInputs, with_cache_as
+from modelwright.hf.learnt_prompts import refuse_drafts, refuse_other_caches
 
 
 @dataclass
@@ -52,9 +53,19 @@ class EitherNameGenerationMixin(GenerationMixin):
     def prepare_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, input_ids: Tensor, *args: Any, inputs_embeds: Tensor | None = None, **kwargs: Any
     ) -> PreparedInputs:
-        """As transformers', which looks here whether ``inputs_embeds`` are named; the cache goes by either name."""
+        """As transformers', which looks here whether ``inputs_embeds`` are named; the cache goes by either name.
+
+        Raises:
+            RequestError: a prompt that peft learnt does not go with the cache.
+        """
+        refuse_other_caches(self, kwargs.get(CACHE_NAME))  # pyright: ignore[reportArgumentType]
         prepare: Any = super().prepare_inputs_for_generation  # pyright: ignore[reportAttributeAccessIssue]
         return PreparedInputs(prepare(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs))
+
+    def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' own, which drafts tokens: refused beside a prompt that peft learnt."""
+        refuse_drafts(self)  # pyright: ignore[reportArgumentType]
+        return super()._get_candidate_generator(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: transformers' pages are read by its own attention alone, and by none of the backends here.
