@@ -119,6 +119,30 @@ def test_a_stop_text_ends_the_output_wherever_tokens_split_it():
     assert kept.text == whole.text[: first + len(stop)]
 
 
+def test_a_stop_text_that_is_a_special_token_ends_the_output_though_no_text_shows_it():
+    """As transformers' ``stop_strings`` do, and where they do: at the token itself."""
+    tag = TOKENIZER.convert_tokens_to_ids("<tag>")
+    asked = {"temperature": 0, "max_tokens": 8, "min_tokens": 3, "stop": ("never", "<tag>"), "logit_bias": {tag: 1e4}}
+    ids = torch.tensor([PROMPT])
+    theirs = MODEL.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        pad_token_id=TOKENIZER.eos_token_id,
+        max_new_tokens=8,
+        do_sample=False,
+        sequence_bias={(tag,): 1e4},
+        stop_strings=["never", "<tag>"],
+        tokenizer=TOKENIZER,
+    )[0, len(PROMPT) :].tolist()
+    found = one(texts(), PROMPT, SamplingParams(**asked | {"min_tokens": 0}))
+    assert list(found.tokens) == theirs == [tag]
+    assert (found.text, found.finish_reason, found.stop_reason) == ("", FinishReason.STOP, "<tag>")
+    assert one(texts(), PROMPT, SamplingParams(**asked)).tokens == (tag,) * 3
+    kept = one(texts(), PROMPT, SamplingParams(**asked, include_stop_str_in_output=True))
+    shown = one(texts(), PROMPT, SamplingParams(**asked, include_stop_str_in_output=True, skip_special_tokens=False))
+    assert (kept.text, shown.text) == ("<tag>", "<tag><tag><tag>")
+
+
 def test_end_tokens_of_the_model_and_of_the_request():
     whole = one(texts(), PROMPT, greedy(8)).tokens
     found = one(texts(), PROMPT, SamplingParams(temperature=0, max_tokens=8, stop_token_ids=(whole[3],)))

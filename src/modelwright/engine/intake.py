@@ -64,6 +64,7 @@ class Intake:
         seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
         ends = params.ends(self.ends)
         words = encode_bad_words(params, ends, self._tokenizer, self.served.draws)
+        unseen = _unseen_stops(params, self._tokenizer)
         keys = prompt.keys if prompt.pictures else ()
         samples = []
         for index in range(params.n):
@@ -77,7 +78,7 @@ class Intake:
             )
             key, guide = sample_key(seed, index), self._guide(prompt, params)
             row = SampleRow(params, sequence.tokens, len(prompt.tokens), key, ends, words, guide)
-            stream = OutputStream(params, room, ends, self._detokenizer(prompt, params, ends))
+            stream = OutputStream(params, room, ends, self._detokenizer(prompt, params, ends), unseen)
             samples.append(Sample(index, sequence, row, stream))
         return Prepared(given, prompt, params, salt, samples, self.served, self.context)
 
@@ -121,3 +122,11 @@ def _marks_of(tokenizer: Tokenizer | None) -> frozenset[int]:
     """The beginning of a text and padding, which are no text even where special tokens are kept in it."""
     marks = () if tokenizer is None else (tokenizer.bos_token_id, tokenizer.pad_token_id)
     return frozenset(id_ for id_ in marks if id_ is not None)
+
+
+def _unseen_stops(params: SamplingParams, tokenizer: Tokenizer | None) -> dict[int, str]:
+    """The stop texts that are a special token each, by that token, where special tokens are left out of the text."""
+    if tokenizer is None or not params.stop or not params.skip_special_tokens:
+        return {}
+    added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
+    return {id_: token.content for id_, token in added.items() if token.special and token.content in params.stop}

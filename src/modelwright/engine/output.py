@@ -1,6 +1,6 @@
 """`OutputStream`, an output as it grows: its text and the reason why it ends; it draws nothing and prints nothing."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 
 from modelwright.engine.detokenize import Detokenizer, StopTexts
@@ -27,6 +27,8 @@ class OutputStream:
         ends: the tokens that end it, from ``params.ends``; such a token is no part of the text, unless
             ``include_stop_str_in_output`` asks for it.
         detokenizer: None where there is no text, as for pictures made of tokens.
+        unseen_stops: the stop texts that are a special token each, by that token, where special tokens are left out of
+            the text, so that it cannot show them.
 
     Attributes:
         text: all text that was given.
@@ -38,7 +40,14 @@ class OutputStream:
         RequestError: stop texts are asked for where there is no text.
     """
 
-    def __init__(self, params: SamplingParams, room: int, ends: Collection[int], detokenizer: Detokenizer | None):
+    def __init__(
+        self,
+        params: SamplingParams,
+        room: int,
+        ends: Collection[int],
+        detokenizer: Detokenizer | None,
+        unseen_stops: Mapping[int, str] | None = None,
+    ):
         if params.stop and detokenizer is None:
             raise RequestError(f"stop texts need a tokenizer, and the engine has none; got {list(params.stop)}")
         self.text = ""
@@ -50,6 +59,7 @@ class OutputStream:
         self._ends = frozenset(ends)
         self._detokenizer = detokenizer
         self._stops = StopTexts(params.stop, params.include_stop_str_in_output)
+        self._unseen_stops = unseen_stops or {}
 
     def put(self, token: int, *, guide_ended: bool = False, stops: tuple[bool, bool] = (True, True)) -> str:
         """Take the next token and give the text that it completes; tokens after the end change nothing.
@@ -66,6 +76,10 @@ class OutputStream:
             self.stop_reason = token if token in self._params.stop_token_ids else None
             shown = [token] if self._params.include_stop_str_in_output else []
             return self._read(shown, stops[1]) + self.end(FinishReason.STOP)
+        if token in self._unseen_stops and self._counts(stops[1]):
+            self.stop_reason = stop = self._unseen_stops[token]
+            rest = self.end(FinishReason.STOP)
+            return rest + self._keep(stop if self._params.include_stop_str_in_output else "")
         piece = self._read([token], stops[1])
         if self._stops.found is not None:
             self.stop_reason = self._stops.found
@@ -84,7 +98,11 @@ class OutputStream:
 
     def _read(self, tokens: list[int], counts: bool) -> str:
         piece = self._detokenizer.feed(tokens) if self._detokenizer else ""
-        return self._keep(self._stops.feed(piece, counts=counts and self.tokens >= self._params.min_tokens))
+        return self._keep(self._stops.feed(piece, counts=self._counts(counts)))
+
+    def _counts(self, allowed: bool) -> bool:
+        """Whether a stop text counts after the tokens so far."""
+        return allowed and self.tokens >= self._params.min_tokens
 
     def _keep(self, piece: str) -> str:
         self.text += piece

@@ -94,7 +94,8 @@ class SamplingParams:
         frequency_penalty: subtracted from the scores of tokens in the output, once for each occurrence.
         logit_bias: token id to what is added to its score; ``-inf`` forbids it.
         bad_words: words (text) or token sequences that are not written; a lone end token is not forbidden.
-        stop: texts that end the output; they are cut off unless `include_stop_str_in_output`.
+        stop: texts that end the output, special tokens among them; they are cut off unless
+            `include_stop_str_in_output`.
         stop_token_ids: tokens that end the output, besides the end of sentence, even with `ignore_eos`.
         eos_token_ids: the ends of sentence; None for the model's own and the tokenizer's.
         ignore_eos: go on after the end of sentence.
