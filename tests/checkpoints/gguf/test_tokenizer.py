@@ -263,3 +263,49 @@ def test_bytes_without_merges_are_refused(tmp_path):
     (folder / "tokenizer.json").write_text(json.dumps(content), "utf-8")
     with pytest.raises(CheckpointError, match=r"tokenizer.json has no merges, and llama.cpp reads no byte-level"):
         convert(folder, tmp_path / "model.gguf")
+
+
+def lowercase(content):
+    given = content["normalizer"]
+    content["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *([given] if given else [])]}
+
+
+def compatible_forms(content):
+    given = content["normalizer"]
+    content["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "NFKC"}, *([given] if given else [])]}
+
+
+def digits(content):
+    content["pre_tokenizer"] = {"type": "Digits", "individual_digits": True}
+
+
+def ends_of_words(content):
+    content["model"]["end_of_word_suffix"] = "</w>"
+
+
+def blanks_go_along(content):
+    content["added_tokens"][1]["rstrip"] = True
+
+
+@pytest.mark.parametrize(
+    ("split", "change", "message"),
+    [
+        ("sentencepiece", lowercase, r"where llama.cpp would make .* of \"Hello World, it's"),
+        ("sentencepiece", compatible_forms, "of '\ufb01 "),
+        ("sentencepiece", digits, r"makes \['1', '2', '3', '4'\] where llama.cpp would make \['12'"),
+        ("sentencepiece", blanks_go_along, "finds '<s>' with rstrip, for which a GGUF file has no word"),
+        ("qwen2", lowercase, r"makes \['h'"),
+        ("qwen2", compatible_forms, "of '\ufb01 "),
+        ("llama-bpe", ends_of_words, "other ways to split and merge"),
+        ("gpt-2", blanks_go_along, r"finds '<\|im_start\|>' with rstrip"),
+    ],
+)
+def test_a_tokenizer_that_would_become_another_one_is_refused(tmp_path, split, change, message):
+    """llama.cpp has names for vocabularies, merges and ways to split; it would leave out the rest without a word."""
+    folder = folder_with(tmp_path, split)
+    content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    change(content)
+    (folder / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    with pytest.raises(CheckpointError, match=message):
+        convert(folder, tmp_path / "model.gguf")
+    assert not (tmp_path / "model.gguf").exists()

@@ -7,7 +7,9 @@ from typing import Any
 
 from modelwright.checkpoints.conversion_source import Source, TensorReader
 from modelwright.checkpoints.gguf.family import family_for
+from modelwright.checkpoints.gguf.file import GgufFile
 from modelwright.checkpoints.gguf.names import Named
+from modelwright.checkpoints.gguf.same_tokens import check_same_tokens
 from modelwright.checkpoints.gguf.tokenizer_metadata import tokenizer_metadata
 from modelwright.checkpoints.gguf.write import FILE_TYPES, Progress, write_gguf
 from modelwright.checkpoints.recipes import Recipe
@@ -54,6 +56,7 @@ def write_model(
         **family.write_metadata(values),
         **tokenizer_metadata(source.folder, values, _ends(source.folder, values)),
     }
+    check_same_tokens(source.folder, GgufFile(path, {"general.architecture": family.architecture} | metadata, {}))
     with TensorReader(source.tensors, READ_AT_ONCE) as reader:
         official = [_named(recipe, source, reader) for recipe in recipes]
         tensors = list(family.write_tensors(official, values))

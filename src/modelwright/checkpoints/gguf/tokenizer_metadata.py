@@ -35,7 +35,7 @@ def tokenizer_metadata(folder: Path, config: Mapping[str, Any], ends: list[int])
         CheckpointError: there is no tokenizer, it has more tokens than the model, it is of a kind, or splits text in a
             way, that llama.cpp has no name for, or a text ends at more tokens than a file can name.
     """
-    content, folder = _content(folder)
+    content, folder = tokenizer_content(folder)
     settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
     model = content["model"]
     if model.get("type") != "BPE":
@@ -59,8 +59,8 @@ def tokenizer_metadata(folder: Path, config: Mapping[str, Any], ends: list[int])
     return told | _marks_around(content, settings, told) | template_metadata(folder, settings)
 
 
-def _content(folder: Path) -> tuple[dict[str, Any], Path]:
-    """The contents of the tokenizer's file, and the folder that it is in."""
+def tokenizer_content(folder: Path) -> tuple[dict[str, Any], Path]:
+    """The contents of the tokenizer's file, and the folder that it is in; a CheckpointError where there is none."""
     for place in (folder, folder / "tokenizer"):
         if (place / FILE).is_file():
             return read_json(place / FILE), place
