@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelwright.errors import RequestError
+from modelwright.processing.contents import with_lines
 from modelwright.processing.templates import words_in
 
 Message = Mapping[str, Any]
@@ -202,18 +203,6 @@ def _read_detail(where: str, detail: Any) -> str:
     return detail
 
 
-def with_lines(parts: list[str | PictureSlot]) -> list[str | PictureSlot]:
-    """The parts with a newline between neighbours that do not bring white space."""
-    joined: list[str | PictureSlot] = []
-    for part in parts:
-        if part == "":
-            continue
-        if joined and not _is_space(joined[-1], -1) and not _is_space(part, 0):
-            joined.append("\n")
-        joined.append(part)
-    return joined
-
-
 def _join(parts: list[str | PictureSlot]) -> list[str | PictureSlot]:
     """The parts joined by lines, white space at both ends removed."""
     joined = with_lines(parts)
@@ -224,7 +213,3 @@ def _join(parts: list[str | PictureSlot]) -> list[str | PictureSlot]:
     if kept and isinstance(kept[-1], str):
         kept[-1] = kept[-1].rstrip()
     return kept
-
-
-def _is_space(part: str | PictureSlot, index: int) -> bool:
-    return isinstance(part, str) and part[index].isspace()

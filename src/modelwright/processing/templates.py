@@ -11,6 +11,7 @@ import jinja2
 from jinja2 import meta, nodes
 
 from modelwright.errors import RequestError
+from modelwright.processing.contents import as_printed
 
 ALWAYS_GIVEN = ("messages", "tools", "documents", "add_generation_prompt")
 """What every template is given, so that it can be no variable of the caller's."""
@@ -78,10 +79,17 @@ def pick_template(own: str | Mapping[str, str] | None, asked: str | None, with_t
     return named.get("default")
 
 
-def render(tokenizer: Any, template: str, messages: Sequence[Mapping[str, Any]], how: Rendering) -> str:
+def render(
+    tokenizer: Any,
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    how: Rendering,
+    image_token: str | None = None,
+) -> str:
     """What `template` prints of `messages`, by transformers' own rules for templates.
 
-    Messages that end with the assistant's words are left open, so that the model goes on with them.
+    Messages that end with the assistant's words are left open, so that the model goes on with them. Contents are given
+    as texts or as parts, whichever the template prints (`contents`); `image_token` stands for pictures in texts.
 
     Raises:
         RequestError: the template is no Jinja, does not read a variable that is given, or cannot print the messages.
@@ -96,7 +104,8 @@ def render(tokenizer: Any, template: str, messages: Sequence[Mapping[str, Any]],
     prompted = not continued if how.add_generation_prompt is None else how.add_generation_prompt
     if continued and prompted:
         raise RequestError("continue_final_message and add_generation_prompt exclude each other, and both are true")
-    try:
+
+    def show(messages: Sequence[Mapping[str, Any]]) -> str:
         return tokenizer.apply_chat_template(
             [dict(message) for message in messages],
             tools=None if how.tools is None else list(how.tools),
@@ -107,13 +116,18 @@ def render(tokenizer: Any, template: str, messages: Sequence[Mapping[str, Any]],
             tokenize=False,
             **how.variables,
         )
+
+    if _reads_parts(template) or any(isinstance(message.get("content"), list) for message in messages):
+        messages = as_printed(messages, show, image_token)
+    try:
+        return show(messages)
     except Exception as error:  # a template may raise anything
         raise RequestError(f"the chat template cannot print these messages: {error}") from error
 
 
 def check_variables(template: str, variables: Mapping[str, Any]) -> None:
     """Raise a RequestError unless `template` is Jinja and reads each of `variables`."""
-    names, _ = _what_it_reads(template)
+    names = _what_it_reads(template)[0]
     for name in variables:
         if name in ALWAYS_GIVEN:
             said = f"chat_template_kwargs must not hold {name!r}, which every template is given"
@@ -140,16 +154,22 @@ def words_in(template: str) -> frozenset[str]:
     return _what_it_reads(template)[1]
 
 
+def _reads_parts(template: str) -> bool:
+    """Whether a template names the text of a part, without which it can print none."""
+    return _what_it_reads(template)[2]
+
+
 @lru_cache(8)
-def _what_it_reads(template: str) -> tuple[frozenset[str], frozenset[str]]:
-    """The variables and the literals of a template."""
+def _what_it_reads(template: str) -> tuple[frozenset[str], frozenset[str], bool]:
+    """The variables and the literals of a template, and whether it names ``text``."""
     environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
     try:
         tree = environment.parse(_GENERATION.sub("", template))
     except jinja2.TemplateSyntaxError as error:
         raise RequestError(f"the chat template is no Jinja: line {error.lineno}: {error.message}") from error
     words = {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
-    return frozenset(meta.find_undeclared_variables(tree)), frozenset(words)
+    names_text = "text" in words or any(node.attr == "text" for node in tree.find_all(nodes.Getattr))
+    return frozenset(meta.find_undeclared_variables(tree)), frozenset(words), names_text
 
 
 def _listed(names: Mapping[str, str]) -> str:

@@ -247,10 +247,10 @@ class TiledPrompts:
         Raises:
             RequestError: the template cannot print the messages.
         """
-        template = self._template(how)
+        token, template = self.settings.image_token, self._template(how)
         if isinstance(conversations, Sequence) and conversations and isinstance(conversations[0], Mapping):
-            return render(self.tokenizer, template, conversations, how)
-        return [render(self.tokenizer, template, messages, how) for messages in split_rows(conversations)]
+            return render(self.tokenizer, template, conversations, how, token)
+        return [render(self.tokenizer, template, messages, how, token) for messages in split_rows(conversations)]
 
     def process_printed(
         self,
@@ -276,7 +276,7 @@ class TiledPrompts:
         def read(messages: Conversation, pictures: Pictures) -> tuple[Segment, ...]:
             turns = read_turns(messages, token, pictures)
             slots = [piece for turn in turns for piece in turn.pieces if isinstance(piece, PictureSlot)]
-            text = render(self.tokenizer, template, marked_messages(messages, token, pictures), how)
+            text = render(self.tokenizer, template, marked_messages(messages, token, pictures), how, token)
             row = unmarked_segments(text.removeprefix(self._bos_token) if marks else text, token)
             if sum(one.is_picture for one in row) != len(slots):
                 places = sum(one.is_picture for one in row)

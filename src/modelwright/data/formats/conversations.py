@@ -28,7 +28,8 @@ from modelwright.data.formats.grounding import Objects
 from modelwright.data.formats.pictures import PictureFolder
 from modelwright.data.rows import Row
 from modelwright.errors import RequestError
-from modelwright.processing.messages import PictureSlot, read_part, split_placeholders, with_lines
+from modelwright.processing.contents import with_lines
+from modelwright.processing.messages import PictureSlot, read_part, split_placeholders
 
 IMAGE = "<image>"
 """Where a picture stands in a string of a row that brings pictures; in other rows it is text."""
