@@ -435,6 +435,24 @@ def test_a_source_without_config_or_weights_is_refused(tmp_path):
     assert "is not a folder and not a hub id" in refusal(tmp_path / "none" / "such", tmp_path / "b")
 
 
+def test_weights_of_strange_names_beside_a_yaml_are_named(tmp_path):
+    source = write(tmp_path / "a")
+    weights = load_file(source / "model.safetensors")
+    save_file({f"network.{name}": tensor for name, tensor in weights.items()}, source / "model.safetensors")
+    message = refusal(source, tmp_path / "b")
+    assert "has no config.json, and its weights have names (network.lm_head.weight) that are none of Mind" in message
+
+
+def test_a_lora_that_was_not_merged_is_refused(tmp_path):
+    source = write(tmp_path / "a")
+    weights = load_file(source / "model.safetensors")
+    pair = {f"model.layers.0.attention.wq.mindpet_delta_lora_{x}": torch.zeros(2, 2) for x in "ab"}
+    save_file(weights | pair, source / "model.safetensors")
+    assert "holds a LoRA beside the weights (model.layers.0.attention.wq.mindpet_delta_lora_a): merge it" in refusal(
+        source, tmp_path / "b"
+    )
+
+
 def test_a_yaml_beside_hugging_face_weights_is_refused_when_named(tmp_path):
     tiny_llama(base=HUGGING_FACE).save_pretrained(tmp_path / "a")
     (tmp_path / "a" / "run.yaml").write_text("model: {}")

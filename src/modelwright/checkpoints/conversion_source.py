@@ -1,6 +1,7 @@
 """What a conversion starts from: a folder in either dialect, its config, and its tensors, checked and ready to read."""
 
 import copy
+import re
 from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from modelwright.families.read import read_config
 
 AT_ONCE = 2**28
 """Bytes of files that are looked at before they are closed again."""
+_OF_ADAPTER = re.compile(r"(^|[._])lora_[abAB](\.|$)")
 TIED = "tie_word_embeddings: it is the embedding's"
 
 
@@ -188,6 +190,11 @@ def _source_in(
     apart = settle_ties(config, dialect.ties, found)
     reasons = {name: dialect.left_out(name) for name in found}
     weights = {dialect.usual_name(name): header for name, header in found.items() if not reasons[name]}
+    if pairs := [name for name in weights if _OF_ADAPTER.search(name)]:
+        raise CheckpointError(
+            f"{folder} holds a LoRA beside the weights ({min(pairs)}): merge it into them where it was trained, and "
+            "save them then"
+        )
     kept = without_tied(weights, dialect.ties) if config.tie_word_embeddings else weights
     read = {header.name for header in kept.values()}
     reasons |= {header.name: TIED for header in weights.values() if header.name not in read}
@@ -212,7 +219,10 @@ def _hugging_face_source(folder: Path, found: dict[str, TensorHeader]) -> Source
     file = folder / "config.json"
     refuse_adapter(folder)
     if not file.is_file():
-        raise CheckpointError(f"{folder} has no config.json")
+        beside = any(path.suffix in YAMLS for path in folder.iterdir())
+        titles = " or ".join(dialect.title for dialect in other_dialects().values())
+        strange = f", and its weights have names ({min(found)}) that are none of {titles}" if beside and found else ""
+        raise CheckpointError(f"{folder} has no config.json{strange}")
     kind, config = model_class(read_json(file)), read_config(file)
     if any(is_quantized(header) for header in found.values()):
         raise CheckpointError(f"{folder} is quantized; convert the checkpoint it was made from, then quantize that")
