@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from modelwright.errors import CheckpointError, RequestError
-from modelwright.processing.templates import Rendering, check_variables, pick_template, render, words_in
+from modelwright.processing.templates import Rendering, check_variables, pick_template, render, turn_end, words_in
 from modelwright.processing.tokenizer import read_chat_templates, read_fast_tokenizer
 from tests.checkpoints.tiny import GOLDEN
 
@@ -75,6 +75,22 @@ def test_messages_are_printed_as_transformers_pipeline_prints_them(tokenizer_fol
         assert wanted.rstrip().endswith(said[-1]["content"].strip() or "assistant")
         closed = render(tokenizer, template, said, Rendering(add_generation_prompt=True))
         assert closed.endswith("<｜end▁of▁sentence｜>\n<|User|>assistant\n")
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        (CHATML, 1),
+        ("{% for m in messages %}{{ m.content }}  <｜▁pad▁｜>\n{% endfor %}", 2),  # Llama 2 has a blank before it
+        ("{% for m in messages %}{% for part in m.content %}{{ part.text }}{% endfor %}<｜▁pad▁｜>{% endfor %}", 2),
+        ("{% for m in messages %}{{ m.content }}\n{% endfor %}", None),
+        ("{% for m in messages %}{{ m.content }}###<｜▁pad▁｜>{% endfor %}", None),
+        ("{% for m in messages %}{{ raise_exception('only questions') if m.role == 'assistant' }}{% endfor %}", None),
+        ("<｜▁pad▁｜> and no messages", None),
+    ],
+)
+def test_a_turn_ends_at_the_token_behind_an_answers_words(tokenizer_folder, template, end):
+    assert turn_end(read_fast_tokenizer(tokenizer_folder), template) == end
 
 
 def test_variables_reach_the_template_and_unknown_ones_are_refused(tokenizer_folder):

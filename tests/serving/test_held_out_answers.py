@@ -63,6 +63,26 @@ def test_chats_with_pictures_are_answered_as_a_user_gets_them(seeing, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["1.png", "answers.md"]
 
 
+def test_an_answer_ends_where_its_template_ends_a_turn(v2):
+    """Who was taught a template's end of a turn is asked for no more, and that end is no word of the answer."""
+    loaded = load(v2, device="cpu", dtype="float32")
+    end = loaded.tokenizer.convert_tokens_to_ids("<｜▁pad▁｜>")
+    loaded.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }} {{ m.content }}<｜▁pad▁｜>{% endfor %}"
+        "{% if add_generation_prompt %}assistant {% endif %}"
+    )
+
+    def say_nothing(module, inputs, logits):
+        return logits + 1e4 * torch.nn.functional.one_hot(torch.tensor(end), logits.shape[-1])
+
+    loaded.model.lm_head.register_forward_hook(say_nothing)
+    chat = Chat((Message("user", ("Hi",)), Message("assistant", ("hello",))))
+    (answer,) = answer_rows(
+        loaded.model, loaded.processor, encoder_of(loaded.processor, DataPart()), [Example(Place("a", 1), chat)]
+    )
+    assert (answer.wanted, answer.said) == ("hello", "")
+
+
 def test_pairs_and_texts_are_continued(seeing):
     loaded, encoder = seeing
     rows = [

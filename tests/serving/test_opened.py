@@ -1,10 +1,13 @@
 """A model by name in an engine: found, loaded as the engine runs it, with its own defaults; and an answer's stream."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from modelwright import zoo
+from modelwright.engine.engine import Engine
 from modelwright.errors import CheckpointError, RequestError
 from modelwright.families.deepseek_v2.model import DeepseekV2Model
 from modelwright.hf.pretrained import ModelwrightPreTrainedModel
@@ -36,6 +39,29 @@ def test_what_is_opened_is_the_plain_network_with_the_limits_that_were_asked(v2)
     assert not isinstance(opened.loaded.model, ModelwrightPreTrainedModel)
     assert (opened.engine.config.max_batch, str(opened.loaded.model.dtype)) == (3, "torch.bfloat16")
     assert opened.params({"max_tokens": 4}).eos_token_ids == (opened.loaded.tokenizer.eos_token_id,)
+
+
+def with_template(folder, template):
+    settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}), "utf-8")
+    return folder
+
+
+def test_an_answer_ends_where_the_template_ends_a_turn(v2, tmp_path):
+    """Though neither generation config nor tokenizer calls that token an end, as after training with a template."""
+    end, eos = "<｜▁pad▁｜>", "<｜end▁of▁sentence｜>"
+    template = "{% for m in messages %}<|User|>{{ m.content }} " + end + "\n{% endfor %}"
+    folder = with_template(shutil.copytree(v2, tmp_path / "v2"), template)
+    opened = open_alone(folder)
+    token, own = (opened.loaded.tokenizer.convert_tokens_to_ids(each) for each in (end, eos))
+    assert opened.engine.ends == (own, token)
+    params = opened.params({"max_tokens": 4, "logit_bias": {token: 1e4}})
+    (result,) = opened.engine.generate(["Hi"], params)
+    assert (result.completions[0].tokens, str(result.completions[0].finish_reason)) == ((token,), "stop")
+    asked = open_alone(folder, template=template.replace(end, eos))
+    assert asked.engine.ends == (own,)
+    model = opened.loaded.model
+    assert Engine(model, tokenizer=opened.loaded.tokenizer).ends == (own,)
 
 
 def test_a_model_without_a_head_is_refused_before_it_is_read(v2, tmp_path, monkeypatch):

@@ -48,7 +48,7 @@ def _run(options: BenchOptions, ranks: Ranks) -> int:
     template = read_template(options.measuring.chat_template)
     try:
         start = time.perf_counter()
-        opened = terminal.load(named, "generate", _limits(options), machine, ranks)
+        opened = terminal.load(named, "generate", _limits(options), machine, ranks, template=template)
         load_seconds = time.perf_counter() - start
         model, engine = opened.loaded.model, opened.engine
         given = None if options.measuring.input is None else _read(options, template, opened)

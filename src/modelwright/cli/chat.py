@@ -71,7 +71,8 @@ class Chat:
         start = time.perf_counter()
         self.options = options
         self.rendering = Rendering(chat_template=template)
-        self.opened = terminal.load(model, "chat", _limits(options.engine.given()), options.machine, ranks)
+        limits = _limits(options.engine.given())
+        self.opened = terminal.load(model, "chat", limits, options.machine, ranks, template=template)
         self.params = self.opened.params(options.params())
         self.load_seconds = time.perf_counter() - start
 

@@ -72,7 +72,7 @@ def _answer(
     first = next(lines, None)
     if first is None:
         return _report(options.output, kept, Progress(), 0.0, stopped=False)
-    opened = terminal.load(model, "generate", options.engine.given(), options.machine, ranks)
+    opened = terminal.load(model, "generate", options.engine.given(), options.machine, ranks, template=template)
     run = BatchRun(opened.engine, Reader(opened, options.defaults(), template), file.write)
     rest, start = chain([first], lines), time.perf_counter()
     with Interrupt() as stop, _bar(options.input, kept.lines) as show:

@@ -61,7 +61,8 @@ def load(options: ServeOptions, parts: Parts) -> Application:
     with ExitStack() as stack:
         ranks = stack.enter_context(Ranks(machine.tensor_parallel, machine.device, say))
         adapter = None if options.adapter is None else options.adapter[1]
-        opened = terminal.load(check(options), "be served", STEPS | options.engine.given(), machine, ranks, adapter)
+        limits = STEPS | options.engine.given()
+        opened = terminal.load(check(options), "be served", limits, machine, ranks, adapter, settings.chat_template)
         warm_up(opened)
         engine = opened.engine
         batch = engine.config.max_batch

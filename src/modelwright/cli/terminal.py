@@ -23,6 +23,7 @@ def load(
     machine: Machine,
     ranks: Ranks,
     adapter: Path | None = None,
+    template: str | None = None,
 ) -> Opened:
     """`open_model` with a bar; what the user should know of how the model is computed is said in a line each."""
     with kernels_compiling(), loading_bar(model.name) as progress:
@@ -35,6 +36,7 @@ def load(
             device=machine.device,
             progress=progress,
             adapter=adapter,
+            template=template,
         )
         notices = opened.notices()
     for notice in notices:

@@ -51,10 +51,11 @@ class Engine:
         tokenizer: a fast one of transformers'; without one prompts are token ids and outputs have no text.
         mesh: the ranks that share the model. Each makes an engine of the whole model, which keeps the rank's part; then
             rank 0 serves requests and ends with `close`, and the others `follow`.
+        ends: tokens that end an output besides the model's and the tokenizer's, such as the end of a turn.
 
     Attributes:
         context: how many tokens a sequence may have, drawn ones included.
-        ends: the tokens that end an output of a request that names none: the model's and the tokenizer's.
+        ends: the tokens that end an output of a request that names none: the model's, the tokenizer's and those given.
         statistics: of the last step; None before the first.
         on_start: called with the id of each request whose first tokens are about to be computed.
 
@@ -62,7 +63,14 @@ class Engine:
         ConfigError: the engine does not serve that model, or not with that config, or the ranks do not divide it.
     """
 
-    def __init__(self, model: Any, config: EngineConfig | None = None, tokenizer: Any = None, mesh: Mesh | None = None):
+    def __init__(
+        self,
+        model: Any,
+        config: EngineConfig | None = None,
+        tokenizer: Any = None,
+        mesh: Mesh | None = None,
+        ends: Iterable[int] = (),
+    ):
         self.config = settings = config or EngineConfig()
         self.tokenizer = as_tokenizer(tokenizer)
         self.statistics: EngineStatistics | None = None
@@ -76,7 +84,7 @@ class Engine:
         self._pages = mesh.least(count_pages(served, settings, self.context))
         on_device, on_host, graphs = self._parts(served)
         self._runner = Runner(served, on_device, self._pictures, on_host, mesh, graphs, settings.batch_invariant)
-        self._intake = Intake(served, self.tokenizer, self.context)
+        self._intake = Intake(served, self.tokenizer, self.context, more_ends=ends)
         self.ends = self._intake.ends
         pool = BlockPool(self._pages, settings.page_size, settings.reuse_prefixes)
         self._scheduler = Scheduler(pool, _limits(served, settings, self.context), settings.host_pages)

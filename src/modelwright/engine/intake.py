@@ -30,17 +30,24 @@ class Intake:
         tokenizer: None where prompts are ids and outputs have no text.
         context: how many tokens a sequence may have.
         guides: what compiled guides for the same tokenizer and ends before; by default a new compiler.
+        more_ends: tokens that end an output besides the model's and the tokenizer's.
 
     Attributes:
-        ends: the tokens that end an output, where a request names none: the model's and the tokenizer's.
+        ends: the tokens that end an output, where a request names none.
     """
 
     def __init__(
-        self, served: ServedModel, tokenizer: Tokenizer | None, context: int, guides: GuideCompiler | None = None
+        self,
+        served: ServedModel,
+        tokenizer: Tokenizer | None,
+        context: int,
+        guides: GuideCompiler | None = None,
+        more_ends: Iterable[int] = (),
     ):
         self.served, self.context = served, context
         self._tokenizer = tokenizer
-        self.ends = end_tokens(served.ends, tokenizer)
+        self._more_ends = tuple(more_ends)
+        self.ends = end_tokens(served.ends, tokenizer, self._more_ends)
         self._marks = _marks_of(tokenizer)
         self._guides = guides or (GuideCompiler(tokenizer, self.ends) if tokenizer is not None else None)
         self._seeds = random.Random()
@@ -49,8 +56,8 @@ class Intake:
 
     def renewed(self, served: ServedModel, context: int) -> "Intake":
         """For a model that has become another one; guides that were compiled stay where they are the same."""
-        same = end_tokens(served.ends, self._tokenizer) == self.ends
-        return Intake(served, self._tokenizer, context, self._guides if same else None)
+        same = end_tokens(served.ends, self._tokenizer, self._more_ends) == self.ends
+        return Intake(served, self._tokenizer, context, self._guides if same else None, self._more_ends)
 
     def prepare(self, given: Any, params: SamplingParams, salt: str = "") -> Prepared:
         """A request with a sample for each of its outputs.
@@ -112,10 +119,10 @@ class Intake:
         )
 
 
-def end_tokens(of_model: Iterable[int], tokenizer: Tokenizer | None) -> tuple[int, ...]:
-    """The ends of sentence of a model and its tokenizer: those of the generation config, and the tokenizer's own."""
+def end_tokens(of_model: Iterable[int], tokenizer: Tokenizer | None, more: Iterable[int] = ()) -> tuple[int, ...]:
+    """The ends of sentence of a model and its tokenizer, and `more`: first those of the generation config."""
     end = None if tokenizer is None else tokenizer.eos_token_id
-    return tuple(dict.fromkeys([*of_model, *(() if end is None else (end,))]))
+    return tuple(dict.fromkeys([*of_model, *(() if end is None else (end,)), *more]))
 
 
 def _marks_of(tokenizer: Tokenizer | None) -> frozenset[int]:

@@ -125,6 +125,24 @@ def render(
         raise RequestError(f"the chat template cannot print these messages: {error}") from error
 
 
+def turn_end(tokenizer: Any, template: str) -> int | None:
+    """The token that `template` prints behind an answer's words, blanks aside: where a model's turn ends.
+
+    None where it prints a text there, which no single token ends, or cannot print an answer to a question.
+    """
+    words = "zq0qz"
+    asked = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": words}]
+    closed = Rendering(add_generation_prompt=False, continue_final_message=False)
+    try:
+        _, printed, after = render(tokenizer, template, asked, closed).rpartition(words)
+    except RequestError:
+        return None
+    added = tokenizer.backend_tokenizer.get_added_tokens_decoder() if printed else {}
+    after = after.lstrip()
+    found = [id_ for id_, token in added.items() if token.content.strip() and after.startswith(token.content)]
+    return max(found, key=lambda id_: len(added[id_].content), default=None)
+
+
 def check_variables(template: str, variables: Mapping[str, Any]) -> None:
     """Raise a RequestError unless `template` is Jinja and reads each of `variables`."""
     names = _what_it_reads(template)[0]

@@ -120,12 +120,16 @@ def answer_rows(model: Any, processor: Any, encoder: Encoder, rows: Sequence[Exa
     borders = [_border(document, row) for document, row in zip(documents, rows, strict=True)]
     longest = max((len(document) for document in documents), default=1)
     engine = Engine(model, EngineConfig(max_batch=_AT_ONCE, token_budget=max(longest, 1024)), tokenizer)
-    params = [_params(border, document, engine) for border, document in zip(borders, documents, strict=True)]
+    ends = [
+        (*engine.ends, *_own_end(border, document, tokenizer))
+        for border, document in zip(borders, documents, strict=True)
+    ]
+    params = [_params(*each, engine) for each in zip(borders, documents, ends, strict=True)]
     prompts = [_prompt(document, border[0]) for document, border in zip(documents, borders, strict=True)]
     results = engine.generate(prompts, params)
     return [
-        _answer(row, document, border, result.completions[0].tokens, tokenizer, engine.ends)
-        for row, document, border, result in zip(rows, documents, borders, results, strict=True)
+        _answer(row, document, border, result.completions[0].tokens, tokenizer, own)
+        for row, document, border, result, own in zip(rows, documents, borders, results, ends, strict=True)
     ]
 
 
@@ -147,11 +151,18 @@ def _border(document: Document, row: Example) -> tuple[int, int, bool]:
     return int(unlearned[-1]) + 1, end, True
 
 
-def _params(border: tuple[int, int, bool], document: Document, engine: Engine) -> SamplingParams:
+def _own_end(border: tuple[int, int, bool], document: Document, tokenizer: Any) -> tuple[int, ...]:
+    """The added token that is learned at the end of an answer, as templates print the end of a turn."""
+    _, end, judged = border
+    last = int(document.ids[end - 1])
+    return (last,) if judged and last in tokenizer.backend_tokenizer.get_added_tokens_decoder() else ()
+
+
+def _params(border: tuple[int, int, bool], document: Document, ends: Sequence[int], engine: Engine) -> SamplingParams:
     start, end, _ = border
     room = engine.context - start
     most = max(1, min(max(2 * (end - start), LEAST_TOKENS), MOST_TOKENS, room))
-    return SamplingParams(temperature=0.0, max_tokens=most, eos_token_ids=engine.ends)
+    return SamplingParams(temperature=0.0, max_tokens=most, eos_token_ids=tuple(ends))
 
 
 def _prompt(document: Document, border: int) -> ProcessedPrompt:

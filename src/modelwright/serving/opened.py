@@ -15,6 +15,7 @@ from modelwright.serving.adapted import find_adapted
 from modelwright.serving.defaults import engine_config, sampling_params
 from modelwright.serving.load import Loaded, load_network
 from modelwright.serving.names import model_path
+from modelwright.serving.prompts import turn_ends
 from modelwright.serving.ranks import Ranks, Work
 
 
@@ -66,6 +67,7 @@ def open_model(
     device: str = "auto",
     progress: Progress | None = None,
     adapter: Path | None = None,
+    template: str | None = None,
 ) -> Opened:
     """Load a model and make an engine for it, together with the other ranks.
 
@@ -73,6 +75,7 @@ def open_model(
         task: what the model is to do, for the message where it cannot.
         limits: fields of `EngineConfig` that the caller named.
         adapter: the folder of a LoRA of peft's, to be folded into the weights.
+        template: the chat template that was asked for, at whose end of a turn answers end; None is the model's own.
 
     Raises:
         RequestError: the model has no head that draws tokens; the message says that it cannot do `task`.
@@ -82,5 +85,6 @@ def open_model(
         raise RequestError(f"{model.name} is a {model.checkpoint.architecture}, which cannot {task}")
     mesh = ranks.start(Work(model.checkpoint, dtype, dict(limits), adapter))
     loaded = load_network(model.checkpoint, dtype=dtype, device=device, progress=progress, adapter=adapter)
-    engine = Engine(loaded.model, engine_config(loaded.model.config, limits), loaded.tokenizer, mesh)
+    ends = () if loaded.tokenizer is None else turn_ends(loaded, template)
+    engine = Engine(loaded.model, engine_config(loaded.model.config, limits), loaded.tokenizer, mesh, ends)
     return Opened(loaded, engine)
