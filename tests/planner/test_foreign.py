@@ -310,9 +310,15 @@ def test_what_is_unknown_is_said_and_counted_as_stated(section, told):
 def test_what_is_asked_for_counts_before_what_is_stored():
     section = BY_HAND["awq"][0]
     assert plan(of(section), quant="int8").serving.weights == plan(of(section)).weights["int8"]
-    with pytest.raises(RequestError, match=r"quant \(awq\) cannot be trained: weights must be whole to learn"):
-        plan(of(section), train=True)
+    with pytest.raises(RequestError, match=r"quant \(int8\) cannot be trained: weights must be whole to learn"):
+        plan(of(section), train=True, quant="int8")
     assert plan(of(section)).training.weights == plan(of(section)).weights["bfloat16"]
+
+
+def test_a_run_trains_the_numbers_that_are_read_and_nothing_else():
+    assert plan(of(BY_HAND["awq"][0]), train=True).training == plan(of(BY_HAND["awq"][0])).training
+    with pytest.raises(RequestError, match=r"quant \(hqq\) cannot be trained: weights must be whole to learn"):
+        plan(of({"quant_method": "hqq", "quant_config": {"nbits": 4}}), train=True)
 
 
 def test_one_of_transformers_objects_is_read_as_its_dict():

@@ -19,7 +19,7 @@ from modelwright.checkpoints.new_folder import COMPANIONS
 from modelwright.checkpoints.quantized_model import is_quantized
 from modelwright.checkpoints.recipes import Recipe, copy_of, unpack
 from modelwright.checkpoints.shards import INDEX_FILE, SINGLE_FILE, TensorHeader, headers_of, open_shard
-from modelwright.checkpoints.source import find_folder, read_json
+from modelwright.checkpoints.source import find_folder, read_json, settle_foreign_quantization
 from modelwright.checkpoints.ties import settle_ties, without_tied
 from modelwright.checkpoints.weights import weights_in
 from modelwright.configs import CheckedConfig
@@ -226,6 +226,7 @@ def _hugging_face_source(folder: Path, found: dict[str, TensorHeader]) -> Source
     kind, config = model_class(read_json(file)), read_config(file)
     if any(is_quantized(header) for header in found.values()):
         raise CheckpointError(f"{folder} is quantized; convert the checkpoint it was made from, then quantize that")
+    stored = settle_foreign_quantization(config, found)
     apart = kind.settle_ties(config, found)
     with torch.device("meta"):
         model = kind(copy.deepcopy(config))
@@ -234,4 +235,5 @@ def _hugging_face_source(folder: Path, found: dict[str, TensorHeader]) -> Source
     unread = f"{kind.__name__} does not read it"
     dropped = [Dropped(name, TIED if name in tied else unread) for name in found if name not in read]
     recipes = [copy_of(name, header.shape) for name, header in kept.items()]
-    return Source(folder, None, config, file, apart is None, kind.__name__, kept, recipes, tuple(dropped))
+    as_it_is = apart is None and not stored
+    return Source(folder, None, config, file, as_it_is, kind.__name__, kept, recipes, tuple(dropped))

@@ -91,8 +91,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if "model_type" not in values:
         refuse_other_dialects(folder)
     record, architecture = architecture_of(values)
-    refuse_foreign_quantization(values)
     headers = weights_in(folder)
+    refuse_foreign_quantization(values, headers)
     refuse_names_of_others(folder, headers)
     shards = {header.shard for header in headers.values()}
     return Checkpoint(folder, record, architecture, sum(shard.stat().st_size for shard in shards))

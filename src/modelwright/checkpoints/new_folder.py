@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from modelwright.configs.quantization import BESIDE
 from modelwright.errors import CheckpointError
 
 COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "NOTICE*")
@@ -49,12 +50,15 @@ def check_new(path: Path) -> None:
 def copy_companions(source: Path, target: Path, apart_from: set[str]) -> list[str]:
     """Copy the small files of ``source``; what is there already or named in ``apart_from`` is passed over.
 
+    So is what says how another program stored weights, which are numbers in a new folder.
+
     Returns:
         The names of what was neither copied nor passed over, folders with a slash.
     """
     left = []
     for path in sorted(source.iterdir()):
-        if path.name in apart_from or path.name.startswith(".") or (target / path.name).exists():
+        passed_over = path.name in apart_from or path.name in BESIDE or path.name.startswith(".")
+        if passed_over or (target / path.name).exists():
             continue
         if path.is_dir() and path.name in FOLDERS:
             (target / path.name).mkdir()

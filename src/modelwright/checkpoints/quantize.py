@@ -39,7 +39,7 @@ from modelwright.checkpoints.shards import (
     parse_size,
     write_planned,
 )
-from modelwright.checkpoints.source import choose_dtype
+from modelwright.checkpoints.source import choose_dtype, settle_foreign_quantization
 from modelwright.checkpoints.weights import weights_in
 from modelwright.configs import CheckedConfig
 from modelwright.configs.engine import QuantSettings, weight_quantization
@@ -134,6 +134,7 @@ class _Source:
                 )
         config: Any = checkpoint.config_class.from_pretrained(checkpoint.folder)
         settings = settings_of(config)
+        settle_foreign_quantization(config, found)
         kind.settle_ties(config, found)
         plain = _empty(kind, config, None)
         used = plain.match(found)

@@ -5,9 +5,10 @@ Leaves out the tensors themselves (``shards.py``) and what a class demands of th
 
 import copy
 import json
+import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from modelwright.checkpoints.dialect import YAMLS, refuse_other_dialects
 from modelwright.checkpoints.gguf.file import names_gguf
 from modelwright.checkpoints.gguf.folder import folder_of
 from modelwright.checkpoints.shards import FileNames, TensorHeader, dtype_of
-from modelwright.configs.quantization import foreign_quantization, method_of
+from modelwright.configs.quantization import foreign_quantization, forget_foreign_quantization, method_of
 from modelwright.errors import CheckpointError, ConfigError
+
+logger = logging.getLogger(__name__)
 
 HUB_FILES = ("*.json", "*.jinja", "*.safetensors")
 """Patterns of what is fetched of a hub's repository: all that is read here of one, and no more."""
@@ -99,14 +102,39 @@ def own_config(config_class: Any, config: Any) -> Any:
     return config_class.from_dict(config.to_dict())
 
 
-def refuse_foreign_quantization(config: Any) -> None:
-    """Raise a :class:`CheckpointError` where a checkpoint's config says that another program has quantized it."""
+def settle_foreign_quantization(config: Any, found: Mapping[str, TensorHeader]) -> bool:
+    """Let a config say no longer that another program has quantized a checkpoint of which ``found`` are the numbers.
+
+    Returns:
+        Whether it had said so.
+    """
     quantized = foreign_quantization(config)
-    if quantized is not None:
+    if quantized is None or not _are_numbers(found):
+        return False
+    logger.warning(
+        'the checkpoint is quantized by "%s": its weights are read as the numbers that they stand for, not as they are '
+        "stored",
+        method_of(quantized),
+    )
+    forget_foreign_quantization(config)
+    return True
+
+
+def refuse_foreign_quantization(config: Any, found: Mapping[str, TensorHeader]) -> None:
+    """Raise a :class:`CheckpointError` where a config says that another program has quantized a checkpoint.
+
+    Not where ``found`` are the numbers that its weights stand for (``foreign``).
+    """
+    quantized = foreign_quantization(config)
+    if quantized is not None and not _are_numbers(found):
         raise CheckpointError(
             f'the checkpoint is quantized by "{method_of(quantized)}" (quantization_config), whose weights modelwright '
             "does not read: take the checkpoint that it was made from, of which modelwright quantize makes int8 or int4"
         )
+
+
+def _are_numbers(found: Mapping[str, TensorHeader]) -> bool:
+    return any(header.in_blocks for header in found.values())
 
 
 def asked_dtype(kwargs: dict[str, Any]) -> str | None:

@@ -1,7 +1,11 @@
-"""The tensors of a folder in the official layout, wherever they lie: in safetensors beside the config, or in GGUF."""
+"""The tensors of a folder in the official layout, wherever they lie and whoever stored them.
+
+They are in safetensors beside the config, as numbers or as another program quantized them, or in GGUF.
+"""
 
 from pathlib import Path
 
+from modelwright.checkpoints.foreign.headers import as_numbers
 from modelwright.checkpoints.gguf.folder import headers_in, stands_for_gguf
 from modelwright.checkpoints.shards import TensorHeader, read_headers
 
@@ -10,6 +14,9 @@ def weights_in(folder: Path, variant: str | None = None) -> dict[str, TensorHead
     """Every tensor of the checkpoint in ``folder``, or of its ``variant``, by name; none is read.
 
     Raises:
-        CheckpointError: as :func:`~modelwright.checkpoints.shards.read_headers`.
+        CheckpointError: as :func:`~modelwright.checkpoints.shards.read_headers`; or what another program stored for a
+            weight does not fit together.
     """
-    return headers_in(folder) if stands_for_gguf(folder) else read_headers(folder, variant)
+    if stands_for_gguf(folder):
+        return headers_in(folder)
+    return as_numbers(folder, read_headers(folder, variant))

@@ -16,7 +16,13 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.configuration_utils import PreTrainedConfig
 
 from modelwright.configs.field_types import ReadOnlyDict, as_filed, describe, fits, plain, shown, torch_dtype
-from modelwright.configs.quantization import is_foreign, is_transformers_quantization, method_of
+from modelwright.configs.quantization import (
+    READ_PROGRAMS,
+    is_foreign,
+    is_transformers_quantization,
+    method_of,
+    program_of,
+)
 from modelwright.errors import ConfigError
 
 _READ = "_read_values"
@@ -265,8 +271,10 @@ class CheckedConfig(PreTrainedConfig):
         listed = {name: idle[name] for name in idle if _value_at(self, name) != _value_at(default, name)}
         listed |= {name: self._why_unknown(name) for name in self.unknown_keys()}
         if is_foreign(quantized := getattr(self, "quantization_config", None)):
-            reason = f'weights stored by "{method_of(quantized)}" are not read here'
-            listed["quantization_config"] = reason
+            read = (
+                "read as the numbers that they stand for" if program_of(quantized) in READ_PROGRAMS else "not read here"
+            )
+            listed["quantization_config"] = f'weights stored by "{method_of(quantized)}" are {read}'
         for part in self.sub_configs:
             inside = getattr(self, part).fields_without_effect()
             listed |= {f"{part}.{name}": reason for name, reason in inside.items()}

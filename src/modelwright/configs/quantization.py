@@ -6,8 +6,15 @@ from typing import Any
 from transformers.utils.quantization_config import QuantizationMethod
 
 _KEY = "quantization_config"
+_MLX_KEY = "quantization"  # where MLX says the same once more
+BESIDE = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}
+"""Files in which programs say beside a config, or instead of it, how weights are stored, and whose they are."""
 QUANT_METHODS = ("int8_weight_only", "int4_weight_only", "int8_dynamic", "int8_kv", "rtn")
 """The `quant_method` of what we store, and of MindFormers' rounding to nearest."""
+
+
+READ_PROGRAMS = frozenset(("awq", "bitsandbytes", "compressed-tensors", "fbgemm_fp8", "fp8", "gptq", "mlx", "modelopt"))
+"""Programs whose stored weights are read as the numbers that they stand for (``checkpoints/foreign``)."""
 
 
 def is_transformers_quantization(value: Any) -> bool:
@@ -48,6 +55,26 @@ def foreign_quantization(config: Any) -> Any:
     parts = [values, *(value for key, value in values.items() if key.endswith("_config") and key != _KEY)]
     found = (part.get(_KEY) if isinstance(part, Mapping) else getattr(part, _KEY, None) for part in parts)
     return next((value for value in found if is_foreign(value)), None)
+
+
+def forget_foreign_quantization(config: Any) -> None:
+    """Let a config and its parts say no longer how another program has stored weights: what they describe is floats."""
+    for part in (config, *(getattr(config, name) for name in config.sub_configs)):
+        section = getattr(part, _KEY, None)
+        if is_foreign(section):
+            del part.quantization_config
+            if getattr(part, _MLX_KEY, None) == section:
+                delattr(part, _MLX_KEY)
+
+
+def program_of(value: Any) -> str:
+    """Whose a `quantization_config` is: what it calls its method or, where it calls it nothing, whose keys it has."""
+    method = method_of(value)
+    if method != "unknown" or not isinstance(value, Mapping):
+        return method
+    if value.get("load_in_4bit") or value.get("load_in_8bit"):
+        return "bitsandbytes"
+    return "mlx" if {"bits", "group_size"} <= value.keys() else method
 
 
 def method_of(value: Any) -> str:

@@ -36,7 +36,13 @@ from modelwright.checkpoints.shards import (
     read_tensors,
     stored_type,
 )
-from modelwright.checkpoints.source import asked_dtype, choose_dtype, read_json, refuse_foreign_quantization
+from modelwright.checkpoints.source import (
+    asked_dtype,
+    choose_dtype,
+    read_json,
+    refuse_foreign_quantization,
+    settle_foreign_quantization,
+)
 from modelwright.checkpoints.ties import same_rows, settle_ties, without_tied
 from modelwright.checkpoints.weights import weights_in
 from modelwright.configs import CheckedConfig
@@ -118,6 +124,7 @@ class Network(nn.Module):
         config, asked = copy.deepcopy(config), {"dtype": dtype}
         config.dtype = asked_dtype(asked) or config.dtype
         found = weights_in(folder)
+        settle_foreign_quantization(config, found)
         settle_offsets(config, found.values())
         cls.settle_ties(config, found)
         with torch.device("meta"), _NoFirstWeights():
@@ -246,7 +253,7 @@ class Network(nn.Module):
         ``ignore_mismatched`` parameters of another shape are left aside, whole. A class that a caller derived of a
         family's may have parameters that the checkpoint lacks, and lack tensors that it holds beside the decoder's.
         """
-        refuse_foreign_quantization(self.config)
+        refuse_foreign_quantization(self.config, found)
         for folder in {header.shard.parent for header in found.values()}:
             refuse_names_of_others(folder, found)
         places = self.places()

@@ -23,12 +23,20 @@ from modelwright.checkpoints.conversion_source import official_tensors
 from modelwright.checkpoints.in_memory import headers_in_memory, with_stacks_apart
 from modelwright.checkpoints.quantized_model import drop_offsets, settle_offsets
 from modelwright.checkpoints.shards import FileNames, Progress, TensorHeader, parse_size, write_planned
-from modelwright.checkpoints.source import asked_dtype, choose_dtype, find_folder, own_config, read_config, read_json
+from modelwright.checkpoints.source import (
+    asked_dtype,
+    choose_dtype,
+    find_folder,
+    own_config,
+    read_config,
+    read_json,
+    settle_foreign_quantization,
+)
 from modelwright.checkpoints.weights import weights_in
 from modelwright.configs.quantization import (
     QUANT_METHODS,
     foreign_quantization,
-    is_foreign,
+    forget_foreign_quantization,
     is_transformers_quantization,
     method_of,
 )
@@ -125,6 +133,7 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
             self.tie_weights()
             return
         found = weights_in(folder)
+        settle_foreign_quantization(self.config, found)
         if settle_offsets(self.config, found.values()):
             drop_offsets(self)
         if (apart := self.settle_ties(self.config, found)) is not None:
@@ -224,6 +233,7 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
         if quantization is not None:
             config.quant_config = quantization
         config.dtype = asked_dtype(kwargs) or config.dtype
+        settle_foreign_quantization(config, found)
         settle_offsets(config, found.values())
         cls.settle_ties(config, found)
         with torch.device("meta"):
@@ -296,7 +306,7 @@ class ModelwrightPreTrainedModel(Network, PreTrainedModel):
             )
         config: Any = copy.deepcopy(self.config)
         if foreign_quantization(config) is not None and getattr(self, "hf_quantizer", None) is None:
-            _forget_quantization(config)  # a model built of such a config holds floats
+            forget_foreign_quantization(config)  # a model built of such a config holds floats
         config.architectures = [type(self).__name__]
         config.dtype = str(self.weight_dtype()).removeprefix("torch.")
         state = self.state_dict() if state_dict is None else state_dict
@@ -387,12 +397,6 @@ def no_progress_bar() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_tqdm_hook(earlier)
-
-
-def _forget_quantization(config: Any) -> None:
-    for part in (config, *(getattr(config, name) for name in config.sub_configs)):
-        if is_foreign(getattr(part, "quantization_config", None)):
-            del part.quantization_config
 
 
 def _take_quantization(kwargs: dict[str, Any]) -> dict[str, Any] | None:

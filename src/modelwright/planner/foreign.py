@@ -7,7 +7,7 @@ bitsandbytes, HQQ, AQLM, EETQ, quanto, torchao, FBGEMM and HIGGS write into file
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from modelwright.configs.quantization import method_of
+from modelwright.configs.quantization import program_of
 from modelwright.planner.stored import Matches, StoredWeights, WeightFormat, everything, named
 
 HEAD = "lm_head"
@@ -25,9 +25,7 @@ def read_foreign(value: Any) -> StoredWeights:
     What cannot be understood is told in `unknown`; then weights count as the type that the config states.
     """
     section: Mapping[str, Any] = value if isinstance(value, Mapping) else value.to_dict()
-    method = method_of(section)
-    if method == "unknown" and (section.get("load_in_4bit") or section.get("load_in_8bit")):
-        method = "bitsandbytes"
+    method = program_of(section)
     reader = _READERS.get(method)
     if reader is None:
         told = f'quant_method "{method}" is not known, so weights are counted in the type stated'
@@ -326,6 +324,7 @@ _READERS: Mapping[str, Callable[[str, Mapping[str, Any]], StoredWeights]] = {
     "higgs": _grouped("bits", 4, 256, offset=0),
     "hqq": _hqq,
     "metal": _grouped("bits", 4, 64),
+    "mlx": _grouped("bits", 4, 64),
     "modelopt": _modelopt,
     "modelopt_fp4": _modelopt,
     "mxfp4": _microscaled(32),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from modelwright.configs import CheckedConfig
-from modelwright.configs.quantization import foreign_quantization
+from modelwright.configs.quantization import READ_PROGRAMS, foreign_quantization, program_of
 from modelwright.configs.tiling import Size
 from modelwright.errors import ConfigError, RequestError
 from modelwright.families import family_of, resolve
@@ -164,6 +164,8 @@ def plan(
     counts = count(config)
     stated: RunSettings = resolve(family_of(config).run_settings)(config)
     section = foreign_quantization(config)
+    if train and program_of(section) in READ_PROGRAMS:
+        section = None  # a run reads the numbers that its weights stand for
     foreign = None if section is None else read_foreign(section)
     if foreign is not None:
         counts = counts.stored_as(foreign)
