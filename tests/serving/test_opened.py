@@ -9,7 +9,7 @@ import pytest
 from modelwright import zoo
 from modelwright.engine.engine import Engine
 from modelwright.errors import CheckpointError, RequestError
-from modelwright.families.deepseek_v2.model import DeepseekV2Model
+from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM, DeepseekV2Model
 from modelwright.hf.pretrained import ModelwrightPreTrainedModel
 from modelwright.serving.answer import answer
 from modelwright.serving.load import load
@@ -17,6 +17,7 @@ from modelwright.serving.names import model_path
 from modelwright.serving.opened import find_model, open_model
 from modelwright.serving.prompts import encode_messages
 from modelwright.serving.ranks import Ranks
+from tests.checkpoints.test_foreign_numbers import stored_in_fp8
 
 
 def open_alone(name, **how):
@@ -81,6 +82,18 @@ def test_the_slow_path_is_told_with_its_reason_unless_it_was_asked_for(v2, monke
     monkeypatch.delenv("MODELWRIGHT_KERNELS")
     monkeypatch.setattr("modelwright.ops.backends.cpu.reason", lambda: "")
     assert opened.notices() == ()
+
+
+def test_what_another_program_quantized_is_told_to_be_read_as_numbers(v2, tmp_path):
+    for path in v2.iterdir():
+        shutil.copy(path, tmp_path)
+    stored_in_fp8(tmp_path, DeepseekV2ForCausalLM.from_pretrained(v2), "deepseek_v2")
+    opened = open_alone(tmp_path)
+    assert opened.notices()[0] == (
+        'the checkpoint is quantized by "fp8": its weights are read as the numbers that they stand for, not as they '
+        "are stored"
+    )
+    assert opened.notices()[1:] == open_alone(v2).notices()
 
 
 def test_a_name_longer_than_any_file_has_is_refused_in_a_sentence():

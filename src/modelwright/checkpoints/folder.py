@@ -9,6 +9,7 @@ from modelwright.checkpoints.dialect import refuse_names_of_others, refuse_other
 from modelwright.checkpoints.source import find_folder, read_json, refuse_foreign_quantization
 from modelwright.checkpoints.weights import weights_in
 from modelwright.configs import CheckedConfig
+from modelwright.configs.quantization import foreign_quantization, program_of
 from modelwright.errors import CheckpointError
 from modelwright.families import Family, architecture_of
 
@@ -26,6 +27,7 @@ class Checkpoint:
         architecture: the model that its ``config.json`` asks for.
         weight_bytes: the size of its weight files together.
         adapter: the folder of a LoRA of peft's that whoever reads the weights folds in; `serving` alone looks for one.
+        quantized_by: another program that has quantized its weights, which are read as the numbers they stand for.
     """
 
     folder: Path
@@ -33,6 +35,7 @@ class Checkpoint:
     architecture: str
     weight_bytes: int
     adapter: Path | None = None
+    quantized_by: str | None = None
 
     @property
     def model_class(self) -> Any:
@@ -95,7 +98,14 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     refuse_foreign_quantization(values, headers)
     refuse_names_of_others(folder, headers)
     shards = {header.shard for header in headers.values()}
-    return Checkpoint(folder, record, architecture, sum(shard.stat().st_size for shard in shards))
+    quantized = foreign_quantization(values)
+    return Checkpoint(
+        folder,
+        record,
+        architecture,
+        sum(shard.stat().st_size for shard in shards),
+        quantized_by=None if quantized is None else program_of(quantized),
+    )
 
 
 def refuse_adapter(folder: Path) -> None:

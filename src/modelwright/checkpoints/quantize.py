@@ -53,7 +53,7 @@ class QuantizeReport:
 
     Attributes:
         tensors: how many tensors the new checkpoint holds.
-        bytes: their size together; source_bytes: that of the tensors they were made from.
+        bytes: their size together; source_bytes: that of the files they were made from.
         shards: how many weight files.
         errors: for each rounded matrix, by its official name, ``|stored - given| / |given|`` (Frobenius norms).
     """
@@ -103,8 +103,7 @@ def quantize(
         shards = write_planned(folder, planned, limit)
         source.config.save_pretrained(folder)
         copy_companions(source.folder, folder, {"config.json", INDEX_FILE})
-    given = sum(header.nbytes for header in source.headers.values())
-    return QuantizeReport(len(planned), work.total, given, len(shards), work.errors)
+    return QuantizeReport(len(planned), work.total, source.file_bytes, len(shards), work.errors)
 
 
 @dataclass(frozen=True)
@@ -115,6 +114,7 @@ class _Source:
     """
 
     folder: Path
+    file_bytes: int
     headers: dict[str, TensorHeader]
     config: Any
     settings: QuantSettings
@@ -146,6 +146,7 @@ class _Source:
         made = {name: own[place.parameter][place.index] for name, place in model.places().items()}
         return cls(
             checkpoint.folder,
+            checkpoint.weight_bytes,
             used,
             config,
             settings,

@@ -19,7 +19,12 @@ from modelwright.checkpoints.dialect import YAMLS, refuse_other_dialects
 from modelwright.checkpoints.gguf.file import names_gguf
 from modelwright.checkpoints.gguf.folder import folder_of
 from modelwright.checkpoints.shards import FileNames, TensorHeader, dtype_of
-from modelwright.configs.quantization import foreign_quantization, forget_foreign_quantization, method_of
+from modelwright.configs.quantization import (
+    foreign_quantization,
+    forget_foreign_quantization,
+    method_of,
+    program_of,
+)
 from modelwright.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)
@@ -29,6 +34,11 @@ HUB_FILES = ("*.json", "*.jinja", "*.safetensors")
 HUB_DUPLICATES = ("consolidated*.safetensors", "original/*", "onnx/*")
 """Patterns of the same weights in other formats, which nothing here reads."""
 HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
+AS_NUMBERS = (
+    'the checkpoint is quantized by "{}": its weights are read as the numbers that they stand for, not as they '
+    "are stored"
+)
+"""What is said of a checkpoint of another program, which takes the memory of floats."""
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -111,11 +121,7 @@ def settle_foreign_quantization(config: Any, found: Mapping[str, TensorHeader]) 
     quantized = foreign_quantization(config)
     if quantized is None or not _are_numbers(found):
         return False
-    logger.warning(
-        'the checkpoint is quantized by "%s": its weights are read as the numbers that they stand for, not as they are '
-        "stored",
-        method_of(quantized),
-    )
+    logger.warning(AS_NUMBERS.format(program_of(quantized)))
     forget_foreign_quantization(config)
     return True
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from modelwright.checkpoints.folder import Checkpoint
 from modelwright.checkpoints.shards import Progress
+from modelwright.checkpoints.source import AS_NUMBERS
 from modelwright.engine.engine import Engine
 from modelwright.engine.params import SamplingParams
 from modelwright.errors import RequestError
@@ -36,8 +37,9 @@ class Opened:
 
     def notices(self) -> tuple[str, ...]:
         """What the user should know of how the model is computed here, a sentence each; usually there is none."""
-        model = self.loaded.model
-        return notices(model.device, model.dtype)
+        model, program = self.loaded.model, self.loaded.checkpoint.quantized_by
+        as_numbers = () if program is None else (AS_NUMBERS.format(program),)
+        return (*as_numbers, *notices(model.device, model.dtype))
 
     def params(self, asked: Mapping[str, Any]) -> SamplingParams:
         """How a request is continued; `asked` are the fields of `SamplingParams` that the caller named.
