@@ -87,6 +87,13 @@ def test_fbgemm_and_modelopt(kind, tmp_path):
     assert header.name == "a.weight" and torch.equal(header.make(), wanted)
 
 
+def test_autoround_in_the_order_of_awq_too(tmp_path):
+    parts, numbers, section = golden("awq")
+    section |= {"quant_method": "auto-round", "packing_format": "auto_round:auto_awq"}
+    found = weights_in(folder_with(tmp_path, parts, section))
+    assert torch.equal(found["proj.weight"].make().to(numbers.dtype), numbers)
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
 def test_integers_lie_one_after_another_from_the_lowest_bit_on(bits):
     values = torch.randint(1 << bits, (3, 64), generator=torch.Generator().manual_seed(bits))
@@ -210,6 +217,7 @@ def test_parts_that_do_not_fit_each_other_are_refused(name, change, why, tmp_pat
     [
         ("gptq_4bit", {"checkpoint_format": "marlin"}, 'checkpoint_format "marlin" is not known'),
         ("awq", {"version": "gemv"}, 'AWQ of version "gemv"'),
+        ("autoround_4bit", {"packing_format": "auto_round"}, 'packing_format "auto_round" is not known'),
         ("mlx_4bit", {"mode": "mxfp4"}, 'mode "mxfp4" is not known'),
     ],
 )

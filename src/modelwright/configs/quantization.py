@@ -13,7 +13,9 @@ QUANT_METHODS = ("int8_weight_only", "int4_weight_only", "int8_dynamic", "int8_k
 """The `quant_method` of what we store, and of MindFormers' rounding to nearest."""
 
 
-READ_PROGRAMS = frozenset(("awq", "bitsandbytes", "compressed-tensors", "fbgemm_fp8", "fp8", "gptq", "mlx", "modelopt"))
+READ_PROGRAMS = frozenset(
+    ("auto-round", "awq", "bitsandbytes", "compressed-tensors", "fbgemm_fp8", "fp8", "gptq", "mlx", "modelopt")
+)
 """Programs whose stored weights are read as the numbers that they stand for (``checkpoints/foreign``)."""
 
 

@@ -1,8 +1,8 @@
 """Matrices as other programs store them, and the numbers that those programs themselves make of them.
 
-Run with these installed beside torch and transformers: gptqmodel 7.7, autoawq 0.2.9, bitsandbytes 0.50,
-compressed-tensors 0.20, mlx 0.32. Each file holds the parts of ``proj``, ``numbers``, and as metadata the section
-``quantization_config`` that a folder with such parts has.
+Run with these installed beside torch and transformers: gptqmodel 7.7, autoawq 0.2.9, auto-round 0.16,
+bitsandbytes 0.50, compressed-tensors 0.20, mlx 0.32. Each file holds the parts of ``proj``, ``numbers``, and as
+metadata the section ``quantization_config`` that a folder with such parts has.
 """
 
 import json
@@ -89,6 +89,25 @@ def awq():
     keep(
         "awq", section, parts, dequantize_gemm(*(parts[each] for each in ("qweight", "qzeros", "scales")), 4, GROUP).t()
     )
+
+
+def autoround():
+    from auto_round_extension.torch.qlinear_torch_zp import QuantLinear
+
+    weight = matrix().float()
+    for bits in (2, 3, 4):
+        groups = weight.unflatten(1, (-1, GROUP))
+        low, high = groups.amin(-1), groups.amax(-1)
+        scales = ((high - low) / (2**bits - 1)).half().float()
+        zeros = (-low / scales).round().clamp(1, 2**bits - 1)
+        linear = torch.nn.Linear(IN, OUT, bias=False)
+        linear.weight.data = weight
+        layer = QuantLinear(bits, GROUP, IN, OUT, False)
+        layer.pack(linear, scales, zeros, device="cpu")
+        parts = {part: getattr(layer, part) for part in ("qweight", "qzeros", "scales")}
+        section = {"quant_method": "auto-round", "bits": bits, "group_size": GROUP, "sym": False,
+                   "packing_format": "auto_round:auto_gptq"}  # fmt: skip
+        keep(f"autoround_{bits}bit", section, parts, layer(torch.eye(IN, dtype=torch.float16)).t())
 
 
 def bnb():
@@ -198,5 +217,5 @@ def mlx():
         keep(f"mlx_{bits}bit", {"group_size": GROUP, "bits": bits, "mode": "affine"}, parts, numbers)
 
 
-for each in sys.argv[1:] or ("gptq", "awq", "bnb", "compressed", "fp8", "mlx"):
+for each in sys.argv[1:] or ("gptq", "awq", "autoround", "bnb", "compressed", "fp8", "mlx"):
     globals()[each]()

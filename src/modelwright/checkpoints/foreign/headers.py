@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.checkpoints.foreign.bitsandbytes import STATES, read_eight_bits, read_four_bits
-from modelwright.checkpoints.foreign.integers import read_awq, read_gptq, read_mlx
+from modelwright.checkpoints.foreign.integers import read_autoround, read_awq, read_gptq, read_mlx
 from modelwright.checkpoints.foreign.parts import Format, Parts
 from modelwright.checkpoints.foreign.scaled import OF_ACTIVATIONS, OF_CACHES, read_packed, read_scaled
 from modelwright.checkpoints.shards import TensorHeader
@@ -19,6 +19,7 @@ from modelwright.configs.quantization import BESIDE, foreign_quantization, progr
 _PASSED_OVER = (*OF_ACTIVATIONS, *OF_CACHES)
 _SCALED = Format("weight_scale", ("weight", "weight_zero_point", "weight_scale_2", *OF_ACTIVATIONS), read_scaled)
 _FORMATS: Mapping[str, Sequence[Format]] = {
+    "auto-round": [Format("qweight", ("qzeros", "scales", "g_idx"), read_autoround)],
     "awq": [Format("qweight", ("qzeros", "scales"), read_awq)],
     "bitsandbytes": [
         Format(

@@ -1,6 +1,6 @@
-"""Matrices as packed integers in groups of inputs: GPTQ's, AWQ's and MLX's files.
+"""Matrices as packed integers in groups of inputs: GPTQ's, AWQ's, AutoRound's and MLX's files.
 
-Sources: AutoGPTQ and GPTQModel (``qlinear``), AutoAWQ (``utils/packing_utils``), MLX (``mx.quantize``).
+Sources: AutoGPTQ and GPTQModel (``qlinear``), AutoAWQ (``utils/packing_utils``), AutoRound, MLX (``mx.quantize``).
 """
 
 import math
@@ -62,6 +62,14 @@ def read_awq(parts: Parts) -> Plain:
     return Plain((out, inputs), make)
 
 
+def read_autoround(parts: Parts) -> Plain:
+    """What AutoRound stored in GPTQ's or AWQ's order, as the section's ``packing_format`` says."""
+    form = parts.section.get("packing_format") or "auto_round:auto_gptq"
+    if form not in _AUTOROUND:
+        raise parts.wrong(f'packing_format "{form}" is not known: {", ".join(_AUTOROUND)} are')
+    return _AUTOROUND[form](parts)
+
+
 def read_mlx(parts: Parts) -> Plain:
     """``weight`` ``[out, in * bits / 32]`` of whole words; ``scales`` and ``biases`` ``[out, groups]`` are added."""
     own = parts.section.get(parts.name.removesuffix(".weight"))
@@ -81,6 +89,9 @@ def read_mlx(parts: Parts) -> Plain:
         return made.mul_(scales[..., None]).add_(biases[..., None]).flatten(1)
 
     return Plain((out, inputs), make)
+
+
+_AUTOROUND = {"auto_round:auto_gptq": read_gptq, "auto_round:auto_awq": read_awq}
 
 
 def _bits(parts: Parts, words: int, count: int) -> int:
