@@ -43,7 +43,10 @@ ROWS: dict[int, tuple[str, ...]] = {
     32: ("test_soak.py::test_row_32_",),
     33: ("test_pictures.py::test_row_33_", "test_soak.py::test_row_33_"),
     34: ("test_leaving.py::test_row_34_", "../engine/test_engine_pictures.py::test_pixels_decide_what_is_found_again"),
-    35: ("../checkpoints/test_shards.py::test_pickles_are_never_read",),
+    35: (
+        "../checkpoints/test_shards.py::test_pickles_are_never_read",
+        "../checkpoints/test_pickled.py::test_what_a_pickle_would_run_is_refused_and_not_run",
+    ),
     36: ("../hf/test_loading.py::test_code_that_a_config_names_is_never_run",),
     37: ("../serving/test_template_trial.py::test_row_37_", "test_chat.py::test_variables_of_the_template"),
     38: (

@@ -1,6 +1,7 @@
 """What a conversion starts from: a folder in either dialect, its config, and its tensors, checked and ready to read."""
 
 import copy
+import os
 import re
 from collections.abc import Collection
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from modelwright.checkpoints.finite import check_finite
 from modelwright.checkpoints.fit import check_fit
 from modelwright.checkpoints.folder import refuse_adapter
 from modelwright.checkpoints.new_folder import COMPANIONS
+from modelwright.checkpoints.pickled import PICKLED, holds_pickles_alone, pickled_headers
 from modelwright.checkpoints.quantized_model import is_quantized
 from modelwright.checkpoints.recipes import Recipe, copy_of, unpack
 from modelwright.checkpoints.shards import INDEX_FILE, SINGLE_FILE, TensorHeader, headers_of, open_shard
@@ -65,8 +67,11 @@ class Source:
     dropped: tuple[Dropped, ...]
 
 
-def open_source(path: str | Path) -> Source:
+def open_source(path: str | Path, allow_pickle: bool = False) -> Source:
     """Look at a folder, a YAML of another dialect beside its weights, or fetch the hub's ``organisation/name``.
+
+    Args:
+        allow_pickle: read the tensors of ``pytorch_model.bin`` where there are no safetensors.
 
     Raises:
         CheckpointError: no weights or no config, unsafe or damaged files, or tensors that do not fit the config.
@@ -77,7 +82,9 @@ def open_source(path: str | Path) -> Source:
     folder = named.parent if asked else find_folder(path, {}, COMPANIONS)
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder")
-    found = _read_headers(folder)
+    if allow_pickle and not any(folder.glob("*.safetensors")) and not os.path.exists(path):
+        folder = find_folder(path, {}, (*COMPANIONS, PICKLED))  # of the hub
+    found = pickled_headers(folder) if allow_pickle and holds_pickles_alone(folder) else _read_headers(folder)
     others = other_dialects().values()
     for dialect in others:
         if dialect.holds(found):

@@ -7,6 +7,7 @@ from pathlib import Path
 from modelwright.checkpoints.conversion_source import Dropped, Source
 from modelwright.checkpoints.dialect import GENERATION_FILE, TensorDialect, other_dialects
 from modelwright.checkpoints.new_folder import copy_companions
+from modelwright.checkpoints.pickled import PICKLED_INDEX
 from modelwright.checkpoints.shards import INDEX_FILE
 from modelwright.configs import CheckedConfig
 
@@ -32,7 +33,8 @@ def write_config(folder: Path, source: Source, dialect: TensorDialect | None, co
             for name in dialect.unsaid(config, source.folder)
         ]
         dropped += [] if source.dialect is dialect else _run_sections(source)  # which is written again
-    passed_over = {source.config_file.name, "config.json", INDEX_FILE}
+    passed_over = {source.config_file.name, "config.json", INDEX_FILE, PICKLED_INDEX}
+    passed_over |= {header.shard.name for header in source.tensors.values()}
     passed_over |= {name for other in other_dialects().values() for name in other.own_files}
     passed_over |= set() if dialect is None else {GENERATION_FILE}
     left = copy_companions(source.folder, folder, passed_over)

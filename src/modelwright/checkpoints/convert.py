@@ -67,6 +67,7 @@ def convert(
     num_key_value_heads: int | None = None,
     dtype: str | torch.dtype | None = None,
     max_shard_size: int | str = ONE_SHARD,
+    allow_pickle: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Convert a checkpoint folder; ``dst`` appears whole at the end, or not at all.
@@ -83,6 +84,7 @@ def convert(
             matrices of a GGUF file; None keeps each one's own (norms may differ from the rest), and takes the config's,
             bfloat16, for a GGUF file's blocks.
         max_shard_size: bytes of one weight file at most, or text such as ``200MB`` or ``5GiB``.
+        allow_pickle: read the tensors of ``pytorch_model.bin`` where there are no safetensors, and nothing else of it.
         progress: called after each tensor with its name, the bytes made so far and the bytes to make.
 
     Raises:
@@ -93,11 +95,11 @@ def convert(
     if to == GGUF or (to is None and names_gguf(dst)):
         if qkv_concat is not None or max_shard_size != ONE_SHARD:
             raise ConfigError("qkv_concat and max_shard_size say how folders are written, and a GGUF file is one file")
-        return _to_gguf(src, Path(dst), num_key_value_heads, dtype, progress)
+        return _to_gguf(src, Path(dst), num_key_value_heads, dtype, allow_pickle, progress)
     target, limit, kind = Path(dst).absolute(), parse_size(max_shard_size), _read_dtype(dtype)
     dialect = dialect_called(to)
     check_new(target)
-    source = open_source(src)
+    source = open_source(src, allow_pickle)
     if target == source.folder.resolve() or source.folder.resolve() in target.resolve().parents:
         raise CheckpointError(f"{target} must not lie inside the folder to convert, {source.folder}")
     config = _target_config(source, dialect, qkv_concat, num_key_value_heads, kind)
@@ -121,13 +123,18 @@ def _notes(dialect: TensorDialect | None, config: CheckedConfig) -> tuple[str, .
 
 
 def _to_gguf(
-    src: str | Path, dst: Path, kv_heads: int | None, dtype: str | torch.dtype | None, progress: Progress | None
+    src: str | Path,
+    dst: Path,
+    kv_heads: int | None,
+    dtype: str | torch.dtype | None,
+    allow_pickle: bool,
+    progress: Progress | None,
 ) -> Report:
     if not names_gguf(dst):
         raise ConfigError(f"the name of a GGUF file must end in {SUFFIX}, and {dst} does not")
     if os.path.lexists(dst):
         raise CheckpointError(f"{dst} is there already; name a new file")
-    source = open_source(src)
+    source = open_source(src, allow_pickle)
     config = _target_config(source, None, None, kv_heads, None)
     recipes = _target_recipes(source, None, config, kv_heads)
     kind = None if dtype is None else str(dtype_name(dtype))

@@ -137,8 +137,9 @@ def parts_of(name: str, stored: Stored) -> Iterator[tuple[str, Tensor]]:
 
 
 def is_quantized(header: TensorHeader) -> bool:
-    """Whether a tensor is part of a weight stored in integers."""
-    return header.dtype in INTEGERS or header.name.endswith((SCALE, OFFSET))
+    """Whether a tensor is part of a weight stored in integers; masks of bytes, as older ImageGPTs hold, are none."""
+    steps = header.dtype in INTEGERS and header.name.endswith("weight")
+    return steps or header.name.endswith((SCALE, OFFSET))
 
 
 def settle_offsets(config: Any, found: Iterable[TensorHeader]) -> bool:

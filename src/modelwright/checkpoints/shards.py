@@ -27,6 +27,7 @@ from modelwright.ops import host_memory
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _VARIANT = re.compile(r"[\w-]+(\.[\w-]+)*")
+_HOW = " (modelwright convert --allow-pickle reads the tensors alone, and runs nothing)"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Types that weights may have, by safetensors' names."""
@@ -360,6 +361,6 @@ def _shards(folder: Path, files: FileNames, indexed: dict[str, str]) -> list[Pat
     if pickles and not others:
         raise CheckpointError(
             f"{folder} holds only pickled weights ({pickles[0]}), which can run code when read; "
-            "convert them to safetensors"
+            f"convert them to safetensors{_HOW if pickles[0].startswith('pytorch_model') else ''}"
         )
     raise CheckpointError(absent)

@@ -30,6 +30,7 @@ class ConvertOptions:
     num_key_value_heads: int | None = None
     dtype: str | None = None
     max_shard_size: str = "5GB"
+    allow_pickle: bool = False
 
 
 def run_convert(options: ConvertOptions) -> None:
@@ -45,6 +46,7 @@ def run_convert(options: ConvertOptions) -> None:
             num_key_value_heads=options.num_key_value_heads,
             dtype=options.dtype,
             max_shard_size=int(size) if size.isdecimal() else size,
+            allow_pickle=options.allow_pickle,
             progress=progress,
         )
     write(summary(options.dst, report) + "\n")

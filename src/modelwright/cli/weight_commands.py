@@ -63,6 +63,13 @@ def convert(
         ),
     ] = None,
     max_shard_size: ShardSize = "5GB",
+    allow_pickle: Annotated[
+        bool,
+        Option(
+            "--allow-pickle",
+            help="Read pytorch_model.bin where there are no safetensors: tensors alone, and nothing that it would run.",
+        ),
+    ] = False,
 ) -> None:
     """Turn a checkpoint into another layout, number type, file size or number of key heads."""
     check_model(src)
@@ -71,7 +78,7 @@ def convert(
 
     from modelwright.cli.convert import ConvertOptions, run_convert
 
-    run_convert(ConvertOptions(src, dst, to, qkv_concat, num_key_value_heads, dtype, max_shard_size))
+    run_convert(ConvertOptions(src, dst, to, qkv_concat, num_key_value_heads, dtype, max_shard_size, allow_pickle))
 
 
 def quantize(
