@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-QUESTIONS = ("What is the capital of France?", "And of Italy?")
+QUESTIONS = ("What is the capital of Japan?", "And of Italy?")
 
 
 def find_model() -> Path | None:
