@@ -112,6 +112,14 @@ def test_files_beside_the_config_say_it_too(file, tmp_path):
     assert torch.equal(found["proj.weight"].make().to(numbers.dtype), numbers)
 
 
+def test_what_a_config_says_counts_before_files_beside_it(tmp_path):
+    model = MODELS["llama"]()
+    quantize_model(model, "int8")
+    model.save_pretrained(tmp_path)
+    (tmp_path / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "FP8"}}')
+    assert torch.equal(type(model).from_pretrained(tmp_path).lm_head.weight, model.lm_head.weight)
+
+
 def stored_in_fp8(folder, model, kind):
     """The folder of ``model`` with the matrices of its layers as DeepSeek stores them; gives the numbers they are."""
     model.save_pretrained(folder)

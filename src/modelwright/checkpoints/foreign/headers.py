@@ -16,6 +16,7 @@ from modelwright.checkpoints.shards import TensorHeader
 from modelwright.checkpoints.source import read_json
 from modelwright.configs.quantization import BESIDE, foreign_quantization, program_of
 
+_OURS = frozenset({"quant_config", "quantization_config"})
 _PASSED_OVER = (*OF_ACTIVATIONS, *OF_CACHES)
 _SCALED = Format("weight_scale", ("weight", "weight_zero_point", "weight_scale_2", *OF_ACTIVATIONS), read_scaled)
 _FORMATS: Mapping[str, Sequence[Format]] = {
@@ -79,9 +80,10 @@ def _header(each: Format, parts: Parts) -> TensorHeader:
 
 def _section(folder: Path) -> Mapping[str, Any] | None:
     """What the folder says of how its weights are stored; None where that is nothing, or our own."""
-    config = folder / "config.json"
-    if config.is_file() and isinstance(said := foreign_quantization(read_json(config)), Mapping):
-        return said
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if not _OURS.isdisjoint(config) or foreign_quantization(config) is not None:
+        said = foreign_quantization(config)
+        return said if isinstance(said, Mapping) else None
     for name, program in BESIDE.items():
         if (folder / name).is_file():
             return {"quant_method": program} | read_json(folder / name)
