@@ -10,6 +10,7 @@ from modelwright.configs.field_types import cut, shown
 from modelwright.engine.params import GUIDE_KINDS, Guide, SamplingParams
 from modelwright.errors import RequestError
 from modelwright.processing.batching import ProcessedPrompt
+from modelwright.processing.data_urls import is_data_url
 from modelwright.processing.images import count_frames
 from modelwright.serving.load import Loaded
 from modelwright.serving.opened import Opened
@@ -85,7 +86,7 @@ def _tell_of_motion(line: int, messages: Any) -> None:
     """Say of which pictures only the first frame is shown, as `chat` does."""
     for picture in pictures_in(messages):
         if (frames := count_frames(picture)) > 1:
-            named = isinstance(picture, str) and len(picture) < LONGEST_NAME and not picture.startswith("data:")
+            named = isinstance(picture, str) and len(picture) < LONGEST_NAME and not is_data_url(picture)
             called = picture if named else "a picture"
             say(f"modelwright: line {line}: {called} is animated; the first of its {frames} frames is shown")
 

@@ -1,7 +1,5 @@
 """Any picture a caller may hand over, made an upright RGB ``PIL.Image``; nothing here knows about tiles or models."""
 
-import base64
-import binascii
 import io
 import os
 import re
@@ -18,6 +16,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from modelwright.errors import RequestError
 from modelwright.processing.arrays import Array, is_array, levels_of
+from modelwright.processing.data_urls import DataUrl, is_data_url
 
 MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
 """Largest accepted width x height, 89 megapixels: the size at which Pillow itself begins to warn of a bomb."""
@@ -102,8 +101,8 @@ def _frames(image: Image.Image) -> int:
 def _open_source(source: Any) -> tuple[str, IO[bytes]]:
     if isinstance(source, bytes | bytearray | memoryview):
         return "picture bytes", io.BytesIO(source)
-    if isinstance(source, str) and source.startswith("data:"):
-        return "data URL", io.BytesIO(_data_url_bytes(source))
+    if isinstance(source, str) and is_data_url(source):
+        return "data URL", io.BytesIO(DataUrl.read(source).decode())
     if isinstance(source, str | os.PathLike):
         return _open_named(os.fspath(source))
     if hasattr(source, "read"):
@@ -135,7 +134,7 @@ def _open_named(name: str) -> tuple[str, IO[bytes]]:
 def _picture_in_base64(text: str) -> bytes | None:
     """The bytes that base64 text stands for, if they begin as a picture does."""
     try:
-        encoded = base64.b64decode("".join(text.split()), validate=True)
+        encoded = DataUrl.read(f"data:;base64,{text}").decode()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             Image.open(io.BytesIO(encoded))
@@ -151,16 +150,6 @@ def _from_array(array: Any) -> Image.Image:
     if len(pictures) != 1:
         raise RequestError(f"one picture was expected, got an array of {len(pictures)}, of shape {list(array.shape)}")
     return Image.fromarray(pictures[0])
-
-
-def _data_url_bytes(url: str) -> bytes:
-    header, comma, payload = url.partition(",")
-    if not comma or not header.endswith(";base64"):
-        raise RequestError(f"a data: URL must read data:<type>;base64,<data>, got {url[:40]!r}")
-    try:
-        return base64.b64decode("".join(payload.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise RequestError(f"the data: URL is not valid base64: {error}") from error
 
 
 def _open_header(name: str, stream: IO[bytes], max_pixels: int) -> Image.Image:

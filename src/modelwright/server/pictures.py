@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
+from modelwright.errors import RequestError
+from modelwright.processing.data_urls import DataUrl, is_data_url
 from modelwright.processing.images import MAX_PIXELS
 from modelwright.processing.messages import DETAILS
-from modelwright.server.data_urls import check_header, check_length, decode_data_url, may_be_long
 from modelwright.server.fetch import ALL_SECONDS, Fetcher
-from modelwright.server.picture_bytes import EncodedPicture, too_large, too_slow
+from modelwright.server.picture_bytes import EncodedPicture, too_large, too_slow, unsupported
 from modelwright.server.picture_folder import PictureFolder
 from modelwright.server.picture_hosts import PictureUrl
 from modelwright.server.settings import ServerSettings
@@ -125,8 +126,8 @@ class PictureReader:
         where, settings = source.where, self._settings
         scheme = _scheme(source.url)
         if scheme == "data":
-            check_header(source.url, where)
-            return partial(self._open, lambda: decode_data_url(source.url, where), where)
+            url = _data_url(source)
+            return partial(self._open, lambda: _decoded(url, where), where)
         if scheme in ("http", "https"):
             return partial(self._fetch, self._fetcher.check(source.url, where), where)
         if scheme == "file":
@@ -139,8 +140,8 @@ class PictureReader:
         """Refuse pictures in the request itself that are too long, before one is opened."""
         most = self._settings.max_picture_bytes
         for each in sources:
-            if _scheme(each.url) == "data" and may_be_long(each.url, most):
-                work = partial(check_length, each.url, most, each.where)
+            if is_data_url(each.url) and (url := _data_url(each)).most > most:
+                work = partial(_check_size, url, most, each.where)
                 await self._opening.run(work, DECODE_SECONDS, too_slow(each.where, DECODE_SECONDS))
 
     async def _fetch(self, url: PictureUrl, where: str) -> EncodedPicture:
@@ -163,7 +164,28 @@ class PictureReader:
 
 
 def _scheme(url: str) -> str:
-    return url[:8].partition(":")[0].lower()
+    return "data" if is_data_url(url) else url[:8].partition(":")[0].lower()
+
+
+def _data_url(source: PictureSource) -> DataUrl:
+    try:
+        return DataUrl.read(source.url)
+    except RequestError as error:
+        raise unsupported(source.where, str(error)) from None
+
+
+def _check_size(url: DataUrl, most: int, where: str) -> None:
+    """Refuse what cannot become a picture of at most `most` bytes. In a thread: it is read for blanks and escapes."""
+    size = url.size()
+    if size > most:
+        raise too_large(where, f"the picture has {size} bytes, and at most {most} are taken")
+
+
+def _decoded(url: DataUrl, where: str) -> bytes:
+    try:
+        return url.decode()
+    except RequestError as error:
+        raise unsupported(where, str(error)) from None
 
 
 def _read_detail(source: PictureSource) -> str:

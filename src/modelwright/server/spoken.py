@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from modelwright.processing.data_urls import is_data_url
+
 _SAID = ("messages", "prompt", "input", "instructions")
 _LONGEST_URL = 64
 
@@ -16,6 +18,6 @@ def _without_pictures(value: Any) -> Any:
         return {name: _without_pictures(each) for name, each in value.items()}
     if isinstance(value, list):
         return [_without_pictures(each) for each in value]
-    if isinstance(value, str) and value.startswith("data:") and len(value) > _LONGEST_URL:
+    if isinstance(value, str) and is_data_url(value) and len(value) > _LONGEST_URL:
         return f"{value[:_LONGEST_URL]}... ({len(value)} characters)"
     return value

@@ -15,6 +15,7 @@ from modelwright.data.examples import BrokenRow, PictureRef, Place
 from modelwright.data.formats.fields import broken, shown
 from modelwright.data.rows import Row
 from modelwright.errors import RequestError
+from modelwright.processing.data_urls import is_data_url
 from modelwright.processing.images import load_image
 
 _TURNED = (5, 6, 7, 8)
@@ -49,7 +50,7 @@ class PictureFolder:
             raise broken(row, f"a picture must be a path, a data: URL or bytes, got {shown(given)}")
         if given in row.members:
             return PictureRef(row.members[given], detail)
-        if given.startswith("data:"):
+        if is_data_url(given):
             return PictureRef(given, detail)
         return PictureRef(str(self._path(row, given)), detail)
 
@@ -87,7 +88,7 @@ def open_picture(picture: PictureRef, place: Place) -> Image.Image:
 
 def upright_size(row: Row, picture: PictureRef) -> tuple[int, int]:
     """(width, height) of a picture as it is seen, by its header alone where that says so."""
-    if isinstance(picture.source, str) and not picture.source.startswith("data:"):
+    if isinstance(picture.source, str) and not is_data_url(picture.source):
         try:
             with Image.open(picture.source) as image:
                 turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
