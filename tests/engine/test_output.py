@@ -33,6 +33,19 @@ def test_the_end_of_sentence_ends_it_and_is_no_text():
     assert put_all(kept, [*encode(BYTES, "hi"), END]) == "hi<end>"
 
 
+def test_the_token_that_ended_it_is_kept_whole_whatever_stop_texts_are_in_it():
+    """It ends the output for the same reason whether it is shown or not; so a stop text in its name did not."""
+    for params, reason in (({}, None), ({"stop_token_ids": [END], "eos_token_ids": ()}, END)):
+        given = {"skip_special_tokens": False, "stop": ["en", "i<"], **params}
+        kept, cut = stream_of(include_stop_str_in_output=True, **given), stream_of(**given)
+        assert put_all(kept, [*encode(BYTES, "hi"), END]) == "hi<end>"
+        assert put_all(cut, [*encode(BYTES, "hi"), END]) == "hi"
+        assert (kept.stop_reason, kept.finish_reason) == (cut.stop_reason, cut.finish_reason) == (reason, "stop")
+    text = stream_of(include_stop_str_in_output=True, skip_special_tokens=False, stop=["en"])
+    assert put_all(text, encode(BYTES, "token")) == "token"
+    assert put_all(stream_of(include_stop_str_in_output=True, stop=["ke"]), encode(BYTES, "token")) == "toke"
+
+
 def test_an_ignored_end_of_sentence_goes_on():
     stream = stream_of(room=4, ignore_eos=True)
     assert put_all(stream, [*encode(BYTES, "a"), END, *encode(BYTES, "bcd")]) == "abc"

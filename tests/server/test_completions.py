@@ -11,7 +11,7 @@ from modelwright.engine.params import SamplingParams
 from modelwright.engine.results import Update
 from modelwright.server.completion_text import CompletionText
 from tests.server.models import llama
-from tests.server.serving import COMPLETIONS, running
+from tests.server.serving import CHAT, COMPLETIONS, running
 
 TEXT = "Once upon a tïme"
 
@@ -46,6 +46,31 @@ def test_the_four_forms_of_a_prompt_are_one_answer():
         [choice] = reply.json()["choices"]
         assert choice["text"] == expected.text and choice["finish_reason"] == "length"
         assert reply.json()["usage"]["prompt_tokens"] == len(ids)
+
+
+def said_by(reply):
+    """The text of a reply or a stream, and why it ended."""
+    choices = [frame["choices"][0] for frame in reply.frames()[:-1]] or reply.json()["choices"]
+    spoken = [choice.get("message") or choice.get("delta") or choice for choice in choices]
+    text = "".join(each.get("content") or each.get("text") or "" for each in spoken)
+    return text, choices[-1]["finish_reason"], choices[-1].get("stop_reason")
+
+
+def test_a_stop_text_inside_of_the_end_token_leaves_it_whole():
+    end = llama().tokenizer.convert_tokens_to_ids("<|im_end|>")
+    fields = {"logit_bias": {str(end): 1000.0}, "min_tokens": 3, "stop": ["end", "_"], "skip_special_tokens": False}
+    ways = [(kept, stream) for kept in (False, True) for stream in (False, True)]
+    asks = [{"include_stop_str_in_output": kept, "stream": stream} | fields for kept, stream in ways]
+
+    async def main():
+        async with running(llama()) as server:
+            hi = {"prompt": None, "messages": [{"role": "user", "content": "Hi"}]}
+            found = [await server.client.post(COMPLETIONS, ask(**each)) for each in asks]
+            return found, [await server.client.post(CHAT, ask(**each) | hi) for each in asks]
+
+    for replies in asyncio.run(main()):
+        cut, _, kept, _ = said = [said_by(reply) for reply in replies]
+        assert said == [cut, cut, kept, kept] and kept == (cut[0] + "<|im_end|>", "stop", None)
 
 
 def test_several_prompts_and_n_are_choices_in_order():

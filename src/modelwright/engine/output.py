@@ -75,7 +75,7 @@ class OutputStream:
         if token in self._ends and (stops[0] or token not in self._params.stop_token_ids):
             self.stop_reason = token if token in self._params.stop_token_ids else None
             shown = [token] if self._params.include_stop_str_in_output else []
-            return self._read(shown, stops[1]) + self.end(FinishReason.STOP)
+            return self._read(shown, counts=False) + self.end(FinishReason.STOP)  # no stop text inside it cuts it
         if token in self._unseen_stops and self._counts(stops[1]):
             self.stop_reason = stop = self._unseen_stops[token]
             rest = self.end(FinishReason.STOP)
