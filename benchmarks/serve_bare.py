@@ -12,7 +12,7 @@ import uvicorn
 
 from modelwright.server.events import Text
 from modelwright.server.frames import DONE, HEADERS, ChatFrames
-from modelwright.server.wire.usage import PromptDetails, Usage
+from modelwright.server.wire.usage import CompletionDetails, PromptDetails, Usage
 
 
 class Bare:
@@ -59,7 +59,7 @@ class Bare:
 
 
 def _usage(tokens: int) -> Usage:
-    return Usage(0, tokens, tokens, PromptDetails())
+    return Usage(0, tokens, tokens, PromptDetails(), CompletionDetails())
 
 
 if __name__ == "__main__":

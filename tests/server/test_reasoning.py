@@ -1,5 +1,7 @@
 """Thoughts and answers are parted alike however the text is cut."""
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,8 @@ from modelwright.engine.results import Update
 from modelwright.server.answers import Answer, joined
 from modelwright.server.events import Reasoning, Row, Text
 from modelwright.server.reasoning import ThinkReader
+from tests.server.models import llama
+from tests.server.serving import CHAT, COMPLETIONS, RESPONSES, running
 
 CASES = [
     ("<think>\nso\n</think>\n\nAnswer", False, "so", "Answer"),
@@ -62,3 +66,38 @@ def test_tokens_of_thoughts_are_counted():
 
     assert counted(["<think>", "so", " so", "</think>", "Yes", "."]) == (6, 4)
     assert counted(["Yes", "."]) == (2, 0)
+
+
+def test_usage_is_told_alike_by_chat_completions_and_responses():
+    """With the details that OpenAI's answers have, whether the answer is told whole or as it comes."""
+    said = "<think>ab</think>Yes"  # a token is a byte
+    guided = {"model": "tiny", "temperature": 0, "structured_outputs": {"choice": [said]}}
+    asked = guided | {"messages": [{"role": "user", "content": "Hi"}]}
+    streamed = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+
+    async def main():
+        async with running(llama(), {"reasoning": "think"}) as server:
+            post = server.client.post
+            chats = [await post(CHAT, asked | more) for more in ({"n": 2}, {"n": 2} | streamed)]
+            completions = [
+                await post(COMPLETIONS, guided | {"prompt": "Hi", "max_tokens": 40} | more) for more in ({}, streamed)
+            ]
+            return chats, completions, await post(RESPONSES, guided | {"input": "Hi"})
+
+    chats, completions, response = asyncio.run(main())
+    thoughts = len(said) - len("Yes") - len("<think")
+    for (whole, stream), drawn, thought in ((chats, 2 * len(said), 2 * thoughts), (completions, len(said), 0)):
+        usage, told = whole.json()["usage"], [frame["usage"] for frame in stream.frames()[:-1] if frame["usage"]]
+        assert usage["completion_tokens_details"] == {"reasoning_tokens": thought}
+        assert usage["completion_tokens"] == drawn
+        assert usage["prompt_tokens_details"] | {"cached_tokens": 0} == {
+            "cached_tokens": 0,
+            "picture_tokens": 0,
+            "cache_write_tokens": 0,
+        }
+        assert told[-1] | {"prompt_tokens_details": {}} == usage | {"prompt_tokens_details": {}}
+        counts = [each["completion_tokens_details"]["reasoning_tokens"] for each in told]
+        assert counts == sorted(counts)
+    usage = response.json()["usage"]
+    assert usage["output_tokens_details"] == {"reasoning_tokens": thoughts}
+    assert usage["input_tokens_details"].keys() == {"cached_tokens", "picture_tokens", "cache_write_tokens"}

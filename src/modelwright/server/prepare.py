@@ -35,6 +35,7 @@ from modelwright.server.wire.completions import MOST_PROMPTS, CompletionRequest
 from modelwright.server.wire.errors import ApiError
 from modelwright.server.wire.grounding import GroundingOptions
 from modelwright.server.wire.sampling import SamplingFields
+from modelwright.server.wire.usage import Usage
 from modelwright.serving.prompts import encode_text
 
 WORKERS = 4
@@ -58,6 +59,11 @@ class Ready:
     meter: Meter
     grounds: bool = False
     prompt_text: str = ""
+
+    @property
+    def usage(self) -> Usage:
+        """What all its answers took so far."""
+        return self.meter.usage(sum(answer.thought_tokens for answer in self.answers))
 
 
 class Preparation:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from modelwright.engine.results import Update
 from modelwright.server.metrics import Metrics, Times
-from modelwright.server.wire.usage import PromptDetails, Timings, Usage
+from modelwright.server.wire.usage import CompletionDetails, PromptDetails, Timings, Usage
 
 
 @dataclass
@@ -59,11 +59,11 @@ class Meter:
         decode = None if self.first is None or self.last is None else self.last - self.first
         metrics.finished(reason, tokens, Times(queue, prefill, decode, time.monotonic() - self.started))
 
-    @property
-    def usage(self) -> Usage:
+    def usage(self, thought_tokens: int = 0) -> Usage:
+        """What it took, of whose tokens so many are thoughts'."""
         details = PromptDetails(self.cached_tokens, self.picture_tokens)
         total = self.prompt_tokens + self.completion_tokens
-        return Usage(self.prompt_tokens, self.completion_tokens, total, details)
+        return Usage(self.prompt_tokens, self.completion_tokens, total, details, CompletionDetails(thought_tokens))
 
     @property
     def timings(self) -> Timings:

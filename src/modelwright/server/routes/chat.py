@@ -73,7 +73,7 @@ class _Reply:
             model=self._model,
             system_fingerprint=self._parts.served.fingerprint,
             choices=choices,
-            usage=self._ready.meter.usage,
+            usage=self._ready.usage,
             prompt_logprobs=prompt_logprobs,
             timings=self._ready.meter.timings if self._request.include_timings else UNSET,
         )
@@ -96,7 +96,7 @@ class _Reply:
                     metrics.frames(1)
         running.finished()
         timings = meter.timings if request.include_timings else UNSET
-        last = frames.usage(meter.usage, timings) if usage else b""
+        last = frames.usage(self._ready.usage, timings) if usage else b""
         await exchange.write(last + DONE, last=True)
 
     def _frames(self, frames: ChatFrames, piece: Piece) -> bytes:
@@ -105,10 +105,12 @@ class _Reply:
             found += frames.prompt(update.index, prompt_logprobs_of(update.prompt_logprobs, self._texts))
         answer: Answer = self._ready.answers[update.index]
         events, told = answer.take(update)
-        found += frames.pieces(update.index, events, told if self._request.logprobs else None, lambda: meter.usage)
+        found += frames.pieces(
+            update.index, events, told if self._request.logprobs else None, lambda: self._ready.usage
+        )
         if answer.completion is not None:
             timings = meter.timings if self._request.include_timings else UNSET
-            found += frames.finish(update.index, answer.finish_reason, answer.stop_reason, meter.usage, timings)
+            found += frames.finish(update.index, answer.finish_reason, answer.stop_reason, self._ready.usage, timings)
         return found
 
 

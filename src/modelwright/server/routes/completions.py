@@ -17,7 +17,7 @@ from modelwright.server.pace import Pace
 from modelwright.server.prepare import Ready
 from modelwright.server.routes.endpoint import Endpoint, Parts
 from modelwright.server.wire.completions import CompletionChoice, CompletionReply, CompletionRequest
-from modelwright.server.wire.usage import PromptDetails, Usage
+from modelwright.server.wire.usage import CompletionDetails, PromptDetails, Usage
 
 
 class Completions(Endpoint):
@@ -124,10 +124,11 @@ class _Reply:
         return choice
 
     def _usage(self) -> Usage:
-        each = [ready.meter.usage for ready in self._ready]
+        each = [ready.usage for ready in self._ready]
         return Usage(
             sum(one.prompt_tokens for one in each),
             sum(one.completion_tokens for one in each),
             sum(one.total_tokens for one in each),
             PromptDetails(sum(one.prompt_tokens_details.cached_tokens for one in each)),
+            CompletionDetails(),
         )

@@ -211,7 +211,7 @@ class _Reply:
     def response(self) -> dict[str, Any]:
         """It as it stands."""
         request, ended = self._request, self._status not in ("in_progress",)
-        usage = self._ready.meter.usage
+        usage = self._ready.usage
         text = request.text.format if request.text is not None else None
         return {
             "id": self.id,
@@ -247,11 +247,11 @@ class _Reply:
                 "input_tokens": usage.prompt_tokens,
                 "input_tokens_details": {
                     "cached_tokens": usage.prompt_tokens_details.cached_tokens,
-                    "cache_write_tokens": 0,  # those that cost more than others
+                    "cache_write_tokens": usage.prompt_tokens_details.cache_write_tokens,
                     "picture_tokens": usage.prompt_tokens_details.picture_tokens,
                 },
                 "output_tokens": usage.completion_tokens,
-                "output_tokens_details": {"reasoning_tokens": self._answer.thought_tokens},
+                "output_tokens_details": {"reasoning_tokens": usage.completion_tokens_details.reasoning_tokens},
                 "total_tokens": usage.total_tokens,
             }
             if ended

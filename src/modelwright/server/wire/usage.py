@@ -4,10 +4,20 @@ import msgspec
 
 
 class PromptDetails(msgspec.Struct):
-    """Of the prompt's tokens: how many were found in the cache, how many stand for pictures."""
+    """Of the prompt's tokens: how many were found in the cache, how many stand for pictures.
+
+    `cache_write_tokens` are those that cost more than others because they were kept: none do.
+    """
 
     cached_tokens: int = 0
     picture_tokens: int = 0
+    cache_write_tokens: int = 0
+
+
+class CompletionDetails(msgspec.Struct):
+    """Of the tokens drawn: how many are of thoughts, which a reader parts from the text."""
+
+    reasoning_tokens: int = 0
 
 
 class Usage(msgspec.Struct):
@@ -17,6 +27,7 @@ class Usage(msgspec.Struct):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails
 
 
 class Timings(msgspec.Struct):
