@@ -157,6 +157,23 @@ def test_what_is_malformed_inside_is_left_to_the_types(body):
     assert check_fields(body, ChatRequest, strict=False) == ()
 
 
+@pytest.mark.parametrize("kind", [ChatRequest, CompletionRequest])
+def test_options_of_a_stream_are_refused_without_one(kind):
+    """As OpenAI does; those that ask for nothing may stand."""
+    for name in ("include_usage", "continuous_usage_stats", "include_progress", "include_obfuscation"):
+        asked, idle = {"stream_options": {name: True}}, {"stream_options": {name: False}}
+        for body in (asked, asked | {"stream": False}, asked | {"stream": None}):
+            with pytest.raises(ApiError, match=f"stream_options.{name} .* set stream to true") as caught:
+                check_fields(body, kind, strict=False)
+            assert (caught.value.status, caught.value.param) == (400, "stream_options")
+        told = ("stream_options.include_obfuscation",) if name == "include_obfuscation" else ()
+        for body in (asked | {"stream": True}, idle, idle | {"stream": False}, {"stream_options": None}):
+            assert check_fields(body, kind, strict=False) == (() if body["stream_options"] is None else told)
+    assert check_fields({"stream_options": {"include_usage": True}}, ResponsesRequest, strict=False) == (
+        "stream_options",
+    )
+
+
 FOO = {"type": "function", "foo": 1, "function": {"name": "f"}}
 NO_NAME = {"type": "function", "nam": "f"}
 INSIDE = [

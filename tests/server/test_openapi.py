@@ -41,6 +41,7 @@ WHOLE = {
     RESPONSES: {"input": "a", "max_output_tokens": 1},
 }
 NEEDS = {"top_logprobs": {"logprobs": True}, "tool_choice": {"tools": [TOOL]}, "min_tokens": {"ignore_eos": True}}
+NEEDS["stream_options"] = {"stream": True}
 BETWEEN_FIELDS = {"min_tokens", "previous_response_id", "grounding", "chat_template_kwargs"}
 BETWEEN_FIELDS |= {"continue_final_message"}
 """Fields of whose values some are refused for what the model is or what another field says."""

@@ -147,9 +147,12 @@ def check_fields(body: Mapping[str, Any], kind: type[msgspec.Struct], strict: bo
         strict: unknown fields are refused.
 
     Raises:
-        ApiError: a field that is refused says more than its default, or an unknown one where `strict`.
+        ApiError: a field that is refused says more than its default, an unknown one where `strict`, or options of a
+            stream without one.
     """
     honoured, ignored = set(kind.__struct_fields__), []
+    if "stream_options" in honoured:
+        _check_stream_options(body)
     for name, value in body.items():
         if name in honoured or value is None:
             continue
@@ -171,6 +174,16 @@ def check_fields(body: Mapping[str, Any], kind: type[msgspec.Struct], strict: bo
     if strict and inside:
         raise ApiError(400, "unknown_field", f"there is no field {inside[0][:80]!r} here", param=inside[0][:80])
     return (*ignored, *inside, *_never_included(body, kind))
+
+
+def _check_stream_options(body: Mapping[str, Any]) -> None:
+    options = body.get("stream_options")
+    asked = [name for name, value in options.items() if value is True] if isinstance(options, Mapping) else []
+    if asked and not body.get("stream"):
+        said = (
+            f"stream_options.{asked[0][:80]} is told in streams alone; set stream to true, or leave stream_options out"
+        )
+        raise ApiError(400, "invalid_value", said, param="stream_options")
 
 
 def _never_included(body: Mapping[str, Any], kind: type) -> list[str]:
