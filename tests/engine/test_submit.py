@@ -273,6 +273,10 @@ def test_time_runs_out_while_it_waits_and_while_it_runs():
             async for update in long:
                 found += update.tokens
         assert found and not running.value.waited  # what there was is read first
+        begun = time.monotonic()
+        with pytest.raises(TimedOut, match=r"in 30 seconds, and was not"):
+            await read(serving.submit(serving.prepare(PROMPTS[0], LONG), timeout=30, spent=29.95))
+        assert time.monotonic() - begun < 15
         fine = serving.submit(serving.prepare(PROMPTS[1], greedy(3)), timeout=60, queue_timeout=60)
         assert len(await read(fine)) >= 1 and not fine._timers
 

@@ -233,6 +233,8 @@ def test_times_that_a_request_and_a_server_set():
     codes = {"request_timeout": 400, "queue_timeout": 503}  # the latter where a busy machine had not even begun
     assert codes[own.error["code"]] == own.status and codes[all_.error["code"]] == all_.status
     assert late.status == 503 and late.error["code"] == "queue_timeout"
+    for reply, limit in ((own, "0.2"), (all_, "0.2"), (late, "0.5")):  # as it was set, not what was left of it
+        assert f"in {limit} seconds, and was not" in reply.error["message"]
 
 
 def test_row_34_what_is_found_in_the_cache_changes_no_answer_and_salts_keep_apart():

@@ -129,6 +129,7 @@ class AsyncEngine:
         priority: int = 0,
         timeout: float | None = None,
         queue_timeout: float | None = None,
+        spent: float = 0.0,
         pause: float = 0.0,
     ) -> Stream:
         """Let a request wait for its turn, on the loop's thread; it never waits itself.
@@ -138,6 +139,7 @@ class AsyncEngine:
             priority: lower goes first.
             timeout: seconds until the last output must have ended; else the stream raises `TimedOut`.
             queue_timeout: seconds until the prompt must be begun.
+            spent: seconds of `timeout` that have gone by already.
             pause: seconds for which the reader may go without news while outputs go on: it is woken for the first one,
                 for ends, and between them no more often than that. What comes meanwhile is joined.
 
@@ -159,9 +161,9 @@ class AsyncEngine:
         if not self._worker.order(partial(self._worker.add, stream, priority, time.monotonic())):
             self._counts.ended(prepared.prompt_tokens, started=False)
             raise self._worker.closed()
-        for seconds, of_queue in ((timeout, False), (queue_timeout, True)):
+        for seconds, gone, of_queue in ((timeout, spent, False), (queue_timeout, 0.0, True)):
             if seconds is not None:
-                stream.set_timer(seconds, partial(_time_out, stream, seconds, of_queue))
+                stream.set_timer(max(seconds - gone, 0.0), partial(_time_out, stream, seconds, of_queue))
         return stream
 
     async def stream(

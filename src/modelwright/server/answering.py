@@ -126,7 +126,6 @@ class Answering:
         """
         most = self._settings.request_timeout
         seconds = request.timeout if most is None else min(request.timeout or most, most)
-        left = None if seconds is None else max(seconds - (time.monotonic() - live.started), 1e-3)
         whole = not live.record.stream and not any(answer.thinks for each in ready for answer in each.answers)
         streams: list[Stream] = []
         try:
@@ -134,8 +133,9 @@ class Answering:
                 submitted = self._engine.submit(
                     each.prepared,
                     priority=request.priority or 0,
-                    timeout=left,
+                    timeout=seconds,
                     queue_timeout=self._settings.queue_timeout,
+                    spent=time.monotonic() - live.started,
                     pause=PAUSE if whole else 0.0,
                 )
                 streams.append(submitted)

@@ -180,9 +180,7 @@ def _check_stream_options(body: Mapping[str, Any]) -> None:
     options = body.get("stream_options")
     asked = [name for name, value in options.items() if value is True] if isinstance(options, Mapping) else []
     if asked and not body.get("stream"):
-        said = (
-            f"stream_options.{asked[0][:80]} is told in streams alone; set stream to true, or leave stream_options out"
-        )
+        said = f"stream_options.{asked[0][:80]} is told in streams alone: set stream to true, or leave it out"
         raise ApiError(400, "invalid_value", said, param="stream_options")
 
 
