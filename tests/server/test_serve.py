@@ -2,9 +2,16 @@
 
 import json
 import signal
+from typing import cast
 
 import pytest
 
+from modelwright.cli.serve_model import check
+from modelwright.cli.serve_options import ServeOptions
+from modelwright.engine.async_engine import AsyncEngine
+from modelwright.errors import CheckpointError, RequestError
+from modelwright.server.served import Served
+from modelwright.serving.load import load_network
 from tests.server.models import llama_folder
 from tests.server.processes import process
 
@@ -47,3 +54,28 @@ def test_a_template_in_a_file_prints_what_is_asked(tmp_path):
         assert server.ask("/v1/chat/completions", "POST", ASKED | {"model": "tiny"})[0] == 200
         server.send(signal.SIGTERM)
         assert server.ended() == 0
+
+
+def test_an_adapters_folder_is_checked_and_told_apart(tmp_path):
+    """Whether the adapter is named beside the model or is what the model is called by."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    base = str(llama_folder())
+    for name, dora in (("one", False), ("two", False), ("three", True)):
+        how = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, use_dora=dora)
+        peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), how).save_pretrained(tmp_path / name)
+
+    def checked(model, *adapters):
+        return check(ServeOptions(model=str(model), merge_adapter=[f"a={folder}" for folder in adapters])).checkpoint
+
+    places = [checked(base), checked(tmp_path / "one"), checked(tmp_path / "two"), checked(base, tmp_path / "two")]
+    assert [place.adapters for place in places] == [(), *((tmp_path / name,) for name in ("one", "two", "two"))]
+    told = [Served(load_network(place), cast(AsyncEngine, None), 1, 1, ("a",)).fingerprint for place in places]
+    assert len(set(told)) == 3 and told[2] == told[3]
+    for broken in ((tmp_path / "three",), (base, tmp_path / "three")):
+        with pytest.raises(CheckpointError, match="has use_dora"):
+            checked(*broken)
+    with pytest.raises(RequestError, match=r"merge_adapter may be given once, .* got 2") as caught:
+        checked(base, tmp_path / "one", tmp_path / "two")
+    assert caught.value.field == "merge_adapter"

@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from pathlib import Path
 
 import peft
 import pytest
@@ -13,7 +14,7 @@ from modelwright.checkpoints.convert import convert
 from modelwright.checkpoints.folder import find_checkpoint
 from modelwright.checkpoints.quantized_model import quantize_model
 from modelwright.configs.run import LoraPart, TunePart
-from modelwright.errors import CheckpointError
+from modelwright.errors import CheckpointError, RequestError
 from modelwright.families.llama.config import LlamaConfig
 from modelwright.families.llama.model import LlamaForCausalLM
 from modelwright.layers.quantized import QuantizedExperts, QuantizedLinear
@@ -21,6 +22,7 @@ from modelwright.ops.weight_only import dequantise
 from modelwright.serving.load import load, load_network
 from modelwright.serving.merge_adapter import merge_adapter
 from modelwright.serving.opened import find_model
+from modelwright.serving.prompts import encode_messages, require_template
 from modelwright.training.tuning import load_adapter, lora_of, save_adapter, settle
 from tests.checkpoints.tiny import write_v2
 from tests.engine.engines import engine_of, greedy
@@ -55,9 +57,7 @@ def adapt(base, folder, **how):
 
 
 def logits(base, adapter) -> torch.Tensor:
-    network = load_network(find_checkpoint(base), dtype="float32", device="cpu", adapter=adapter).model
-    with torch.no_grad():
-        return network(torch.arange(3, 20)[None]).logits
+    return answers(base, *([] if adapter is None else [adapter]))
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,11 @@ def test_the_network_computes_what_peft_does(base, tmp_path, how):
     assert (logits(base, None) - wanted).abs().max() > 1e-2
 
 
-def answers(name, **how) -> torch.Tensor:
-    network = load_network(find_model(str(name)).checkpoint, dtype="float32", device="cpu", **how).model
+def answers(name, *more: Path) -> torch.Tensor:
+    checkpoint = find_model(str(name)).checkpoint
+    for adapter in more:
+        checkpoint = checkpoint.with_adapter(adapter)
+    network = load_network(checkpoint, dtype="float32", device="cpu").model
     with torch.no_grad():
         return network(torch.arange(3, 20)[None]).logits
 
@@ -88,13 +91,42 @@ def test_a_model_may_be_called_by_its_adapter(base, tmp_path, monkeypatch):
     with torch.no_grad():
         whole = load(adapter, dtype="float32", device="cpu").model(torch.arange(3, 20)[None]).logits
     torch.testing.assert_close(whole, wanted, rtol=0, atol=2e-5)
-    twice = answers(adapter, adapter=adapter)  # another one said beside it comes after it
+    twice = answers(adapter, adapter)  # another one said beside it comes after it
     assert (twice - wanted).abs().max() > 1e-2
     for said in ("../base", "base"):  # relative to the adapter, and to where the command is typed
         monkeypatch.chdir(tmp_path)
         shutil.copytree(base, tmp_path / "base", dirs_exist_ok=True)
         damaged(adapter, base_model_name_or_path=said)
         torch.testing.assert_close(answers("adapter"), wanted, rtol=0, atol=2e-5)
+
+
+def test_an_adapters_own_tokenizer_and_template_make_its_prompts(base, tmp_path):
+    """transformers reads them there, too; trainers save them beside what learnt to answer in them."""
+    import transformers
+
+    adapter = tmp_path / "adapter"
+    adapt(base, adapter)
+    checkpoint = find_model(str(base)).checkpoint
+    assert find_model(str(adapter)).checkpoint.words == base  # there are none of its own
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens(["<|turn|>"], special_tokens=True)
+    tokenizer.chat_template = (
+        "{% for each in messages %}<|turn|>{{ each.role }}: {{ each.content }}{% endfor %}<|turn|>"
+    )
+    tokenizer.save_pretrained(adapter)
+    messages = [{"role": "user", "content": "Hi"}]
+    wanted = transformers.AutoTokenizer.from_pretrained(adapter).apply_chat_template(messages)["input_ids"]
+    for found in (find_model(str(adapter)).checkpoint, checkpoint.with_adapter(adapter)):
+        require_template(found, None)
+        loaded = load_network(found, dtype="float32")
+        assert list(encode_messages(loaded, messages).input_ids) == wanted
+    with pytest.raises(RequestError, match=f"{base} has no chat template"):
+        require_template(checkpoint, None)
+    assert load(adapter, dtype="float32").tokenizer.chat_template == tokenizer.chat_template
+    with pytest.raises(RequestError, match="has no chat template"):
+        tokenizer.chat_template = None
+        (adapter / "chat_template.jinja").unlink()
+        require_template(find_model(str(adapter)).checkpoint, None)
 
 
 def test_an_adapter_beside_a_whole_model_is_not_left_out(base, tmp_path):
@@ -207,7 +239,7 @@ def test_beside_integers_pairs_are_computed_with(base, tmp_path, family, method)
     adapters = [drawn_adapter(STORED[family](), tmp_path / f"rank {rank}", rank) for rank in (3, 80)]
     ids = torch.arange(3, 20)[None]
     places = [find_checkpoint(each) for each in (stored, plain)]
-    networks = [load_network(each, dtype="float32", adapter=adapters[0]).model for each in places]
+    networks = [load_network(each.with_adapter(adapters[0]), dtype="float32").model for each in places]
     with torch.no_grad():
         bare = load_network(places[0], dtype="float32").model(ids).logits
         for adapter in (None, adapters[1]):

@@ -1,7 +1,7 @@
 """What a checkpoint folder holds, told from its small files and the weights' headers; no weight is read here."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from modelwright.families import Family, architecture_of
 
 ADAPTER = "adapter_config.json"
 """The file by which peft's adapters are known."""
+_TOKENIZER, _PROCESSOR = "tokenizer.json", "processor_config.json"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Checkpoint:
         record: the record of its family.
         architecture: the model that its ``config.json`` asks for.
         weight_bytes: the size of its weight files together.
-        adapter: the folder of a LoRA of peft's that whoever reads the weights folds in; `serving` alone looks for one.
+        adapters: folders of LoRAs of peft's that whoever reads the weights folds in, in order; `serving` alone looks
+            for them.
         quantized_by: another program that has quantized its weights, which are read as the numbers they stand for.
     """
 
@@ -34,8 +36,23 @@ class Checkpoint:
     record: Family
     architecture: str
     weight_bytes: int
-    adapter: Path | None = None
+    adapters: tuple[Path, ...] = ()
     quantized_by: str | None = None
+
+    def with_adapter(self, folder: Path) -> "Checkpoint":
+        """It with one more LoRA, which is folded in after those that it has."""
+        return replace(self, adapters=(*self.adapters, folder))
+
+    @property
+    def words(self) -> Path:
+        """Where the tokenizer and the chat template of its prompts lie.
+
+        They are the last adapter's that has a tokenizer of its own, for in its template it learnt to answer. What a
+        model that sees needs besides comes from the same folder, so that an adapter without it has none.
+        """
+        needed = [_TOKENIZER, *([_PROCESSOR] if self.reads_pictures else [])]
+        own = [folder for folder in self.adapters if all((folder / name).is_file() for name in needed)]
+        return own[-1] if own else self.folder
 
     @property
     def model_class(self) -> Any:

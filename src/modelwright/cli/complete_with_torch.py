@@ -38,7 +38,7 @@ class TorchCompleter:
             raise RequestError(
                 f"{self.name} is of class {checkpoint.model_class.__name__}, which cannot complete pictures; {able} can"
             )
-        self._kind, self._folder, self._adapter = checkpoint.model_class, checkpoint.folder, checkpoint.adapter
+        self._kind, self._folder, self._adapters = checkpoint.model_class, checkpoint.folder, checkpoint.adapters
         config: Any = record.config_class.from_pretrained(self._folder)
         self.settings = PixelSettings.read(self._folder)
         self.start_token, self.positions = config.start_token_id, config.n_positions
@@ -46,8 +46,8 @@ class TorchCompleter:
     def load(self) -> None:
         with terminal.loading_bar(self.name) as progress:
             model = self._kind.from_pretrained(self._folder, dtype=self._dtype, progress=progress)
-        if self._adapter is not None:
-            merge_adapter(model, self._adapter)
+        for adapter in self._adapters:
+            merge_adapter(model, adapter)
         self._model = model.to(self.device)
 
     def complete(

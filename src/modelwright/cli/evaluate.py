@@ -26,7 +26,9 @@ def run_evaluate(options: EvaluateOptions) -> None:
     checkpoint = find_model(options.model).checkpoint
     if not checkpoint.draws_tokens:
         raise RequestError(f"{options.model} is a {checkpoint.architecture}, which foresees no tokens")
-    loaded = load_network(checkpoint, dtype=options.dtype, device=options.device, adapter=options.adapter)
+    if options.adapter is not None:
+        checkpoint = checkpoint.with_adapter(options.adapter)
+    loaded = load_network(checkpoint, dtype=options.dtype, device=options.device)
     part = _data(options, loaded)
     encoder = encoder_for(loaded.processor, part, loaded.model)
     sets = held_out(part, encoder, options.requests or _AT_ONCE, base=Path.cwd(), limit=options.limit)

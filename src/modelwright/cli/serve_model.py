@@ -4,7 +4,6 @@ import json
 import shlex
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
 from modelwright.cli import terminal
 from modelwright.cli.console import say
@@ -36,12 +35,14 @@ def check(options: ServeOptions) -> Named:
     model = find_model(options.asked)
     if not model.checkpoint.draws_tokens:
         raise RequestError(f"{options.asked} is a {model.checkpoint.architecture}, which cannot be served")
+    if options.adapter is not None:
+        model = replace(model, checkpoint=model.checkpoint.with_adapter(options.adapter[1]))
     template = read_template(options.settings.chat_template)
     if template is not None:
         require_template(model.checkpoint, template)
     try_out(model.checkpoint, template)
-    if options.adapter is not None:
-        check_adapter(options.adapter[1])
+    for adapter in model.checkpoint.adapters:
+        check_adapter(adapter)
     engine_config(read_config(model.checkpoint), STEPS | options.engine.given())
     return model
 
@@ -60,9 +61,8 @@ def load(options: ServeOptions, parts: Parts) -> Application:
     settings = replace(settings, chat_template=read_template(settings.chat_template))
     with ExitStack() as stack:
         ranks = stack.enter_context(Ranks(machine.tensor_parallel, machine.device, say))
-        adapter = None if options.adapter is None else options.adapter[1]
         limits = STEPS | options.engine.given()
-        opened = terminal.load(check(options), "be served", limits, machine, ranks, adapter, settings.chat_template)
+        opened = terminal.load(check(options), "be served", limits, machine, ranks, settings.chat_template)
         warm_up(opened)
         engine = opened.engine
         batch = engine.config.max_batch
@@ -74,7 +74,6 @@ def load(options: ServeOptions, parts: Parts) -> Application:
             max_batch=batch,
             names=options.names,
             any_name=settings.any_model_name,
-            adapter=None if adapter is None else Path(adapter),
         )
         page = engine.config.page_size
         app = create_app(served, settings, parts.metrics)

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from rich import progress as bars
@@ -22,7 +21,6 @@ def load(
     limits: Mapping[str, Any],
     machine: Machine,
     ranks: Ranks,
-    adapter: Path | None = None,
     template: str | None = None,
 ) -> Opened:
     """`open_model` with a bar; what the user should know of how the model is computed is said in a line each."""
@@ -35,7 +33,6 @@ def load(
             dtype=machine.dtype,
             device=machine.device,
             progress=progress,
-            adapter=adapter,
             template=template,
         )
         notices = opened.notices()

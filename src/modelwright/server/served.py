@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from modelwright.engine.async_engine import AsyncEngine
@@ -31,7 +30,6 @@ class Served:
         max_batch: how many answers are drawn at once.
         names: what requests may call it; the first is the one that replies say.
         any_name: requests may call it whatever they like.
-        adapter: the folder of a LoRA that was folded into its weights.
         created: when it was loaded, in seconds since 1970.
     """
 
@@ -41,7 +39,6 @@ class Served:
     max_batch: int
     names: tuple[str, ...]
     any_name: bool = False
-    adapter: Path | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -74,10 +71,9 @@ class Served:
     def fingerprint(self) -> str:
         """Changes with whatever may change an answer: the weights, their type, our version."""
         checkpoint, model = self.loaded.checkpoint, self.loaded.model
-        folders = [checkpoint.folder] if self.adapter is None else [checkpoint.folder, self.adapter]
         weights = sorted(
             (path.name, path.stat().st_size, path.stat().st_mtime_ns)
-            for folder in folders
+            for folder in (checkpoint.folder, *checkpoint.adapters)
             for path in folder.glob("*")
             if path.suffix in (".safetensors", ".gguf")
         )

@@ -1,6 +1,5 @@
 """`find_adapted`, a model that is called by the folder of an adapter of it."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from modelwright.checkpoints.folder import ADAPTER, Checkpoint, find_checkpoint, read_checkpoint
@@ -22,7 +21,7 @@ def find_adapted(path: str | Path) -> Checkpoint:
     if not (folder / ADAPTER).is_file():
         return find_checkpoint(path)
     if (folder / "config.json").is_file() and any(folder.glob("model*.safetensors*")):
-        return replace(read_checkpoint(folder), adapter=folder)
+        return read_checkpoint(folder).with_adapter(folder)
     base = read_json(folder / ADAPTER).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise CheckpointError(
@@ -33,4 +32,4 @@ def find_adapted(path: str | Path) -> Checkpoint:
         found = find_checkpoint(beside if not Path(base).exists() and beside.is_dir() else model_path(base))
     except CheckpointError as error:
         raise CheckpointError(f"{folder} is an adapter of {base}, which cannot be read: {error}") from error
-    return replace(found, adapter=folder)
+    return found.with_adapter(folder)

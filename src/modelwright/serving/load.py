@@ -78,8 +78,8 @@ def load(
     how = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     kind = checkpoint.model_class
     model = kind.from_pretrained(checkpoint.folder, config=config, dtype=dtype, progress=progress, **how)
-    if checkpoint.adapter is not None:
-        merge_adapter(model, checkpoint.adapter)
+    for adapter in checkpoint.adapters:
+        merge_adapter(model, adapter)
     return Loaded(model.to(place), processor, checkpoint)
 
 
@@ -89,7 +89,6 @@ def load_network(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
     progress: Progress | None = None,
-    adapter: Path | None = None,
 ) -> Loaded:
     """What the engine runs of a checkpoint that draws tokens: the weights of `load`, without transformers' classes.
 
@@ -97,7 +96,6 @@ def load_network(
 
     Args:
         dtype, device, progress: as for `load`.
-        adapter: the folder of a LoRA of peft's, to be folded into the weights, after any that the checkpoint has.
 
     Raises:
         CheckpointError, ConfigError: as `load`.
@@ -106,9 +104,8 @@ def load_network(
     record, config = checkpoint.record, read_config(checkpoint)
     processor = _read(checkpoint, record.prompts or record.processor, config)
     model = record.network_class.read(checkpoint.folder, config, dtype, progress)
-    for each in (checkpoint.adapter, adapter):
-        if each is not None:
-            merge_adapter(model, each)
+    for adapter in checkpoint.adapters:
+        merge_adapter(model, adapter)
     return Loaded(model.to(place), processor, checkpoint)
 
 
@@ -145,8 +142,8 @@ def read_config(checkpoint: Checkpoint, overrides: Mapping[str, Any] = MappingPr
 
 
 def _read(checkpoint: Checkpoint, reader: Reference, config: Any) -> Any:
-    """What a reader of the family's record makes of the folder's small files."""
-    folder = checkpoint.folder
+    """What a reader of the family's record makes of the small files that prompts are made by."""
+    folder = checkpoint.words
     try:
         return resolve(reader)(folder, config)
     except (CheckpointError, ConfigError):

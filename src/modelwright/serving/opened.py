@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from modelwright.checkpoints.folder import Checkpoint
@@ -68,7 +67,6 @@ def open_model(
     dtype: str = "auto",
     device: str = "auto",
     progress: Progress | None = None,
-    adapter: Path | None = None,
     template: str | None = None,
 ) -> Opened:
     """Load a model and make an engine for it, together with the other ranks.
@@ -76,7 +74,6 @@ def open_model(
     Args:
         task: what the model is to do, for the message where it cannot.
         limits: fields of `EngineConfig` that the caller named.
-        adapter: the folder of a LoRA of peft's, to be folded into the weights.
         template: the chat template that was asked for, at whose end of a turn answers end; None is the model's own.
 
     Raises:
@@ -85,8 +82,8 @@ def open_model(
     """
     if not model.checkpoint.draws_tokens:
         raise RequestError(f"{model.name} is a {model.checkpoint.architecture}, which cannot {task}")
-    mesh = ranks.start(Work(model.checkpoint, dtype, dict(limits), adapter))
-    loaded = load_network(model.checkpoint, dtype=dtype, device=device, progress=progress, adapter=adapter)
+    mesh = ranks.start(Work(model.checkpoint, dtype, dict(limits)))
+    loaded = load_network(model.checkpoint, dtype=dtype, device=device, progress=progress)
     ends = () if loaded.tokenizer is None else turn_ends(loaded, template)
     engine = Engine(loaded.model, engine_config(loaded.model.config, limits), loaded.tokenizer, mesh, ends)
     return Opened(loaded, engine)

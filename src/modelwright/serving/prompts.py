@@ -72,7 +72,7 @@ def read_template(asked: str | None) -> str | None:
 def require_template(checkpoint: Checkpoint, asked: str | None) -> None:
     """Raise a RequestError where a conversation with this checkpoint could not be printed; no weight is read."""
     if not checkpoint.reads_pictures:
-        _template_of(checkpoint, read_chat_templates(checkpoint.folder), Rendering(chat_template=asked))
+        _template_of(checkpoint, read_chat_templates(checkpoint.words), Rendering(chat_template=asked))
 
 
 def turn_ends(loaded: Loaded, asked: str | None) -> tuple[int, ...]:
@@ -97,7 +97,7 @@ def try_out(checkpoint: Checkpoint, asked: str | None) -> None:
     Raises:
         CheckpointError: it does what no template may (`template_trial`).
     """
-    own = read_chat_templates(checkpoint.folder)
+    own = read_chat_templates(checkpoint.words)
     template = None if own is None and asked is None else pick_template(own, asked, with_tools=False)
     if template is not None:
         try_template(template, {"bos_token": "", "eos_token": ""})
@@ -118,7 +118,7 @@ def _template_of(checkpoint: Checkpoint, own: Any, how: Rendering) -> str:
         template = resolve(familys)
     if template is None:
         raise RequestError(
-            f"{checkpoint.folder} has no chat template, neither chat_template.jinja nor chat_template in "
+            f"{checkpoint.words} has no chat template, neither chat_template.jinja nor chat_template in "
             "tokenizer_config.json, so messages cannot be printed as this model reads them: give one with "
             "--chat-template FILE"
         )

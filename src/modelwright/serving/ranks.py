@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -36,12 +35,11 @@ GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 
 @dataclass(frozen=True)
 class Work:
-    """What the other ranks are to compute: a checkpoint, its type, the engine's limits, and what is folded in."""
+    """What the other ranks are to compute: a checkpoint, its type, and the engine's limits."""
 
     checkpoint: Checkpoint
     dtype: str
     limits: dict[str, Any]
-    adapter: Path | None = None
 
 
 class Ranks:
@@ -163,7 +161,7 @@ def _follow(mesh: Mesh, device: torch.device, say: Callable[[str], None]) -> int
     try:
         work = mesh.hear()
         if work is not None:
-            model = load_network(work.checkpoint, dtype=work.dtype, device=device, adapter=work.adapter).model
+            model = load_network(work.checkpoint, dtype=work.dtype, device=device).model
             Engine(model, engine_config(model.config, work.limits), mesh=mesh).follow()
     except (RankLost, ConfigError, CheckpointError):
         return LOST

@@ -193,7 +193,9 @@ def test_the_server_folds_it_in(format, tmp_path):
             pair.B.normal_(std=0.02)
     save_adapter(network, tmp_path / "adapter", format)
     ids = torch.arange(3, 20)[None]
-    merged = load_network(find_checkpoint(folder), dtype="float32", device="cpu", adapter=tmp_path / "adapter").model
+    merged = load_network(
+        find_checkpoint(folder).with_adapter(tmp_path / "adapter"), dtype="float32", device="cpu"
+    ).model
     with torch.no_grad():
         torch.testing.assert_close(merged(ids).logits, network(ids).logits, rtol=0, atol=2e-5)
         plain = load_network(find_checkpoint(folder), dtype="float32", device="cpu").model
