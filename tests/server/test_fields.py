@@ -81,6 +81,10 @@ NOT_HERE = [
     "num_ctx",
     "think",
     "keep_alive",
+    "lora",
+    "lora_path",
+    "lora_request",
+    "adapter_id",
 ]
 
 

@@ -57,7 +57,7 @@ class ServeOptions:
         bool, Option("--check", help="Say whether the server could start, and leave; nothing is loaded.")
     ] = False
     merge_adapter: Annotated[
-        str | None,
+        list[str] | None,
         Option(
             help="Fold the adapter that peft saved in FOLDER into the weights, and call the model NAME.",
             metavar="NAME=FOLDER",
@@ -93,12 +93,18 @@ class ServeOptions:
     @property
     def adapter(self) -> tuple[str, Path] | None:
         """What is folded in: its name, and its folder."""
-        if self.merge_adapter is None:
+        if not self.merge_adapter:
             return None
-        name, mark, folder = self.merge_adapter.partition("=")
+        if len(self.merge_adapter) > 1:
+            raise RequestError(
+                f"merge_adapter may be given once, for one is folded into the weights, got {len(self.merge_adapter)}: "
+                "serve each adapter by a server of its own",
+                field="merge_adapter",
+            )
+        name, mark, folder = self.merge_adapter[0].partition("=")
         if not mark or not name.strip() or not folder:
             raise RequestError(
-                f"merge_adapter must be NAME=FOLDER, got {self.merge_adapter!r:.80}", field="merge_adapter"
+                f"merge_adapter must be NAME=FOLDER, got {self.merge_adapter[0]!r:.80}", field="merge_adapter"
             )
         return name.strip(), Path(folder).expanduser()
 

@@ -53,6 +53,8 @@ UNSUPPORTED = (
     "/v1/realtime/{rest:path}",
     "/v1/messages",
     "/v1/messages/{rest:path}",
+    "/v1/load_lora_adapter",
+    "/v1/unload_lora_adapter",
 )
 """Paths of other people's APIs that have no place here, told apart from misspelt ones."""
 

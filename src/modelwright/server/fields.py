@@ -34,6 +34,7 @@ class Refused:
 
 _SCHEMA = "use response_format with type json_schema, or structured_outputs.json"
 _TEMPLATE = Refused("templates are set when the server starts (--chat-template)")
+_ADAPTER = Refused("an adapter is folded in when the server starts (--merge-adapter), and is what model names then")
 _COMMON_REFUSED: Mapping[str, Refused] = {
     "best_of": Refused("draw n answers and choose among them", (1,)),
     "use_beam_search": Refused("beams are not served; draw n answers instead", (False,)),
@@ -59,6 +60,10 @@ _COMMON_REFUSED: Mapping[str, Refused] = {
     "num_ctx": Refused("the context is set when the server starts (--max-context) and never cut"),
     "think": Refused("use chat_template_kwargs where the model's template reads such a variable", (False,)),
     "keep_alive": Refused("the model stays loaded as long as the server runs"),
+    "lora": _ADAPTER,
+    "lora_path": _ADAPTER,
+    "lora_request": _ADAPTER,
+    "adapter_id": _ADAPTER,
 }
 _OF_RESPONSES: Mapping[str, Refused] = {
     "input": Refused("use messages"),

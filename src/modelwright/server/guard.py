@@ -21,7 +21,7 @@ from modelwright.server.traces import Traces
 from modelwright.server.wire.errors import ApiError
 
 METRICS = "/metrics"
-SCOPES = {METRICS: "metrics", "/v1/load_lora_adapter": "admin", "/v1/unload_lora_adapter": "admin"}
+SCOPES = {METRICS: "metrics"}
 """The scope that a key needs for a path; every other path needs `infer`."""
 _CLOSE = (b"connection", b"close")
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
