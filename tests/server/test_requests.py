@@ -93,6 +93,35 @@ def test_row_9_every_path_and_method_answers_in_the_one_form():
     assert {reply.status for _, path, reply in asyncio.run(main()) if path in UNSUPPORTED} == {501}
 
 
+def test_a_path_that_is_not_quite_one_of_ours_is_told_which_is():
+    """A base URL without its /v1, or with it twice, is what clients are most often set to."""
+    meant = {
+        "/chat/completions": CHAT,
+        "/v1/v1/chat/completions": CHAT,
+        "//v1/chat/completions/": CHAT,
+        "/openai/deployments/base/chat/completions": CHAT,
+        "/v1/chat/completion": CHAT,
+        "/v1/engines/base/completions": COMPLETIONS,
+        "/responses": RESPONSES,
+        "/models": "/v1/models",
+        "/api/tags": None,
+        "/": None,
+        "/v1": None,
+    }
+
+    async def main():
+        async with running(llama()) as server:
+            unnamed = await server.client.post(CHAT, {"messages": [{"role": "user", "content": "a"}]})
+            return unnamed, [await server.client.post(path, {}) for path in meant]
+
+    unnamed, replies = asyncio.run(main())
+    assert unnamed.error["message"] == "the request names no model; there is tiny"
+    for (path, wanted), reply in zip(meant.items(), replies, strict=True):
+        assert (reply.status, reply.error["code"]) == (404, "unknown_url")
+        hint = "docs/server.md lists what is" if wanted is None else f"did you mean {wanted}?"
+        assert reply.error["message"] == f"there is no {path} here; {hint}"
+
+
 def test_row_11_every_path_of_the_application_needs_a_key():
     async def main():
         async with running(llama(), {"api_key": ("secret",)}) as server:

@@ -1,5 +1,6 @@
 """`create_app`, the ASGI application: paths to endpoints; it is given a model and loads nothing."""
 
+import difflib
 from typing import Any
 
 from starlette.routing import Route, Router
@@ -33,6 +34,7 @@ ENDPOINTS: tuple[tuple[str, str, type[Endpoint]], ...] = (
     ("GET", "/v1/status", Status),
     ("GET", "/openapi.json", OpenApi),
 )
+RESPONSES = "/v1/responses"
 UNSUPPORTED = (
     "/v1/embeddings",
     "/v1/audio/{rest:path}",
@@ -79,7 +81,7 @@ def app_of(parts: Parts) -> Router:
 def response_routes(parts: Parts) -> list[Route]:
     """The paths of responses, which share what is kept and what is being answered."""
     shared = ResponseStore(parts.settings.responses_store), {}
-    root = "/v1/responses"
+    root = RESPONSES
     return [
         Route(root, _only(("POST",), Responses(parts, *shared))),
         Route(f"{root}/input_tokens", _only(("POST",), ResponseTokens(parts, *shared))),
@@ -129,4 +131,15 @@ _unsupported = _Application(_unsupported_app)
 
 
 async def _unknown(scope: Any, receive: Any, send: Any) -> None:
-    raise ApiError(404, "unknown_url", f"there is no {scope['path'][:200]} here; docs/server.md lists what is")
+    path = scope["path"][:200]
+    meant = _meant(path)
+    hint = f"; did you mean {meant}?" if meant else "; docs/server.md lists what is"
+    raise ApiError(404, "unknown_url", f"there is no {path} here{hint}")
+
+
+def _meant(path: str) -> str | None:
+    """The path that somebody looks for who puts ``/v1`` twice, not at all or behind other words, or misspells it."""
+    said = "".join(f"/{word}" for word in path.split("/") if word)
+    known = sorted({path for _, path, _ in ENDPOINTS if "{" not in path} | {RESPONSES}, key=len, reverse=True)
+    same = (each for each in known if said.endswith(each.removeprefix("/v1")))
+    return next(same, None) or next(iter(difflib.get_close_matches(said, known, n=1, cutoff=0.85)), None)

@@ -88,6 +88,6 @@ class Served:
         """
         if name in self.names or self.any_name:
             return name or self.name
-        asked = f"{name[:200]!r}" if name else "no model"
+        asked = f"{name[:200]!r} is not served here" if name else "the request names no model"
         served = ", ".join(self.names)
-        raise ApiError(404, "model_not_found", f"{asked} is not served here; there is {served}", param="model")
+        raise ApiError(404, "model_not_found", f"{asked}; there is {served}", param="model")
