@@ -90,3 +90,12 @@ def test_what_ends_with_which_status():
         error.__cause__ = OSError(cause, os.strerror(cause))
         assert (status_of(error), status_of(error.__cause__)) == (status, status)
     assert status_of(CheckpointError("it cannot be")) == 2
+
+
+@pytest.mark.parametrize("command", [("convert",), ("quantize",), ("export", "onnx"), ("checkpoint", "export")])
+def test_no_folder_called_as_streams_are_is_made(command, v2, tmp_path, monkeypatch, run):
+    monkeypatch.chdir(tmp_path)
+    ended = run(*command, str(v2), "-")
+    assert (ended.code, ended.out) == (2, "")
+    assert "OUT is -, which stands for a stream, and what is made is none: name a place for it" in ended.err
+    assert not [*tmp_path.iterdir()]

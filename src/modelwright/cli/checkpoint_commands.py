@@ -8,7 +8,7 @@ from typer import Argument, Option
 
 from modelwright.cli import examples
 from modelwright.cli.option_names import Command
-from modelwright.cli.quick_checks import check_choice
+from modelwright.cli.quick_checks import check_choice, check_place_to_make
 from modelwright.cli.weight_commands import ShardSize
 
 FORMATS = ("stacked", "official")
@@ -75,6 +75,7 @@ def export(
     max_shard_size: ShardSize = "5GB",
 ) -> None:
     """Write the last whole checkpoint, or that of a step, as a folder that other programs load."""
+    check_place_to_make(out)
     check_choice("to", to, LAYOUTS)
     check_choice("dtype", dtype, DTYPES)
     check_choice("format", format, FORMATS)

@@ -50,6 +50,12 @@ def is_on_hub(name: str) -> bool:
     return name not in zoo.names() and not _exists(name) and HUB_ID.fullmatch(name) is not None
 
 
+def check_place_to_make(path: Path) -> None:
+    """Raise a RequestError where `path` is ``-``, which elsewhere is stdin or stdout and can hold no folder."""
+    if str(path) == "-":
+        raise RequestError("OUT is -, which stands for a stream, and what is made is none: name a place for it")
+
+
 def check_choice(field: str, value: str | None, choices: Iterable[str]) -> None:
     """Raise a ConfigError where `value` is given and none of the `choices`."""
     choices = tuple(choices)

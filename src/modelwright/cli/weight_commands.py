@@ -9,7 +9,7 @@ from typer import Argument, Option
 from modelwright.cli import examples
 from modelwright.cli.option_names import Command
 from modelwright.cli.options import Device, Model
-from modelwright.cli.quick_checks import check_choice, check_device, check_model
+from modelwright.cli.quick_checks import check_choice, check_device, check_model, check_place_to_make
 
 LAYOUTS = ("hf", "mindformers", "gguf")
 CONVERTED = ("float32", "bfloat16", "float16", "q8_0")
@@ -73,6 +73,7 @@ def convert(
 ) -> None:
     """Turn a checkpoint into another layout, number type, file size or number of key heads."""
     check_model(src)
+    check_place_to_make(dst)
     check_choice("to", to, LAYOUTS)
     check_choice("dtype", dtype, CONVERTED)
 
@@ -124,6 +125,7 @@ def quantize(
 ) -> None:
     """Store a checkpoint's matrices as integers, and say what that changes."""
     check_model(model)
+    check_place_to_make(out)
     check_choice("method", method, METHODS)
     check_device(device)
 
@@ -149,6 +151,7 @@ def export_onnx(
 ) -> None:
     """Write ONNX graphs with the cache as inputs and outputs, compared with PyTorch before they appear."""
     check_model(model)
+    check_place_to_make(out)
     check_choice("dtype", dtype, EXPORTED)
 
     from modelwright.cli.export import ExportOptions, run_export
