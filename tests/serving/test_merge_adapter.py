@@ -149,6 +149,26 @@ def test_an_adapter_whose_model_cannot_be_found_says_which(base, tmp_path):
         find_model(str(tmp_path))
 
 
+def test_embeddings_that_peft_saves_again_are_read_once(base, tmp_path):
+    """As peft reads them: ``save_embedding_layers`` writes what trained whole under the names of the wrapper, too."""
+    import transformers
+
+    config = peft.LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"])
+    adapted = peft.get_peft_model(transformers.LlamaForCausalLM.from_pretrained(base), config)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "modules_to_save" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    adapted.save_pretrained(tmp_path, save_embedding_layers=True)
+    assert len([name for name in load_file(tmp_path / "adapter_model.safetensors") if "lora" not in name]) == 6
+    again = peft.PeftModel.from_pretrained(transformers.LlamaForCausalLM.from_pretrained(base), tmp_path).eval()
+    with torch.no_grad():
+        wanted = again(torch.arange(3, 20)[None]).logits
+    torch.testing.assert_close(logits(base, tmp_path), wanted, rtol=0, atol=2e-5)
+    assert (logits(base, None) - wanted).abs().max() > 1e-2
+
+
 def test_a_head_that_peft_saves_with_its_adapter_must_be_the_models(base, tmp_path):
     adapt(base, tmp_path, target_modules=["lm_head"])
     file = tmp_path / "adapter_model.safetensors"

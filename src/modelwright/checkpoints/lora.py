@@ -27,6 +27,9 @@ from modelwright.ops.stored import inputs_of
 CONFIG, WEIGHTS = ADAPTER, "adapter_model.safetensors"
 PREFIX = "base_model.model."
 A, B, BASE = ".lora_A.weight", ".lora_B.weight", ".base_layer"
+_WRAPPED = ("modules_to_save", "original_module")
+"""What a layer that trained whole is inside of peft's wrapper. ``save_embedding_layers`` writes it beside the layer's
+own name, from which peft reads it."""
 _REFUSED = {
     "use_dora": "its magnitudes cannot be folded in here",
     "use_qalora": "it is of weights in groups",
@@ -350,7 +353,11 @@ def _sorted(
     found: dict[str, dict[str, Tensor]] = {}
     others, has_others = {}, bool(config.get("modules_to_save"))
     ends = (f"{BASE}.weight", *([".bias"] if config.get("bias", "none") != "none" else []))
+    whole = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
+    again = {f"{layer}.{part}.weight" for layer in whole for part in _WRAPPED}
     for name, tensor in tensors.items():
+        if name in again:
+            continue
         end = next((end for end in (A, B) if name.endswith(end)), None)
         known = tensor.dim() == 2 if end else has_others or name.endswith(ends)
         if not name.startswith(PREFIX) or not tensor.is_floating_point() or not known:
