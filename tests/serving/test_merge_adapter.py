@@ -19,6 +19,7 @@ from modelwright.families.llama.config import LlamaConfig
 from modelwright.families.llama.model import LlamaForCausalLM
 from modelwright.layers.quantized import QuantizedExperts, QuantizedLinear
 from modelwright.ops.weight_only import dequantise
+from modelwright.serving.adapted import words_of
 from modelwright.serving.load import load, load_network
 from modelwright.serving.merge_adapter import merge_adapter
 from modelwright.serving.opened import find_model
@@ -107,7 +108,7 @@ def test_an_adapters_own_tokenizer_and_template_make_its_prompts(base, tmp_path)
     adapter = tmp_path / "adapter"
     adapt(base, adapter)
     checkpoint = find_model(str(base)).checkpoint
-    assert find_model(str(adapter)).checkpoint.words == base  # there are none of its own
+    assert words_of(find_model(str(adapter)).checkpoint) == base  # there are none of its own
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     tokenizer.add_tokens(["<|turn|>"], special_tokens=True)
     tokenizer.chat_template = (
@@ -127,6 +128,23 @@ def test_an_adapters_own_tokenizer_and_template_make_its_prompts(base, tmp_path)
         tokenizer.chat_template = None
         (adapter / "chat_template.jinja").unlink()
         require_template(find_model(str(adapter)).checkpoint, None)
+
+
+def test_an_adapters_tokenizer_without_a_template_takes_no_templates_place(base, tmp_path):
+    import transformers
+
+    folder, adapter = tmp_path / "base", tmp_path / "adapter"
+    shutil.copytree(base, folder)
+    adapt(folder, adapter)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    tokenizer.save_pretrained(adapter)
+    found = find_model(str(adapter)).checkpoint
+    assert words_of(found) == adapter
+    (folder / "chat_template.jinja").write_text("{% for each in messages %}{{ each.content }}{% endfor %}")
+    assert words_of(found) == folder
+    loaded = load_network(found, dtype="float32")
+    asked = encode_messages(loaded, [{"role": "user", "content": "Hi"}])
+    assert list(asked.input_ids) == tokenizer("Hi", add_special_tokens=False)["input_ids"]
 
 
 def test_an_adapter_beside_a_whole_model_is_not_left_out(base, tmp_path):

@@ -15,7 +15,6 @@ from modelwright.families import Family, architecture_of
 
 ADAPTER = "adapter_config.json"
 """The file by which peft's adapters are known."""
-_TOKENIZER, _PROCESSOR = "tokenizer.json", "processor_config.json"
 
 
 @dataclass(frozen=True)
@@ -42,17 +41,6 @@ class Checkpoint:
     def with_adapter(self, folder: Path) -> "Checkpoint":
         """It with one more LoRA, which is folded in after those that it has."""
         return replace(self, adapters=(*self.adapters, folder))
-
-    @property
-    def words(self) -> Path:
-        """Where the tokenizer and the chat template of its prompts lie.
-
-        They are the last adapter's that has a tokenizer of its own, for in its template it learnt to answer. What a
-        model that sees needs besides comes from the same folder, so that an adapter without it has none.
-        """
-        needed = [_TOKENIZER, *([_PROCESSOR] if self.reads_pictures else [])]
-        own = [folder for folder in self.adapters if all((folder / name).is_file() for name in needed)]
-        return own[-1] if own else self.folder
 
     @property
     def model_class(self) -> Any:

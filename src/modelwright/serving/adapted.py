@@ -1,11 +1,14 @@
-"""`find_adapted`, a model that is called by the folder of an adapter of it."""
+"""A model that is called by the folder of an adapter of it, and by whose words it is then asked."""
 
 from pathlib import Path
 
 from modelwright.checkpoints.folder import ADAPTER, Checkpoint, find_checkpoint, read_checkpoint
 from modelwright.checkpoints.source import find_folder, read_json
 from modelwright.errors import CheckpointError
+from modelwright.processing.tokenizer import read_chat_templates
 from modelwright.serving.names import model_path
+
+_TOKENIZER, _PROCESSOR = "tokenizer.json", "processor_config.json"
 
 
 def find_adapted(path: str | Path) -> Checkpoint:
@@ -33,3 +36,17 @@ def find_adapted(path: str | Path) -> Checkpoint:
     except CheckpointError as error:
         raise CheckpointError(f"{folder} is an adapter of {base}, which cannot be read: {error}") from error
     return found.with_adapter(folder)
+
+
+def words_of(checkpoint: Checkpoint) -> Path:
+    """Where the tokenizer and the chat template of a checkpoint's prompts lie.
+
+    They are the last adapter's that has a tokenizer of its own, for in its template it learnt to answer. Where it has
+    none and the model has one, both are the model's. What a model that sees needs besides comes from the same folder,
+    so that an adapter without it has no tokenizer of its own.
+    """
+    needed = [_TOKENIZER, *([_PROCESSOR] if checkpoint.reads_pictures else [])]
+    own = [folder for folder in checkpoint.adapters if all((folder / name).is_file() for name in needed)]
+    if own and (read_chat_templates(own[-1]) or not read_chat_templates(checkpoint.folder)):
+        return own[-1]
+    return checkpoint.folder

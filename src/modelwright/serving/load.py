@@ -12,7 +12,7 @@ from modelwright.checkpoints.folder import Checkpoint
 from modelwright.checkpoints.shards import Progress
 from modelwright.errors import CheckpointError, ConfigError
 from modelwright.families import Reference, resolve
-from modelwright.serving.adapted import find_adapted
+from modelwright.serving.adapted import find_adapted, words_of
 from modelwright.serving.merge_adapter import merge_adapter
 
 ATTENTION = ("sdpa", "eager")
@@ -143,7 +143,7 @@ def read_config(checkpoint: Checkpoint, overrides: Mapping[str, Any] = MappingPr
 
 def _read(checkpoint: Checkpoint, reader: Reference, config: Any) -> Any:
     """What a reader of the family's record makes of the small files that prompts are made by."""
-    folder = checkpoint.words
+    folder = words_of(checkpoint)
     try:
         return resolve(reader)(folder, config)
     except (CheckpointError, ConfigError):

@@ -13,6 +13,7 @@ from modelwright.processing.messages import PictureSlot, read_text_messages, rea
 from modelwright.processing.plain_words import encode_words
 from modelwright.processing.templates import Rendering, pick_template, render, turn_end
 from modelwright.processing.tokenizer import read_chat_templates
+from modelwright.serving.adapted import words_of
 from modelwright.serving.load import Loaded
 from modelwright.serving.template_trial import try_template
 
@@ -72,7 +73,7 @@ def read_template(asked: str | None) -> str | None:
 def require_template(checkpoint: Checkpoint, asked: str | None) -> None:
     """Raise a RequestError where a conversation with this checkpoint could not be printed; no weight is read."""
     if not checkpoint.reads_pictures:
-        _template_of(checkpoint, read_chat_templates(checkpoint.words), Rendering(chat_template=asked))
+        _template_of(checkpoint, read_chat_templates(words_of(checkpoint)), Rendering(chat_template=asked))
 
 
 def turn_ends(loaded: Loaded, asked: str | None) -> tuple[int, ...]:
@@ -97,7 +98,7 @@ def try_out(checkpoint: Checkpoint, asked: str | None) -> None:
     Raises:
         CheckpointError: it does what no template may (`template_trial`).
     """
-    own = read_chat_templates(checkpoint.words)
+    own = read_chat_templates(words_of(checkpoint))
     template = None if own is None and asked is None else pick_template(own, asked, with_tools=False)
     if template is not None:
         try_template(template, {"bos_token": "", "eos_token": ""})
@@ -118,7 +119,7 @@ def _template_of(checkpoint: Checkpoint, own: Any, how: Rendering) -> str:
         template = resolve(familys)
     if template is None:
         raise RequestError(
-            f"{checkpoint.words} has no chat template, neither chat_template.jinja nor chat_template in "
+            f"{words_of(checkpoint)} has no chat template, neither chat_template.jinja nor chat_template in "
             "tokenizer_config.json, so messages cannot be printed as this model reads them: give one with "
             "--chat-template FILE"
         )
