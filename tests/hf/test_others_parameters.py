@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import peft
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 from modelwright.errors import CheckpointError
 from modelwright.families.deepseek_v2.model import DeepseekV2ForCausalLM, DeepseekV2Model, DeepseekV2PreTrainedModel
 from modelwright.families.llama.model import LlamaForCausalLM, LlamaModel, LlamaPreTrainedModel
-from tests.fakes import tiny_v2, tokens
+from tests.fakes import MOE, official_weights, tiny_v2, tokens
 from tests.llamas import HUGGING_FACE, pair, tiny_llama
 
 MODELS = {"llama": lambda: tiny_llama(base=HUGGING_FACE), "deepseek_v2": tiny_v2}
@@ -163,12 +164,40 @@ def tuple_of(value):
     return tuple(value) if isinstance(value, torch.Size) else value
 
 
-def test_a_stack_of_which_one_part_has_another_shape_starts_afresh_as_a_whole(tmp_path):
+FEWER, MORE, WIDER = {"n_routed_experts": 6}, {"n_routed_experts": 9}, {"moe_intermediate_size": 24}
+
+
+@pytest.mark.parametrize("fields", [FEWER, MORE, WIDER], ids=["fewer", "more", "wider"])
+@pytest.mark.parametrize("source", ["folder", "state", "official state", "bare folder"])
+def test_stacks_of_experts_start_afresh_where_those_of_transformers_do(source, fields, tmp_path):
+    model = tiny_v2(num_key_value_heads=4)
+    (model.model if source == "bare folder" else model).save_pretrained(tmp_path)
+    where = None if "state" in source else tmp_path
+    state = {"state": model.state_dict(), "official state": official_weights(model)}.get(source)
+    cls, theirs = DeepseekV2ForCausalLM, transformers.DeepseekV2ForCausalLM
+    if source == "bare folder":
+        cls, theirs = DeepseekV2Model, transformers.DeepseekV2Model
+    how: dict[str, Any] = {"config": type(model.config)(**model.config.to_dict() | fields)}
+    how |= {"state_dict": state, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    found, info = cls.from_pretrained(where, **how)
+    how["config"] = transformers.DeepseekV2Config(**MOE | fields)
+    _, wanted = theirs.from_pretrained(where, **how)
+    assert {name: set(listed) for name, listed in info.items()} == {
+        name: {tuple(map(tuple_of, each)) if isinstance(each, tuple) else each for each in listed}
+        for name, listed in wanted.items()
+    }
+    names = {name.removeprefix("model.") for name, *_ in info["mismatched_keys"]}
+    assert "layers.1.mlp.experts.down_proj" in names
+    before, after = model.model.state_dict(), found.base_model.state_dict()
+    for name, tensor in after.items():
+        assert 0.1 < tensor.std() < 0.3 if name in names else torch.equal(tensor, before[name]), name
+
+
+def test_an_expert_that_is_there_in_part_is_missing_all_the_same(tmp_path):
     model = tiny_v2()
-    model.save_pretrained(tmp_path)
-    found, info = DeepseekV2ForCausalLM.from_pretrained(
-        tmp_path, moe_intermediate_size=24, ignore_mismatched_sizes=True, output_loading_info=True
-    )
-    assert len(info["mismatched_keys"]) == 3 * 8 + 3 and not info["missing_keys"]
-    experts = found.model.layers[1].mlp.experts
-    assert experts.down_proj.shape == (8, 32, 24) and 0.1 < experts.down_proj.std() < 0.3
+    model.config.save_pretrained(tmp_path)
+    lacking = "model.layers.1.mlp.experts.2.up_proj.weight"
+    weights = {name: tensor for name, tensor in official_weights(model).items() if name != lacking}
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"does not fit DeepseekV2ForCausalLM: missing {lacking}$"):
+        DeepseekV2ForCausalLM.from_pretrained(tmp_path, ignore_mismatched_sizes=True)

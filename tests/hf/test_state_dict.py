@@ -186,6 +186,12 @@ def test_key_mapping_reaches_each_expert(tmp_path):
     assert numbers(from_state(model, named, key_mapping=mapping)) == numbers(model)
 
 
+def test_key_mapping_reaches_stacks_of_experts_in_memory():
+    model = tiny_v2()
+    named = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+    assert numbers(from_state(model, named, key_mapping={r"^module\.": ""})) == numbers(model)
+
+
 @pytest.mark.parametrize(
     ("mapping", "error", "message"),
     [

@@ -52,7 +52,7 @@ def with_stacks_apart(
         places: every official tensor of the model that is to read them.
         sizes: its parameters, of which only the shapes are read.
         prefix: what its decoder is called, which names may lack or have.
-        ignore_mismatched: whether such a layer may have another shape; then none of its parts has the right one.
+        ignore_mismatched: whether such a layer may have another shape; it then stays whole, by its name in memory.
 
     Raises:
         CheckpointError: such a layer has another shape.
@@ -61,14 +61,17 @@ def with_stacks_apart(
     for official, place in places.items():
         own = place.parameter
         names = (own, own.removeprefix(f"{prefix}."), f"{prefix}.{own}") if place.index else ()
-        whole = next((found[name] for name in names if name in found and found[name].make is not None), None)
-        if whole is not None:
+        given = next((name for name in names if name in found and found[name].make is not None), None)
+        if given is not None:
+            whole = found[given]
             fits = whole.shape == tuple(sizes[own].shape)
             if not ignore_mismatched:
                 check_shape(own, whole.shape, tuple(sizes[own].shape), STATE_DICT.name)
-            apart.pop(whole.name, None)
-            shape = place.shape if fits else whole.shape
-            apart[official] = replace(whole, name=official, shape=shape, make=partial(_part, whole, place))
+            apart.pop(given, None)
+            if fits:
+                apart[official] = replace(whole, name=official, shape=place.shape, make=partial(_part, whole, place))
+            else:
+                apart[own] = whole
     return apart
 
 

@@ -19,6 +19,7 @@ from transformers.utils.generic import ModelOutput
 
 from modelwright.checkpoints.dialect import refuse_names_of_others
 from modelwright.checkpoints.finite import check_range
+from modelwright.checkpoints.other_shapes import other_shapes
 from modelwright.checkpoints.places import Parameters, Place, check_shape, common_types, join, places_of
 from modelwright.checkpoints.quantized_model import (
     OFFSET,
@@ -250,8 +251,9 @@ class Network(nn.Module):
         """The headers that this model will read, by its own names; raises on a misfit, the tensors named.
 
         Of what is tied one is read (see :meth:`settle_ties`), whichever the checkpoint holds. With
-        ``ignore_mismatched`` parameters of another shape are left aside, whole. A class that a caller derived of a
-        family's may have parameters that the checkpoint lacks, and lack tensors that it holds beside the decoder's.
+        ``ignore_mismatched`` parameters of another shape, stacks of another number of experts too, are left aside,
+        whole. A class that a caller derived of a family's may have parameters that the checkpoint lacks, and lack
+        tensors that it holds beside the decoder's.
         """
         refuse_foreign_quantization(self.config, found)
         for folder in {header.shard.parent for header in found.values()}:
@@ -259,9 +261,14 @@ class Network(nn.Module):
         places = self.places()
         found = without_tied(_fit_prefix(found, places, self.base_model_prefix), self._ties())
         patterns = self.may_leave_out()
-        unused = sorted(n for n in found if n not in places and any(re.search(p, n) for p in patterns))
-        unexpected = sorted(n for n in found if n not in places and n not in unused)
+        others = other_shapes(found, places, self.state_dict()) if ignore_mismatched else []
+        afresh = {other.parameter for other in others}
+        left = {name for other in others for name in other.tensors}
+        strange = sorted(n for n in found if n not in places and n not in left)
+        unused = [name for name in strange if any(re.search(pattern, name) for pattern in patterns)]
+        unexpected = [name for name in strange if name not in unused]
         missing = sorted(n for n in places if n not in found and n not in {*self.tied_names(), *self.new_heads})
+        missing = [name for name in missing if places[name].parameter not in afresh]
         if (missing or unexpected) and is_derived(type(self)):
             required = inherited_names(self, places)
             beside = [name for name in unexpected if not name.startswith(f"{self.base_model_prefix}.")]
@@ -273,8 +280,6 @@ class Network(nn.Module):
         if unused:
             logger.warning("the checkpoint's tensors %s are not used by %s", _listed(unused), type(self).__name__)
         used, stored = {}, self.state_dict()
-        other = {name for name, *_ in self.of_other_shapes(found)} if ignore_mismatched else set()
-        afresh = {places[name].parameter for name in other}
         if afresh:
             logger.warning("%s have another shape in the checkpoint and start afresh", _listed(sorted(afresh)))
         for name, header in found.items():
@@ -284,23 +289,20 @@ class Network(nn.Module):
             used[name] = header
         return used
 
-    def of_other_shapes(self, found: Mapping[str, TensorHeader]) -> set[tuple[str, tuple[int, ...], tuple[int, ...]]]:
-        """The tensors of a checkpoint that have another shape here: own name, shape there and shape here."""
-        places = self.places()
-        fitting = _fit_prefix(dict(found), places, self.base_model_prefix)
-        named = ((name, header.shape, places[name].shape) for name, header in fitting.items() if name in places)
-        return {each for each in named if each[1] != each[2]}
-
     def left_aside(
         self, found: Mapping[str, TensorHeader], used: Mapping[str, TensorHeader], missing: set[str]
     ) -> dict[str, set[Any]]:
         """transformers' lists of a load that read ``used`` of ``found``, and after which ``missing`` started afresh."""
-        other, places = self.of_other_shapes(found), self.places()
-        afresh = {places[name].parameter for name, *_ in other}
+        places = self.places()
+        fitting = _fit_prefix(dict(found), places, self.base_model_prefix)
+        others = other_shapes(fitting, places, self.state_dict())
+        afresh = {other.parameter for other in others}
         known = self.tied_names() | {name for name, place in places.items() if place.parameter in afresh}
         read = {header.name for header in used.values()}
+        read |= {fitting[name].name for other in others for name in other.tensors}
         unread = {name for name, header in found.items() if header.name not in read and name not in known}
-        return {"missing_keys": missing - afresh, "mismatched_keys": other, "unexpected_keys": unread}
+        mismatched = {(other.name, other.there, other.here) for other in others}
+        return {"missing_keys": missing - afresh, "mismatched_keys": mismatched, "unexpected_keys": unread}
 
     def source_of(self, found: dict[str, TensorHeader]) -> "Network":
         """The model whose checkpoint these headers are of: this one, or what it was before its weights were rounded."""
