@@ -137,6 +137,16 @@ def test_official_names_load_into_a_built_model(tmp_path):
     assert equal(DeepseekV2ForCausalLM.from_pretrained(tmp_path), other)
 
 
+def test_official_names_go_into_stacks_without_a_copy_of_them():
+    model, other = tiny_v2(), tiny_v2(seed=1)
+    weights = official_weights(other)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as measured:
+        model.load_state_dict(weights)
+    taken = sum(max(event.self_cpu_memory_usage, 0) for event in measured.events())
+    assert taken < weights["model.layers.1.mlp.experts.0.down_proj.weight"].nbytes
+    assert equal(model, other)
+
+
 def test_names_in_memory_load_too():
     model, other = tiny_v2(), tiny_v2(seed=1)
     model.load_state_dict(other.state_dict())

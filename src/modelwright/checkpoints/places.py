@@ -79,7 +79,7 @@ class Parameters:
         """Copy an official tensor to its place, rounded to ``dtype``."""
         whole, index = self._whole(name, dtype, tensor.device), self._places[name].index
         scattered = any(isinstance(step, list) for step in index)  # which torch writes in the same type alone
-        whole[index] = tensor.to(whole.dtype) if scattered else tensor
+        whole[index] = tensor.to(whole) if scattered else tensor
 
     def _whole(self, name: str, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
         parameter = self._places[name].parameter

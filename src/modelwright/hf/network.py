@@ -185,8 +185,13 @@ class Network(nn.Module):
         if rest and strict:
             raise CheckpointError(_misfit(type(self).__name__, sorted(rest), [], "state dict"))
         own = self.state_dict()
-        parts |= {name: own[places[name].parameter][places[name].index] for name in rest}
-        types, joined = common_types(places, parts), Parameters(places, own)
+        joined = Parameters(places, own)
+        if assign:
+            parts |= {name: own[places[name].parameter][places[name].index] for name in rest}
+            types = common_types(places, parts)
+        else:  # each part goes straight to its place
+            joined.state.update({parameter: own[parameter] for parameter in touched})
+            types = {name: own[places[name].parameter].dtype for name in parts}
         for name, tensor in parts.items():
             joined.put(name, tensor, types[name])
         others = {name: tensor for name, tensor in state_dict.items() if name not in parts}
