@@ -103,6 +103,7 @@ TRAINED = {
 """The kernels of an operation whose gradients they give too."""
 
 
+@pytest.mark.filterwarnings("ignore:.*batching rule for aten..index_copy_")  # of pages: only here
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_everything_else_comes_from_torch(operation, called):
     _, run = OPERATIONS[operation]
