@@ -1,6 +1,6 @@
 """Folders that other programs have quantized, read as the numbers that those programs make of them, on every road.
 
-The golden files hold what the programs stored and what they themselves read (``tests/golden/quantized/make.py``).
+The golden files hold what the programs stored and what they themselves read (``tests/judges/quantized_folders.py``).
 """
 
 import json

@@ -1,8 +1,10 @@
 """Matrices as other programs store them, and the numbers that those programs themselves make of them.
 
-Run with these installed beside torch and transformers: gptqmodel 7.7, autoawq 0.2.9, auto-round 0.16,
-bitsandbytes 0.50, compressed-tensors 0.20, mlx 0.32. Each file holds the parts of ``proj``, ``numbers``, and as
-metadata the section ``quantization_config`` that a folder with such parts has.
+    python -m tests.judges.quantized_folders [gptq] [awq] [autoround] [bnb] [compressed] [fp8] [mlx]
+
+writes tests/golden/quantized anew, with these installed beside torch and transformers: gptqmodel 7.7, autoawq 0.2.9,
+auto-round 0.16, bitsandbytes 0.50, compressed-tensors 0.20, mlx[cpu] 0.32. Each file holds the parts of ``proj``,
+``numbers``, and as metadata the section ``quantization_config`` that a folder with such parts has.
 """
 
 import json
@@ -14,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 OUT, IN, GROUP = 32, 128, 32
-HERE = Path(__file__).parent
+PLACE = Path(__file__).parents[1] / "golden" / "quantized"
 
 
 def matrix(dtype=torch.float16):
@@ -25,7 +27,9 @@ def matrix(dtype=torch.float16):
 def keep(name, section, parts, numbers):
     held = {f"proj.{part}": tensor.contiguous().clone() for part, tensor in parts.items()}
     save_file(
-        held | {"numbers": numbers.contiguous().clone()}, HERE / f"{name}.safetensors", {"section": json.dumps(section)}
+        held | {"numbers": numbers.contiguous().clone()},
+        PLACE / f"{name}.safetensors",
+        {"section": json.dumps(section)},
     )
 
 
@@ -217,5 +221,6 @@ def mlx():
         keep(f"mlx_{bits}bit", {"group_size": GROUP, "bits": bits, "mode": "affine"}, parts, numbers)
 
 
-for each in sys.argv[1:] or ("gptq", "awq", "autoround", "bnb", "compressed", "fp8", "mlx"):
-    globals()[each]()
+if __name__ == "__main__":
+    for each in sys.argv[1:] or ("gptq", "awq", "autoround", "bnb", "compressed", "fp8", "mlx"):
+        globals()[each]()
