@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelwright.data.examples import BrokenRow, Chat, Message, Picture, PictureRef, Place, Text
+from modelwright.data.formats import find_format
 from modelwright.data.sources.found import find_files
-from modelwright.data.sources.json_list import index_list
+from modelwright.data.sources.json_file import index_json
 from modelwright.data.sources.kept import Kept
 from modelwright.data.sources.separated import Separated
 from modelwright.data.sources.stored import StoredBytes
@@ -34,7 +35,7 @@ VALUES = st.recursive(
 @settings(deadline=None, max_examples=40)
 def test_a_list_of_json_is_cut_as_json_reads_it(rows, indent, ascii_only):
     content = json.dumps(rows, indent=indent, ensure_ascii=ascii_only).encode()
-    index = index_list(StoredBytes(content), "a.json")
+    index = index_json(StoredBytes(content), "a.json")
     assert [json.loads(content[start:end]) for start, end, _ in index.T] == rows
     assert [line for *_, line in index.T] == [content[:start].count(b"\n") + 1 for start, *_ in index.T]
 
@@ -51,6 +52,57 @@ def test_a_json_file_is_a_list_or_lines(folder):
         folder.open("c.json")[1]
 
 
+@given(
+    st.lists(st.dictionaries(st.text(), VALUES, max_size=3), max_size=5),
+    st.dictionaries(st.text(), VALUES.filter(lambda value: not isinstance(value, list)), max_size=3),
+    st.sampled_from([None, 1]),
+)
+@settings(deadline=None, max_examples=40)
+def test_rows_within_an_object_are_those_of_its_list(rows, beside, indent):
+    content = json.dumps({"a": 1} | beside | {"data": rows}, indent=indent).encode()
+    if find_format(json.loads(content)) is None:
+        index = index_json(StoredBytes(content), "a.json")
+        assert [json.loads(content[start:end]) for start, end, _ in index.T] == rows
+
+
+CHAT = {"messages": [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]}
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_json_file_may_be_one_row_or_an_object_around_a_list_of_rows(folder, indent):
+    folder.write("one.json", json.dumps(CHAT, indent=indent))
+    source = folder.open("one.json")
+    assert (len(source), source.format, source[0].content.messages[1].words) == (1, "messages", "2")
+    for name in ("data", "train", "instances", "rows"):
+        # what datasets' load_dataset("json", field=name) reads
+        folder.write("a.json", json.dumps({"version": "1[{", name: [CHAT, CHAT], "about": {"n": [2]}}, indent=indent))
+        source = folder.open("a.json")
+        assert (len(source), source[1].content) == (2, folder.open("one.json")[0].content)
+        assert source[1].place.line == (1 if indent is None else 16)
+    folder.write("b.json", '{"text": "broken\n{"text": "b"}\n')
+    folder.open("b.json", format="text")  # lines, of which the first is broken
+
+
+@pytest.mark.parametrize(
+    ("value", "holds"),
+    [
+        ({"train": [CHAT], "test": [CHAT]}, "train, test, which .* holds several lists of objects .train, test."),
+        ({"data": {"train": [CHAT]}}, "data, which is no row of a known format and holds no list of objects"),
+        ({"data": ["a", "b"]}, "data, which is no row of a known format and holds no list of objects"),
+    ],
+)
+def test_an_object_that_may_mean_several_things_is_refused(folder, value, holds):
+    folder.write("a.json", json.dumps(value, indent=1))
+    with pytest.raises(RequestError, match=f"a.json is one object with the names {holds}.*: write the rows that are"):
+        folder.open("a.json")
+
+
+def test_what_stands_around_the_rows_of_an_object_is_json_too(folder):
+    folder.write("a.json", '{"version": 1 "data": [{"text": "a"}]}')
+    with pytest.raises(RequestError, match=r"a\.json: what stands around 'data' is not JSON: Expecting ',' delimiter"):
+        folder.open("a.json")
+
+
 NO_LISTS = {
     '[{"a": 1}': "1: the list is not closed",
     '[{"a": 1}\n, {"b": "c]}': "2: a string is not closed",
@@ -61,7 +113,8 @@ NO_LISTS = {
     '[{"a": 1}, ["b"]]': "1: a list stands where an object must",
     '[{"a": 1}, "b"]': "1: a string stands where an object must",
     '[{"a": 1}]\n{"b": 2}': "2: something follows the list",
-    '[{"a": 1}] x': "1: something else than objects stands in it",
+    '[{"a": 1}] x': "1: something follows the list",
+    '{\n"a": 1}\n{\n"b": 2}\n': "2: something follows an object of several lines",
     '[{"a": 1]]': "1: ] closes nothing",
 }
 

@@ -11,7 +11,7 @@ from modelwright.data.rows import Container
 from modelwright.data.sources.archive import PICTURES, WebDataset
 from modelwright.data.sources.columns import Parquet
 from modelwright.data.sources.hub import SCHEME, HubRows
-from modelwright.data.sources.json_list import JsonList, begins_list
+from modelwright.data.sources.json_file import JsonFile
 from modelwright.data.sources.kept import PACKED, Kept
 from modelwright.data.sources.lines import JsonLines, TextDocument, TextLines
 from modelwright.data.sources.megatron import Megatron
@@ -28,14 +28,10 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 Open = Callable[[Path, str, Kept], Container]
 
 
-def _json(path: Path, shown: str, kept: Kept) -> Container:
-    return (JsonList if begins_list(kept.opened(path)) else JsonLines)(path, shown, kept)
-
-
 _READERS: dict[str, Open] = {
     ".jsonl": JsonLines,
     ".ndjson": JsonLines,
-    ".json": _json,
+    ".json": JsonFile,
     ".parquet": Parquet,
     ".csv": partial(Separated, separator=","),
     ".tsv": partial(Separated, separator="\t"),
