@@ -1,7 +1,7 @@
 """modelwright, from a config to a running model: the public names, each imported from its room at first use.
 
 Nothing heavy (torch, transformers) is imported before a name is used. The first use of a model class also registers
-``deepseek_vl_v2`` with transformers' Auto classes. ``__init__.pyi`` tells type checkers the same table.
+``deepseek_vl_v2`` and our configs with transformers' Auto classes. ``__init__.pyi`` tells type checkers the same table.
 """
 
 from importlib import import_module

@@ -1,12 +1,24 @@
 """Which class serves which config, and what transformers' Auto classes know once told."""
 
 import pytest
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+import torch
+import transformers
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoModelForSequenceClassification,
+)
 from transformers import DeepseekV2Config as TheirConfig
 from transformers import ImageGPTConfig as TheirImageGPTConfig
 
 from modelwright.errors import ConfigError
 from modelwright.families import families, model_class
+from modelwright.families.deepseek_v2.config import DeepseekV2Config
 from modelwright.families.deepseek_v2.model import (
     DeepseekV2ForCausalLM,
     DeepseekV2ForSequenceClassification,
@@ -14,14 +26,24 @@ from modelwright.families.deepseek_v2.model import (
 )
 from modelwright.families.deepseek_vl2.config import DeepseekVLV2Config
 from modelwright.families.deepseek_vl2.model import DeepseekVLV2ForCausalLM
+from modelwright.families.imagegpt.config import ImageGPTConfig
 from modelwright.families.imagegpt.model import (
     ImageGPTForCausalImageModeling,
     ImageGPTForImageClassification,
     ImageGPTModel,
 )
+from modelwright.families.llama.config import LlamaConfig
 from modelwright.families.llama.model import LlamaForCausalLM, LlamaForSequenceClassification, LlamaModel
 from modelwright.hf.registry import register
-from tests.fakes import tiny_vl2
+from tests.fakes import MOE, tiny_vl2, tokens
+from tests.imagegpts import TINY
+from tests.llamas import HUGGING_FACE, MINDFORMERS, tiny_llama
+
+SMALL = {
+    DeepseekV2Config: lambda: DeepseekV2Config(**MOE),
+    LlamaConfig: lambda: LlamaConfig(**HUGGING_FACE),
+    ImageGPTConfig: lambda: ImageGPTConfig(**TINY),
+}
 
 
 @pytest.mark.parametrize(
@@ -80,8 +102,34 @@ def test_registering_twice_changes_nothing_and_shadows_nothing():
     assert CONFIG_MAPPING["deepseek_v2"] is TheirConfig
     assert CONFIG_MAPPING["imagegpt"] is TheirImageGPTConfig
     config = tiny_vl2().config
-    for auto in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText):
+    for auto in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
         assert isinstance(auto.from_config(config), DeepseekVLV2ForCausalLM)
+
+
+AUTO = {
+    AutoModel: [DeepseekV2Model, LlamaModel, ImageGPTModel],
+    AutoModelForCausalLM: [DeepseekV2ForCausalLM, LlamaForCausalLM],
+    AutoModelForSequenceClassification: [DeepseekV2ForSequenceClassification, LlamaForSequenceClassification],
+    AutoModelForImageClassification: [ImageGPTForImageClassification],
+}
+
+
+@pytest.mark.parametrize(("auto", "cls"), [(auto, cls) for auto in AUTO for cls in AUTO[auto]])
+def test_of_a_config_of_ours_the_auto_classes_make_a_model_of_ours(auto, cls):
+    register()
+    config = SMALL[cls.config_class]()
+    assert type(auto.from_config(config)) is cls
+    theirs = getattr(transformers, type(config).__name__)()
+    assert auto._model_mapping[type(theirs)] is getattr(transformers, cls.__name__)
+
+
+def test_an_auto_class_reads_a_folder_by_a_config_of_ours_that_is_given(tmp_path):
+    register()
+    model = tiny_llama(base=MINDFORMERS)
+    model.save_pretrained(tmp_path)
+    read = AutoModelForCausalLM.from_pretrained(tmp_path, config=model.config)
+    assert type(read) is LlamaForCausalLM
+    assert torch.equal(read(tokens(1, 5)).logits, model(tokens(1, 5)).logits)
 
 
 def test_a_transformers_that_has_the_family_is_left_alone(monkeypatch):

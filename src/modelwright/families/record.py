@@ -73,7 +73,7 @@ class Family:
         prompts: ``(folder, config) -> maker of prompts`` for the engine, with a ``tokenizer`` and
             ``process_messages(messages, rendering)``; where it is left out the processor serves.
         processor_class: the class that transformers' ``AutoProcessor`` is told of, where it lacks one.
-        auto_classes: names of transformers' Auto classes for models that are told of the causal model, where
+        auto_classes: names of transformers' Auto classes for models that read folders as the causal model, where
             transformers lacks the family.
         chat_template: the Jinja template by which conversations are printed where a folder brings none; None where
             nobody but the folder can say.

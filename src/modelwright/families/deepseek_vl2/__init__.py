@@ -17,7 +17,7 @@ FAMILY = Family(
     processor="modelwright.families.deepseek_vl2.processor:read_processor",
     prompts="modelwright.families.deepseek_vl2.prompts:read_prompts",
     processor_class="modelwright.families.deepseek_vl2.processor:DeepseekVLV2Processor",
-    auto_classes=("AutoModel", "AutoModelForCausalLM", "AutoModelForImageTextToText"),
+    auto_classes=("AutoModel", "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"),
     slicing="modelwright.families.deepseek_v2.slicing:slicing_rules",
     parts={
         "vision": r"^vision\.",
