@@ -163,7 +163,6 @@ BROKEN_RECORDS = {
     "text,id\na\n": "2: it has 1 cells, and the first record names 2",
     "text,id\na,1,2\n": "2: it has 3 cells, and the first record names 2",
     'text,id\n"a,1\n': "2: a quote is not closed",
-    "text,images\na,not json\n": "2: its cell 'images' must be JSON: it is not JSON: Expecting value at character 1",
 }
 
 
@@ -175,6 +174,52 @@ def test_a_broken_record_names_its_line(folder, content, reason):
         source[0]
     assert str(caught.value) == f"{folder.path / 'a.csv'}:{reason}"
     assert source[len(source) - 1].content == Text("last")
+
+
+NESTED = {
+    "messages": [{"role": "user", "content": "<image>1+1?"}, {"role": "assistant", "content": "2"}],
+    "images": ["a.png"],
+    "tools": [],
+}
+
+
+def written(folder, end, row):
+    """A file of one row, in one of the ways that rows are stored."""
+    if end == "parquet":
+        arrow, parquet = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
+        parquet.write_table(arrow.Table.from_pylist([row]), folder.path / f"a.{end}")
+        return
+    file = io.StringIO()
+    csv.writer(file).writerows([row, row.values()])
+    tar = packed({"1.json": json.dumps(row).encode()})
+    content = {"csv": file.getvalue(), "jsonl": json.dumps(row), "json": json.dumps(row, indent=1), "tar": tar}
+    folder.write(f"a.{end}", content[end])
+
+
+@pytest.mark.parametrize("end", ["parquet", "csv", "jsonl", "json", "tar"])
+def test_lists_may_stand_as_strings_of_json_in_files_of_each_kind(folder, end):
+    picture = folder.write("a.png", b"p")
+    folder.write("plain.jsonl", [NESTED])
+    plain = folder.open("plain.jsonl")[0].content
+    assert plain.messages[0].parts == (PictureRef(str(picture)), "1+1?")
+    chat = {name: json.dumps(value) for name, value in NESTED.items()}
+    written(folder, end, chat)
+    source = folder.open(f"a.{end}", root=str(folder.path))
+    assert (source.format, source[0].content, source.unread()) == ("ms-swift", plain, [])
+    written(folder, end, chat | {"images": "a.png", "id": "7"})
+    source = folder.open(f"a.{end}", root=str(folder.path))
+    assert (source[0].content, source.unread()) == (plain, ["id"])
+    written(folder, end, {"input_ids": "[3, 4]", "labels": "[-100, 4]", "attention_mask": "[1, 1]", "position_ids": ""})
+    tokens = folder.open(f"a.{end}", root=str(folder.path))[0].content
+    assert (tokens.ids.tolist(), tokens.labels.tolist()) == ([3, 4], [-100, 4])
+    written(folder, end, {"text": "words", "labels": "positive", "history": ""})
+    source = folder.open(f"a.{end}", root=str(folder.path))
+    assert (source[0].content, source.unread()) == (Text("words"), ["labels"])
+    written(folder, end, {"messages": "[{'role': 'user'}]"})
+    with pytest.raises(
+        BrokenRow, match=": messages begins as a list or an object of JSON does: it is not JSON: Expecting p"
+    ):
+        folder.open(f"a.{end}", root=str(folder.path))[0]
 
 
 def test_a_table_needs_names(folder):

@@ -1,5 +1,5 @@
 """What rows mean: the formats that instruction data is published in, each read into the values of `examples`."""
 
-from modelwright.data.formats.table import FORMATS, Reader, find_format, reader_of, unread
+from modelwright.data.formats.table import FORMATS, Reader, find_format, parsed, reader_of, unread
 
-__all__ = ["FORMATS", "Reader", "find_format", "reader_of", "unread"]
+__all__ = ["FORMATS", "Reader", "find_format", "parsed", "reader_of", "unread"]

@@ -14,6 +14,7 @@ from modelwright.data.formats.fields import (
     TURNS,
     broken,
     first_given,
+    is_given,
     items,
     listed,
     mapping_of,
@@ -153,14 +154,14 @@ class _Draft:
         self.role = self._role(given)
         self.learn = self._learn(given)
         for name in CALLS:
-            if given.get(name):
+            if is_given(given.get(name)):
                 raise broken(row, f"{where} has {name!r}, which no model here is trained on: write the call as text")
         for name in ("image", *MEDIA):
-            if given.get(name):
+            if is_given(given.get(name)):
                 rule = "pictures of a message are its 'images', and nothing else is shown"
                 raise broken(row, f"{where} has {name!r}: {rule}")
         for name in THOUGHTS:
-            if given.get(name):
+            if is_given(given.get(name)):
                 raise broken(row, f"{where} has {name!r}, which is no part of its content: write it into the content")
         own = given.get("images")
         pieces = self._pieces(given, beside or own is not None)

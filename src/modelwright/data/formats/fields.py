@@ -53,9 +53,14 @@ def first_given(row: Row, names: Iterable[str]) -> str | None:
 
 
 def is_given(value: Any) -> bool:
-    """Whether a value is more than the absence of one, as tables of rows with other names fill it in."""
-    if isinstance(value, str | list | tuple | Mapping):
-        return bool(value) and value != "[]"
+    """Whether a value is more than the absence of one, as tables of rows with other names fill it in.
+
+    They write lists as JSON too, such as those of tools.
+    """
+    if isinstance(value, str):
+        return value.strip() not in ("", "[]", "{}", "null")
+    if isinstance(value, list | tuple | Mapping):
+        return bool(value)
     return value is not None
 
 

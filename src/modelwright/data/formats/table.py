@@ -1,10 +1,12 @@
 """The formats by their names, and which of them a row is in."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from modelwright.configs.strict_json import NotJson, parse_json
 from modelwright.data.examples import Content, PictureRef
 from modelwright.data.formats.conversations import (
     read_alpaca,
@@ -22,6 +24,7 @@ from modelwright.data.formats.fields import (
     PICTURES,
     THOUGHTS,
     TURNS,
+    broken,
     is_given,
 )
 from modelwright.data.formats.pictures import PictureFolder
@@ -74,6 +77,30 @@ def reader_of(name: str) -> Reader:
     return FORMATS[name]
 
 
+def parsed(format: str, row: Row) -> Row:
+    """The row with its lists where it holds them as strings of JSON, as cells do, and columns of many tables.
+
+    Of the names that the format reads only those that never hold words, where the string begins as a list or an object
+    does; one without words is nothing.
+
+    Raises:
+        BrokenRow: such a string is no JSON.
+    """
+    if not isinstance(row.value, Mapping):
+        return row
+    found = dict(row.value)
+    for name in _NESTED.intersection(found).intersection((*_OWN[format], *_BESIDE)):
+        text = found[name].strip() if isinstance(found[name], str) else None
+        if text in ("", "null"):
+            found[name] = None
+        elif text and text[0] in "[{":
+            try:
+                found[name] = parse_json(text.encode("utf-8", "surrogatepass"))
+            except NotJson as error:
+                raise broken(row, f"{name} begins as a list or an object of JSON does: {error}") from None
+    return replace(row, value=found)
+
+
 def unread(format: str, value: Any) -> list[str]:
     """The names of a row, and those of its messages as ``messages[].name``, that change nothing of what is learned."""
     if not isinstance(value, Mapping):
@@ -85,6 +112,10 @@ def unread(format: str, value: Any) -> list[str]:
         for message in messages if isinstance(messages, list | tuple) else ():
             names += [f"{name}[].{other}" for other in _others(message, _OF_MESSAGES)]
     return [*dict.fromkeys(names)]
+
+
+_NESTED = frozenset(("messages", "conversations", "conversation", "history", "images", "objects", *TOKENS))
+"""Names under which a string cannot stand for words."""
 
 
 def _others(value: Any, names: Iterable[str]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from modelwright.data.examples import BrokenRow, Example, Source
-from modelwright.data.formats import FORMATS, find_format, reader_of, unread
+from modelwright.data.formats import FORMATS, find_format, parsed, reader_of, unread
 from modelwright.data.formats.fields import listed
 from modelwright.data.formats.pictures import PictureFolder
 from modelwright.data.rows import Container, Row
@@ -97,7 +97,7 @@ class Rows:
         return self._ends[-1]
 
     def __getitem__(self, row: int) -> Example:
-        found = self._row(row)
+        found = parsed(self.format, self._row(row))
         return Example(found.place, self._read(found, self._pictures))
 
     def unread(self) -> list[str]:
@@ -105,7 +105,7 @@ class Rows:
         names: dict[str, None] = {}
         for row in range(min(len(self), _TRIED)):
             with suppress(BrokenRow):
-                names |= dict.fromkeys(unread(self.format, self._row(row).value))
+                names |= dict.fromkeys(unread(self.format, parsed(self.format, self._row(row)).value))
         return [*names]
 
     def fingerprint(self) -> list[dict[str, Any]]:

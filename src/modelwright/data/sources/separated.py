@@ -6,15 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from modelwright.configs.strict_json import NotJson, parse_json
 from modelwright.data.examples import BrokenRow, Place
 from modelwright.data.sources.kept import Kept
 from modelwright.data.sources.lines import BOM, IndexedFile, newlines_before, parse_words
 from modelwright.data.sources.stored import Stored
 from modelwright.errors import RequestError
-
-_NESTED = ("messages", "conversations", "conversation", "images", "objects", "history", "input_ids", "labels")
-"""Names under which a cell holds JSON, because a string cannot stand there."""
 
 
 class Separated(IndexedFile):
@@ -37,20 +33,11 @@ class Separated(IndexedFile):
             raise RequestError(f"{place}: the first record must be the names of the columns: {reason}")
         self._index = self._index[:, 1:]
 
-    def _values(self, place: Place, record: bytes) -> dict[str, object]:
+    def _values(self, place: Place, record: bytes) -> dict[str, str]:
         cells = self._cells(place, record)
         if len(cells) != len(self._names):
             raise BrokenRow(place, f"it has {len(cells)} cells, and the first record names {len(self._names)}")
-        values: dict[str, object] = dict(zip(self._names, cells, strict=True))
-        for name in _NESTED:
-            if values.get(name) and name in values:
-                try:
-                    values[name] = parse_json(str(values[name]).encode("utf-8"))
-                except NotJson as error:
-                    raise BrokenRow(place, f"its cell {name!r} must be JSON: {error}") from None
-            elif name in values:
-                values[name] = None
-        return values
+        return dict(zip(self._names, cells, strict=True))
 
     def _cells(self, place: Place, record: bytes) -> list[str]:
         cells, position = [], 0
