@@ -50,6 +50,13 @@ def test_each_file_has_its_own_loss(run, chats, texts):
     assert found[str(chats)]["loss"] == pytest.approx(by_hand(loaded, asked + answer, len(answer)), rel=1e-4)
 
 
+def test_names_of_held_out_rows_that_nothing_reads_are_told(run, tmp_path):
+    path = tmp_path / "texts.jsonl"
+    path.write_text(json.dumps({"text": "two shapes", "id": 3}) + "\n")
+    said = run("evaluate", "vl2-nano", "--data", path)
+    assert said.code == 0 and f"{path}: nothing reads id of its rows\n" in said.err
+
+
 def test_a_line_says_loss_perplexity_and_exact_answers(run, chats):
     said = run("evaluate", "vl2-nano", "--data", chats, "--exact")
     assert said.code == 0

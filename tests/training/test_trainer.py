@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from modelwright.data.batches import HeldOut
 from modelwright.data.examples import Place, Tokens
 from modelwright.errors import ConfigError, RequestError
 from modelwright.training.checkpoints import saved_in
@@ -17,7 +18,7 @@ from modelwright.training.report import RunReport
 from modelwright.training.results import DONE, FAILED, STOPPED
 from modelwright.training.silence import Silence
 from modelwright.training.trainer import Trainer
-from tests.data.listed import Listed, batches
+from tests.data.listed import AsGiven, Listed, batches, section
 from tests.fakes import MOE, NOAUX, tokens
 from tests.training.learners import rows_of, run_config, step_batch
 
@@ -276,6 +277,14 @@ def test_what_cannot_be_built_is_refused(tmp_path):
     config = run_config(model={"config": {"model_type": "deepseek_v2"} | MOE}, output=str(tmp_path))
     with pytest.raises(ConfigError, match=r"needs model\.processor"):
         Trainer(config)
+
+
+def test_names_of_held_out_rows_that_nothing_reads_are_told_as_those_of_training(tmp_path):
+    source, part = Listed([Tokens(np.arange(4))]), section()
+    source.unread = lambda: ["score"]
+    trainer = trainer_of(tmp_path, held_out={"own": HeldOut(source, AsGiven(part), part, 1, 0)}, steps=1)
+    assert trainer.fit().code == DONE
+    assert trainer.report.notes[:2] == ["rows: nothing reads id of its rows", "own: nothing reads score of its rows"]
 
 
 def test_held_out_rows_that_cannot_be_read_cost_no_step(tmp_path):

@@ -1,19 +1,20 @@
 """``modelwright evaluate --data``: the loss of held-out rows, read and encoded as in training."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modelwright.cli.console import write
+from modelwright.cli.console import say, write
 from modelwright.cli.evaluate_options import EvaluateOptions
 from modelwright.configs.run import DataPart, SourcePart, longest_row
-from modelwright.data.batches import held_out
+from modelwright.data.batches import HeldOut, held_out
 from modelwright.errors import RequestError
 from modelwright.serving.held_out_answers import answer_encoder_for, answer_rows, encoder_for, exact_share
 from modelwright.serving.load import Loaded, load_network
 from modelwright.serving.opened import find_model
 from modelwright.serving.quiet import quieten_libraries
+from modelwright.training.build import unread_of
 from modelwright.training.evaluation import held_out_loss
 
 _AT_ONCE = 4
@@ -32,6 +33,9 @@ def run_evaluate(options: EvaluateOptions) -> None:
     part = _data(options, loaded)
     encoder = encoder_for(loaded.processor, part, loaded.model)
     sets = held_out(part, encoder, options.requests or _AT_ONCE, base=Path.cwd(), limit=options.limit)
+    for name, held in sets.items():
+        if (sentence := unread_of(name, held.source.unread())) is not None:
+            say(sentence)
     asking = answer_encoder_for(loaded.processor, part, loaded.model) if options.exact else None
     found = {name: _measured(name, passes, loaded, asking) for name, passes in sets.items()}
     if options.as_json:
@@ -52,14 +56,13 @@ def _data(options: EvaluateOptions, loaded: Loaded) -> DataPart:
     )
 
 
-def _measured(name: str, passes: Iterable[Mapping[str, Any]], loaded: Loaded, asking: Any) -> dict[str, Any]:
+def _measured(name: str, passes: HeldOut, loaded: Loaded, asking: Any) -> dict[str, Any]:
     """The loss of a set and, where an encoder of questions is given, the share of exact answers."""
     found = held_out_loss(loaded.model, passes, name).as_row()
     if asking is not None:
-        held: Any = passes  # `data.batches.HeldOut`, whose rows the engine answers
         answers = []
-        for start in range(0, held.rows, _ANSWERS_AT_ONCE):
-            rows = [held.source[row] for row in range(start, min(start + _ANSWERS_AT_ONCE, held.rows))]
+        for start in range(0, passes.rows, _ANSWERS_AT_ONCE):
+            rows = [passes.source[row] for row in range(start, min(start + _ANSWERS_AT_ONCE, passes.rows))]
             answers += answer_rows(loaded.model, loaded.processor, asking, rows)
         found |= {"exact": exact_share(answers), "rows": len(answers)}
     return found

@@ -286,7 +286,7 @@ def held_out(
     pad_id: int | None = None,
     base: Path | None = None,
     limit: int | None = None,
-) -> Mapping[str, Iterable[Mapping[str, Tensor]]]:
+) -> Mapping[str, HeldOut]:
     """The sources of ``data.eval`` by their names, see `HeldOut`; raises as `open_batches`."""
     padding = encoder.pad_id if pad_id is None else pad_id
     sources = [_opened(each, part, base) for each in part.eval]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modelwright.data.batches import HeldOut
 from modelwright.errors import CheckpointError, RequestError
 from modelwright.ops.freed_memory import keep_freed_memory
 from modelwright.planner.counting import count
@@ -265,8 +266,10 @@ class Trainer:
     def _begin(self) -> None:
         facts = self._facts()
         self.report.begin(facts)
-        for source in facts.data:
-            if (sentence := unread_of(source["name"], source.get("unread", ()))) is not None:
+        unread = [(source["name"], source.get("unread", ())) for source in facts.data]
+        unread += [(name, held.source.unread()) for name, held in self.held_out.items() if isinstance(held, HeldOut)]
+        for name, names in unread:
+            if (sentence := unread_of(name, names)) is not None:
                 self.report.note(sentence)
 
     def _evaluate(self, watchdog: Watchdog | None) -> None:
