@@ -35,6 +35,17 @@ def test_a_tuple_comes_back_on_request(cls):
 
 
 @pytest.mark.parametrize("build", [tiny_v2, tiny_vl2, tiny_llama, tiny_imagegpt], ids=lambda build: build.__name__)
+def test_what_a_call_does_not_say_of_its_output_the_config_says(build):
+    model, ids = build(), tokens(2, 5, vocab=16)
+    wanted = model(ids, output_hidden_states=True).hidden_states
+    model.config.output_hidden_states = True
+    assert all(map(torch.equal, model(ids).hidden_states, wanted))
+    assert model(ids, output_hidden_states=False).hidden_states is None
+    model.config.return_dict = False
+    assert isinstance(model(ids), tuple) and not isinstance(model(ids, return_dict=True), tuple)
+
+
+@pytest.mark.parametrize("build", [tiny_v2, tiny_vl2, tiny_llama, tiny_imagegpt], ids=lambda build: build.__name__)
 def test_what_losses_in_chunks_ask_for_is_the_decoder_and_the_head(build):
     """As TRL's and Liger's do: they multiply the decoder's states by the head part by part."""
     model, ids = build(), tokens(2, 5, vocab=16)

@@ -204,6 +204,16 @@ def test_a_head_of_another_size_is_refused_unless_it_may_start_afresh(tmp_path):
     assert loaded.score.weight.shape == (5, 32)
 
 
+@pytest.mark.parametrize("given", [MOE, transformers.LlamaConfig()], ids=["values", "another model's"])
+def test_a_config_that_is_none_of_the_models_is_refused(given, model, tmp_path):
+    model.save_pretrained(tmp_path)
+    message = rf"config must be a DeepseekV2Config, a folder or a file, got a {type(given).__name__}: DeepseekV2Config"
+    with pytest.raises(ConfigError, match=message):
+        DeepseekV2ForCausalLM.from_pretrained(tmp_path, config=given)
+    with pytest.raises(ConfigError, match=message):
+        DeepseekV2ForCausalLM.from_pretrained(None, config=given, state_dict=model.state_dict())
+
+
 def test_a_causal_model_needs_its_head(model, tmp_path):
     model.model.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"does not fit DeepseekV2ForCausalLM: missing lm_head.weight$"):

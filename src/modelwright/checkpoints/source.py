@@ -89,11 +89,22 @@ def read_config(config_class: Any, folder: Path, config: Any, kwargs: dict[str, 
     Args:
         config: a config object, ours or transformers' own, which is copied and overrides nothing; a folder or file to
             read instead of ``folder``'s; or None.
+
+    Raises:
+        ConfigError: ``config`` is none of these, or the config breaks a rule.
+        CheckpointError: there is no file, or it is damaged.
     """
     if isinstance(config, config_class):
         return copy.deepcopy(config), kwargs
     if (own := own_config(config_class, config)) is not config:
         return own, kwargs
+    if not isinstance(config, str | os.PathLike | None):
+        name = config_class.__name__
+        raise ConfigError(
+            f"config must be a {name}, a folder or a file, got a {type(config).__name__}: {name}.from_dict makes one "
+            "of a dict of values",
+            field="config",
+        )
     path = folder if config is None else Path(config)
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():

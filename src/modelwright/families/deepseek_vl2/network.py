@@ -135,7 +135,10 @@ class DeepseekVLV2Network(DeepseekV2Network):
         logits_to_keep: int | Tensor = 0,
         **kwargs,
     ) -> CausalOutput | tuple:
-        """One pass: as :meth:`CausalNetwork.forward`, with pictures as in :meth:`prepare_inputs_embeds`."""
+        """One pass: as :meth:`CausalNetwork.forward`, with pictures as in :meth:`prepare_inputs_embeds`.
+
+        What is returned is by default as this config says, or that of its decoder.
+        """
         inputs_embeds = self._embeds(input_ids, inputs_embeds, images, images_seq_mask, images_spatial_crop)
         return self.language(
             inputs_embeds=inputs_embeds,
@@ -145,7 +148,7 @@ class DeepseekVLV2Network(DeepseekV2Network):
             labels=labels,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
-            **kwargs,
+            **self._returns(kwargs),
         )
 
     def training_loss(
@@ -212,6 +215,12 @@ class DeepseekVLV2Network(DeepseekV2Network):
         if any(part is not None for part in pictures):
             raise RequestError("pictures come with input_ids; inputs_embeds hold theirs already")
         return tokens
+
+    def _returns(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a pass; what they do not say of its output this config may say."""
+        said = {name: True for name in ("output_hidden_states", "output_attentions") if getattr(self.config, name)}
+        said |= {} if self.config.return_dict else {"return_dict": False}
+        return asked | {name: value for name, value in said.items() if asked.get(name) is None}
 
     def _crops(
         self, input_ids: Tensor, images: Tensor | None, mask: Tensor | None, crops: Tensor | None
