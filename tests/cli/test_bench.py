@@ -179,7 +179,7 @@ def test_options_that_cannot_be_served(run, v2, args, sentence):
     assert (ended.code, ended.out, ended.err) == (2, "", f"modelwright: {sentence}\n")
 
 
-@pytest.mark.parametrize(("text", "words"), [("\n", "there is no line in it"), ("?\n", "line 1: the line is no JSON")])
+@pytest.mark.parametrize(("text", "words"), [("\n", "there is no line in it"), ("?\n", "line 1: the line is not JSON")])
 def test_an_input_that_asks_nothing(run, v2, tmp_path, text, words):
     (tmp_path / "in.jsonl").write_text(text)
     ended = run("bench", "latency", v2, "--input", tmp_path / "in.jsonl")

@@ -73,6 +73,7 @@ def test_a_question_may_come_from_stdin_in_whole(run, vl2):
     broken = "what came from stdin is no text in UTF-8"
     for said, reason in {"": nothing, "\n \n": nothing, "a \udcff\n": broken}.items():
         assert refused(run("chat", vl2, "-", stdin=said)) == reason
+    assert "only a PROMPT is read from stdin" in refused(run("chat", vl2, "Hi", "--system", "-", stdin=asked))
 
 
 def test_special_tokens_in_the_prompt_are_special_tokens(ask, vl2):

@@ -144,6 +144,13 @@ def harness(monkeypatch):
     return asked
 
 
+def test_what_tasks_tell_is_no_file_called_as_streams_are(run, harness, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = run("evaluate", "vl2-nano", "--tasks", "mine", "-o", "-")
+    said = "--output -: - stands for a stream, and what is written here is a file: name one"
+    assert (ended.code, ended.err) == (2, f"modelwright: {said}\n") and not [*tmp_path.iterdir()]
+
+
 def test_tasks_are_asked_of_our_model(run, harness, tmp_path):
     out = tmp_path / "found.json"
     ended = run("evaluate", "vl2-nano", "--tasks", "mine", "--include-path", tmp_path, "--limit", "2", "-o", out)

@@ -52,10 +52,16 @@ def test_the_fields_of_a_line():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("{", "the line is no JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        ("{", "the line is not JSON: Expecting property name enclosed in double quotes at character 2"),
+        ('{"prompt": "a", "prompt": "b"}', "the line holds an object with the name 'prompt' twice"),
+        ('{"messages": [{"role": "user", "role": "a"}]}', "the line holds an object with the name 'role' twice"),
+        ('{"prompt": "a", "top_p": NaN}', "the line holds NaN, which JSON does not have"),
         ("[1, 2]", "the line must be a JSON object, got [1, 2]"),
-        ('{"prompt": "\udcff"}', "the line is no text in UTF-8"),
-        ('{"prompt": "\\ud800"}', "the line is no text in UTF-8"),
+        ('{"prompt": "\udcff"}', "the line is not UTF-8: byte 13 is 0xff"),
+        (
+            '{"prompt": "\\ud800"}',
+            "the line holds half of a surrogate pair (\\ud800 to \\udfff), which is no character",
+        ),
         ("{}", "a line needs exactly one of prompt, messages, prompt_token_ids, got none"),
         (
             '{"prompt": "a", "messages": []}',
@@ -73,7 +79,7 @@ def test_a_line_that_cannot_be_read(text, sentence):
 
 
 def test_deep_json_is_refused():
-    with pytest.raises(RequestError, match="the line is no JSON"):
+    with pytest.raises(RequestError, match="the line is nested too deep"):
         line("[" * 100_000).fields([])
 
 
@@ -83,7 +89,7 @@ def test_bytes_that_are_no_text_reach_the_line_that_holds_them(tmp_path):
     with open_lines(path) as source:
         first, second = read_lines(source, {})
     assert first.fields([]) == {"prompt": "a"}
-    with pytest.raises(RequestError, match="no text in UTF-8"):
+    with pytest.raises(RequestError, match="the line is not UTF-8"):
         second.fields([])
 
 

@@ -140,7 +140,12 @@ def test_the_difference_is_spelt_out():
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "holds no text"), ('{"prompt": "a"}', ":1 must be a JSON object with a text"), ('{"text": 3}', "got 3")],
+    [
+        ("", "holds no text"),
+        ('{"prompt": "a"}', ":1 must be a JSON object with a text"),
+        ('{"text": 3}', 'got {"text": 3}'),
+        ('{"text": "a", "text": "b"}', "text' twice"),
+    ],
 )
 def test_files_without_texts_are_refused(tmp_path, content, message):
     path = tmp_path / "held_out.jsonl"

@@ -130,7 +130,7 @@ def test_bytes_that_are_no_text_are_refused_and_what_follows_is_answered(run, v2
     assert ended.out
     ended = run("generate", v2, "-i", "-", "-o", "-", stdin=_bytes(b'"\xff"\n' + LINE.encode()))
     first, second = map(json.loads, ended.out.splitlines())
-    assert (ended.code, first["error"]) == (1, "line 1: the line is no text in UTF-8")
+    assert (ended.code, first["error"]) == (1, "line 1: the line is not UTF-8: byte 2 is 0xff")
     assert "error" not in second
 
 

@@ -75,6 +75,10 @@ class ChatOptions:
             raise RequestError("--json prints one answer, so it needs a PROMPT")
         if prompt is not None and not prompt.strip():
             raise RequestError("the prompt is empty")
+        if self.system.strip() == "-":
+            raise RequestError(
+                '--system is -, and only a PROMPT is read from stdin: give a text, such as "$(cat FILE)"'
+            )
         if prompt is not None and self.draw is not None and not self.images:
             raise RequestError("--draw draws on a picture, so it needs --image")
 

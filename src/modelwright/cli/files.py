@@ -14,6 +14,8 @@ def check_place(path: Path, called: str) -> None:
     Args:
         called: what the user calls the file, for the message: an option and its value.
     """
+    if str(path) == "-":
+        raise RequestError(f"{called}: - stands for a stream, and what is written here is a file: name one")
     if os.path.isdir(path):
         raise RequestError(f"{called}: it is a folder, and must be a file")
     if not os.path.isdir(path.parent):

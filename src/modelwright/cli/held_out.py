@@ -1,6 +1,5 @@
 """What a model makes of a text that it has not seen: its mean loss, over windows of the text's tokens."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from modelwright.configs.strict_json import NotJson, parse_json
 from modelwright.errors import RequestError
 from modelwright.processing.marks import encode_text
 
@@ -52,11 +52,12 @@ def read_texts(path: Path) -> list[str]:
 
 def _text_of(line: str, where: str) -> str:
     try:
-        text = json.loads(line)["text"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"--eval {where} must be a JSON object with a text: {error!r}") from error
+        row = parse_json(line.encode())
+    except NotJson as error:
+        raise RequestError(f"--eval {where} must be a JSON object with a text: {error}") from None
+    text = row.get("text") if isinstance(row, dict) else None
     if not isinstance(text, str):
-        raise RequestError(f"--eval {where} must be a JSON object with a text, got {text!r}")
+        raise RequestError(f"--eval {where} must be a JSON object with a text, got {line:.80}")
     return text
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+from modelwright.configs.strict_json import NotJson, parse_json
 from modelwright.errors import RequestError
 
 PROMPTS = ("prompt", "messages", "prompt_token_ids")
@@ -71,13 +72,9 @@ def read_lines(lines: Iterable[str], settings: Mapping[str, Any]) -> Iterator[Li
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        text.encode()
-        fields = json.loads(text)
-        json.dumps(fields, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:  # bytes that were no UTF-8, or one half of a surrogate pair in an escape
-        raise RequestError("the line is no text in UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"the line is no JSON: {error}") from error
+        fields = parse_json(text.encode("utf-8", "surrogateescape"), "the line")
+    except NotJson as error:
+        raise RequestError(str(error)) from None
     if not isinstance(fields, dict):
         raise RequestError(f"the line must be a JSON object, got {text:.40}")
     return fields
