@@ -57,6 +57,20 @@ def inputs() -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(ids, padded), (ids, whole), (ids[:2, :4], whole[:2, :4])]
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
+@torch.no_grad()
+def test_a_trace_of_torch_jit_computes_other_numbers_of_the_same_shape(make):
+    class LogitsAlone(Logits):
+        def forward(self, ids, mask):
+            return super().forward(ids, mask)[0]
+
+    model, other = LogitsAlone(make()).eval(), tokens(3, 9, vocab=16, seed=1)
+    (_, padded), (ids, whole), _ = inputs()
+    traced, real = torch.jit.trace(model, (ids, whole), check_trace=False), padded.bool()
+    torch.testing.assert_close(traced(other, padded)[real], model(other, padded)[real], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("build", marked(EXPORTED))
 @torch.no_grad()

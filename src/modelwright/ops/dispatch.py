@@ -2,8 +2,8 @@
 
 Every operation of this room asks :func:`only_numbers`, whether a kernel of ``backends`` serves the tensors, and whether
 it is the faster one for their sizes. Whatever else is wanted of an operation is torch's business: gradients, autocast,
-a graph that is exported or compiled, a transformation of ``torch.func``, tensors that compute in their own way, and
-modes that watch torch's operations.
+a graph that is exported, compiled or traced, a transformation of ``torch.func``, tensors that compute in their own way,
+and modes that watch torch's operations.
 """
 
 import torch
@@ -33,7 +33,7 @@ class KernelAwareMode(TorchDispatchMode):
 
 def only_numbers(x: Tensor, *others: Tensor | None) -> bool:
     """Whether nothing but the numbers of a result is asked for, from tensors that are nothing but numbers."""
-    if torch.is_grad_enabled() or _is_compiling() or _transforms_active():
+    if torch.is_grad_enabled() or _is_compiling() or _transforms_active() or _tracing_state() is not None:
         return False
     if not _PLAIN.issuperset(map(type, (x, *others))):
         return False

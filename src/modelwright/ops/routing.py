@@ -68,7 +68,7 @@ def biased_topk(scores: Tensor, bias: Tensor, top_k: int, groups: int, top_group
 
 def _within_best_groups(scores: Tensor, rank: Tensor, top_groups: int) -> Tensor:
     best = rank.topk(top_groups, dim=-1, sorted=False).indices
-    keep = torch.zeros_like(rank, dtype=torch.bool).scatter(-1, best, True)  # [tokens, groups]
+    keep = torch.zeros_like(rank, dtype=torch.bool).scatter(-1, best, 1)  # [tokens, groups]
     return scores.unflatten(-1, (rank.shape[-1], -1)).masked_fill(~keep[..., None], 0.0).flatten(-2)
 
 
