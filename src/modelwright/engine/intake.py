@@ -17,6 +17,7 @@ from modelwright.engine.sequence import Sequence
 from modelwright.engine.served_model import ServedModel
 from modelwright.engine.tokenizer import Tokenizer, settle
 from modelwright.errors import RequestError
+from modelwright.processing.marks import end_tokens
 
 _CONTEXT_OF_TEXT = 8
 """How many of the prompt's last tokens say how the text goes on."""
@@ -117,12 +118,6 @@ class Intake:
             hidden=self._marks.difference(ends),  # whether an end is shown is a question of its own
             skip_special_tokens=params.skip_special_tokens,
         )
-
-
-def end_tokens(of_model: Iterable[int], tokenizer: Tokenizer | None, more: Iterable[int] = ()) -> tuple[int, ...]:
-    """The ends of sentence of a model and its tokenizer, and `more`: first those of the generation config."""
-    end = None if tokenizer is None else tokenizer.eos_token_id
-    return tuple(dict.fromkeys([*of_model, *(() if end is None else (end,)), *more]))
 
 
 def _marks_of(tokenizer: Tokenizer | None) -> frozenset[int]:

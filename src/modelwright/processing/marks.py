@@ -1,6 +1,7 @@
 """The marks around a text: its beginning and end of sentence, put there once, and by whom its files say."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from tokenizers import processors
@@ -15,6 +16,17 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
     if eos and text.endswith(eos) and ids[-2:] == [tokenizer.eos_token_id] * 2:
         ids = ids[:-1]
     return ids
+
+
+def end_tokens(of_model: Iterable[int], tokenizer: Any, more: Iterable[int] = ()) -> tuple[int, ...]:
+    """The ends of sentence of a model and its tokenizer, and `more`: first those of the generation config.
+
+    Args:
+        tokenizer: None where there is none.
+        more: such as the end of a turn (`processing.templates.turn_ends`).
+    """
+    end = None if tokenizer is None else tokenizer.eos_token_id
+    return tuple(dict.fromkeys([*of_model, *(() if end is None else (end,)), *more]))
 
 
 def _written(id_: int | None, tokenizer: Any) -> str | None:

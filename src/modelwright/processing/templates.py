@@ -143,6 +143,24 @@ def turn_end(tokenizer: Any, template: str) -> int | None:
     return max(found, key=lambda id_: len(added[id_].content), default=None)
 
 
+def turn_ends(tokenizer: Any, familys: str | None, asked: str | None = None) -> tuple[int, ...]:
+    """The token at which an answer ends by the template that prints conversations; none of many.
+
+    Publishers leave it out of ``generation_config.json``, and whoever trains answers with a template of their own
+    teaches it.
+
+    Args:
+        familys: the template where the tokenizer has none.
+        asked: a template instead of the tokenizer's, or the name of one of its.
+    """
+    try:
+        template = pick_template(tokenizer.chat_template, asked, with_tools=False) or familys
+    except RequestError:
+        return ()
+    end = None if template is None else turn_end(tokenizer, template)
+    return () if end is None else (end,)
+
+
 def check_variables(template: str, variables: Mapping[str, Any]) -> None:
     """Raise a RequestError unless `template` is Jinja and reads each of `variables`."""
     names = _what_it_reads(template)[0]

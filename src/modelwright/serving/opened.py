@@ -15,7 +15,7 @@ from modelwright.serving.adapted import find_adapted
 from modelwright.serving.defaults import engine_config, sampling_params
 from modelwright.serving.load import Loaded, load_network
 from modelwright.serving.names import model_path
-from modelwright.serving.prompts import turn_ends
+from modelwright.serving.prompts import ends_of_turns
 from modelwright.serving.ranks import Ranks, Work
 
 
@@ -84,6 +84,6 @@ def open_model(
         raise RequestError(f"{model.name} is a {model.checkpoint.architecture}, which cannot {task}")
     mesh = ranks.start(Work(model.checkpoint, dtype, dict(limits)))
     loaded = load_network(model.checkpoint, dtype=dtype, device=device, progress=progress)
-    ends = () if loaded.tokenizer is None else turn_ends(loaded, template)
+    ends = () if loaded.tokenizer is None else ends_of_turns(loaded, template)
     engine = Engine(loaded.model, engine_config(loaded.model.config, limits), loaded.tokenizer, mesh, ends)
     return Opened(loaded, engine)

@@ -11,7 +11,7 @@ from modelwright.processing import marks
 from modelwright.processing.batching import ProcessedPrompt
 from modelwright.processing.messages import PictureSlot, read_text_messages, read_turns
 from modelwright.processing.plain_words import encode_words
-from modelwright.processing.templates import Rendering, pick_template, render, turn_end
+from modelwright.processing.templates import Rendering, pick_template, render, turn_ends
 from modelwright.processing.tokenizer import read_chat_templates
 from modelwright.serving.adapted import words_of
 from modelwright.serving.load import Loaded
@@ -76,20 +76,12 @@ def require_template(checkpoint: Checkpoint, asked: str | None) -> None:
         _template_of(checkpoint, read_chat_templates(words_of(checkpoint)), Rendering(chat_template=asked))
 
 
-def turn_ends(loaded: Loaded, asked: str | None) -> tuple[int, ...]:
-    """The token at which an answer ends by the template that prints conversations with a model; none of many.
-
-    Publishers leave it out of ``generation_config.json``, and whoever trains answers with a template of their own
-    teaches it.
-    """
+def ends_of_turns(loaded: Loaded, asked: str | None) -> tuple[int, ...]:
+    """The token at which an answer ends by the template that prints conversations with a model; none of many."""
     if loaded.checkpoint.reads_pictures and asked is None:
         return ()  # its own format has the tokenizer's end
-    try:
-        template = _template_of(loaded.checkpoint, loaded.tokenizer.chat_template, Rendering(chat_template=asked))
-        end = turn_end(loaded.tokenizer, template)
-    except RequestError:
-        return ()
-    return () if end is None else (end,)
+    familys = loaded.checkpoint.record.chat_template
+    return turn_ends(loaded.tokenizer, None if familys is None else resolve(familys), asked)
 
 
 def try_out(checkpoint: Checkpoint, asked: str | None) -> None:

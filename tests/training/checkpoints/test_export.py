@@ -6,17 +6,22 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from modelwright import load
 from modelwright.checkpoints.convert import convert
 from modelwright.checkpoints.folder import find_checkpoint
 from modelwright.configs.run import RunConfig
+from modelwright.engine.engine import Engine
 from modelwright.errors import CheckpointError, ConfigError
+from modelwright.processing.templates import turn_ends
+from modelwright.serving.published import published_sampling
 from modelwright.training.checkpoints import Checkpoints, Saved
-from modelwright.training.checkpoints.export import export
+from modelwright.training.checkpoints.export import export, write_official
 from modelwright.training.seeds import draw_first_weights
 from modelwright.training.tuning import load_adapter, merge, settle
 from tests.checkpoints.tiny import write_v2, write_vl2
+from tests.engine.small_tokenizers import byte_tokenizer
 from tests.imagegpts import tiny_imagegpt
 from tests.llamas import EXPERTS, HUGGING_FACE, tiny_llama
 from tests.training.checkpoints.states import Part
@@ -83,6 +88,34 @@ def test_every_family_is_read_again_with_what_it_learnt(sources, tmp_path, famil
     assert names <= {path.name for path in (tmp_path / "out").iterdir()}
     for name in names & {"tokenizer.json", "processor_config.json", "generation_config.json"}:
         assert (tmp_path / "out" / name).read_bytes() == (source / name).read_bytes()
+
+
+CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+
+
+@pytest.mark.parametrize("said", [{"eos_token_id": 5, "top_k": 7}, {"eos_token_id": [5, 6]}, None])
+def test_transformers_ends_what_was_exported_where_the_template_ends_a_turn(tmp_path, said):
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = CHATML
+    turn, end = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<end>"])
+    model = tiny_llama(base=HUGGING_FACE | {"vocab_size": len(tokenizer), "eos_token_id": 5})
+    source, prompt = tmp_path / "source", torch.tensor([[1, 2, 3]])
+    model.save_pretrained(source)
+    tokenizer.save_pretrained(source)
+    (source / "generation_config.json").unlink()
+    if said is not None:
+        (source / "generation_config.json").write_text(json.dumps(said))
+    with torch.no_grad():  # as if it had learnt to end its turn at once
+        model.lm_head.weight[turn] = 100 * model.model(prompt).last_hidden_state[0, -1]
+    write_official(model, tmp_path / "out", source)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    assert theirs.generate(prompt, max_new_tokens=4, do_sample=False)[0, 3:].tolist() == [turn]
+    ends = [*([5, 6] if said and said["eos_token_id"] == [5, 6] else [5]), end, turn]
+    assert theirs.generation_config.eos_token_id == ends
+    assert published_sampling(tmp_path / "out") == published_sampling(source)  # {"top_k": 7}, or nothing
+    engine = Engine(read(source), tokenizer=tokenizer, ends=turn_ends(tokenizer, None))
+    assert list(engine.ends) == ends
 
 
 def test_a_frozen_part_is_taken_from_where_the_run_had_it(sources, tmp_path):

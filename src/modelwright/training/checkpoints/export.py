@@ -1,5 +1,6 @@
 """A checkpoint of a run as others read it: the official folder, MindFormers', or an adapter."""
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,17 @@ from typing import Any
 import torch
 
 from modelwright.checkpoints.convert import convert
+from modelwright.checkpoints.dialect import GENERATION_FILE
 from modelwright.checkpoints.folder import find_checkpoint
 from modelwright.checkpoints.new_folder import check_new, copy_companions, new_folder
 from modelwright.checkpoints.shards import INDEX_FILE
-from modelwright.checkpoints.source import find_folder
+from modelwright.checkpoints.source import find_folder, read_json
 from modelwright.configs.run import RunConfig
 from modelwright.errors import CheckpointError, ConfigError
+from modelwright.families import family_of, resolve
+from modelwright.processing.marks import end_tokens
+from modelwright.processing.templates import turn_ends
+from modelwright.processing.tokenizer import read_fast_tokenizer, tokenizer_folder
 from modelwright.training.build import model_of_config
 from modelwright.training.checkpoints.locks import reading
 from modelwright.training.checkpoints.saved import Saved
@@ -125,14 +131,36 @@ def learnt(saved: Saved, run: RunConfig, source: str | Path | None, adapter: Pat
 def write_official(model: Any, folder: Path, files: Path | None, max_shard_size: int | str = "5GB") -> None:
     """Write a model with ``save_pretrained``, and the small files beside the weights that it came from.
 
+    Its generation settings end where our engine ends answers: at the end of the tokenizer and of a turn, too.
+
     Args:
         folder: new, or that of an earlier export, whose weights are replaced.
         files: the folder that has tokenizer, processor and generation settings; None where there is none.
     """
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     if files is not None:
-        (folder / "generation_config.json").unlink(missing_ok=True)
+        settings = folder / GENERATION_FILE
+        made = read_json(settings) if settings.is_file() else {}
+        settings.unlink(missing_ok=True)
         copy_companions(files, folder, _NOT_CARRIED)
+        _name_ends(settings, made, model.config)
+
+
+def _name_ends(settings: Path, made: dict[str, Any], config: Any) -> None:
+    """Add to the settings of generation, or to those that were made without a file, the ends that they lack."""
+    record, folder = family_of(config), settings.parent
+    if record.draws != "text" or not (tokenizer_folder(folder) / "tokenizer.json").is_file():
+        return
+    tokenizer = read_fast_tokenizer(folder)
+    familys = None if record.chat_template is None else resolve(record.chat_template)
+    turns = () if record.sees_pictures else turn_ends(tokenizer, familys)
+    values = read_json(settings) if settings.is_file() else made
+    said = values.get("eos_token_id")
+    named = said if isinstance(said, list) else [] if said is None else [said]
+    ends = [end for end in end_tokens(named, tokenizer, turns) if end < config.get_text_config().vocab_size]
+    if not set(ends) <= set(named):
+        values |= {"eos_token_id": ends if len(ends) > 1 else ends[0]}
+        settings.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _begun(saved: Saved, run: RunConfig, source: str | Path | None) -> Any:
