@@ -220,6 +220,30 @@ class DeepseekV2Config(RouterOutputs, CheckedConfig):
     def set_balance_factor(self, value: float) -> None:
         self.aux_loss_alpha = value
 
+    def not_for_transformers(self) -> str | None:
+        """The first that transformers' DeepSeek-V2 lacks, refuses or does not read; None where it computes the same.
+
+        Dropout and balance losses are left out: they change training alone.
+        """
+        heads, layers = self.num_attention_heads, range(self.num_hidden_layers)
+        routed = [self.is_moe_layer(index) for index in layers]
+        rules: dict[str, tuple[bool, str]] = {
+            "use_mla": (self.use_mla, "True"),
+            "num_key_value_heads": (self.num_key_value_heads == heads, f"num_attention_heads ({heads})"),
+            "hidden_size": (self.hidden_size % heads == 0, f"divisible by num_attention_heads ({heads})"),
+            "gated_mlp": (self.gated_mlp, "True"),
+            "n_routed_experts": (self.n_routed_experts is not None, "a number"),
+            "n_shared_experts": (self.n_shared_experts is not None, "a number"),
+            "moe_layer_freq": (routed == [index >= self.first_k_dense_replace for index in layers], "1"),
+            "topk_method": (self.topk_method != "noaux_tc" or not any(routed), '"greedy" or "group_limited_greedy"'),
+            "scoring_func": (self.scoring_func == "softmax" or not any(routed), '"softmax"'),
+            "norm_topk_prob": (not self.norm_topk_prob or not any(routed), "False"),
+        }
+        said = (
+            f"{name} must be {rule}, got {getattr(self, name)}" for name, (holds, rule) in rules.items() if not holds
+        )
+        return next((f"of its DeepSeek-V2 {each}" for each in said), None)
+
     def idle_fields(self) -> dict[str, str]:
         """The fields that nothing reads with the config's other values, each with the reason."""
         return dict(self._idle())
